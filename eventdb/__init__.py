@@ -1,0 +1,134 @@
+"""EventDB: an event log, SQL over its history and continuous queries, in one directory and one process.
+
+Layers, each importing only from those to its right::
+
+    eventdb_shell > database, topic, producer, transaction, snapshot, subscription, result > stream > physical | sql
+        > logical | storage | catalog > arrow, batch > kernels | values | schema | config > errors
+
+Public names are here and nothing else is; they load on first use, so that `import eventdb` costs milliseconds and
+loads neither NumPy, Arrow, Numba nor the SQL parser.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from eventdb.errors import (
+    BindError,
+    CatalogError,
+    ClosedError,
+    CorruptionError,
+    DatabaseLocked,
+    DiskFullError,
+    EvaluationError,
+    EventDBError,
+    ForkError,
+    FormatTooNew,
+    InternalError,
+    MemoryLimitExceeded,
+    NotADatabase,
+    OffsetOutOfRange,
+    OutcomeUnknown,
+    ParseError,
+    PoisonedError,
+    QueryCancelled,
+    QueryError,
+    QueryTimeout,
+    ReadOnlyError,
+    ReplicationError,
+    SchemaMismatch,
+    StorageError,
+    StreamError,
+    TopicExists,
+    TopicNotFound,
+    UnsupportedError,
+    UnsupportedSQL,
+    UsageError,
+    ViewFailed,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from eventdb.database import Database, open
+    from eventdb.event import Event, Position
+    from eventdb.producer import Producer
+    from eventdb.result import Result
+    from eventdb.snapshot import Snapshot
+    from eventdb.subscription import Change, Subscription
+    from eventdb.topic import Topic
+    from eventdb.transaction import Transaction
+
+_LAZY = {
+    "Change": "eventdb.subscription",
+    "Database": "eventdb.database",
+    "Event": "eventdb.event",
+    "Position": "eventdb.event",
+    "Producer": "eventdb.producer",
+    "Result": "eventdb.result",
+    "Snapshot": "eventdb.snapshot",
+    "Subscription": "eventdb.subscription",
+    "Topic": "eventdb.topic",
+    "Transaction": "eventdb.transaction",
+    "open": "eventdb.database",
+}
+
+__all__ = [
+    "BindError",
+    "CatalogError",
+    "Change",
+    "ClosedError",
+    "CorruptionError",
+    "Database",
+    "DatabaseLocked",
+    "DiskFullError",
+    "EvaluationError",
+    "Event",
+    "EventDBError",
+    "ForkError",
+    "FormatTooNew",
+    "InternalError",
+    "MemoryLimitExceeded",
+    "NotADatabase",
+    "OffsetOutOfRange",
+    "OutcomeUnknown",
+    "ParseError",
+    "PoisonedError",
+    "Position",
+    "Producer",
+    "QueryCancelled",
+    "QueryError",
+    "QueryTimeout",
+    "ReadOnlyError",
+    "ReplicationError",
+    "Result",
+    "SchemaMismatch",
+    "Snapshot",
+    "StorageError",
+    "StreamError",
+    "Subscription",
+    "Topic",
+    "TopicExists",
+    "TopicNotFound",
+    "Transaction",
+    "UnsupportedError",
+    "UnsupportedSQL",
+    "UsageError",
+    "ViewFailed",
+    "__version__",
+    "open",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'eventdb' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

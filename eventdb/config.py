@@ -1,0 +1,47 @@
+"""Every limit and default, with its unit in its name. Nothing here is read from the environment."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- segments -------------------------------------------------------------------------------------
+FIRST_SEGMENT_ROWS = 1_024
+SEGMENT_GROWTH = 4
+MAX_SEGMENT_ROWS = 1 << 20
+HEAP_BYTES_PER_ROW = 32
+MAX_VALUE_BYTES = 64 * MIB
+DICTIONARY_LIMIT = 65_536  # distinct values of a VARCHAR column; beyond it new segments store the column plainly
+
+# --- journal and checkpoints ----------------------------------------------------------------------
+JOURNAL_FIRST_BYTES = 64 * KIB
+JOURNAL_MAX_BYTES = 16 * MIB
+MAX_PAYLOAD_BYTES = 256 * KIB  # larger batches go to the segment first and the record names them
+CHECKPOINT_INTERVAL_MS = 5_000
+CHECKPOINT_JOURNAL_BYTES = 64 * MIB
+RESERVE_BYTES = 1 * MIB
+DEFAULT_FLUSH_INTERVAL_MS = 100
+
+# --- index ----------------------------------------------------------------------------------------
+INDEX_MAP_BYTES = 64 * GIB  # address space, not disk
+INDEX_MAX_READERS = 1_024
+
+# --- processes ------------------------------------------------------------------------------------
+LOCK_TIMEOUT_MS = 30_000
+WAIT_POLL_MS = 20  # how often a sleeping reader looks by itself, should a wake-up be lost
+VIEW_TAKEOVER_MS = 500
+
+# --- queries --------------------------------------------------------------------------------------
+DEFAULT_MEMORY_BYTES = 256 * MIB
+MORSEL_ROWS = 131_072
+COMPILE_MIN_ROWS = 200_000  # a scan smaller than this is interpreted unless its kernel is already cached
+MAX_STATEMENT_BYTES = 1 * MIB
+MAX_EXPRESSION_DEPTH = 256
+
+# --- producers ------------------------------------------------------------------------------------
+PRODUCER_LINGER_MS = 5
+PRODUCER_MAX_ROWS = 10_000
+
+MAX_TOPIC_NAME_CHARS = 249
+MAX_COLUMNS = 1_000

@@ -1,0 +1,355 @@
+"""The logical plan: what rows a query means.
+
+Every node has `fields` (its output columns) and `children`. Expressions inside a node refer to positions of its child's
+fields (a Join's residual: left fields, then right fields). Nodes are frozen; rules build new ones. `explain_lines` and
+`label` make EXPLAIN a test surface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from eventdb.logical.expressions import Aggregation, Expression, Literal, SortKey
+from eventdb.schema import TIMESTAMP, DataType
+
+
+@dataclass(frozen=True, slots=True)
+class OutputField:
+    """A column of a node's output. Names may repeat (SELECT a, a)."""
+
+    name: str
+    type: DataType
+    nullable: bool = True
+
+
+Fields = tuple[OutputField, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    @property
+    def fields(self) -> Fields:
+        raise NotImplementedError
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return ()
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return self
+
+    def label(self) -> str:
+        """One line for EXPLAIN."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Scan(Plan):
+    """Rows of a topic in offset order.
+
+    `columns` are names of the topic's schema or system columns (_offset, _partition, _time, _append_time, _key), one per
+    field. `start_offset`/`stop_offset` bound the offsets ([start, stop), None = open); `time_range` bounds the topic's
+    event time in microseconds ([low, high], None = open) and only lets whole segments be skipped: the Filter above stays.
+    """
+
+    topic_id: int
+    name: str
+    columns: tuple[str, ...]
+    output: Fields
+    start_offset: int | None = None
+    stop_offset: int | None = None
+    time_range: tuple[int | None, int | None] = (None, None)
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    def label(self) -> str:
+        text = f"Scan {self.name} [{', '.join(self.columns)}]"
+        if self.start_offset is not None or self.stop_offset is not None:
+            text += f" offsets [{self.start_offset or 0}, {'end' if self.stop_offset is None else self.stop_offset})"
+        if self.time_range != (None, None):
+            text += f" time {self.time_range}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class ViewScan(Plan):
+    """The content of a materialized view at the query's snapshot. `columns` are names of the view's output."""
+
+    view_id: int
+    name: str
+    columns: tuple[str, ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    def label(self) -> str:
+        return f"ViewScan {self.name} [{', '.join(self.columns)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class FileScan(Plan):
+    """Rows of a CSV, JSON lines or Parquet file. `columns` are names in the file, one per field."""
+
+    path: str
+    format: str
+    columns: tuple[str, ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    def label(self) -> str:
+        return f"FileScan {self.path} [{', '.join(self.columns)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Values(Plan):
+    """Constant rows. SELECT without FROM reads one row of no columns."""
+
+    rows: tuple[tuple[Literal, ...], ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    def label(self) -> str:
+        return f"Values {len(self.rows)} rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter(Plan):
+    """Rows for which the BOOLEAN predicate is true (neither false nor NULL)."""
+
+    input: Plan
+    predicate: Expression
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+    def label(self) -> str:
+        return f"Filter {self.predicate}"
+
+
+@dataclass(frozen=True, slots=True)
+class Project(Plan):
+    input: Plan
+    expressions: tuple[Expression, ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+    def label(self) -> str:
+        parts = [
+            str(e) if str(e) == f.name else f"{e} AS {f.name}"
+            for e, f in zip(self.expressions, self.output, strict=True)
+        ]
+        return f"Project {', '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate(Plan):
+    """Groups by `keys`; output = the keys, then the aggregations. Without keys: exactly one row."""
+
+    input: Plan
+    keys: tuple[Expression, ...]
+    aggregations: tuple[Aggregation, ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+    def label(self) -> str:
+        keys = f" by {', '.join(map(str, self.keys))}" if self.keys else ""
+        return f"Aggregate {', '.join(map(str, self.aggregations))}{keys}".replace("  ", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Plan):
+    """INNER or LEFT equi-join: left_keys[i] = right_keys[i] (NULL never matches), then `residual` over left + right."""
+
+    kind: str
+    left: Plan
+    right: Plan
+    left_keys: tuple[Expression, ...]
+    right_keys: tuple[Expression, ...]
+    residual: Expression | None = None
+
+    @property
+    def fields(self) -> Fields:
+        right = self.right.fields
+        if self.kind == "left":
+            right = tuple(replace(field, nullable=True) for field in right)
+        return self.left.fields + right
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.left, self.right)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, left=children[0], right=children[1])
+
+    def label(self) -> str:
+        pairs = [f"{a} = {b}" for a, b in zip(self.left_keys, self.right_keys, strict=True)]
+        extra = "" if self.residual is None else f" and {self.residual}"
+        return f"Join {self.kind} on {' AND '.join(pairs)}{extra}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sort(Plan):
+    """Rows in order; equal rows keep their input order."""
+
+    input: Plan
+    keys: tuple[SortKey, ...]
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+    def label(self) -> str:
+        return f"Sort {', '.join(map(str, self.keys))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit(Plan):
+    """At most `row_count` rows (None = all) after skipping `skip_count`."""
+
+    input: Plan
+    row_count: int | None
+    skip_count: int = 0
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+    def label(self) -> str:
+        skipped = f" skip {self.skip_count}" if self.skip_count else ""
+        return f"Limit {'all' if self.row_count is None else self.row_count}{skipped}"
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct(Plan):
+    input: Plan
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+
+@dataclass(frozen=True, slots=True)
+class UnionAll(Plan):
+    """Rows of every input, in order; the binder has cast them to the same types."""
+
+    inputs: tuple[Plan, ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return self.inputs
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, inputs=children)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWindow(Plan):
+    """TUMBLE (slide = size) and HOP: each row once per window [start, start + size) that holds its time.
+
+    Windows start at multiples of `slide_us` since 1970-01-01. Output = input fields, window_start, window_end,
+    window_time (= window_end - 1 us). Rows whose time is NULL belong to no window and are dropped.
+    """
+
+    input: Plan
+    time: Expression
+    size_us: int
+    slide_us: int
+
+    @property
+    def fields(self) -> Fields:
+        added = tuple(OutputField(name, TIMESTAMP, False) for name in ("window_start", "window_end", "window_time"))
+        return self.input.fields + added
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+    def label(self) -> str:
+        kind = "Tumble" if self.size_us == self.slide_us else "Hop"
+        return f"{kind} {self.time} size {self.size_us} us slide {self.slide_us} us"
+
+
+def transform_plan(plan: Plan, change: Callable[[Plan], Plan]) -> Plan:
+    """The plan rebuilt bottom-up with `change` applied to every node."""
+    children = plan.children
+    if children:
+        changed = tuple(transform_plan(child, change) for child in children)
+        if any(new is not old for new, old in zip(changed, children, strict=True)):
+            plan = plan.with_children(changed)
+    return change(plan)
+
+
+def explain_lines(plan: Plan, depth: int = 0) -> list[str]:
+    """The plan as indented lines, root first."""
+    lines = ["  " * depth + plan.label()]
+    for child in plan.children:
+        lines.extend(explain_lines(child, depth + 1))
+    return lines
