@@ -1,0 +1,140 @@
+"""QueryContext: everything a running query may touch, handed to every operator.
+
+The snapshot fixes which rows exist, the budget bounds memory, the token stops the query, the metrics feed EXPLAIN
+ANALYZE. Storage is seen only through the protocols here, so tests run operators over plain lists of batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from eventdb.batch import Array, Column, RecordBatch
+from eventdb.config import DEFAULT_MEMORY_BYTES, MIB
+from eventdb.errors import MemoryLimitExceeded, QueryCancelled, QueryTimeout, UnsupportedError
+from eventdb.schema import Schema
+
+
+class SegmentSlice(Protocol):
+    """Rows of one segment, in offset order. Columns stay valid as long as they are referenced."""
+
+    @property
+    def first_offset(self) -> int: ...
+    @property
+    def row_count(self) -> int: ...
+    @property
+    def time_range(self) -> tuple[int, int] | None: ...
+    def column(self, index: int) -> Column: ...
+    def append_times(self) -> Array: ...
+
+
+class PartitionLog(Protocol):
+    """One ordered log. `event_time` is the position of the event-time column, None when append time is used."""
+
+    @property
+    def schema(self) -> Schema: ...
+    @property
+    def event_time(self) -> int | None: ...
+
+
+class StoreSnapshot(Protocol):
+    def offsets(self, log: Any) -> tuple[int, int]: ...
+    def slices(self, log: Any, start: int, stop: int) -> Sequence[Any]: ...
+
+
+class CancelToken:
+    """Stops a query from another thread or at a deadline. `check` is called at least once per batch."""
+
+    __slots__ = ("_cancelled", "deadline_s", "timeout_s")
+
+    def __init__(self, timeout_s: float | None = None) -> None:
+        self._cancelled = False
+        self.timeout_s = timeout_s
+        self.deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def check(self) -> None:
+        """Returns, or raises QueryCancelled or QueryTimeout."""
+        if self._cancelled:
+            raise QueryCancelled("the query was cancelled")
+        if self.deadline_s is not None and time.monotonic() > self.deadline_s:
+            raise QueryTimeout(f"the query ran longer than its timeout of {self.timeout_s:g} s")
+
+
+@dataclass(slots=True)
+class OperatorMetrics:
+    """What one operator did: rows and batches it returned, time inside it and everything below it."""
+
+    row_count: int = 0
+    batch_count: int = 0
+    elapsed_us: int = 0
+    memory_bytes: int = 0
+
+
+def _no_logs(topic_id: int) -> Any:
+    raise UnsupportedError(f"this query context has no topics (topic {topic_id})", construct="Scan")
+
+
+def _no_key(topic_id: int) -> str | None:
+    return None
+
+
+def _no_views(view_id: int, columns: Sequence[str]) -> Iterator[RecordBatch]:
+    raise UnsupportedError(f"this query context has no views (view {view_id})", construct="ViewScan")
+
+
+@dataclass(slots=True, eq=False)
+class QueryContext:
+    """What a query runs in. One per execution; not shared between queries.
+
+    `logs` gives the log of a topic id, `topic_key` the name of its key column (None without one), `view_content` the
+    rows of a view at `snapshot`. `metrics` is None unless EXPLAIN ANALYZE asked for it.
+    """
+
+    snapshot: Any = None
+    logs: Callable[[int], Any] = _no_logs
+    view_content: Callable[[int, Sequence[str]], Iterator[RecordBatch]] = _no_views
+    topic_key: Callable[[int], str | None] = _no_key
+    memory_limit_bytes: int = DEFAULT_MEMORY_BYTES
+    threads: int = 1
+    cancel: CancelToken = field(default_factory=CancelToken)
+    execution: str = "auto"
+    metrics: dict[int, OperatorMetrics] | None = None
+    _held: dict[int, int] = field(default_factory=dict)
+
+    def measure(self) -> None:
+        """From here on operators record their rows and time (EXPLAIN ANALYZE)."""
+        if self.metrics is None:
+            self.metrics = {}
+
+    def metrics_of(self, operator: object) -> OperatorMetrics:
+        if self.metrics is None:
+            self.metrics = {}
+        return self.metrics.setdefault(id(operator), OperatorMetrics())
+
+    def hold(self, operator: object, what: str, held_bytes: int) -> None:
+        """Declares that `operator` holds `held_bytes` now (0 = released). MemoryLimitExceeded when all together pass
+        the limit; `what` names the construct in the message."""
+        self._held[id(operator)] = held_bytes
+        if self.metrics is not None:
+            entry = self.metrics_of(operator)
+            entry.memory_bytes = max(entry.memory_bytes, held_bytes)
+        total = sum(self._held.values())
+        if total > self.memory_limit_bytes:
+            raise MemoryLimitExceeded(
+                f"{what} needs {total / MIB:.1f} MB, more than memory_limit ({self.memory_limit_bytes / MIB:.1f} MB): "
+                "open the database with a larger memory_limit, or reduce the rows first (a WHERE clause, fewer "
+                "columns, fewer groups)"
+            )
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(self._held.values())

@@ -1,0 +1,85 @@
+"""Operator: the interface of everything that produces batches, interpreted or compiled.
+
+An operator is built once per execution and iterated once. `batches` yields RecordBatches whose columns match `fields`;
+it may yield none, and never yields an empty batch. A subclass writes `produce`; `batches` adds cancellation and, when the
+context measures, rows and time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from eventdb.batch import RecordBatch
+from eventdb.logical.plan import Fields
+from eventdb.physical.context import QueryContext
+
+
+class Operator:
+    """One step of a physical plan. `engine` says which execution runs it: 'interpreted' or 'compiled'."""
+
+    engine = "interpreted"
+
+    def __init__(self, fields: Fields, context: QueryContext, children: tuple[Operator, ...] = ()) -> None:
+        self.fields = fields
+        self.names = tuple(field.name for field in fields)
+        self.context = context
+        self.children = children
+
+    def label(self) -> str:
+        """One line for EXPLAIN."""
+        return type(self).__name__
+
+    def produce(self) -> Iterator[RecordBatch]:
+        """The batches, without measuring. Written by each operator; empty batches are allowed here."""
+        raise NotImplementedError
+
+    def batches(self) -> Iterator[RecordBatch]:
+        """The non-empty batches in order. Errors: QueryCancelled, QueryTimeout, and what the operator raises."""
+        if self.context.metrics is not None:
+            yield from self._measured()
+            return
+        check = self.context.cancel.check
+        for batch in self.produce():
+            check()
+            if batch.row_count:
+                yield batch
+
+    def _measured(self) -> Iterator[RecordBatch]:
+        metrics = self.context.metrics_of(self)
+        source = self.produce()
+        while True:
+            started = time.perf_counter_ns()
+            try:
+                batch = next(source)
+            except StopIteration:
+                metrics.elapsed_us += (time.perf_counter_ns() - started) // 1000
+                return
+            metrics.elapsed_us += (time.perf_counter_ns() - started) // 1000
+            self.context.cancel.check()
+            if batch.row_count:
+                metrics.row_count += batch.row_count
+                metrics.batch_count += 1
+                yield batch
+
+    def release(self) -> None:
+        """Tells the budget that this operator holds nothing any more."""
+        self.context.hold(self, self.label(), 0)
+
+
+def explain_operators(operator: Operator, depth: int = 0) -> list[str]:
+    """The physical plan as indented lines, root first, each with its engine; with rows, time and memory when measured.
+
+    Time is inclusive: it counts the operators below.
+    """
+    line = f"{'  ' * depth}{operator.label()} [{operator.engine}]"
+    context = operator.context
+    if context.metrics is not None:
+        metrics = context.metrics_of(operator)
+        line += f" rows={metrics.row_count} batches={metrics.batch_count} time={metrics.elapsed_us / 1000:.3f} ms"
+        if metrics.memory_bytes:
+            line += f" memory={metrics.memory_bytes} bytes"
+    lines = [line]
+    for child in operator.children:
+        lines.extend(explain_operators(child, depth + 1))
+    return lines
