@@ -142,7 +142,7 @@ class Column:
 
 
 class RecordBatch:
-    """Columns of equal length under a schema. Column names may repeat in a query's result, so lookups are by position."""
+    """Columns of equal length under names. Names may repeat in a query's result, so lookups are by position."""
 
     __slots__ = ("columns", "names", "row_count", "weight")
 

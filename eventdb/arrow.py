@@ -1,0 +1,440 @@
+"""Arrow at the edges: batches in and out, and files read as tables. The only module that imports pyarrow.
+
+Inside, EventDB exchanges RecordBatches; Arrow data become batches here (fixed-width columns without NULLs are not
+copied) and results become Arrow here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eventdb.batch import Array, Column, Dictionary, RecordBatch
+from eventdb.errors import SchemaMismatch, UsageError
+from eventdb.schema import (
+    BIGINT,
+    BLOB,
+    BOOLEAN,
+    DATE,
+    DOUBLE,
+    FLOAT,
+    INTEGER,
+    INTERVAL,
+    NULL,
+    SMALLINT,
+    TIMESTAMP,
+    TINYINT,
+    VARCHAR,
+    DataType,
+    Field,
+    Schema,
+    decimal_type,
+)
+
+_ARROW_TYPES = {
+    "BOOLEAN": pa.bool_(),
+    "TINYINT": pa.int8(),
+    "SMALLINT": pa.int16(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "VARCHAR": pa.string(),
+    "BLOB": pa.binary(),
+    "DATE": pa.date32(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "INTERVAL": pa.duration("us"),
+    "NULL": pa.null(),
+}
+
+READ_BATCH_ROWS = 131_072
+
+
+def arrow_type(type: DataType) -> pa.DataType:
+    return pa.decimal128(type.precision, type.scale) if type.name == "DECIMAL" else _ARROW_TYPES[type.name]
+
+
+def sql_type(type: pa.DataType, name: str = "") -> DataType:
+    """The SQL type that holds every value of an Arrow type; UsageError naming the column if there is none.
+
+    Finer timestamps (ns) map to TIMESTAMP and are refused later if they would lose digits.
+    """
+    if pa.types.is_dictionary(type):
+        return sql_type(type.value_type, name)
+    if pa.types.is_decimal(type):
+        if type.precision <= 18 and 0 <= type.scale <= type.precision:
+            return decimal_type(type.precision, type.scale)
+        raise UsageError(f"column {name!r}: {type} has more than the 18 digits DECIMAL holds; cast it to double")
+    tests: list[tuple[Any, DataType]] = [
+        (pa.types.is_boolean, BOOLEAN),
+        (pa.types.is_int8, TINYINT),
+        (lambda t: pa.types.is_int16(t) or pa.types.is_uint8(t), SMALLINT),
+        (lambda t: pa.types.is_int32(t) or pa.types.is_uint16(t), INTEGER),
+        (pa.types.is_integer, BIGINT),
+        (lambda t: pa.types.is_float16(t) or pa.types.is_float32(t), FLOAT),
+        (pa.types.is_float64, DOUBLE),
+        (lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t), VARCHAR),
+        (lambda t: pa.types.is_binary(t) or pa.types.is_large_binary(t) or pa.types.is_binary_view(t), BLOB),
+        (pa.types.is_fixed_size_binary, BLOB),
+        (pa.types.is_date, DATE),
+        (pa.types.is_timestamp, TIMESTAMP),
+        (pa.types.is_duration, INTERVAL),
+        (pa.types.is_null, NULL),
+    ]
+    for test, found in tests:
+        if test(type):
+            return found
+    raise UsageError(f"column {name!r}: Arrow type {type} has no SQL type here; cast it to a number or string")
+
+
+# --- batches to Arrow -------------------------------------------------------------------------------------------------
+
+
+def column_to_arrow(column: Column) -> pa.Array:
+    """An Arrow array of the column's type; NaN stays NaN, NULL becomes null."""
+    kind = column.type.name
+    if kind == "NULL":
+        return pa.nulls(len(column))
+    mask = None if column.validity is None else ~column.validity
+    if column.dictionary is not None:
+        return _coded_to_arrow(column, mask)
+    values = np.ascontiguousarray(column.values)
+    if kind == "DECIMAL":
+        pairs = np.empty((len(values), 2), dtype=np.int64)  # little-endian 128 bits: low word, sign extension
+        pairs[:, 0] = values
+        pairs[:, 1] = values >> 63
+        validity = None if mask is None else pa.array(column.validity).buffers()[1]
+        return pa.Array.from_buffers(arrow_type(column.type), len(values), [validity, pa.py_buffer(pairs)])
+    if kind == "DATE":
+        return pa.array(values, mask=mask).view(pa.date32())
+    if kind in ("TIMESTAMP", "INTERVAL"):
+        return pa.array(values, mask=mask).view(arrow_type(column.type))
+    return pa.array(values, arrow_type(column.type), mask=mask, from_pandas=False)
+
+
+def _coded_to_arrow(column: Column, mask: Array | None) -> pa.Array:
+    assert column.dictionary is not None
+    codes = column.values
+    target = arrow_type(column.type)
+    known = len(column.dictionary)
+    if not known:
+        return pa.nulls(len(column), target)
+    if known > 2 * len(codes):  # a few rows of a large dictionary: take only the values they use
+        used, codes = np.unique(codes, return_inverse=True)
+        array = column.dictionary.array()
+        values = pa.array([array[i] for i in used], target)
+    else:
+        values = pa.array(column.dictionary.values[:known], target)
+    indices = pa.array(codes.astype(np.int32, copy=False), mask=mask)
+    return pa.DictionaryArray.from_arrays(indices, values).cast(target)
+
+
+def arrow_schema(names: Sequence[str], types: Sequence[DataType]) -> pa.Schema:
+    return pa.schema([pa.field(n, arrow_type(t)) for n, t in zip(names, types, strict=True)])
+
+
+def batch_to_arrow(batch: RecordBatch) -> pa.RecordBatch:
+    schema = arrow_schema(batch.names, batch.types)
+    return pa.RecordBatch.from_arrays([column_to_arrow(c) for c in batch.columns], schema=schema)
+
+
+def table_to_arrow(names: Sequence[str], types: Sequence[DataType], batches: Iterable[RecordBatch]) -> pa.Table:
+    return pa.Table.from_batches([batch_to_arrow(b) for b in batches], schema=arrow_schema(names, types))
+
+
+# --- Arrow to batches -------------------------------------------------------------------------------------------------
+
+
+def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name: str) -> Column:
+    """A column of type `target`. SchemaMismatch naming the column when a value does not fit exactly."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+        if isinstance(array, pa.ChunkedArray):  # an empty or a still chunked result
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], arrow_type(target))
+    if target.name == "NULL":
+        return Column(NULL, np.zeros(len(array), bool), np.zeros(len(array), bool))
+    validity = None
+    if array.null_count:
+        validity = array.is_valid().to_numpy(zero_copy_only=False)
+    if target.is_coded:
+        return _coded_from_arrow(array, target, name, validity)
+    wanted = arrow_type(target)
+    if array.type != wanted:
+        array = _cast(array, wanted, target, name)
+    if target.name == "DECIMAL":
+        words = np.frombuffer(array.buffers()[1], dtype=np.int64)[array.offset * 2 : (array.offset + len(array)) * 2]
+        values = np.ascontiguousarray(words[::2]) if validity is None else np.where(validity, words[::2], 0)
+        return Column(target, values, validity)
+    if target.name in ("DATE", "TIMESTAMP", "INTERVAL"):
+        array = array.view(pa.int32() if target.name == "DATE" else pa.int64())
+    if validity is not None:
+        array = array.fill_null(False if target.name == "BOOLEAN" else 0)
+    values = array.to_numpy(zero_copy_only=target.name != "BOOLEAN")
+    if target.name == "TIMESTAMP" and len(values):
+        from eventdb.row import MAX_TIMESTAMP_US, MIN_TIMESTAMP_US
+
+        if values.min() < MIN_TIMESTAMP_US or values.max() > MAX_TIMESTAMP_US:
+            raise SchemaMismatch(f"column {name!r}: a timestamp lies outside the years 1 to 9999", column=name)
+    return Column(target, values, validity)
+
+
+def _cast(array: pa.Array, wanted: pa.DataType, target: DataType, name: str) -> pa.Array:
+    source = array.type
+    text = pa.types.is_string(source) or pa.types.is_large_string(source)
+    fits = (
+        (
+            target.is_numeric
+            and (pa.types.is_integer(source) or pa.types.is_floating(source) or pa.types.is_decimal(source))
+        )
+        or (target.name in ("TIMESTAMP", "DATE") and (pa.types.is_timestamp(source) or pa.types.is_date(source)))
+        or (target.name == "INTERVAL" and pa.types.is_duration(source))
+        or pa.types.is_null(source)
+    )
+    if not fits or (target.name == "BOOLEAN" and not pa.types.is_null(source)):
+        hint = "; parse the strings first" if text else ""
+        raise SchemaMismatch(
+            f"column {name!r} is {target}: cannot store Arrow {source}{hint}", column=name, expected=str(target)
+        )
+    try:
+        if pa.types.is_timestamp(source) and source.tz is not None:
+            array = array.cast(pa.timestamp(source.unit))  # already UTC underneath
+        if target.is_float and not pa.types.is_floating(source):
+            return pc.cast(array, wanted, safe=False)  # 2**53 + 1 as a double is a rounding every database accepts
+        if target.name == "FLOAT" and pa.types.is_float64(source):
+            narrow = pc.cast(array, wanted, safe=False)
+            lost = pc.any(pc.and_(pc.is_inf(narrow), pc.invert(pc.is_inf(array)))).as_py()
+            if lost:
+                raise SchemaMismatch(f"column {name!r} is FLOAT: a value is too large; use DOUBLE", column=name)
+            return narrow
+        return pc.cast(array, wanted, safe=True)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SchemaMismatch(
+            f"column {name!r} is {target}: cannot store Arrow {source}: {error}", column=name, expected=str(target)
+        ) from None
+
+
+def _coded_from_arrow(array: pa.Array, target: DataType, name: str, validity: Array | None) -> Column:
+    source = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if not pa.types.is_null(source) and sql_type(source, name) != target:
+        raise SchemaMismatch(
+            f"column {name!r} is {target}: cannot store Arrow {source}", column=name, expected=str(target)
+        )
+    empty = "" if target.name == "VARCHAR" else b""
+    if pa.types.is_null(source) or not len(array):
+        return Column(target, np.zeros(len(array), np.int32), validity, Dictionary([empty]))
+    coded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    values = coded.dictionary.to_pylist()
+    if len(set(values)) != len(values) or None in values:  # a foreign dictionary may repeat values or hold null
+        coded = coded.cast(coded.type.value_type).dictionary_encode()
+        values = coded.dictionary.to_pylist()
+        validity = coded.is_valid().to_numpy(zero_copy_only=False) if coded.null_count else None
+    codes = coded.indices.fill_null(0).to_numpy().astype(np.int32, copy=False)
+    return Column(target, codes, validity, Dictionary(values or [empty]))
+
+
+def to_table(data: Any) -> pa.Table:
+    """An Arrow table from a dict of arrays or anything with the Arrow PyCapsule interface (Arrow, pandas, Polars,
+    DuckDB, an EventDB result). UsageError for anything else."""
+    if isinstance(data, pa.Table):
+        return data
+    if isinstance(data, pa.RecordBatch):
+        return pa.Table.from_batches([data])
+    if isinstance(data, pa.RecordBatchReader):
+        return data.read_all()
+    if isinstance(data, Mapping):
+        return _table_from_mapping(data)
+    try:
+        if hasattr(data, "__arrow_c_stream__"):
+            return pa.RecordBatchReader.from_stream(data).read_all()
+        if hasattr(data, "__arrow_c_array__"):
+            return pa.Table.from_batches([pa.record_batch(data)])
+        if type(data).__module__.partition(".")[0] == "pandas":
+            return pa.Table.from_pandas(data, preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise UsageError(f"cannot read {type(data).__name__} as Arrow: {error}") from None
+    raise UsageError(
+        f"append_batch takes an Arrow table, a pandas or Polars frame, a RecordBatch or a dict of arrays, "
+        f"not {type(data).__name__}"
+    )
+
+
+def _table_from_mapping(data: Mapping[str, Any]) -> pa.Table:
+    names, arrays = [], []
+    for name, values in data.items():
+        if not isinstance(name, str):
+            raise UsageError(f"a column name is a string, not {name!r}")
+        if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+            raise UsageError(f"column {name!r}: expected a list or an array, not {type(values).__name__}")
+        try:
+            is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
+            arrays.append(values if is_arrow else pa.array(values, from_pandas=False))
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise SchemaMismatch(f"column {name!r}: the values do not form one column: {error}", column=name) from None
+        names.append(name)
+    lengths = {name: len(array) for name, array in zip(names, arrays, strict=True)}
+    if len(set(lengths.values())) > 1:
+        raise UsageError(f"columns differ in length: {lengths}")
+    return pa.table(dict(zip(names, arrays, strict=True)))
+
+
+def columns_for(data: Any, schema: Schema) -> list[Column]:
+    """Columns in the order of `schema` from any table-like object: names match without case, missing ones are NULL.
+
+    SchemaMismatch for an unknown column, a missing or NULL value in a NOT NULL column, a type or value that does not
+    fit.
+    """
+    if isinstance(data, RecordBatch):
+        names: list[str] = list(data.names)
+        sources: list[Any] = list(data.columns)
+        rows = len(data)
+    else:
+        table = to_table(data)
+        names, sources, rows = table.column_names, table.columns, table.num_rows
+    found: dict[int, Any] = {}
+    for name, source in zip(names, sources, strict=True):
+        index = schema.index_of(name)
+        if index in found:
+            raise SchemaMismatch(f"column {name!r} is given twice", column=name)
+        found[index] = source
+    columns = []
+    for index, field in enumerate(schema):
+        source = found.get(index)
+        if source is None:
+            source = pa.nulls(rows)
+        if isinstance(source, Column) and source.type != field.type:
+            source = column_to_arrow(source)
+        column = source if isinstance(source, Column) else column_from_arrow(source, field.type, field.name)
+        if not field.nullable and column.validity is not None and not column.validity.all():
+            row = int(np.argmin(column.validity))
+            raise SchemaMismatch(
+                f"column {field.name!r} is {field.type} NOT NULL: row {row} of the batch holds no value",
+                column=field.name,
+                expected=f"{field.type} NOT NULL",
+            )
+        columns.append(column)
+    return columns
+
+
+def infer_schema(data: Any) -> Schema:
+    """The schema of a table-like object; columns of only nulls become VARCHAR."""
+    schema = data.schema if isinstance(data, pa.RecordBatchReader) else to_table(data).schema
+    return _schema_of(schema)
+
+
+def _schema_of(schema: pa.Schema) -> Schema:
+    fields = []
+    for field in schema:
+        found = sql_type(field.type, field.name)
+        fields.append(Field(field.name, VARCHAR if found == NULL else found, True))
+    return Schema(fields)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+_COMPRESSIONS = (".gz", ".zst", ".bz2", ".lz4")
+
+
+def detect_format(path: str) -> str:
+    """'csv' | 'json' | 'parquet' | 'arrow' by the file's extension (.gz and the like are looked through)."""
+    stem, extension = os.path.splitext(path.lower())
+    if extension in _COMPRESSIONS:
+        extension = os.path.splitext(stem)[1]
+    if extension not in _FORMATS:
+        raise UsageError(f"{path!r}: unknown file type; the extensions are {', '.join(_FORMATS)}")
+    return _FORMATS[extension]
+
+
+def _reader(path: str, format: str) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+    """The schema and a lazy stream of record batches of a file."""
+    if not os.path.exists(path):
+        raise UsageError(f"file {path!r} does not exist")
+    if os.path.isdir(path):
+        raise UsageError(f"{path!r} is a directory, not a file")
+    try:
+        if format == "csv":
+            import pyarrow.csv as pa_csv
+
+            delimiter = "\t" if path.lower().partition(".tsv")[1] else ","
+            reader = pa_csv.open_csv(
+                path,
+                parse_options=pa_csv.ParseOptions(delimiter=delimiter),
+                convert_options=pa_csv.ConvertOptions(null_values=["", "NA", "NULL", "null"], strings_can_be_null=True,
+                                                      quoted_strings_can_be_null=False),
+            )  # fmt: skip
+            return reader.schema, reader
+        if format == "json":
+            import pyarrow.json as pa_json
+
+            table = pa_json.read_json(path)
+            return table.schema, table.to_batches(READ_BATCH_ROWS)
+        if format == "parquet":
+            import pyarrow.parquet as pa_parquet
+
+            file = pa_parquet.ParquetFile(path)
+            return file.schema_arrow, file.iter_batches(READ_BATCH_ROWS)
+        if format == "arrow":
+            source = pa.memory_map(path)
+            try:
+                stream = pa.ipc.open_file(source)
+                return stream.schema, (stream.get_batch(i) for i in range(stream.num_record_batches))
+            except pa.ArrowInvalid:
+                source.seek(0)
+                opened = pa.ipc.open_stream(source)
+                return opened.schema, opened
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path!r} as {format}: {error}") from None
+    raise UsageError(f"format {format!r} is not one of csv, json, parquet, arrow")
+
+
+def file_schema(path: str, format: str) -> Schema:
+    """The schema of a file; CSV types are inferred from its first megabyte, JSON types from the whole file."""
+    schema, _ = _reader(path, format)
+    if not len(schema):
+        raise UsageError(f"{path!r} has no columns")
+    return _schema_of(schema)
+
+
+def read_file(
+    path: str, format: str, columns: Sequence[str] | None = None, types: Sequence[DataType] | None = None
+) -> Iterator[RecordBatch]:
+    """Batches of a file, streamed. `columns` chooses by name (an empty list: rows without columns).
+
+    UsageError naming the file, with the reader's own words (row, column), when its bytes are not what they claim.
+    """
+    schema, batches = _reader(path, format)
+    chosen = list(schema.names) if columns is None else list(columns)
+    missing = [name for name in chosen if name not in schema.names]
+    if missing:
+        raise UsageError(f"{path!r} has no column {missing[0]!r}; the columns are {', '.join(schema.names)}")
+    if types is None:
+        found = _schema_of(schema)
+        types = [found.fields[found.index_of(name)].type for name in chosen]
+    stream = iter(batches)
+    while True:
+        try:
+            batch = next(stream, None)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UsageError(f"cannot read {path!r} as {format}: {error}") from None
+        if batch is None:
+            return
+        for start in range(0, batch.num_rows, READ_BATCH_ROWS):
+            part = batch.slice(start, READ_BATCH_ROWS)
+            made = [column_from_arrow(part.column(n), t, n) for n, t in zip(chosen, types, strict=True)]
+            yield RecordBatch(chosen, made, part.num_rows)

@@ -1,0 +1,241 @@
+"""Rows in and out: a dict checked against a schema becomes a tuple of physical values, and back.
+
+`RowCodec` generates one function per schema, because the append path pays for every Python bytecode: a loop over the
+columns costs 2.1 us for six columns, the generated straight-line function 0.6 us. Values that are not of the expected
+exact type take the slow path (`_Checker`), which converts what can be converted without loss and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal, InvalidOperation
+
+from eventdb.config import MAX_VALUE_BYTES
+from eventdb.errors import SchemaMismatch
+from eventdb.schema import INTEGER_RANGES
+from eventdb.values import EPOCH, EPOCH_UTC, date_to_days, datetime_to_us, decode_value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from eventdb.schema import Field, Schema
+
+MIN_TIMESTAMP_US = -62_135_596_800_000_000  # 0001-01-01 00:00:00
+MAX_TIMESTAMP_US = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
+MIN_DATE_DAYS = -719_162
+MAX_DATE_DAYS = 2_932_896
+MAX_FLOAT32 = 3.4028235677973366e38
+
+_PYTHON_TYPES = {
+    "BOOLEAN": "bool",
+    "FLOAT": "float",
+    "DOUBLE": "float",
+    "DECIMAL": "Decimal or int",
+    "VARCHAR": "str",
+    "BLOB": "bytes",
+    "DATE": "datetime.date",
+    "TIMESTAMP": "datetime.datetime (naive = UTC) or int microseconds since 1970",
+}
+
+
+class _Checker:
+    """Converts one Python value to the physical value of a field, or raises SchemaMismatch."""
+
+    __slots__ = ("convert", "field")
+
+    def __init__(self, field: Field) -> None:
+        self.field = field
+        name = "INTEGER" if field.type.is_integer else field.type.name
+        self.convert: Callable[[Any], Any] = getattr(self, f"_{name.lower()}")
+
+    def __call__(self, value: Any) -> Any:
+        if value is None:
+            if self.field.nullable:
+                return None
+            raise self.refuse(None, "the column is NOT NULL")
+        if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+            value = value.item()  # a NumPy scalar; datetime64 becomes datetime (or int when finer than microseconds)
+        return self.convert(value)
+
+    def refuse(self, value: Any, why: str = "") -> SchemaMismatch:
+        field = self.field
+        expected = str(field.type)
+        python = _PYTHON_TYPES.get(field.type.name, "int")
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        reason = why or f"pass {python}"
+        return SchemaMismatch(
+            f"column {field.name!r} is {expected}: cannot store {shown} ({type(value).__name__}); {reason}",
+            column=field.name,
+            value=value,
+            expected=expected,
+        )
+
+    def _boolean(self, value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise self.refuse(value)
+
+    def _integer(self, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.refuse(value)
+        low, high = INTEGER_RANGES[self.field.type.name]
+        if not low <= value <= high:
+            raise self.refuse(value, f"the range is {low} to {high}")
+        return int(value)
+
+    def _double(self, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+            raise self.refuse(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise self.refuse(value, "it is too large for a double") from None
+
+    def _float(self, value: Any) -> float:
+        number = self._double(value)
+        if abs(number) >= MAX_FLOAT32 and abs(number) != float("inf"):
+            raise self.refuse(value, f"a FLOAT holds up to {MAX_FLOAT32:.7g}; use DOUBLE")
+        return number
+
+    def _decimal(self, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | Decimal):
+            raise self.refuse(value)
+        type_ = self.field.type
+        try:
+            number = Decimal(value)
+            scaled = number.scaleb(type_.scale)
+            whole = int(scaled)
+        except (InvalidOperation, ValueError, OverflowError):
+            raise self.refuse(value, "it is not a finite number") from None
+        if whole != scaled:
+            raise self.refuse(value, f"it has more than {type_.scale} digits after the point; round it first")
+        if abs(whole) >= 10**type_.precision:
+            raise self.refuse(value, f"it has more than {type_.precision - type_.scale} digits before the point")
+        return whole
+
+    def _varchar(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self.refuse(value)
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            raise self.refuse(value, "it holds a lone surrogate, which has no UTF-8 form") from None
+        if size > MAX_VALUE_BYTES:
+            raise self.refuse(value, f"a value has at most {MAX_VALUE_BYTES} bytes, not {size}")
+        return str(value)
+
+    def _blob(self, value: Any) -> bytes:
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise self.refuse(value)
+        data = bytes(value)
+        if len(data) > MAX_VALUE_BYTES:
+            raise self.refuse(value, f"a value has at most {MAX_VALUE_BYTES} bytes, not {len(data)}")
+        return data
+
+    def _date(self, value: Any) -> int:
+        if isinstance(value, dt.datetime) or not isinstance(value, dt.date):
+            raise self.refuse(value)
+        return date_to_days(value)
+
+    def _timestamp(self, value: Any) -> int:
+        if isinstance(value, dt.datetime):
+            number = datetime_to_us(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            number = value
+        else:
+            raise self.refuse(value)
+        if not MIN_TIMESTAMP_US <= number <= MAX_TIMESTAMP_US:
+            raise self.refuse(value, "the range is the years 1 to 9999, in microseconds since 1970")
+        return number
+
+
+def _fast_test(field: Field, v: str) -> str:
+    """A Python condition on the variable `v` that is true only for values that are stored exactly as they are."""
+    name = field.type.name
+    if field.type.is_integer:
+        low, high = INTEGER_RANGES[name]
+        return f"type({v}) is int and {low} <= {v} <= {high}"
+    if name == "DOUBLE":
+        return f"type({v}) is float"
+    if name == "FLOAT":
+        return f"type({v}) is float and {-MAX_FLOAT32!r} < {v} < {MAX_FLOAT32!r}"
+    if name == "BOOLEAN":
+        return f"{v} is True or {v} is False"
+    if name == "VARCHAR":
+        # Short ASCII needs no check at all; anything else goes through the checker, which proves it has a UTF-8 form.
+        return f"type({v}) is str and {v}.isascii() and len({v}) < 4096"
+    if name == "BLOB":
+        return f"type({v}) is bytes and len({v}) < 4096"
+    return "False"
+
+
+class RowCodec:
+    """encode(dict) -> tuple of physical values in schema order; decode(tuple) -> tuple of Python values.
+
+    `encode` raises SchemaMismatch for an unknown or missing NOT NULL column or a value that does not fit.
+    """
+
+    __slots__ = ("_checkers", "_names", "_schema", "decode", "encode")
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._checkers = [_Checker(field) for field in schema]
+        self._names = frozenset(schema.names)
+        self.encode: Callable[[Mapping[str, Any]], tuple[Any, ...]] = self._generate_encode()
+        self.decode: Callable[[Sequence[Any]], tuple[Any, ...]] = self._generate_decode()
+
+    def _generate_encode(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+        fields = list(self._schema)
+        lines = ["def encode(event):", f"  if len(event) != {len(fields)}: return slow(event)", "  try:"]
+        scope: dict[str, Any] = {"slow": self._encode_slow, "datetime": dt.datetime}
+        scope |= {"EPOCH": EPOCH, "EPOCH_UTC": EPOCH_UTC}
+        lines.extend(f"    v{i} = event[{field.name!r}]" for i, field in enumerate(fields))
+        lines.append("  except (KeyError, TypeError, IndexError): return slow(event)")
+        for i, field in enumerate(fields):
+            scope[f"check{i}"] = self._checkers[i]
+            if field.type.name == "TIMESTAMP":
+                lines.append(f"  if type(v{i}) is datetime:")
+                lines.append(f"    d = v{i} - (EPOCH if v{i}.tzinfo is None else EPOCH_UTC)")
+                lines.append(f"    v{i} = (d.days * 86400 + d.seconds) * 1000000 + d.microseconds")
+                lines.append(f"  else: v{i} = check{i}(v{i})")
+                continue
+            lines.append(f"  if not ({_fast_test(field, f'v{i}')}): v{i} = check{i}(v{i})")
+        lines.append(f"  return ({', '.join(f'v{i}' for i in range(len(fields)))},)")
+        exec("\n".join(lines), scope)  # the text holds only column names (as literals) and constants
+        function: Callable[[Mapping[str, Any]], tuple[Any, ...]] = scope["encode"]
+        return function
+
+    def _encode_slow(self, event: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Missing columns are NULL; names match without case; anything unknown is refused."""
+        if not hasattr(event, "keys") or not hasattr(event, "__getitem__"):
+            raise SchemaMismatch(f"a row is a dict of column to value, not {type(event).__name__} ({event!r:.60})")
+        row: list[Any] = [None] * len(self._schema)
+        seen: dict[int, str] = {}
+        for name in event.keys():  # noqa: SIM118  (the mapping may iterate over something else)
+            if not isinstance(name, str):
+                raise SchemaMismatch(f"a column name is a string, not {name!r}")
+            index = self._schema.index_of(name)
+            if index in seen:
+                raise SchemaMismatch(f"column {name!r} is given twice, as {seen[index]!r} too", column=name)
+            seen[index] = name
+            row[index] = event[name]
+        return tuple(checker(value) for checker, value in zip(self._checkers, row, strict=True))
+
+    def _generate_decode(self) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+        convert = {
+            i: field.type
+            for i, field in enumerate(self._schema)
+            if field.type.name in ("TIMESTAMP", "DATE", "DECIMAL", "BOOLEAN")
+        }
+        if not convert:
+            return tuple
+        types = [convert.get(i) for i in range(len(self._schema))]
+
+        def decode(row: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple([v if t is None else decode_value(t, v) for v, t in zip(row, types, strict=True)])
+
+        return decode
