@@ -1,0 +1,164 @@
+"""What a bound SQL statement says, one class per statement, and what the binder asks of the catalog."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eventdb.logical.plan import Plan
+from eventdb.schema import Schema
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """Something FROM can name. `kind` is 'topic', 'view' (a materialized one) or 'file' (then `path` and `format` are set)."""
+
+    kind: str
+    id: int
+    name: str
+    schema: Schema
+    event_time: str | None = None
+    watermark_delay_us: int | None = None
+    path: str | None = None
+    format: str | None = None
+    key: str | None = None
+
+
+class Resolver(Protocol):
+    """The names a statement may use."""
+
+    def table(self, name: str) -> TableInfo:
+        """The topic or view, found without case. TopicNotFound with near names if missing."""
+        ...
+
+    def file(self, path: str) -> TableInfo:
+        """The file with its inferred schema (.csv, .parquet, .jsonl, .ndjson). A typed error if missing or unreadable."""
+        ...
+
+    def names(self) -> list[str]:
+        """Every topic and view, for suggestions."""
+        ...
+
+
+class Statement:
+    """Base of all statements."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Statement):
+    """Rows: SELECT, VALUES, WITH ... SELECT, UNION ALL. The plan is bound and not yet optimised."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTopic(Statement):
+    """`options` are WITH (...) as lower-case name -> text; the database checks their names and values."""
+
+    name: str
+    schema: Schema
+    key: str | None = None
+    event_time: str | None = None
+    watermark_delay_us: int | None = None
+    idle_after_us: int | None = None
+    max_future_us: int | None = None
+    if_not_exists: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DropTopic(Statement):
+    name: str
+    if_exists: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Describe(Statement):
+    """Columns of a topic, view or file, or of a query when `plan` is set (DESCRIBE SELECT ...)."""
+
+    table: TableInfo | None
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShowTables(Statement):
+    """`kind` is 'topics', 'views' or 'tables' (both)."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Insert(Statement):
+    """Append the plan's rows. Plan field i goes to schema position columns[i], already cast to that column's type.
+
+    Columns not listed are NULL; the binder has refused a NOT NULL column that is left out, the NULL values themselves are
+    found when rows are made. `returning_offset`: the result is one BIGINT column `_offset` of the new rows.
+    """
+
+    topic: TableInfo
+    columns: tuple[int, ...]
+    plan: Plan
+    returning_offset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Explain(Statement):
+    statement: Statement
+    analyze: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateView(Statement):
+    """A continuous query. `topic` is its one input.
+
+    `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the current
+    row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or event time in us.
+    """
+
+    name: str
+    query: Plan
+    topic: TableInfo
+    emit: str | None
+    grace_us: int
+    start: str | int
+    if_not_exists: bool
+    sql: str
+    late: str = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class DropView(Statement):
+    name: str
+    if_exists: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe(Statement):
+    """Changes of a view, a topic or a query, for ever or until `limit` rows.
+
+    `table` is set when the target is a bare name (`query` then scans it). A query follows the same rules as a view and has
+    `topic` and `emit` as in CreateView; over a view `topic` is None. `mode`: 'snapshot' (current content, then changes), 'beginning', 'now'.
+    """
+
+    query: Plan
+    table: TableInfo | None
+    mode: str
+    topic: TableInfo | None = None
+    emit: str | None = None
+    grace_us: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetOption(Statement):
+    """SET name = value; `value` is a str, int, float, bool or None (DEFAULT)."""
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ShowSetting(Statement):
+    name: str
