@@ -6,6 +6,7 @@ import datetime as dt
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from eventdb.errors import UsageError
 from eventdb.schema import DataType
 
 if TYPE_CHECKING:
@@ -67,3 +68,69 @@ def to_python(column: Column) -> list[Any]:
     if column.validity is None:
         return list(raw)
     return [v if ok else None for v, ok in zip(raw, column.validity.tolist(), strict=True)]
+
+
+_UNITS_US = {
+    "us": 1,
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+    "microsecond": 1,
+    "millisecond": 1_000,
+    "second": 1_000_000,
+    "sec": 1_000_000,
+    "minute": 60_000_000,
+    "min": 60_000_000,
+    "hour": 3_600_000_000,
+    "day": 86_400_000_000,
+    "week": 604_800_000_000,
+}
+
+
+def parse_duration_us(value: object, what: str) -> int:
+    """Microseconds of a timedelta or of text such as '5 seconds', '100ms', '1 hour 30 minutes'; never negative.
+
+    UsageError names `what`, the option it was given for.
+    """
+    if isinstance(value, dt.timedelta):
+        total = value // _MICROSECOND
+    elif isinstance(value, str):
+        import re
+
+        text = value.strip().lower()
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text)
+        rest = re.sub(r"(\d+(?:\.\d+)?)\s*([a-z]+)|[\s,]+", "", text)
+        units = [_UNITS_US.get(unit) or _UNITS_US.get(unit.rstrip("s")) for _, unit in parts]
+        if not parts or rest or None in units:
+            raise UsageError(f"{what}: {value!r} is not a duration; write '5 seconds', '100ms' or '1 hour 30 minutes'")
+        total = sum(round(float(number) * (unit or 0)) for (number, _), unit in zip(parts, units, strict=True))
+    else:
+        raise UsageError(f"{what} is a timedelta or text such as '5 seconds', not {value!r}")
+    if total < 0:
+        raise UsageError(f"{what} must not be negative: {value!r}")
+    return total
+
+
+_SIZES = {"": 1, "b": 1, "k": 1 << 10, "kb": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mb": 1 << 20, "mib": 1 << 20,
+          "g": 1 << 30, "gb": 1 << 30, "gib": 1 << 30}  # fmt: skip
+
+
+def parse_size_bytes(value: object, what: str) -> int:
+    """Bytes of an int or of text such as '256MB' (units of 1024); more than zero. UsageError names `what`."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str):
+        text = value.strip().lower().replace(" ", "")
+        digits = text.rstrip("bikmg")
+        try:
+            size = int(float(digits) * _SIZES[text[len(digits) :]])
+        except (KeyError, ValueError):
+            raise UsageError(f"{what}: {value!r} is not a size; write '256MB' or a number of bytes") from None
+    else:
+        raise UsageError(f"{what} is a number of bytes or text such as '256MB', not {value!r}")
+    if size <= 0:
+        raise UsageError(f"{what} must be more than zero: {value!r}")
+    return size

@@ -1,0 +1,96 @@
+"""Transaction: appends to many topics in one commit.
+
+Rows are checked as they are added and held in memory; the writer lock is taken only at the end, so user code never
+holds it. Leaving the block commits everything; an exception leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from eventdb.errors import ClosedError, UsageError
+from eventdb.event import Position
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+    from typing import Any
+
+    from eventdb.database import Database
+    from eventdb.topic import Topic
+
+
+class Transaction:
+    """See Database.transaction. One thread uses it. After the block, `positions` tells where every event lies."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._parts: list[tuple[Topic, list[tuple[Any, ...]] | list[Any], bool]] = []
+        self._open = True
+        self.positions: dict[str, list[Position]] = {}
+
+    def _topic(self, topic: str | Topic) -> Topic:
+        if not self._open:
+            raise ClosedError("the transaction has ended; begin another")
+        return self._database.topic(topic if isinstance(topic, str) else topic.name)
+
+    def append(self, topic: str | Topic, event: Mapping[str, Any]) -> None:
+        """Adds one event. SchemaMismatch is raised here; nothing is visible before the block ends."""
+        handle = self._topic(topic)
+        row = handle._encode(event)
+        if self._parts and self._parts[-1][0] is handle and not self._parts[-1][2]:
+            self._parts[-1][1].append(row)
+        else:
+            self._parts.append((handle, [row], False))
+
+    def append_many(self, topic: str | Topic, events: Iterable[Mapping[str, Any]]) -> None:
+        """Adds many events."""
+        handle = self._topic(topic)
+        rows = [handle._encode(event) for event in events]
+        if rows:
+            self._parts.append((handle, rows, False))
+
+    def append_batch(self, topic: str | Topic, data: Any) -> None:
+        """Adds a table, as Topic.append_batch takes it."""
+        from eventdb.arrow import columns_for
+
+        handle = self._topic(topic)
+        columns = columns_for(data, handle.schema)
+        if len(columns[0]):
+            self._parts.append((handle, columns, True))
+
+    def commit(self) -> None:
+        """Stores everything in one commit; the block's end does it too."""
+        if not self._open:
+            raise ClosedError("the transaction has ended; begin another")
+        self._open = False
+        if not self._parts:
+            return
+        placed: list[tuple[str, int, int]] = []
+        with self._database._store.write() as writer:
+            for topic, rows, columnar in self._parts:
+                if columnar:
+                    first = writer.append_columns(topic._log, rows)
+                    placed.append((topic.name, first, len(rows[0])))
+                else:
+                    placed.append((topic.name, writer.append_rows(topic._log, rows), len(rows)))
+        for name, first, count in placed:
+            self.positions.setdefault(name, []).extend(Position(0, first + i) for i in range(count))
+        self._parts.clear()
+
+    def rollback(self) -> None:
+        """Forgets everything added."""
+        self._open = False
+        self._parts.clear()
+
+    def __enter__(self) -> Transaction:
+        if not self._open:
+            raise UsageError("a transaction is entered once")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.rollback()
+        elif self._open:
+            self.commit()
