@@ -1,0 +1,459 @@
+"""Database: one open directory. It holds the nouns together and has no mechanism of its own.
+
+Statements run in `session.py`; views are kept by `views.py`; both load on first use, so that opening a database and
+appending dicts load neither NumPy nor the SQL parser.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+
+from eventdb.catalog import Catalog
+from eventdb.config import DEFAULT_MEMORY_BYTES
+from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UnsupportedError, UsageError
+from eventdb.schema import Schema
+from eventdb.storage.store import Store
+from eventdb.topic import Topic
+from eventdb.values import parse_duration_us, parse_size_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import Any
+
+    from eventdb.catalog import TopicInfo
+    from eventdb.event import Position
+    from eventdb.producer import Producer
+    from eventdb.result import Result
+    from eventdb.session import Session
+    from eventdb.snapshot import Snapshot
+    from eventdb.storage.log import PartitionLog
+    from eventdb.subscription import Subscription
+    from eventdb.transaction import Transaction
+    from eventdb.views import Views
+
+MEMORY = ":memory:"
+_LATER = {
+    "retention": "retention by time",
+    "max_bytes": "retention by size",
+    "on_full": "retention by size",
+    "cleanup": "compaction",
+    "dedup_window": "deduplication",
+}
+
+
+def open(
+    path: str | os.PathLike[str],
+    *,
+    durability: str = "commit",
+    read_only: bool = False,
+    memory_limit: str | int = DEFAULT_MEMORY_BYTES,
+    threads: int | None = None,
+) -> Database:
+    """Opens the database directory `path`, creating it if missing; ":memory:" is a private temporary one.
+
+    `durability` says what the return of an append means: "commit" (on the device; the default), "interval:100ms" (visible
+    to every process; at most that much is lost when the power fails) or "os" (flushed by the kernel). `memory_limit` bounds
+    what queries hold, `threads` how many cores one uses (default: all).
+
+    UsageError for a wrong option, NotADatabase, FormatTooNew, CorruptionError, ReadOnlyError or StorageError for the path.
+    """
+    return Database(path, durability=durability, read_only=read_only, memory_limit=memory_limit, threads=threads)
+
+
+class Database:
+    """An open database. Safe to use from several threads; a child process after fork() must open its own."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: str = "commit",
+        read_only: bool = False,
+        memory_limit: str | int = DEFAULT_MEMORY_BYTES,
+        threads: int | None = None,
+    ) -> None:
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise UsageError(f"a path is a non-empty string or path object, not {path!r}")
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
+            raise UsageError(f"threads is an integer from 1 to 1024, not {threads!r}")
+        if not isinstance(read_only, bool):
+            raise UsageError(f"read_only is True or False, not {read_only!r}")
+        name = os.fsdecode(os.fspath(path))
+        if "\0" in name:
+            raise UsageError("a path cannot hold a NUL byte")
+        self._temporary: str | None = None
+        if name == MEMORY:
+            import tempfile
+
+            if read_only:
+                raise UsageError('":memory:" is new and empty, so it cannot be opened read-only')
+            self._temporary = tempfile.mkdtemp(prefix="eventdb-")
+            name = os.path.join(self._temporary, "memory.eventdb")
+            durability = "os" if durability == "commit" else durability
+        self.path = name
+        self.read_only = read_only
+        self._memory_limit_bytes = parse_size_bytes(memory_limit, "memory_limit")
+        self._threads = threads or os.cpu_count() or 1
+        self._lock = threading.RLock()
+        self._topics: dict[int, Topic] = {}
+        self._logs: dict[int, PartitionLog] = {}
+        self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._session: Session | None = None
+        self._views: Views | None = None
+        self._closed = False
+        self._open_storage(durability)
+
+    def _open_storage(self, durability: str) -> None:
+        catalogs: list[Catalog] = []
+
+        def live_topics() -> dict[int, Schema]:
+            if not catalogs:
+                catalogs.append(Catalog(os.path.join(self.path, "catalog.sqlite"), read_only=self.read_only))
+            return {info.id: info.schema for info in catalogs[0].topics()}
+
+        try:
+            self._store = Store.open(
+                self.path, durability=durability, read_only=self.read_only, create=not self.read_only,
+                live_topics=live_topics,
+            )  # fmt: skip
+            live_topics()
+        except BaseException:
+            if catalogs:
+                catalogs[0].close()
+            self._remove_temporary()
+            raise
+        self._catalog = catalogs[0]
+        self._generation = self._catalog.generation()
+        if not self.read_only and self._catalog.views():
+            self._views_of().start()
+
+    # --- topics -------------------------------------------------------------------------------------------------------
+
+    def create_topic(
+        self,
+        name: str,
+        columns: Mapping[str, str] | Schema | None = None,
+        *,
+        like: Any = None,
+        key: str | None = None,
+        event_time: str | None = None,
+        watermark: str | dt.timedelta | None = None,
+        idle_after: str | dt.timedelta | None = None,
+        max_future: str | dt.timedelta | None = None,
+        partitions: int = 1,
+        if_not_exists: bool = False,
+        **options: Any,
+    ) -> Topic:
+        """Creates a topic and returns its handle.
+
+        `columns` maps names to SQL types ("DOUBLE", "VARCHAR NOT NULL", "DECIMAL(10,2)"); `like` infers them from a dict or
+        a table instead. `key` and `event_time` name columns; `watermark` is how far events may come out of order ("5 seconds").
+        TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name, type or option.
+        """
+        self._check_writable()
+        for option in options:
+            if option in _LATER:
+                raise UnsupportedError(f"option {option!r}: {_LATER[option]} is not built yet", construct=option)
+            raise UsageError(f"create_topic has no option {option!r}")
+        if partitions != 1:
+            raise UnsupportedError(f"partitions={partitions!r}: a topic has one partition in this version", construct="partitions")
+        if (columns is None) == (like is None):
+            raise UsageError("create_topic needs either columns, a dict of name to type, or like, a sample")
+        schema = self._schema_of(columns) if columns is not None else self._infer(like)
+        delays = [None if v is None else parse_duration_us(v, n)
+                  for n, v in (("watermark", watermark), ("idle_after", idle_after), ("max_future", max_future))]  # fmt: skip
+        return self._create_topic(name, schema, key, event_time, (delays[0], delays[1], delays[2]), if_not_exists)
+
+    def _create_topic(
+        self, name: str, schema: Schema, key: str | None, event_time: str | None,
+        delays: tuple[int | None, int | None, int | None], if_not_exists: bool,
+    ) -> Topic:  # fmt: skip
+        self._check_writable()
+        key = None if key is None else schema.fields[schema.index_of(key)].name
+        if event_time is not None:
+            field = schema.fields[schema.index_of(event_time)]
+            if field.type.name != "TIMESTAMP":
+                raise UsageError(f"event_time column {field.name!r} is {field.type}; it must be TIMESTAMP")
+            event_time = field.name
+        elif any(delay is not None for delay in delays):
+            raise UsageError("a watermark needs an event_time column")
+        with self._lock:
+            try:
+                info = self._catalog.create_topic(
+                    name, schema, key=key, event_time=event_time, watermark_delay_us=delays[0],
+                    idle_after_us=delays[1], max_future_us=delays[2], kind="topic", options={},
+                )  # fmt: skip
+            except TopicExists:
+                if not if_not_exists:
+                    raise
+                return self.topic(name)
+            self._refresh_catalog()
+            return self._handle(info)
+
+    @staticmethod
+    def _schema_of(columns: Mapping[str, str] | Schema) -> Schema:
+        if isinstance(columns, Schema):
+            return columns
+        if not hasattr(columns, "items"):
+            raise UsageError(f"columns is a dict of name to SQL type, not {type(columns).__name__}")
+        return Schema.from_mapping(columns)
+
+    @staticmethod
+    def _infer(like: Any) -> Schema:
+        from eventdb.arrow import infer_schema
+
+        if isinstance(like, dict) and like and not any(hasattr(v, "__len__") and not isinstance(v, str | bytes) for v in like.values()):
+            like = {name: [value] for name, value in like.items()}
+        schema = infer_schema(like)
+        return Schema.from_mapping({field.name: str(field.type) for field in schema})
+
+    def topic(self, name: str) -> Topic:
+        """The handle of a topic (found without case). TopicNotFound lists near names."""
+        self._check_open()
+        if not isinstance(name, str):
+            raise UsageError(f"a topic name is a string, not {name!r}")
+        self._refresh_catalog()
+        return self._handle(self._catalog.topic(name))
+
+    def topics(self) -> list[str]:
+        """The names of all topics, sorted."""
+        self._check_open()
+        self._refresh_catalog()
+        return sorted(info.name for info in self._catalog.topics() if info.kind == "topic")
+
+    def drop_topic(self, name: str, *, if_exists: bool = False) -> None:
+        """Removes a topic and its events for ever. UsageError while a view reads it."""
+        self._check_writable()
+        with self._lock:
+            self._refresh_catalog()
+            try:
+                info = self._catalog.topic(name)
+            except TopicNotFound:
+                if if_exists:
+                    return
+                raise
+            if info.kind != "topic":
+                raise UsageError(f"{info.name!r} is a materialized view: DROP VIEW {info.name}")
+            readers = self._views_of().readers_of(info.id) if self._catalog.views() else []
+            if readers:
+                raise UsageError(f"topic {info.name!r} feeds the view {readers[0]!r}: drop the view first")
+            self._catalog.drop_topic(info.name)
+            self._refresh_catalog()
+            self._store.forget(info.id)
+
+    def _handle(self, info: TopicInfo) -> Topic:
+        with self._lock:
+            topic = self._topics.get(info.id)
+            if topic is None:
+                topic = self._topics[info.id] = Topic(self, info)
+                if self.read_only:
+                    topic._retire(ReadOnlyError(f"{self.path!r} is open read-only", path=self.path))
+            return topic
+
+    def _log_of(self, info: TopicInfo) -> PartitionLog:
+        with self._lock:
+            log = self._logs.get(info.id)
+            if log is None:
+                event_time = None if info.event_time is None else info.schema.index_of(info.event_time)
+                log = self._logs[info.id] = self._store.log(info.id, info.schema, event_time)
+            return log
+
+    def _log_by_id(self, topic_id: int) -> PartitionLog:
+        log = self._logs.get(topic_id)
+        if log is None:
+            info = self._catalog.topic_by_id(topic_id)
+            if info is None:
+                raise TopicNotFound(f"the topic with id {topic_id} was dropped")
+            log = self._log_of(info)
+        return log
+
+    def _refresh_catalog(self) -> None:
+        """Follows DDL of other handles and processes: retires topics that are gone, notices new views."""
+        self._check_open()
+        generation = self._catalog.generation()
+        if generation == self._generation:
+            return
+        with self._lock:
+            self._generation = generation
+            live = {info.id for info in self._catalog.topics()}
+            for id, topic in list(self._topics.items()):
+                if id not in live:
+                    topic._retire(TopicNotFound(f"topic {topic.name!r} was dropped", name=topic.name))
+                    del self._topics[id]
+            for id in [id for id in self._logs if id not in live]:
+                del self._logs[id]
+            if not self.read_only and self._catalog.views():
+                self._views_of().start()
+            elif self._views is not None:
+                self._views.refresh()
+
+    # --- transactions, snapshots, SQL ---------------------------------------------------------------------------------
+
+    def transaction(self) -> Transaction:
+        """`with db.transaction() as tx:` appends to many topics in one commit; an exception leaves nothing behind."""
+        from eventdb.transaction import Transaction
+
+        self._check_writable()
+        return Transaction(self)
+
+    def snapshot(self) -> Snapshot:
+        """`with db.snapshot() as snap:` runs many queries over one consistent cut of everything."""
+        from eventdb.snapshot import Snapshot
+
+        self._check_open()
+        return Snapshot(self)
+
+    def sql(
+        self, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None, *, timeout: float | None = None,
+        **named: Any,
+    ) -> Result:  # fmt: skip
+        """Runs one statement. `?` takes a sequence, `$name` a dict or keyword arguments.
+
+        ParseError, BindError, UnsupportedSQL and EvaluationError carry line and column; QueryTimeout after `timeout` seconds;
+        QueryCancelled when another thread calls `interrupt`. SUBSCRIBE goes through `subscribe`.
+        """
+        return self._run(text, parameters, named, timeout, None)
+
+    def _run(self, text: str, parameters: Any, named: dict[str, Any], timeout: float | None, snapshot: Any) -> Result:
+        self._check_open()
+        if parameters is not None and named:
+            raise UsageError("pass parameters as one sequence or dict, or as keyword arguments, not both")
+        self._refresh_catalog()
+        return self._session_of().run(text, named or parameters, timeout, snapshot)
+
+    def interrupt(self) -> None:
+        """Cancels every query of this handle that runs now, from another thread; they raise QueryCancelled."""
+        if self._session is not None:
+            self._session.interrupt()
+
+    def _session_of(self) -> Session:
+        if self._session is None:
+            from eventdb.session import Session
+
+            with self._lock:
+                if self._session is None:
+                    self._session = Session(self)
+        return self._session
+
+    # --- continuous queries -------------------------------------------------------------------------------------------
+
+    def subscribe(self, query: str, *, start: str | None = None) -> Subscription:
+        """The changes of a topic, a view or a query, from now on: iterate over it, in a `with` block.
+
+        `query` is a name, a SELECT ... [EMIT CHANGES] or a SUBSCRIBE statement; `start` is "snapshot" (current content first;
+        the default), "beginning" (every change since the first event) or "now".
+        """
+        self._check_open()
+        self._refresh_catalog()
+        return self._session_of().subscribe(query, start)
+
+    def wait(self, view: str, position: Position | int, timeout: float | None = None) -> None:
+        """Returns once the stored content of `view` includes the event at `position`. TimeoutError after `timeout` seconds."""
+        self._check_open()
+        self._refresh_catalog()
+        self._views_of().wait(view, position, timeout)
+
+    def _views_of(self) -> Views:
+        if self._views is None:
+            from eventdb.views import Views
+
+            with self._lock:
+                if self._views is None:
+                    self._views = Views(self)
+        return self._views
+
+    # --- care ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def recovery_report(self) -> dict[str, object]:
+        """What opening the directory found and did: how it was left, records replayed, bytes cut."""
+        return dict(self._store.recovery_report)
+
+    def checkpoint(self) -> None:
+        """Makes a durable cut of everything committed, so that recovery starts here. Runs by itself every few seconds."""
+        self._check_writable()
+        self._store.checkpoint()
+
+    def check(self, deep: bool = False) -> list[str]:
+        """Problems found in the files, [] when whole. `deep` also reads every row."""
+        self._check_open()
+        return self._store.check(deep)
+
+    def stats(self) -> dict[str, object]:
+        """Counters of storage (commits, flushes, bytes), rows per topic, and the progress of each view."""
+        self._check_open()
+        self._refresh_catalog()
+        found = dict(self._store.stats())
+        with self._store.snapshot() as snapshot:
+            found["topics"] = {
+                info.name: end - start
+                for info in self._catalog.topics()
+                if info.kind == "topic"
+                for start, end in [snapshot.offsets(self._log_of(info))]
+            }
+        if self._catalog.views():
+            found["views"] = self._views_of().stats()
+        return found
+
+    def close(self) -> None:
+        """Flushes producers, ends subscriptions and queries, and closes. Handles of this database raise ClosedError after."""
+        if self._closed:
+            return
+        errors: list[EventDBError] = []
+        for producer in list(self._producers):
+            try:
+                producer.close()
+            except EventDBError as error:
+                errors.append(error)
+        for subscription in list(self._subscriptions):
+            subscription.close()
+        self.interrupt()
+        if self._views is not None:
+            self._views.stop()
+        with self._lock:
+            self._closed = True
+            for topic in self._topics.values():
+                topic._retire(ClosedError(f"the database {self.path!r} is closed"))
+            self._topics.clear()
+            self._logs.clear()
+        try:
+            self._store.close()
+        finally:
+            self._catalog.close()
+            self._remove_temporary()
+        if errors:
+            raise errors[0]
+
+    def _remove_temporary(self) -> None:
+        if self._temporary is not None:
+            import shutil
+
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the database {self.path!r} is closed; open it again")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path!r} is open read-only", path=self.path)
+
+    def __enter__(self) -> Database:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Database({self.path!r}{', closed' if self._closed else ''})"

@@ -1,0 +1,432 @@
+"""Session: from SQL text to a Result. Binds, optimises, opens a snapshot, runs, and carries out what is not a query."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eventdb.batch import Column, RecordBatch
+from eventdb.config import MIB
+from eventdb.errors import (
+    MemoryLimitExceeded,
+    QueryError,
+    SchemaMismatch,
+    UnsupportedError,
+    UsageError,
+)
+from eventdb.logical.optimizer import optimize
+from eventdb.logical.plan import Plan, explain_lines
+from eventdb.physical.context import CancelToken, QueryContext
+from eventdb.physical.planner import plan_physical, run
+from eventdb.result import Result
+from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
+from eventdb.sql import statements as st
+from eventdb.sql.binder import bind
+from eventdb.values import parse_size_bytes
+
+if TYPE_CHECKING:
+    from eventdb.database import Database
+    from eventdb.subscription import Subscription
+
+PLAN_CACHE_ENTRIES = 256
+EXECUTIONS = ("auto", "interpreted", "compiled")
+
+
+class Names:
+    """What FROM may name: the catalog's topics and views, and files. The binder's Resolver."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def table(self, name: str) -> st.TableInfo:
+        catalog = self._database._catalog
+        for view in catalog.views():
+            if view.name.lower() == name.lower():
+                return st.TableInfo("view", view.id, view.name, view.schema)
+        info = catalog.topic(name)
+        return st.TableInfo(
+            "topic", info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key
+        )
+
+    def file(self, path: str) -> st.TableInfo:
+        from eventdb.arrow import detect_format, file_schema
+
+        format = detect_format(path)
+        return st.TableInfo("file", 0, path, file_schema(path, format), path=path, format=format)
+
+    def names(self) -> list[str]:
+        catalog = self._database._catalog
+        topics = [info.name for info in catalog.topics() if info.kind == "topic"]
+        return topics + [view.name for view in catalog.views()]
+
+
+def text_result(columns: Mapping[str, tuple[DataType, list[Any]]]) -> Result:
+    """A result from Python lists of str, int, bool or None."""
+    made = []
+    for type, values in columns.values():
+        if type.is_coded:
+            made.append(Column.encode(type, values))
+            continue
+        present = np.array([v is not None for v in values], dtype=bool)
+        numbers = np.array([0 if v is None else v for v in values], dtype=type.physical)
+        made.append(Column(type, numbers, None if present.all() else present))
+    names = list(columns)
+    return Result(names, [type for type, _ in columns.values()], [RecordBatch(names, made)])
+
+
+class Session:
+    """Runs statements for one Database. Threads may run statements at the same time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._names = Names(database)
+        self._plans: OrderedDict[tuple[str, int], st.Statement] = OrderedDict()
+        self._running: set[CancelToken] = set()
+        self._lock = threading.Lock()
+        self.settings: dict[str, Any] = {
+            "execution": "auto",
+            "threads": database._threads,
+            "memory_limit": database._memory_limit_bytes,
+            "timeout": None,
+            "disabled_optimizers": frozenset(),
+        }
+        self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
+            st.Query: self._query,
+            st.CreateTopic: self._create_topic,
+            st.DropTopic: self._drop_topic,
+            st.Describe: self._describe,
+            st.ShowTables: self._show_tables,
+            st.Insert: self._insert,
+            st.Explain: self._explain,
+            st.CreateView: self._create_view,
+            st.DropView: self._drop_view,
+            st.SetOption: self._set_option,
+            st.ShowSetting: self._show_setting,
+        }
+
+    # --- entry points -------------------------------------------------------------------------------------------------
+
+    def run(self, text: str, parameters: Any, timeout: float | None, snapshot: Any) -> Result:
+        """One statement, over `snapshot` or over a new one."""
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+            raise UsageError(f"timeout is a number of seconds above 0, not {timeout!r}")
+        statement = self.bind(text, parameters)
+        if isinstance(statement, st.Subscribe):
+            raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
+        if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTables):
+            raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
+        try:
+            return self._execute[type(statement)](statement, snapshot, timeout or self.settings["timeout"])
+        except QueryError as error:
+            if not error.sql:
+                error.sql = text
+            raise
+
+    def bind(self, text: str, parameters: Any = None) -> st.Statement:
+        """The bound and optimised statement; plans of statements without parameters are kept."""
+        if not isinstance(text, str):
+            raise UsageError(f"SQL is a string, not {type(text).__name__}")
+        key = (text, self._database._generation)
+        if not parameters:
+            with self._lock:
+                cached = self._plans.get(key)
+                if cached is not None:
+                    self._plans.move_to_end(key)
+                    return cached
+        statement = self._optimized(bind(text, self._names, parameters))
+        if not parameters and isinstance(statement, st.Query):
+            with self._lock:
+                self._plans[key] = statement
+                if len(self._plans) > PLAN_CACHE_ENTRIES:
+                    self._plans.popitem(last=False)
+        return statement
+
+    def _optimized(self, statement: st.Statement) -> st.Statement:
+        if isinstance(statement, st.Query):
+            return st.Query(self._optimize(statement.plan))
+        return statement
+
+    def _optimize(self, plan: Plan) -> Plan:
+        return optimize(plan, self.settings["disabled_optimizers"])
+
+    def interrupt(self) -> None:
+        with self._lock:
+            running = list(self._running)
+        for token in running:
+            token.cancel()
+
+    def subscribe(self, text: str, start: str | None) -> Subscription:
+        from eventdb.subscription import open_subscription
+
+        if start not in (None, "snapshot", "beginning", "now"):
+            raise UsageError(f"start is 'snapshot', 'beginning' or 'now', not {start!r}")
+        if not isinstance(text, str):
+            raise UsageError(f"a subscription is a name or SQL text, not {type(text).__name__}")
+        head = text.strip().partition(" ")[0].upper()
+        if text.strip().lower() in (name.lower() for name in self._names.names()):
+            text = f'SUBSCRIBE TO "{text.strip()}"'
+        elif head == text.strip().upper():
+            self._names.table(text.strip())  # raises TopicNotFound with near names
+        elif head in ("SELECT", "WITH", "FROM") and "EMIT" not in text.upper():
+            text = f"SUBSCRIBE TO ({text.strip().rstrip(';')})"
+        statement = self.bind(text)
+        if not isinstance(statement, st.Subscribe):
+            raise UsageError("db.subscribe takes a name, a SELECT or a SUBSCRIBE statement")
+        return open_subscription(self._database, statement, start or statement.mode)
+
+    # --- queries ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def context(self, snapshot: Any, timeout: float | None) -> Iterator[QueryContext]:
+        """A context over `snapshot`, or over a new one that is closed at the end; interruptible meanwhile."""
+        database = self._database
+        token = CancelToken(timeout)
+        own = database._store.snapshot() if snapshot is None else None
+        with self._lock:
+            self._running.add(token)
+        try:
+            current = own if snapshot is None else snapshot
+            yield QueryContext(
+                snapshot=current,
+                logs=database._log_by_id,
+                view_content=lambda view, columns: database._views_of().content(view, current, columns),
+                topic_key=self._topic_key,
+                memory_limit_bytes=self.settings["memory_limit"],
+                threads=self.settings["threads"],
+                cancel=token,
+                execution=self.settings["execution"],
+            )
+        finally:
+            with self._lock:
+                self._running.discard(token)
+            if own is not None:
+                own.close()
+
+    def _topic_key(self, topic_id: int) -> str | None:
+        info = self._database._catalog.topic_by_id(topic_id)
+        return None if info is None else info.key
+
+    def _collect(self, plan: Plan, context: QueryContext) -> list[RecordBatch]:
+        """All batches. MemoryLimitExceeded when rows that are not views of mapped files pass the limit."""
+        batches = []
+        held = 0
+        for batch in run(plan, context):
+            batches.append(batch)
+            held += sum(column.values.nbytes for column in batch.columns if column.values.flags.owndata)
+            if held > context.memory_limit_bytes:
+                raise MemoryLimitExceeded(
+                    f"the result holds more than memory_limit ({context.memory_limit_bytes / MIB:.0f} MB): add LIMIT, "
+                    "aggregate, read the topic with topic.read(), or open with a larger memory_limit"
+                )
+        return batches
+
+    def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
+        plan = statement.plan
+        with self.context(snapshot, timeout) as context:
+            batches = self._collect(plan, context)
+        return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
+
+    def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
+        inner = statement.statement
+        plan = inner.plan if isinstance(inner, st.Query | st.Insert) else None
+        if isinstance(inner, st.CreateView):
+            plan = inner.query
+        if plan is None:
+            raise UnsupportedError(f"EXPLAIN {type(inner).__name__} shows nothing: it has no plan", construct="EXPLAIN")
+        plan = self._optimize(plan)
+        if not statement.analyze:
+            with self.context(snapshot, timeout) as context:
+                from eventdb.physical.explain import physical_lines
+
+                lines = ["logical plan", *explain_lines(plan, 1), "physical plan"]
+                lines += ["  " + line for line in physical_lines(plan_physical(plan, context))]
+            return text_result({"plan": (VARCHAR, lines)})
+        if not isinstance(inner, st.Query):
+            raise UnsupportedError("EXPLAIN ANALYZE runs the statement: only queries", construct="EXPLAIN ANALYZE")
+        from eventdb.physical.explain import analyzed_lines
+
+        started = time.perf_counter()
+        with self.context(snapshot, timeout) as context:
+            context.measure()
+            operator = plan_physical(plan, context)
+            rows = sum(len(batch) for batch in operator.batches())
+            elapsed_ms = (time.perf_counter() - started) * 1e3
+            lines = analyzed_lines(operator, context)
+        lines.append(f"{rows} rows in {elapsed_ms:.2f} ms")
+        return text_result({"plan": (VARCHAR, lines)})
+
+    # --- inserting ----------------------------------------------------------------------------------------------------
+
+    def _insert(self, statement: st.Insert, snapshot: Any, timeout: float | None) -> Result:
+        database = self._database
+        database._check_writable()
+        topic = database.topic(statement.topic.name)
+        with self.context(None, timeout) as context:
+            batches = self._collect(self._optimize(statement.plan), context)
+        prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in batches if len(batch)]
+        offsets: list[Any] = []
+        with database._store.write() as transaction:
+            for columns in prepared:
+                first = transaction.append_columns(topic._log, columns)
+                offsets.append(np.arange(first, first + len(columns[0]), dtype=np.int64))
+        count = sum(len(part) for part in offsets)
+        if not statement.returning_offset:
+            return Result([], [], [], rowcount=count)
+        batches = [RecordBatch(["_offset"], [Column(BIGINT, part)]) for part in offsets]
+        return Result(["_offset"], [BIGINT], batches)
+
+    @staticmethod
+    def _prepare(schema: Schema, positions: Sequence[int], batch: RecordBatch) -> list[Column]:
+        """The batch's columns in schema order, absent ones NULL. SchemaMismatch for a NULL in a NOT NULL column."""
+        given = dict(zip(positions, batch.columns, strict=True))
+        columns = []
+        for index, field in enumerate(schema):
+            column = given.get(index)
+            if column is None:
+                column = null_column(field, len(batch))
+            elif column.validity is not None and column.validity.all():
+                column = Column(column.type, column.values, None, column.dictionary)
+            if column.validity is not None and not field.nullable:
+                raise SchemaMismatch(
+                    f"column {field.name!r} is {field.type} NOT NULL: row {int(np.argmin(column.validity))} holds NULL",
+                    column=field.name,
+                    expected=f"{field.type} NOT NULL",
+                )
+            columns.append(column)
+        return columns
+
+    # --- topics, views and settings -----------------------------------------------------------------------------------
+
+    def _create_topic(self, statement: st.CreateTopic, snapshot: Any, timeout: float | None) -> Result:
+        options = dict(statement.options)
+        if options.pop("partitions", "1") != "1":
+            raise UnsupportedError("a topic has one partition in this version", construct="partitions")
+        for name in options:
+            raise UnsupportedError(f"option {name!r} is not built yet; the option of this version is partitions = 1",
+                                   construct=name)  # fmt: skip
+        delays = (statement.watermark_delay_us, statement.idle_after_us, statement.max_future_us)
+        self._database._create_topic(
+            statement.name, statement.schema, statement.key, statement.event_time, delays, statement.if_not_exists
+        )
+        return Result([], [], [])
+
+    def _drop_topic(self, statement: st.DropTopic, snapshot: Any, timeout: float | None) -> Result:
+        self._database.drop_topic(statement.name, if_exists=statement.if_exists)
+        return Result([], [], [])
+
+    def _create_view(self, statement: st.CreateView, snapshot: Any, timeout: float | None) -> Result:
+        self._database._check_writable()
+        self._database._views_of().create(statement)
+        return Result([], [], [])
+
+    def _drop_view(self, statement: st.DropView, snapshot: Any, timeout: float | None) -> Result:
+        self._database._check_writable()
+        self._database._views_of().drop(statement.name, statement.if_exists)
+        return Result([], [], [])
+
+    def _describe(self, statement: st.Describe, snapshot: Any, timeout: float | None) -> Result:
+        roles: dict[str, str] = {}
+        if statement.plan is not None:
+            fields = [Field(f.name, f.type, f.nullable) for f in statement.plan.fields]
+        else:
+            assert statement.table is not None
+            fields = list(statement.table.schema)
+            if statement.table.key:
+                roles[statement.table.key] = "key"
+            if statement.table.event_time:
+                delay = statement.table.watermark_delay_us
+                watermark = "" if delay is None else f", watermark {delay / 1e6:g} s behind"
+                role = f"event time{watermark}"
+                known = roles.get(statement.table.event_time)
+                roles[statement.table.event_time] = role if known is None else f"{known}, {role}"
+        return text_result(
+            {
+                "column_name": (VARCHAR, [f.name for f in fields]),
+                "column_type": (VARCHAR, [str(f.type) for f in fields]),
+                "nullable": (BOOLEAN, [f.nullable for f in fields]),
+                "role": (VARCHAR, [roles.get(f.name) for f in fields]),
+            }
+        )
+
+    def _show_tables(self, statement: st.ShowTables, snapshot: Any, timeout: float | None) -> Result:
+        database = self._database
+        catalog = database._catalog
+        names: list[str] = []
+        kinds: list[str] = []
+        rows: list[int | None] = []
+        created: list[int] = []
+        with self.context(snapshot, timeout) as context:
+            if statement.kind in ("topics", "tables"):
+                for info in sorted(catalog.topics(), key=lambda i: i.name):
+                    if info.kind == "topic":
+                        start, end = context.snapshot.offsets(database._log_of(info))
+                        names.append(info.name)
+                        kinds.append("topic")
+                        rows.append(end - start)
+                        created.append(info.created_us)
+            if statement.kind in ("views", "tables"):
+                for view in sorted(catalog.views(), key=lambda v: v.name):
+                    names.append(view.name)
+                    kinds.append("view" if view.state == "running" else f"view ({view.state})")
+                    rows.append(None)
+                    created.append(view.created_us)
+        return text_result(
+            {
+                "name": (VARCHAR, names),
+                "kind": (VARCHAR, kinds),
+                "rows": (BIGINT, rows),
+                "created": (TIMESTAMP, created),
+            }
+        )
+
+    def _set_option(self, statement: st.SetOption, snapshot: Any, timeout: float | None) -> Result:
+        name, value = statement.name.lower(), statement.value
+        if name not in self.settings:
+            raise UsageError(f"no setting {name!r}; the settings are {', '.join(sorted(self.settings))}")
+        self.settings[name] = self._checked_setting(name, value)
+        return Result([], [], [])
+
+    def _checked_setting(self, name: str, value: Any) -> Any:
+        if name == "execution":
+            chosen = "auto" if value is None else str(value).lower()
+            if chosen not in EXECUTIONS:
+                raise UsageError(f"execution is one of {', '.join(EXECUTIONS)}, not {value!r}")
+            return chosen
+        if name == "threads":
+            chosen_threads = os.cpu_count() or 1 if value is None else value
+            if isinstance(chosen_threads, bool) or not isinstance(chosen_threads, int) or not 1 <= chosen_threads <= 1024:
+                raise UsageError(f"threads is an integer from 1 to 1024, not {value!r}")
+            return chosen_threads
+        if name == "memory_limit":
+            return self._database._memory_limit_bytes if value is None else parse_size_bytes(value, "memory_limit")
+        if name == "timeout":
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
+                raise UsageError(f"timeout is a number of seconds above 0 or DEFAULT, not {value!r}")
+            return value
+        names = "" if value is None else str(value)
+        return frozenset(part.strip() for part in names.split(",") if part.strip())
+
+    def _show_setting(self, statement: st.ShowSetting, snapshot: Any, timeout: float | None) -> Result:
+        name = statement.name.lower()
+        shown = self.settings if name == "all" else {name: self.settings[name]} if name in self.settings else None
+        if shown is None:
+            raise UsageError(f"no setting {name!r}; the settings are {', '.join(sorted(self.settings))}")
+        values = [None if v is None else ", ".join(sorted(v)) if isinstance(v, frozenset) else str(v)
+                  for v in shown.values()]  # fmt: skip
+        return text_result({"name": (VARCHAR, list(shown)), "value": (VARCHAR, values)})
+
+
+def null_column(field: Field, rows: int) -> Column:
+    """`rows` NULLs of a field's type."""
+    if field.type.is_coded:
+        return Column.encode(field.type, [None] * rows)
+    return Column(field.type, np.zeros(rows, dtype=field.type.physical), np.zeros(rows, dtype=bool))
+
+
