@@ -1,0 +1,77 @@
+"""`eventdb check`, `eventdb stats`, `eventdb run`: looking after a database from outside a program."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Mapping
+
+import eventdb
+
+from .render import format_value
+from .streams import Streams
+
+
+def check(streams: Streams, path: str, deep: bool) -> int:
+    """Verify a database; every problem is a line of stdout. 0 if whole, 1 if not."""
+    with eventdb.open(path, read_only=True) as db:
+        problems = db.check(deep=deep)
+    for problem in problems:
+        streams.print(problem)
+    if problems:
+        streams.note(f"error: {path}: {len(problems)} problem{'' if len(problems) == 1 else 's'} found")
+        return 1
+    streams.print("ok")
+    return 0
+
+
+def stats(streams: Streams, path: str, as_json: bool) -> int:
+    """Print the counters of a database."""
+    with eventdb.open(path, read_only=True) as db:
+        counters = db.stats()
+    streams.print(json.dumps(counters, default=format_value) if as_json else format_stats(counters))
+    return 0
+
+
+def format_stats(counters: Mapping[str, object]) -> str:
+    """One `name  value` line per counter; nested ones are named parent.child."""
+    flat = dict(_flatten(counters, ""))
+    width = max(map(len, flat), default=0)
+    return "\n".join(f"{name:{width}}  {_format_counter(value)}" for name, value in flat.items())
+
+
+def _flatten(counters: Mapping[str, object], prefix: str) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for name, value in counters.items():
+        if isinstance(value, Mapping) and value:
+            found += _flatten(value, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", value))
+    return found
+
+
+def _format_counter(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(format_value, value)) or "none"
+    return format_value(value) if value != {} else "none"
+
+
+def run(streams: Streams, path: str, durability: str) -> int:
+    """Keep the views of a database going until SIGTERM or SIGINT, then close it cleanly."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with eventdb.open(path, durability=durability) as db:
+            views = [str(row[0]) for row in db.sql("SHOW VIEWS").fetchall()]
+            named = ", ".join(views) or "none"
+            streams.note(f"running {path}: views {named}; stop with SIGTERM or Ctrl-C")
+            while not stop.wait(1.0):
+                pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    streams.note("stopped")
+    return 0

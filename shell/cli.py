@@ -1,0 +1,243 @@
+"""`eventdb`: arguments -> one subcommand -> an exit status.
+
+0: done. 1: the work failed, stderr says why in a line or two. 2: the command line itself was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import NoReturn, TextIO
+
+import eventdb
+from eventdb.errors import EventDBError
+
+from .streams import Streams
+
+DONE, FAILED, BAD_USAGE = 0, 1, 2
+
+Handler = Callable[[argparse.Namespace, Streams], int]
+
+
+class _UsageExit(Exception):
+    """Ends argument parsing with an exit status."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse on injected streams."""
+
+    streams: Streams
+
+    def error(self, message: str) -> NoReturn:
+        self.streams.note(f"error: {message}\n{self.prog} --help shows the usage")
+        raise _UsageExit(BAD_USAGE)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if message:
+            self.streams.note(message.rstrip())
+        raise _UsageExit(status)
+
+    def print_help(self, file: object = None) -> None:
+        self.streams.stdout.write(self.format_help())
+
+
+def _durability(text: str) -> str:
+    if re.fullmatch(r"commit|os|interval(:\d+(\.\d+)?(us|ms|s))?", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not commit, interval, interval:100ms or os")
+
+
+def _row_count(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows (0 or more)")
+
+
+# --- subcommands: each imports what it needs, so that the others start fast -------------------------------------------
+
+
+def _shell(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .session import Session, report
+
+    if streams.interactive and not arguments.command:
+        from .repl import run_shell
+
+        return run_shell(streams, arguments.path, arguments.mode, arguments.read_only, arguments.durability)
+    mode = arguments.mode or ("table" if streams.stdout.isatty() or arguments.command else "csv")
+    session = Session(
+        streams, arguments.path, mode=mode, read_only=arguments.read_only, durability=arguments.durability
+    )
+    try:
+        for text in arguments.command or ():
+            session.run_text(text)
+            if session.finished:
+                return DONE
+        if not arguments.command:
+            session.run_lines(streams.stdin, "line" if streams.stdin is sys.stdin else "")
+    except BrokenPipeError:
+        raise
+    except (EventDBError, OSError, UnicodeDecodeError) as error:
+        report(streams, error)
+        return FAILED
+    finally:
+        session.close()
+    return DONE
+
+
+def _import(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .importer import ImportOptions, import_file
+
+    options = ImportOptions(
+        arguments.format, arguments.event_time, arguments.key, arguments.skip_rows, arguments.durability
+    )
+    return import_file(streams, arguments.path, arguments.topic, arguments.file, options)
+
+
+def _tail(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .tail import tail
+
+    return tail(streams, arguments.path, arguments.topic, arguments.n, arguments.follow, arguments.json)
+
+
+def _check(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .care import check
+
+    return check(streams, arguments.path, arguments.deep)
+
+
+def _stats(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .care import stats
+
+    return stats(streams, arguments.path, arguments.json)
+
+
+def _run(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .care import run
+
+    return run(streams, arguments.path, arguments.durability)
+
+
+def _demo(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .demo import run_demo
+
+    return run_demo(streams, arguments.path, plain=arguments.no_tty or not streams.stdout.isatty())
+
+
+SUBCOMMANDS: dict[str, tuple[str, Handler]] = {
+    "demo": ("real events in, a batch answer and a live view out, in under a minute", _demo),
+    "import": ("append a CSV, JSON lines, Parquet or Arrow file to a topic", _import),
+    "tail": ("the last events of a topic", _tail),
+    "run": ("keep views going without a shell", _run),
+    "check": ("verify a database", _check),
+    "stats": ("counters of a database", _stats),
+}
+
+_EPILOG = "subcommands:\n" + "\n".join(f"  eventdb {name:8} {text}" for name, (text, _) in SUBCOMMANDS.items())
+
+
+def _shell_parser() -> _Parser:
+    parser = _Parser(
+        prog="eventdb",
+        description="Open a database (a directory, created if missing) in the shell, or run SQL and exit.",
+        epilog=_EPILOG + "\n\nA database named like a subcommand is opened as ./NAME.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", nargs="?", default=":memory:", metavar="PATH", help="default: a private temporary one")
+    parser.add_argument(
+        "-c", "--command", action="append", metavar="SQL", help="run the statements and exit; may repeat"
+    )
+    parser.add_argument("--mode", choices=("table", "csv", "json", "line", "markdown"), help="how rows are printed")
+    parser.add_argument("--read-only", action="store_true", help="never write")
+    parser.add_argument("--version", action="version", version=f"eventdb {eventdb.__version__}")
+    _add_durability(parser)
+    return parser
+
+
+def _add_durability(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--durability", type=_durability, default="commit", metavar="MODE", help="commit (default), interval:100ms, os"
+    )
+
+
+def _subcommand_parser(name: str) -> _Parser:
+    parser = _Parser(prog=f"eventdb {name}", description=SUBCOMMANDS[name][0])
+    if name == "demo":
+        parser.add_argument(
+            "--path", help="where to put the database; default: a temporary directory, removed afterwards"
+        )
+        parser.add_argument("--no-tty", action="store_true", help="plain lines instead of a redrawn screen")
+        return parser
+    parser.add_argument("path", metavar="PATH", help="the database directory")
+    if name in ("import", "tail"):
+        parser.add_argument("topic", metavar="TOPIC")
+    if name == "import":
+        parser.add_argument("file", metavar="FILE", help="the file, - for standard input")
+        parser.add_argument("--format", choices=("csv", "json", "parquet", "arrow"), help="default: by the extension")
+        parser.add_argument("--event-time", metavar="COLUMN", help="the event time column of a new topic")
+        parser.add_argument("--key", metavar="COLUMN", help="the key column of a new topic")
+        parser.add_argument(
+            "--skip-rows", type=_row_count, default=0, metavar="N", help="leave out the file's first N rows"
+        )
+    if name == "tail":
+        parser.add_argument("-f", "--follow", action="store_true", help="wait for more until Ctrl-C")
+        parser.add_argument("-n", type=_row_count, default=10, metavar="N", help="how many events to begin with (10)")
+    if name in ("tail", "stats"):
+        parser.add_argument("--json", action="store_true", help="for programs")
+    if name == "check":
+        parser.add_argument("--deep", action="store_true", help="read and verify every byte")
+    if name in ("import", "run"):
+        _add_durability(parser)
+    return parser
+
+
+def _parse(argv: Sequence[str], streams: Streams) -> tuple[argparse.Namespace, Handler]:
+    first = argv[0] if argv else ""
+    parser = _subcommand_parser(first) if first in SUBCOMMANDS else _shell_parser()
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    parser.streams = streams
+    arguments, unknown = parser.parse_known_args(argv[1:] if first in SUBCOMMANDS else argv)
+    if unknown:
+        near = [] if first in SUBCOMMANDS else get_close_matches(first, SUBCOMMANDS, 1)
+        hint = f"; did you mean eventdb {near[0]}?" if near else ""
+        parser.error(f"unknown argument {unknown[0]}{hint}")
+    return arguments, SUBCOMMANDS[first][1] if first in SUBCOMMANDS else _shell
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    stdin: TextIO | None = None,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+) -> int:
+    """Run one command; returns its exit status. The streams default to the process's own."""
+    streams = Streams(stdin or sys.stdin, stdout or sys.stdout, stderr or sys.stderr)
+    try:
+        arguments, handler = _parse(sys.argv[1:] if argv is None else argv, streams)
+        streams.debug = arguments.debug
+        status = handler(arguments, streams)
+        streams.stdout.flush()
+        return status
+    except _UsageExit as end:
+        return end.status
+    except KeyboardInterrupt:
+        streams.note("interrupted")
+        return FAILED
+    except BrokenPipeError:
+        # The reader of our output has gone (| head): not a failure worth words. Python must not flush again at exit.
+        if streams.stdout is sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        streams.fail(error)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

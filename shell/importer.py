@@ -1,0 +1,181 @@
+"""`eventdb import`: files into a topic, in batches, each batch one commit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import eventdb
+from eventdb.errors import EventDBError, QueryCancelled, TopicNotFound, UsageError
+
+from .completion import quote_name
+from .interrupt import run_cancellable
+from .progress import Progress, format_rate
+from .streams import Streams
+
+FORMATS = ("csv", "json", "parquet", "arrow")
+SAMPLE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """`skip_rows` of the file are left out (they were committed by an earlier try); 0 <= skip_rows."""
+
+    format: str | None = None
+    event_time: str | None = None
+    key: str | None = None
+    skip_rows: int = 0
+    durability: str = "commit"
+
+
+def import_file(streams: Streams, path: str, topic_name: str, source: str, options: ImportOptions) -> int:
+    """Append every row of a file to a topic, made from the file's columns if missing. Returns the exit status.
+
+    On failure stderr says how many rows of the file are in the topic: a batch is committed whole or not at all.
+    """
+    with _as_file(streams, source) as (file, shown):
+        format = options.format or _detect(file, source)
+        with eventdb.open(path, durability=options.durability) as db:
+            topic, created = _topic_for(db, topic_name, file, format, options)
+            progress = Progress(streams.stderr, _estimate_rows(file, format, options.skip_rows))
+            stopping = threading.Event()
+
+            def load() -> None:
+                committed = 0
+                for batch in _batches(topic, file, format, options.skip_rows):
+                    if stopping.is_set():
+                        raise QueryCancelled("interrupted")
+                    committed += len(topic.append_batch(batch))
+                    progress.advance(committed)
+
+            try:
+                run_cancellable(load, stopping.set)
+            except EventDBError as error:
+                progress.finish()
+                streams.fail(error, shown if source not in str(error) else "")
+                _explain(streams, db, topic_name, created, progress.rows, options.skip_rows)
+                return 1
+            progress.finish()
+            committed = progress.rows
+    rate = format_rate(committed / progress.elapsed_s)
+    made = "new topic" if created else "topic"
+    streams.note(f"{committed:,} rows into {made} {topic_name} in {progress.elapsed_s:.2f} s ({rate})")
+    return 0
+
+
+def _explain(
+    streams: Streams, db: eventdb.Database, topic_name: str, created: bool, committed: int, skipped: int
+) -> None:
+    """Say on stderr what a failed import left behind; a topic it made and put nothing into goes again."""
+    if committed:
+        done = skipped + committed
+        streams.note(
+            f"stopped: {committed:,} rows were committed to {topic_name} and stay; "
+            f"mend the file and go on with --skip-rows {done}"
+        )
+        return
+    if created:
+        db.sql(f"DROP TOPIC {quote_name(topic_name)}")
+    streams.note(f"stopped: no row was committed{'; the new topic was dropped' if created else ''}")
+
+
+def _topic_for(
+    db: eventdb.Database, name: str, file: str, format: str, options: ImportOptions
+) -> tuple[eventdb.Topic, bool]:
+    """The topic and whether it was made now. UsageError when the file's columns do not fit it."""
+    from eventdb.arrow import file_schema
+
+    schema = file_schema(file, format)
+    try:
+        topic = db.topic(name)
+    except TopicNotFound:
+        columns = {field.name: str(field.type) for field in schema}
+        for option, column in (("--event-time", options.event_time), ("--key", options.key)):
+            if column is not None and schema.find(column) is None:
+                raise UsageError(
+                    f"{option} {column}: the file has no such column; it has {', '.join(schema.names)}"
+                ) from None
+        return db.create_topic(name, columns, key=options.key, event_time=options.event_time), True
+    unknown = [n for n in schema.names if topic.schema.find(n) is None]
+    if unknown:
+        raise UsageError(
+            f"the file's column {unknown[0]!r} is not in topic {name!r}, which has {', '.join(topic.schema.names)}"
+        )
+    missing = [f.name for f in topic.schema if not f.nullable and schema.find(f.name) is None]
+    if missing:
+        raise UsageError(f"column {missing[0]!r} of topic {name!r} is NOT NULL and the file does not have it")
+    if options.key or options.event_time:
+        raise UsageError(f"topic {name!r} exists: --key and --event-time are for a new topic")
+    return topic, False
+
+
+def _batches(topic: eventdb.Topic, file: str, format: str, skip_rows: int) -> Iterator[object]:
+    """The rows of a file after the first `skip_rows`, with the topic's types."""
+    from eventdb.arrow import file_schema, read_file
+
+    names = file_schema(file, format).names
+    types = [topic.schema.fields[topic.schema.index_of(name)].type for name in names]
+    for batch in read_file(file, format, names, types):
+        if skip_rows >= len(batch):
+            skip_rows -= len(batch)
+            continue
+        yield batch.slice(skip_rows, len(batch)) if skip_rows else batch
+        skip_rows = 0
+
+
+@contextmanager
+def _as_file(streams: Streams, source: str) -> Iterator[tuple[str, str]]:
+    """(a path to read, the name to show). `-` spools the input to a temporary file: readers need to seek."""
+    if source != "-":
+        if not os.path.exists(source):
+            raise UsageError(f"file {source} does not exist")
+        yield source, source
+        return
+    raw = getattr(streams.stdin, "buffer", None)
+    with tempfile.NamedTemporaryFile(prefix="eventdb-import-") as spool:
+        if raw is not None:
+            shutil.copyfileobj(raw, spool, 1 << 20)
+        else:
+            while text := streams.stdin.read(1 << 20):
+                spool.write(text.encode())
+        spool.flush()
+        if not spool.tell():
+            raise UsageError("standard input is empty")
+        yield spool.name, "standard input"
+
+
+def _detect(file: str, source: str) -> str:
+    """The format by name, or by content for standard input."""
+    from eventdb.arrow import detect_format
+
+    if source != "-":
+        try:
+            return detect_format(source)
+        except UsageError as error:
+            raise UsageError(f"{error}; or say --format {'|'.join(FORMATS)}") from None
+    with open(file, "rb") as opened:
+        head = opened.read(64).lstrip()
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return "arrow"
+    return "json" if head.startswith(b"{") else "csv"
+
+
+def _estimate_rows(file: str, format: str, skip_rows: int) -> int | None:
+    """About how many rows a text file has, from the length of its first lines; None if there is no telling."""
+    if format not in ("csv", "json"):
+        return None
+    size = os.path.getsize(file)
+    with open(file, "rb") as opened:
+        sample = opened.read(SAMPLE_BYTES)
+    lines = sample.count(b"\n")
+    if not lines or sample.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh")):  # compressed: lines mean nothing
+        return None
+    rows = lines if len(sample) == size else int(size / (len(sample) / lines))
+    return max(1, rows - (format == "csv") - skip_rows)
