@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from eventdb_shell.completion import Candidate, Catalog, complete, quote_name
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eventdb_shell.completion import Candidate, Catalog, complete, quote_name
 
 CATALOG = Catalog(
     tables={
@@ -89,7 +90,10 @@ def test_system_columns_are_offered_where_a_topic_is_named() -> None:
     assert offered("SELECT _o| FROM weather") == ["_offset"]
 
 
-@pytest.mark.parametrize(("name", "written"), [("weather", "weather"), ("site name", '"site name"'), ("order", '"order"'), ('a"b', '"a""b"'), ("1x", '"1x"')])  # fmt: skip
+QUOTED = [("weather", "weather"), ("site name", '"site name"'), ("order", '"order"'), ('a"b', '"a""b"'), ("1x", '"1x"')]
+
+
+@pytest.mark.parametrize(("name", "written"), QUOTED)
 def test_names_are_quoted_only_when_they_must_be(name: str, written: str) -> None:
     assert quote_name(name) == written
 

@@ -9,9 +9,10 @@ import json
 from decimal import Decimal
 
 import pytest
-from eventdb_shell.render import MODES, Layout, format_interval, format_value, measure, shorten
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eventdb_shell.render import MODES, Layout, format_interval, format_value, measure, shorten
 
 NAMES = ["station", "n", "temp", "at"]
 TYPES = ["VARCHAR", "BIGINT", "DOUBLE", "TIMESTAMP"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from eventdb_shell.statements import all_statements, is_blank, is_complete, split_statements
-from eventdb_shell.tokens import tokenize
 from hypothesis import given
 from hypothesis import strategies as st
 
-SQL_PIECES = st.sampled_from(["select", " ", "'a;b'", '"x;y"', "--c;\n", "/* ; */", ";", "1.5e3", ",", "'", '"', "/*", "é", "\n"])
+from eventdb_shell.statements import all_statements, is_blank, is_complete, split_statements
+from eventdb_shell.tokens import tokenize
+
+SQL_PIECES = st.sampled_from(
+    ["select", " ", "'a;b'", '"x;y"', "--c;\n", "/* ; */", ";", "1.5e3", ",", "'", '"', "/*", "é", "\n"]
+)
 
 
 @given(st.one_of(st.text(), st.lists(SQL_PIECES).map("".join)))
