@@ -8,7 +8,6 @@ exact type take the slow path (`_Checker`), which converts what can be converted
 from __future__ import annotations
 
 import datetime as dt
-from decimal import Decimal, InvalidOperation
 
 from eventdb.config import MAX_VALUE_BYTES
 from eventdb.errors import SchemaMismatch
@@ -88,7 +87,7 @@ class _Checker:
         return int(value)
 
     def _double(self, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        if isinstance(value, bool) or not (isinstance(value, int | float) or type(value).__name__ == "Decimal"):
             raise self.refuse(value)
         try:
             return float(value)
@@ -102,6 +101,8 @@ class _Checker:
         return number
 
     def _decimal(self, value: Any) -> int:
+        from decimal import Decimal, InvalidOperation  # 2 ms that a process without decimals does not pay
+
         if isinstance(value, bool) or not isinstance(value, int | Decimal):
             raise self.refuse(value)
         type_ = self.field.type
