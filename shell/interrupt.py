@@ -1,7 +1,7 @@
 """Work that Ctrl-C can stop without tearing it apart.
 
 Python raises KeyboardInterrupt between any two bytecodes of the main thread, a `finally` of the storage layer included.
-So the work runs in another thread, the main thread only waits, and Ctrl-C becomes a call of `cancel`.
+So the work runs in another thread, the main thread only waits, and Ctrl-C becomes calls of `cancel`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _POLL_S = 0.1  # a wait without a timeout would hold the signal back on some pla
 def run_cancellable(work: Callable[[], None], cancel: Callable[[], None]) -> bool:
     """Run `work` to its end and re-raise what it raises. True if Ctrl-C asked it to stop meanwhile.
 
-    `cancel` is called from the main thread once for every Ctrl-C and must make `work` return soon.
+    `cancel` makes `work` return soon. After a Ctrl-C it is called again and again until that has happened: the first
+    call may have come before there was anything to cancel.
     """
     failure: list[BaseException] = []
     done = threading.Event()
@@ -33,9 +34,10 @@ def run_cancellable(work: Callable[[], None], cancel: Callable[[], None]) -> boo
     while not done.is_set():
         try:
             done.wait(_POLL_S)
+            if cancelled and not done.is_set():
+                cancel()
         except KeyboardInterrupt:
             cancelled = True
-            cancel()
     if failure:
         raise failure[0]
     return cancelled

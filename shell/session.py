@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -18,7 +18,7 @@ from .commands import COMMANDS, run_command
 from .completion import Catalog
 from .describe import list_tables, read_catalog
 from .interrupt import run_cancellable
-from .render import MODES, Layout, format_value, json_value
+from .render import MODES, Layout, distinct_names, format_value, json_value
 from .statements import Statement, all_statements, is_blank, split_statements
 from .streams import Streams
 from .tokens import tokenize
@@ -63,8 +63,8 @@ class Session:
         """Topics, views, functions and commands, as completion wants them."""
         return read_catalog(self.database, {c.name: c.summary for c in COMMANDS.values()}, tuple(MODES))
 
-    def table_rows(self) -> list[tuple[str, str, int]]:
-        """(name, 'topic' | 'view', number of rows) of everything that can be queried."""
+    def table_rows(self) -> list[tuple[str, str, int | None]]:
+        """(name, kind, number of events) of everything that can be queried."""
         return list_tables(self.database)
 
     # --- running ------------------------------------------------------------------------------------------------------
@@ -167,12 +167,13 @@ class Session:
                 self._subscription = None
 
     def _print_changes(self, changes: eventdb.Subscription) -> None:
+        names = distinct_names(changes.columns)
         if self.streams.interactive:
             self.streams.note("changes follow; Ctrl-C ends the subscription")
         for change in changes:
             if self._stopping.is_set():
                 return
-            self.streams.print(format_change(change, self.mode))
+            self.streams.print(format_change(change.op, dict(zip(names, change.row, strict=True)), self.mode))
             self.streams.stdout.flush()
 
     def show(self, names: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
@@ -197,12 +198,12 @@ def is_subscription(sql: str) -> bool:
     return words[0] in ("SELECT", "WITH", "FROM") and ("EMIT", "CHANGES") in pairwise(words)
 
 
-def format_change(change: eventdb.Change, mode: str) -> str:
+def format_change(op: str, row: Mapping[str, Any], mode: str) -> str:
     """A change as one line: JSON in json mode, else `+I  station=EWR  temp=31.1`."""
     if mode == "json":
-        items = (("_op", change.op), *change.row.items())
+        items = (("_op", op), *row.items())
         return "{" + ",".join(f"{json_value(name)}:{json_value(value)}" for name, value in items) + "}"
-    return f"{change.op:2}  " + "  ".join(f"{name}={format_value(value)}" for name, value in change.row.items())
+    return f"{op:2}  " + "  ".join(f"{name}={format_value(value)}" for name, value in row.items())
 
 
 def format_duration(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import eventdb
 from eventdb.event import Event
 
@@ -29,12 +31,7 @@ def format_event_json(event: Event) -> str:
 
 def tail(streams: Streams, path: str, topic_name: str, count: int, follow: bool, as_json: bool) -> int:
     """Print the last `count` events; with `follow`, those to come until Ctrl-C, which is a good end (status 0)."""
-    stopping = False
-
-    def stop() -> None:
-        nonlocal stopping
-        stopping = True
-
+    stopping = threading.Event()
     with eventdb.open(path, read_only=True) as db:
         topic = db.topic(topic_name)
         earliest, end = topic.offsets()
@@ -42,17 +39,17 @@ def tail(streams: Streams, path: str, topic_name: str, count: int, follow: bool,
 
         def work() -> None:
             position = max(earliest, end - count)
-            while not stopping:
+            while not stopping.is_set():
                 # A finite timeout, so that Ctrl-C is seen between events.
                 for event in topic.read(position, follow=follow, timeout=0.2 if follow else None):
                     streams.print(render(event))
                     if follow:
                         streams.stdout.flush()
                     position = event.offset + 1
-                    if stopping:
+                    if stopping.is_set():
                         return
                 if not follow:
                     return
 
-        run_cancellable(work, stop)
+        run_cancellable(work, stopping.set)
     return 0
