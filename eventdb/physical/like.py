@@ -1,0 +1,85 @@
+"""LIKE patterns as matchers without backtracking.
+
+A pattern is split at its `%`: the first piece is anchored at the start, the last at the end, and every piece between is
+taken at its leftmost place after the one before. Leftmost is enough because pieces hold no `%`, so the cost is bounded by
+the text's length times the pattern's length, whatever the pattern.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+from eventdb.errors import EvaluationError
+
+Matcher = Callable[[str], bool]
+
+
+class _Piece:
+    """A run of literal characters and `_`: fixed length."""
+
+    __slots__ = ("length", "search", "text")
+
+    def __init__(self, symbols: list[str | None]) -> None:
+        self.length = len(symbols)
+        self.text = None if None in symbols else "".join(s for s in symbols if s is not None)
+        source = "".join("." if s is None else re.escape(s) for s in symbols)
+        self.search = re.compile(source, re.DOTALL)
+
+    def at(self, value: str, start: int) -> bool:
+        if self.text is not None:
+            return value.startswith(self.text, start)
+        return self.search.match(value, start) is not None
+
+    def find(self, value: str, start: int, stop: int) -> int:
+        """Where the piece first lies inside value[start:stop], -1 if nowhere."""
+        if self.text is not None:
+            return value.find(self.text, start, stop)
+        found = self.search.search(value, start, stop)
+        return -1 if found is None else found.start()
+
+
+def _pieces(pattern: str) -> list[list[str | None]]:
+    pieces: list[list[str | None]] = [[]]
+    characters = iter(pattern)
+    for character in characters:
+        if character == "\\":
+            quoted = next(characters, None)
+            if quoted is None:
+                raise EvaluationError(
+                    f"LIKE pattern {pattern!r} ends in a backslash that quotes nothing: write \\\\ for a backslash"
+                )
+            pieces[-1].append(quoted)
+        elif character == "%":
+            pieces.append([])
+        else:
+            pieces[-1].append(None if character == "_" else character)
+    return pieces
+
+
+@lru_cache(maxsize=256)
+def like_matcher(pattern: str) -> Matcher:
+    """A predicate over whole strings. EvaluationError if the pattern ends in a lone backslash."""
+    pieces = [_Piece(symbols) for symbols in _pieces(pattern)]
+    first, last = pieces[0], pieces[-1]
+    if len(pieces) == 1:
+        if first.text is not None:
+            return first.text.__eq__
+        return lambda value: len(value) == first.length and first.at(value, 0)
+    middle = [piece for piece in pieces[1:-1] if piece.length]
+    least = first.length + last.length
+
+    def match(value: str) -> bool:
+        stop = len(value) - last.length
+        if len(value) < least or not first.at(value, 0) or not last.at(value, stop):
+            return False
+        position = first.length
+        for piece in middle:
+            found = piece.find(value, position, stop)
+            if found < 0:
+                return False
+            position = found + piece.length
+        return True
+
+    return match
