@@ -1,0 +1,379 @@
+"""The catalog: topics, views and settings in one SQLite file. The only module that imports apsw.
+
+It changes with DDL only, one flushed SQLite transaction a statement (WAL, synchronous=FULL). What it says decides what
+exists: a topic's files appear at its first append and are collected after it is dropped. Ids are never used again.
+Definitions are read once per `generation`, so lookups cost a dictionary access.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from difflib import get_close_matches
+
+import apsw
+
+from eventdb.config import MAX_TOPIC_NAME_CHARS
+from eventdb.errors import (
+    CatalogError,
+    CorruptionError,
+    DatabaseLocked,
+    DiskFullError,
+    ReadOnlyError,
+    StorageError,
+    TopicExists,
+    TopicNotFound,
+    UsageError,
+)
+from eventdb.schema import Schema
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+
+BUSY_TIMEOUT_MS = 30_000
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS topics (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, kind TEXT NOT NULL, schema TEXT NOT NULL,
+  key TEXT, event_time TEXT, watermark_delay_us INTEGER, idle_after_us INTEGER, max_future_us INTEGER,
+  options TEXT NOT NULL, created_us INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS views (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, sql TEXT NOT NULL, schema TEXT NOT NULL,
+  output_topic_id INTEGER, created_us INTEGER NOT NULL, state TEXT NOT NULL, error TEXT) STRICT;
+"""
+
+
+class TopicInfo:
+    """A topic's definition. `kind` is 'topic', or 'view' for the hidden topic that holds a view's output rows.
+
+    `key` and `event_time` are column names; delays are microseconds, None where not declared.
+    """
+
+    __slots__ = (
+        "created_us", "event_time", "id", "idle_after_us", "key", "kind", "max_future_us", "name", "options", "schema",
+        "watermark_delay_us",
+    )  # fmt: skip
+
+    def __init__(
+        self, id: int, name: str, kind: str, schema: Schema, key: str | None, event_time: str | None,
+        watermark_delay_us: int | None, idle_after_us: int | None, max_future_us: int | None, options: dict[str, str],
+        created_us: int,
+    ) -> None:  # fmt: skip
+        self.id = id
+        self.name = name
+        self.kind = kind
+        self.schema = schema
+        self.key = key
+        self.event_time = event_time
+        self.watermark_delay_us = watermark_delay_us
+        self.idle_after_us = idle_after_us
+        self.max_future_us = max_future_us
+        self.options = options
+        self.created_us = created_us
+
+    def __repr__(self) -> str:
+        return f"TopicInfo({self.id}, {self.name!r}, {self.schema!r})"
+
+
+class ViewInfo:
+    """A view's definition: its whole CREATE statement, its columns, and whether it runs or why it stopped.
+
+    `output_topic_id` names the hidden topic of a view whose rows are append-only, None for one that revises its rows.
+    """
+
+    __slots__ = ("created_us", "error", "id", "name", "output_topic_id", "schema", "sql", "state")
+
+    def __init__(
+        self, id: int, name: str, sql: str, schema: Schema, output_topic_id: int | None, created_us: int, state: str,
+        error: str | None,
+    ) -> None:  # fmt: skip
+        self.id = id
+        self.name = name
+        self.sql = sql
+        self.schema = schema
+        self.output_topic_id = output_topic_id
+        self.created_us = created_us
+        self.state = state
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"ViewInfo({self.id}, {self.name!r}, {self.state})"
+
+
+def check_name(name: object) -> str:
+    """The name, if a topic or view may be called so; UsageError with the rule otherwise."""
+    if not isinstance(name, str):
+        raise UsageError(f"a topic name is a string, not {name!r}")
+    rest = name.replace("_", "a").replace(".", "a").replace("-", "a")
+    if not name.isascii() or not rest.isalnum() or not name[0].isalpha() or name.lower().startswith("eventdb."):
+        raise UsageError(
+            f"topic name {name!r}: use letters, digits, '_', '.' and '-', begin with a letter; 'eventdb.' is reserved"
+        )
+    if len(name) > MAX_TOPIC_NAME_CHARS:
+        raise UsageError(f"topic name {name[:20]!r}... has {len(name)} characters; the limit is {MAX_TOPIC_NAME_CHARS}")
+    return name
+
+
+def _catalog_error(error: apsw.Error, path: str) -> Exception:
+    if isinstance(error, apsw.FullError):
+        return DiskFullError(f"no space left while writing the catalog {path}; nothing was stored", path=path)
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return DatabaseLocked(f"the catalog {path} stayed locked for {BUSY_TIMEOUT_MS // 1000} s", path=path)
+    if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError | apsw.AuthError):
+        return ReadOnlyError(f"the catalog {path} cannot be written", path=path)
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return CorruptionError(f"the catalog {path} does not verify: {error}", path=path)
+    return StorageError(f"the catalog {path} failed: {error}", path=path)
+
+
+class Catalog:
+    """The open catalog of one database. Thread-safe. Closed once; not usable after fork()."""
+
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._changes = 0
+        self._loaded = -1
+        self._topics: list[TopicInfo] = []
+        self._views: list[ViewInfo] = []
+        self._topics_by_id: dict[int, TopicInfo] = {}
+        self._topics_by_name: dict[str, TopicInfo] = {}
+        self._views_by_id: dict[int, ViewInfo] = {}
+        try:
+            self._connection = self._open(path, read_only)
+        except apsw.Error as error:
+            raise _catalog_error(error, path) from None
+        except OSError as error:
+            raise StorageError(f"cannot open the catalog {path}: {error.strerror}", path=path) from None
+
+    @staticmethod
+    def _open(path: str, read_only: bool) -> apsw.Connection:
+        if read_only:
+            uri = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?mode=ro"
+            if not os.access(os.path.dirname(path), os.W_OK):
+                uri += "&immutable=1"  # a read-only medium: nobody can write, and no -shm file can be made
+            connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        else:
+            fresh = not os.path.exists(path)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            if fresh:
+                connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        if not read_only and not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'views'").get:
+            with connection:
+                connection.execute(_TABLES)
+            directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        return connection
+
+    def close(self) -> None:
+        with self._lock:
+            try:
+                self._connection.close()
+            except apsw.Error as error:
+                raise _catalog_error(error, self.path) from None
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def generation(self) -> int:
+        """Changes whenever any process has changed the catalog; costs a microsecond."""
+        with self._lock:
+            try:
+                version: int = self._connection.execute("PRAGMA data_version").get
+            except apsw.Error as error:
+                raise _catalog_error(error, self.path) from None
+            return (version << 32) + self._changes
+
+    def _load(self) -> None:
+        generation = self.generation()
+        if generation == self._loaded:
+            return
+        try:
+            with self._connection:
+                topics = self._connection.execute("SELECT * FROM topics ORDER BY id").fetchall()
+                views = self._connection.execute("SELECT * FROM views ORDER BY id").fetchall()
+        except apsw.Error as error:
+            raise _catalog_error(error, self.path) from None
+        self._topics = [
+            TopicInfo(row[0], row[1], row[2], Schema.from_json(json.loads(row[3])), *row[4:9], json.loads(row[9]), row[10])
+            for row in topics
+        ]
+        self._views = [ViewInfo(*row[:3], Schema.from_json(json.loads(row[3])), *row[4:]) for row in views]
+        self._topics_by_id = {info.id: info for info in self._topics}
+        self._topics_by_name = {info.name.lower(): info for info in self._topics if info.kind == "topic"}
+        self._views_by_id = {info.id: info for info in self._views}
+        self._loaded = generation
+
+    def topics(self) -> list[TopicInfo]:
+        """All topics in the order they were created, the hidden ones of views included."""
+        with self._lock:
+            self._load()
+            return list(self._topics)
+
+    def views(self) -> list[ViewInfo]:
+        with self._lock:
+            self._load()
+            return list(self._views)
+
+    def topic(self, name: str) -> TopicInfo:
+        """The topic of that name, found without case. TopicNotFound lists near names, or says that it is a view."""
+        with self._lock:
+            self._load()
+            info = self._topics_by_name.get(name.lower())
+            if info is not None:
+                return info
+            if any(view.name.lower() == name.lower() for view in self._views):
+                raise TopicNotFound(f"{name!r} is a materialized view: query it with SELECT or subscribe to it", name=name)
+            near = self.near(name)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise TopicNotFound(f"no topic or view {name!r}{hint}", name=name, near=near)
+
+    def topic_by_id(self, id: int) -> TopicInfo | None:
+        with self._lock:
+            self._load()
+            return self._topics_by_id.get(id)
+
+    def view(self, name: str) -> ViewInfo:
+        """The view of that name, found without case. TopicNotFound lists near names."""
+        for info in self.views():
+            if info.name.lower() == name.lower():
+                return info
+        near = self.near(name)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TopicNotFound(f"no view {name!r}{hint}", name=name, near=near)
+
+    def view_by_id(self, id: int) -> ViewInfo | None:
+        with self._lock:
+            self._load()
+            return self._views_by_id.get(id)
+
+    def near(self, name: str) -> tuple[str, ...]:
+        """Up to three names that look like `name`."""
+        with self._lock:
+            self._load()
+            names = {info.name.lower(): info.name for info in [*self._topics_by_name.values(), *self._views]}
+        return tuple(names[found] for found in get_close_matches(name.lower(), names, 3))
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    def _change(self, work: Callable[[], T]) -> T:
+        """Runs `work` in one immediate transaction; a failure changes nothing."""
+        with self._lock:
+            connection = self._connection
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    result = work()
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            except apsw.Error as error:
+                raise _catalog_error(error, self.path) from None
+            self._changes += 1
+            return result
+
+    def _refuse_taken(self, name: str) -> None:
+        for table, kind in (("topics", "topic"), ("views", "view")):
+            found = self._connection.execute(f"SELECT name FROM {table} WHERE name = ?", (name,)).get
+            if found is not None:
+                raise TopicExists(f"there is a {kind} named {found!r} already", name=found)
+
+    def _insert(self, table: str, values: dict[str, Any]) -> int:
+        columns = ", ".join(values)
+        marks = ", ".join("?" * len(values))
+        self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
+        return self._connection.last_insert_rowid()
+
+    def create_topic(
+        self, name: str, schema: Schema, *, key: str | None = None, event_time: str | None = None,
+        watermark_delay_us: int | None = None, idle_after_us: int | None = None, max_future_us: int | None = None,
+        kind: str = "topic", options: dict[str, str] | None = None,
+    ) -> TopicInfo:  # fmt: skip
+        """Adds a topic. TopicExists if the name is taken by a topic or a view; UsageError if no topic may have it."""
+        check_name(name)
+
+        def work() -> int:
+            self._refuse_taken(name)
+            return self._insert(
+                "topics",
+                {
+                    "name": name, "kind": kind, "schema": json.dumps(schema.to_json()), "key": key,
+                    "event_time": event_time, "watermark_delay_us": watermark_delay_us, "idle_after_us": idle_after_us,
+                    "max_future_us": max_future_us, "options": json.dumps(options or {}), "created_us": _now_us(),
+                },
+            )  # fmt: skip
+
+        found = self._find_id(self._change(work))
+        return found
+
+    def _find_id(self, id: int) -> TopicInfo:
+        info = self.topic_by_id(id)
+        if info is None:
+            raise CatalogError(f"topic {id} was dropped by another process at the moment it was created")
+        return info
+
+    def drop_topic(self, name: str) -> None:
+        """Removes a topic. TopicNotFound if there is none."""
+        info = self.topic(name)
+        self._change(lambda: self._connection.execute("DELETE FROM topics WHERE id = ?", (info.id,)))
+
+    def create_view(self, name: str, sql: str, schema: Schema, *, stores_rows: bool) -> ViewInfo:
+        """Adds a view and, when its rows are stored, its hidden output topic. TopicExists if the name is taken."""
+        check_name(name)
+
+        def work() -> int:
+            self._refuse_taken(name)
+            text, now = json.dumps(schema.to_json()), _now_us()
+            view = {"name": name, "sql": sql, "schema": text, "created_us": now, "state": "running"}
+            id = self._insert("views", view)
+            if stores_rows:
+                # '/' keeps the hidden name out of every namespace a user can reach.
+                hidden = {"name": f"view/{id}", "kind": "view", "schema": text, "options": "{}", "created_us": now}
+                output = self._insert("topics", hidden)
+                self._connection.execute("UPDATE views SET output_topic_id = ? WHERE id = ?", (output, id))
+            return id
+
+        info = self.view_by_id(self._change(work))
+        if info is None:
+            raise CatalogError(f"view {name!r} was dropped by another process at the moment it was created")
+        return info
+
+    def drop_view(self, name: str) -> None:
+        """Removes a view and its output topic. TopicNotFound if there is none."""
+        info = self.view(name)
+
+        def work() -> None:
+            self._connection.execute("DELETE FROM views WHERE id = ?", (info.id,))
+            self._connection.execute("DELETE FROM topics WHERE id = ?", (info.output_topic_id,))
+
+        self._change(work)
+
+    def fail_view(self, name: str, error: str) -> None:
+        """Notes that a view has stopped, and why."""
+        self._change(
+            lambda: self._connection.execute(
+                "UPDATE views SET state = 'failed', error = ? WHERE name = ?", (error, name)
+            )
+        )
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
