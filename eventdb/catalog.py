@@ -40,12 +40,12 @@ BUSY_TIMEOUT_MS = 30_000
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS topics (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, kind TEXT NOT NULL, schema TEXT NOT NULL,
-  key TEXT, event_time TEXT, watermark_delay_us INTEGER, idle_after_us INTEGER, max_future_us INTEGER,
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, kind TEXT NOT NULL,
+  schema TEXT NOT NULL, key TEXT, event_time TEXT, watermark_delay_us INTEGER, idle_after_us INTEGER, max_future_us INTEGER,
   options TEXT NOT NULL, created_us INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS views (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, sql TEXT NOT NULL, schema TEXT NOT NULL,
-  output_topic_id INTEGER, created_us INTEGER NOT NULL, state TEXT NOT NULL, error TEXT) STRICT;
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, sql TEXT NOT NULL,
+  schema TEXT NOT NULL, output_topic_id INTEGER, created_us INTEGER NOT NULL, state TEXT NOT NULL, error TEXT) STRICT;
 """
 
 
@@ -209,7 +209,9 @@ class Catalog:
         except apsw.Error as error:
             raise _catalog_error(error, self.path) from None
         self._topics = [
-            TopicInfo(row[0], row[1], row[2], Schema.from_json(json.loads(row[3])), *row[4:9], json.loads(row[9]), row[10])
+            TopicInfo(
+                row[0], row[1], row[2], Schema.from_json(json.loads(row[3])), *row[4:9], json.loads(row[9]), row[10]
+            )
             for row in topics
         ]
         self._views = [ViewInfo(*row[:3], Schema.from_json(json.loads(row[3])), *row[4:]) for row in views]
@@ -237,7 +239,9 @@ class Catalog:
             if info is not None:
                 return info
             if any(view.name.lower() == name.lower() for view in self._views):
-                raise TopicNotFound(f"{name!r} is a materialized view: query it with SELECT or subscribe to it", name=name)
+                raise TopicNotFound(
+                    f"{name!r} is a materialized view: query it with SELECT or subscribe to it", name=name
+                )
             near = self.near(name)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise TopicNotFound(f"no topic or view {name!r}{hint}", name=name, near=near)
@@ -375,5 +379,3 @@ class Catalog:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
-
-

@@ -12,7 +12,15 @@ import weakref
 
 from eventdb.catalog import Catalog
 from eventdb.config import DEFAULT_MEMORY_BYTES
-from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UnsupportedError, UsageError
+from eventdb.errors import (
+    ClosedError,
+    EventDBError,
+    ReadOnlyError,
+    TopicExists,
+    TopicNotFound,
+    UnsupportedError,
+    UsageError,
+)
 from eventdb.schema import Schema
 from eventdb.storage.store import Store
 from eventdb.topic import Topic
@@ -56,11 +64,12 @@ def open(
 ) -> Database:
     """Opens the database directory `path`, creating it if missing; ":memory:" is a private temporary one.
 
-    `durability` says what the return of an append means: "commit" (on the device; the default), "interval:100ms" (visible
-    to every process; at most that much is lost when the power fails) or "os" (flushed by the kernel). `memory_limit` bounds
-    what queries hold, `threads` how many cores one uses (default: all).
+    `durability` says what the return of an append means: "commit" (on the device; the default), "interval:100ms"
+    (visible to every process; at most that much is lost when the power fails) or "os" (flushed by the kernel).
+    `memory_limit` bounds what queries hold, `threads` how many cores one uses (default: all).
 
-    UsageError for a wrong option, NotADatabase, FormatTooNew, CorruptionError, ReadOnlyError or StorageError for the path.
+    UsageError for a wrong option, NotADatabase, FormatTooNew, CorruptionError, ReadOnlyError or StorageError for the
+    path.
     """
     return Database(path, durability=durability, read_only=read_only, memory_limit=memory_limit, threads=threads)
 
@@ -79,7 +88,9 @@ class Database:
     ) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path):
             raise UsageError(f"a path is a non-empty string or path object, not {path!r}")
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
+        if threads is not None and (
+            isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024
+        ):
             raise UsageError(f"threads is an integer from 1 to 1024, not {threads!r}")
         if not isinstance(read_only, bool):
             raise UsageError(f"read_only is True or False, not {read_only!r}")
@@ -152,9 +163,10 @@ class Database:
     ) -> Topic:
         """Creates a topic and returns its handle.
 
-        `columns` maps names to SQL types ("DOUBLE", "VARCHAR NOT NULL", "DECIMAL(10,2)"); `like` infers them from a dict or
-        a table instead. `key` and `event_time` name columns; `watermark` is how far events may come out of order ("5 seconds").
-        TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name, type or option.
+        `columns` maps names to SQL types ("DOUBLE", "VARCHAR NOT NULL", "DECIMAL(10,2)"); `like` infers them from a
+        dict or a table instead. `key` and `event_time` name columns; `watermark` is how far events may come out of
+        order ("5 seconds"). TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name, type or
+        option.
         """
         self._check_writable()
         for option in options:
@@ -162,12 +174,16 @@ class Database:
                 raise UnsupportedError(f"option {option!r}: {_LATER[option]} is not built yet", construct=option)
             raise UsageError(f"create_topic has no option {option!r}")
         if partitions != 1:
-            raise UnsupportedError(f"partitions={partitions!r}: a topic has one partition in this version", construct="partitions")
+            raise UnsupportedError(
+                f"partitions={partitions!r}: a topic has one partition in this version", construct="partitions"
+            )
         if (columns is None) == (like is None):
             raise UsageError("create_topic needs either columns, a dict of name to type, or like, a sample")
         schema = self._schema_of(columns) if columns is not None else self._infer(like)
-        delays = [None if v is None else parse_duration_us(v, n)
-                  for n, v in (("watermark", watermark), ("idle_after", idle_after), ("max_future", max_future))]  # fmt: skip
+        delays = [
+            None if v is None else parse_duration_us(v, n)
+            for n, v in (("watermark", watermark), ("idle_after", idle_after), ("max_future", max_future))
+        ]
         return self._create_topic(name, schema, key, event_time, (delays[0], delays[1], delays[2]), if_not_exists)
 
     def _create_topic(
@@ -208,7 +224,11 @@ class Database:
     def _infer(like: Any) -> Schema:
         from eventdb.arrow import infer_schema
 
-        if isinstance(like, dict) and like and not any(hasattr(v, "__len__") and not isinstance(v, str | bytes) for v in like.values()):
+        if (
+            isinstance(like, dict)
+            and like
+            and not any(hasattr(v, "__len__") and not isinstance(v, str | bytes) for v in like.values())
+        ):
             like = {name: [value] for name, value in like.items()}
         schema = infer_schema(like)
         return Schema.from_mapping({field.name: str(field.type) for field in schema})
@@ -315,8 +335,8 @@ class Database:
     ) -> Result:  # fmt: skip
         """Runs one statement. `?` takes a sequence, `$name` a dict or keyword arguments.
 
-        ParseError, BindError, UnsupportedSQL and EvaluationError carry line and column; QueryTimeout after `timeout` seconds;
-        QueryCancelled when another thread calls `interrupt`. SUBSCRIBE goes through `subscribe`.
+        ParseError, BindError, UnsupportedSQL and EvaluationError carry line and column; QueryTimeout after `timeout`
+        seconds; QueryCancelled when another thread calls `interrupt`. SUBSCRIBE goes through `subscribe`.
         """
         return self._run(text, parameters, named, timeout, None)
 
@@ -346,15 +366,18 @@ class Database:
     def subscribe(self, query: str, *, start: str | None = None) -> Subscription:
         """The changes of a topic, a view or a query, from now on: iterate over it, in a `with` block.
 
-        `query` is a name, a SELECT ... [EMIT CHANGES] or a SUBSCRIBE statement; `start` is "snapshot" (current content first;
-        the default), "beginning" (every change since the first event) or "now".
+        `query` is a name, a SELECT ... [EMIT CHANGES] or a SUBSCRIBE statement; `start` is "snapshot" (current content
+        first; the default), "beginning" (every change since the first event) or "now".
         """
         self._check_open()
         self._refresh_catalog()
         return self._session_of().subscribe(query, start)
 
     def wait(self, view: str, position: Position | int, timeout: float | None = None) -> None:
-        """Returns once the stored content of `view` includes the event at `position`. TimeoutError after `timeout` seconds."""
+        """Returns once the stored content of `view` includes the event at `position`.
+
+        TimeoutError after `timeout` seconds.
+        """
         self._check_open()
         self._refresh_catalog()
         self._views_of().wait(view, position, timeout)
@@ -376,7 +399,10 @@ class Database:
         return dict(self._store.recovery_report)
 
     def checkpoint(self) -> None:
-        """Makes a durable cut of everything committed, so that recovery starts here. Runs by itself every few seconds."""
+        """Makes a durable cut of everything committed, so that recovery starts here.
+
+        Runs by itself every few seconds.
+        """
         self._check_writable()
         self._store.checkpoint()
 
@@ -402,7 +428,10 @@ class Database:
         return found
 
     def close(self) -> None:
-        """Flushes producers, ends subscriptions and queries, and closes. Handles of this database raise ClosedError after."""
+        """Flushes producers, ends subscriptions and queries, and closes.
+
+        Handles of this database raise ClosedError after.
+        """
         if self._closed:
             return
         errors: list[EventDBError] = []

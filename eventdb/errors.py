@@ -51,7 +51,9 @@ class UsageError(EventDBError, ValueError):
 class SchemaMismatch(UsageError):
     """A row or batch does not fit the schema of its topic. Nothing of the call was stored."""
 
-    def __init__(self, message: str, *, column: str | None = None, value: object = None, expected: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, column: str | None = None, value: object = None, expected: str | None = None
+    ) -> None:
         super().__init__(message)
         self.column = column
         self.value = value

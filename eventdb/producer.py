@@ -279,7 +279,9 @@ class Producer:
     def _record(self, transaction: WriteTransaction, batch: _Batch) -> None:
         epoch, following, _ = self._load(transaction)
         if epoch != self._epoch:
-            raise UsageError(f"producer {self.id!r} was opened again elsewhere: this one is fenced (epoch {self._epoch})")
+            raise UsageError(
+                f"producer {self.id!r} was opened again elsewhere: this one is fenced (epoch {self._epoch})"
+            )
         if following != batch.first_sequence:
             raise InternalError(f"producer {self.id!r}: stored sequence {following}, sending {batch.first_sequence}")
         ranges = [*self._ranges, (batch.first_sequence, len(batch.rows), batch.first_offset)][-KEPT_RANGES:]

@@ -401,7 +401,11 @@ class Session:
             return chosen
         if name == "threads":
             chosen_threads = os.cpu_count() or 1 if value is None else value
-            if isinstance(chosen_threads, bool) or not isinstance(chosen_threads, int) or not 1 <= chosen_threads <= 1024:
+            if (
+                isinstance(chosen_threads, bool)
+                or not isinstance(chosen_threads, int)
+                or not 1 <= chosen_threads <= 1024
+            ):
                 raise UsageError(f"threads is an integer from 1 to 1024, not {value!r}")
             return chosen_threads
         if name == "memory_limit":
@@ -428,5 +432,3 @@ def null_column(field: Field, rows: int) -> Column:
     if field.type.is_coded:
         return Column.encode(field.type, [None] * rows)
     return Column(field.type, np.zeros(rows, dtype=field.type.physical), np.zeros(rows, dtype=bool))
-
-

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eventdb.errors import ClosedError, InternalError, TopicNotFound, UsageError
 from eventdb.logical.optimizer import optimize

@@ -33,7 +33,17 @@ _DDL_CHECK_NS = 50_000_000
 class Topic:
     """One topic of an open database. Safe to use from several threads."""
 
-    __slots__ = ("__weakref__", "_append_row", "_checked_ns", "_codec", "_database", "_encode", "_info", "_log", "_store")
+    __slots__ = (
+        "__weakref__",
+        "_append_row",
+        "_checked_ns",
+        "_codec",
+        "_database",
+        "_encode",
+        "_info",
+        "_log",
+        "_store",
+    )
 
     def __init__(self, database: Database, info: TopicInfo) -> None:
         self._database = database
@@ -124,7 +134,8 @@ class Topic:
     def producer(
         self, *, linger_ms: float = PRODUCER_LINGER_MS, max_rows: int = PRODUCER_MAX_ROWS, id: str | None = None
     ) -> Producer:
-        """A background writer that groups events into commits: `send` returns at once, its future resolves when durable.
+        """A background writer that groups events into commits: `send` returns at once, its future resolves when
+        durable.
 
         A batch is committed `linger_ms` after its first event or when it holds `max_rows`. With an `id` the producer is
         idempotent: see Producer.
@@ -209,7 +220,13 @@ class Topic:
         return end
 
     def _read(
-        self, position: int, last: int | None, stop_us: int | None, limit: int | None, follow: bool, timeout: float | None
+        self,
+        position: int,
+        last: int | None,
+        stop_us: int | None,
+        limit: int | None,
+        follow: bool,
+        timeout: float | None,
     ) -> Iterator[Event]:
         names = {name: i for i, name in enumerate(self.schema.names)}
         key = None if self._info.key is None else self.schema.index_of(self._info.key)

@@ -175,7 +175,10 @@ class Views:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def content(self, view_id: int, snapshot: Any, columns: Sequence[str]) -> Iterator[RecordBatch]:
-        """The view's rows at the snapshot: stored ones and those nobody has maintained yet. ViewFailed if it stopped."""
+        """The view's rows at the snapshot: stored ones and those nobody has maintained yet.
+
+        ViewFailed if it stopped.
+        """
         info = self._database._catalog.view_by_id(view_id)
         if info is None:
             raise TopicNotFound(f"the view with id {view_id} was dropped")

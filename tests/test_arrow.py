@@ -25,8 +25,8 @@ ROWS = hs.lists(hs.fixed_dictionaries({k: hs.none() | v for k, v in VALUES.items
 
 
 def arrow_table(rows: list[dict[str, object]]) -> pa.Table:
-    types = [pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.decimal128(12, 2),
-             pa.string(), pa.binary(), pa.date32(), pa.timestamp("us")]  # fmt: skip
+    types = [pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.decimal128(12,
+    2),          pa.string(), pa.binary(), pa.date32(), pa.timestamp("us")]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=pa.schema(list(zip(ALL.names, types, strict=True))))
 
 
@@ -132,7 +132,7 @@ def test_files_are_read_by_column_and_broken_ones_are_named(tmp_path: Path) -> N
     with pytest.raises(UsageError, match=r"x\.csv"):
         list(read_file(str(csv), "csv"))
     for path in ("gone.csv", str(tmp_path)):
-        with pytest.raises(UsageError, match="does not exist|is a directory"):
+        with pytest.raises(UsageError, match=r"does not exist|is a directory"):
             file_schema(path, "csv")
     with pytest.raises(UsageError, match="unknown file type"):
         detect_format("x.xlsx")

@@ -29,14 +29,16 @@ def test_times_and_dates_convert_both_ways(at: dt.datetime, day: dt.date) -> Non
 
 @pytest.mark.parametrize(
     ("text", "us"),
-    [("5 seconds", 5_000_000), ("100ms", 100_000), ("1 hour 30 minutes", 5_400_000_000), ("0s", 0), ("1.5 s", 1_500_000),
-     ("2 days", 172_800_000_000), ("1m", 60_000_000), (dt.timedelta(milliseconds=3), 3_000)],
+    [("5 seconds", 5_000_000), ("100ms", 100_000), ("1 hour 30 minutes", 5_400_000_000), ("0s", 0), ("1.5 s",
+    1_500_000),  ("2 days", 172_800_000_000), ("1m", 60_000_000), (dt.timedelta(milliseconds=3), 3_000)],
 )  # fmt: skip
 def test_durations(text: object, us: int) -> None:
     assert parse_duration_us(text, "x") == us
 
 
-@pytest.mark.parametrize("text", ["5", "five seconds", "5 parsecs", "", "-5 seconds", "5 seconds!", 5, None, dt.timedelta(-1)])
+@pytest.mark.parametrize(
+    "text", ["5", "five seconds", "5 parsecs", "", "-5 seconds", "5 seconds!", 5, None, dt.timedelta(-1)]
+)
 def test_what_is_no_duration_is_refused_by_name(text: object) -> None:
     with pytest.raises(UsageError, match="retention"):
         parse_duration_us(text, "retention")
@@ -53,7 +55,12 @@ def test_type_names_and_aliases() -> None:
     assert str(parse_type(" numeric ( 10 , 2 ) ")) == "DECIMAL(10,2)"
     assert str(parse_type("double  precision")) == "DOUBLE"
     assert parse_type("varchar(20)") == parse_type("TEXT")
-    for wrong, words in (("DUOBLE", "did you mean DOUBLE"), ("DECIMAL(40,2)", "1 to 18"), ("DECIMAL(4,5)", "scale"), (7, "string")):
+    for wrong, words in (
+        ("DUOBLE", "did you mean DOUBLE"),
+        ("DECIMAL(40,2)", "1 to 18"),
+        ("DECIMAL(4,5)", "scale"),
+        (7, "string"),
+    ):
         with pytest.raises(UsageError, match=words):
             parse_type(wrong)  # type: ignore[arg-type]
 
@@ -62,6 +69,11 @@ def test_schemas_survive_json_and_refuse_wrong_columns() -> None:
     schema = Schema([Field("a", decimal_type(9, 3), False), Field("B", parse_type("BLOB"))])
     assert Schema.from_json(schema.to_json()) == schema
     assert schema.index_of("b") == 1
-    for columns, words in (({"a": "INT", "A": "INT"}, "twice"), ({"_x": "INT"}, "system"), ({}, "at least one"), ({"": "INT"}, "non-empty")):
+    for columns, words in (
+        ({"a": "INT", "A": "INT"}, "twice"),
+        ({"_x": "INT"}, "system"),
+        ({}, "at least one"),
+        ({"": "INT"}, "non-empty"),
+    ):
         with pytest.raises(UsageError, match=words):
             Schema.from_mapping(columns)

@@ -1,8 +1,9 @@
 """Bound expressions: every name resolved to a column position, every node typed.
 
-Nodes are frozen and hashable, so equal expressions compare equal (common subexpressions, GROUP BY matching, cache keys).
-A Literal holds a physical value: int for DECIMAL (scaled), DATE (days) and TIMESTAMP (microseconds); str, bytes, bool,
-int, float as they are; IntervalValue for INTERVAL; None for NULL. `function` names come from logical/functions.py.
+Nodes are frozen and hashable, so equal expressions compare equal (common subexpressions, GROUP BY matching, cache
+keys). A Literal holds a physical value: int for DECIMAL (scaled), DATE (days) and TIMESTAMP (microseconds); str,
+bytes, bool, int, float as they are; IntervalValue for INTERVAL; None for NULL. `function` names come from
+logical/functions.py.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ class Literal(Expression):
         if self.type.name == "INTERVAL":
             return f"INTERVAL '{self.value}'"
         if self.type.is_numeric or self.type.name == "BOOLEAN":
-            return str(decode_value(self.type, self.value)).upper() if self.type.name == "BOOLEAN" else str(
-                decode_value(self.type, self.value)
+            return (
+                str(decode_value(self.type, self.value)).upper()
+                if self.type.name == "BOOLEAN"
+                else str(decode_value(self.type, self.value))
             )
         if self.type.name == "BLOB":
             return f"x'{self.value.hex()}'"
@@ -79,7 +82,8 @@ class Literal(Expression):
 _INFIX = {
     "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "modulo": "%", "concat_op": "||",
     "eq": "=", "ne": "<>", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "and": "AND", "or": "OR",
-    "like": "LIKE", "ilike": "ILIKE", "is_distinct_from": "IS DISTINCT FROM", "is_not_distinct_from": "IS NOT DISTINCT FROM",
+    "like": "LIKE", "ilike": "ILIKE", "is_distinct_from": "IS DISTINCT FROM", "is_not_distinct_from":
+    "IS NOT DISTINCT FROM",
 }  # fmt: skip
 
 

@@ -48,9 +48,10 @@ class Plan:
 class Scan(Plan):
     """Rows of a topic in offset order.
 
-    `columns` are names of the topic's schema or system columns (_offset, _partition, _time, _append_time, _key), one per
-    field. `start_offset`/`stop_offset` bound the offsets ([start, stop), None = open); `time_range` bounds the topic's
-    event time in microseconds ([low, high], None = open) and only lets whole segments be skipped: the Filter above stays.
+    `columns` are names of the topic's schema or system columns (_offset, _partition, _time, _append_time, _key), one
+    per field. `start_offset`/`stop_offset` bound the offsets ([start, stop), None = open); `time_range` bounds the
+    topic's event time in microseconds ([low, high], None = open) and only lets whole segments be skipped: the Filter
+    above stays.
     """
 
     topic_id: int
