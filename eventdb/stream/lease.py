@@ -1,0 +1,61 @@
+"""Lease: one process at a time maintains the views of a database.
+
+An exclusive flock on a file of the database directory. The kernel drops it when the holder dies, however it dies, so
+the next process that asks gets it. A forked child must not keep the parent's lock alive: it closes its copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import weakref
+
+from eventdb.errors import StorageError
+
+_LEASES: weakref.WeakSet[Lease] = weakref.WeakSet()
+
+
+class Lease:
+    """`acquire` tries once and never waits. Not thread-safe: one thread uses it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._held = False
+
+    @property
+    def held(self) -> bool:
+        return self._held
+
+    def acquire(self) -> bool:
+        """Whether this process now holds the lease. StorageError when the file cannot be opened."""
+        if self._held:
+            return True
+        try:
+            if self._descriptor < 0:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._descriptor = os.open(self._path, flags, 0o600)
+                _LEASES.add(self)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise StorageError(f"cannot take the lease {self._path}: {error.strerror}", path=self._path) from error
+        self._held = True
+        return True
+
+    def release(self) -> None:
+        """Gives the lease back; allowed at any time."""
+        self._held = False
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _close_in_child() -> None:
+    # Closing the copy leaves the parent's lock alone; unlocking it would not.
+    for lease in list(_LEASES):
+        lease.release()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

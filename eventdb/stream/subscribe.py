@@ -1,0 +1,187 @@
+"""Subscriber: the changes of a view, a topic or a query, pushed as commits happen.
+
+It runs a query of its own: woken by a commit it reads the new rows, advances, and hands out what changed. So it waits
+for no other thread or process than the one that appended, and several subscribers do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from eventdb.batch import RecordBatch
+from eventdb.config import MORSEL_ROWS
+from eventdb.errors import ClosedError, EvaluationError, UsageError, ViewFailed
+from eventdb.stream.continuous_query import ContinuousQuery, breaking_position
+from eventdb.stream.emission import Changes, LatestRows
+from eventdb.stream.program import APPEND, UPDATE
+from eventdb.stream.source import InputRows, read_rows
+from eventdb.stream.view import ViewSpec, load_query, new_query, view_failure
+
+if TYPE_CHECKING:
+    from eventdb.storage import PartitionLog, Store, StoreSnapshot
+
+_POLL_S = 0.05  # how often a waiting subscriber looks whether it was closed
+
+MODES = ("snapshot", "beginning", "now")
+
+
+class Subscriber:
+    """Changes from a starting point on, in order, without a gap or a repetition.
+
+    `mode` 'snapshot': the content at the first read as +I, then changes. 'beginning': every change since the first row,
+    revisions of one group folded together where many rows are taken in at once. 'now': changes after the first read.
+    Added up, the changes of 'snapshot' and 'beginning' are the content. One thread reads; any thread may close.
+    """
+
+    def __init__(self, store: Store, spec: ViewSpec, mode: str = "snapshot") -> None:
+        if mode not in MODES:
+            raise UsageError(f"start {mode!r}: expected one of {', '.join(MODES)}")
+        self._store = store
+        self._spec = spec
+        self._mode = mode
+        self._query: ContinuousQuery | None = None
+        self._ready: deque[Changes] = deque()
+        self._closed = threading.Event()
+        self._catch_up_to = -1  # rows below it are taken in without handing out changes
+        self._everything = False  # the next revisions are against nothing: the content itself
+        self._latest: LatestRows | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._spec.program.names
+
+    @property
+    def offset(self) -> int:
+        """The next row of the topic it will take in; 0 before the first read."""
+        return 0 if self._query is None else self._query.input_offset
+
+    def read(self, timeout_s: float | None = None) -> Changes | None:
+        """The next changes, waiting for them up to `timeout_s` (None: for ever); None when there were none in time.
+
+        ClosedError once the subscriber or its database is closed. ViewFailed when a row breaks an expression; the
+        subscriber is closed then.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            if self._closed.is_set():
+                raise ClosedError("the subscription is closed")
+            if self._ready:
+                return self._ready.popleft()
+            commit_id = self._store.commit_id()
+            try:
+                with self._store.snapshot() as snapshot:
+                    moved = self._step(snapshot)
+            except ViewFailed:
+                self.close()
+                raise
+            if self._ready:
+                continue
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            if not moved:
+                self._store.wait(commit_id, _POLL_S if left is None else min(left, _POLL_S))
+
+    def __iter__(self) -> Iterator[Changes]:
+        """Changes until the subscriber is closed."""
+        while True:
+            try:
+                changes = self.read()
+            except ClosedError:
+                return
+            if changes is not None:
+                yield changes
+
+    def close(self) -> None:
+        """A read that waits ends with ClosedError soon (50 ms at most)."""
+        self._closed.set()
+
+    def _step(self, snapshot: StoreSnapshot) -> bool:
+        """Takes in some rows and queues their changes; False when there are no new rows."""
+        spec, query = self._spec, self._query
+        first, end = snapshot.offsets(spec.input_log)
+        if query is None:
+            query = self._query = self._begin(snapshot, first, end)
+        start = query.input_offset
+        stop = min(end, start + MORSEL_ROWS)
+        silent = start < self._catch_up_to
+        if silent:
+            stop = min(stop, self._catch_up_to)
+        if stop > start:
+            for rows in read_rows(spec.program, snapshot, spec.input_log, start, stop, MORSEL_ROWS):
+                self._take_in(query, rows, silent)
+        if self._latest is not None:
+            self._queue_revisions(query, self._latest)
+        return stop > start
+
+    def _begin(self, snapshot: StoreSnapshot, first: int, end: int) -> ContinuousQuery:
+        """The query at the point the mode says; queues the stored output rows where they are asked for."""
+        spec, mode = self._spec, self._mode
+        emission = spec.program.emission
+        stored = spec.id >= 0
+        if mode == "beginning" or not stored:
+            query = new_query(spec, spec.keys.start(snapshot) if stored else 0)
+            query.skip_to(first)
+        else:
+            query = load_query(spec, snapshot, first)
+        if emission == UPDATE:
+            self._latest = LatestRows(spec.program.names, [field.type for field in spec.program.fields])
+            if mode != "beginning":
+                self._catch_up_to = end
+                self._everything = True
+        elif mode == "now":
+            self._catch_up_to = end
+            if emission == APPEND:
+                query.skip_to(end)
+        elif mode == "snapshot" and spec.output_log is not None:
+            self._queue_stored(snapshot, query, spec.output_log)
+        return query
+
+    def _queue_stored(self, snapshot: StoreSnapshot, query: ContinuousQuery, log: PartitionLog) -> None:
+        names = self._spec.program.names
+        for part in snapshot.slices(log, 0, query.output_end):
+            batch = RecordBatch(names, [part.column(i) for i in range(len(names))], part.row_count)
+            offsets = np.full(part.row_count, query.input_offset - 1, dtype=np.int64)
+            self._ready.append(Changes.inserted(batch, offsets))
+
+    def _take_in(self, query: ContinuousQuery, rows: InputRows, silent: bool) -> None:
+        try:
+            output = query.advance(rows)
+        except EvaluationError as error:
+            position = breaking_position(query.program, rows)
+            raise view_failure(self._spec, rows, position, error) from error
+        if output is not None and not silent:
+            self._ready.append(Changes.inserted(output.batch, output.offsets))
+
+    def _queue_revisions(self, query: ContinuousQuery, latest: LatestRows) -> None:
+        """Queues how the touched groups' rows changed; at the end of catching up, the rows of all groups."""
+        groups = query.groups
+        assert groups is not None
+        touched = groups.take_touched()
+        if query.input_offset < self._catch_up_to:
+            return
+        if self._everything:
+            touched = groups.ids()
+        if not len(touched):
+            self._everything = False
+            return
+        try:
+            batch, ids = query.rows_of_groups(touched)
+        except EvaluationError as error:
+            raise ViewFailed(
+                f"{self._spec.name or 'the query'} has no rows at offset {query.input_offset - 1} of "
+                f"{self._spec.topic_name}: {error.message}",
+                view=self._spec.name,
+                topic=self._spec.topic_name,
+                offset=query.input_offset - 1,
+            ) from error
+        changes = latest.move(touched, batch, ids, query.input_offset - 1)
+        if len(changes) and not (self._everything and self._mode == "now"):
+            self._ready.append(changes)
+        self._everything = False
