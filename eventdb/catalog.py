@@ -41,8 +41,8 @@ BUSY_TIMEOUT_MS = 30_000
 _TABLES = """
 CREATE TABLE IF NOT EXISTS topics (
   id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, kind TEXT NOT NULL,
-  schema TEXT NOT NULL, key TEXT, event_time TEXT, watermark_delay_us INTEGER, idle_after_us INTEGER, max_future_us INTEGER,
-  options TEXT NOT NULL, created_us INTEGER NOT NULL) STRICT;
+  schema TEXT NOT NULL, key TEXT, event_time TEXT, watermark_delay_us INTEGER, idle_after_us INTEGER,
+  max_future_us INTEGER, options TEXT NOT NULL, created_us INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS views (
   id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, sql TEXT NOT NULL,
   schema TEXT NOT NULL, output_topic_id INTEGER, created_us INTEGER NOT NULL, state TEXT NOT NULL, error TEXT) STRICT;

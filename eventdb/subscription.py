@@ -65,7 +65,7 @@ class Subscription:
         return [] if changes is None else list(changes)
 
     def poll_arrow(self, timeout: float | None = 0.0) -> pyarrow.RecordBatch | None:
-        """The next changes as an Arrow batch with `_op` and `_offset` before the columns; None when none came in time."""
+        """The next changes as an Arrow batch, `_op` and `_offset` before the columns; None when none came in time."""
         changes = self.read(timeout)
         if changes is None:
             return None

@@ -18,8 +18,8 @@ from eventdb.schema import INTEGER_RANGES, Schema
 ALL = Schema.from_mapping(
     {
         "flag": "BOOLEAN", "tiny": "TINYINT", "small": "SMALLINT", "int": "INTEGER", "big": "BIGINT", "single": "FLOAT",
-        "double": "DOUBLE", "money": "DECIMAL(12,2)", "name": "VARCHAR", "raw": "BLOB", "day": "DATE", "at":
-        "TIMESTAMP",
+        "double": "DOUBLE", "money": "DECIMAL(12,2)", "name": "VARCHAR", "raw": "BLOB", "day": "DATE",
+        "at": "TIMESTAMP",
     }
 )  # fmt: skip
 
