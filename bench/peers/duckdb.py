@@ -1,0 +1,38 @@
+"""DuckDB on its own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from bench.readings import SQL_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow
+
+VERSION = duckdb.__version__
+
+
+class DuckDB:
+    """One database file; every statement is its own transaction, durable when it returns."""
+
+    def __init__(self, path: Path, threads: int = 2) -> None:
+        self._connection = duckdb.connect(str(path), config={"threads": threads})
+        self._connection.execute(f"CREATE TABLE readings ({SQL_COLUMNS})")
+
+    def append_table(self, table: pyarrow.Table) -> None:
+        """The whole Arrow table in one INSERT."""
+        self._connection.register("incoming", table)
+        self._connection.execute("INSERT INTO readings SELECT * FROM incoming")
+
+    def summary(self) -> tuple[Any, ...]:
+        row = self._connection.execute(
+            "SELECT count(*), sum(count), count(DISTINCT device), max(temp) FROM readings"
+        ).fetchone()
+        assert row is not None
+        return row
+
+    def close(self) -> None:
+        self._connection.close()

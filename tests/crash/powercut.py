@@ -1,0 +1,248 @@
+"""Real power cuts: a file system on a loop device is shut down under a running writer, remounted and checked.
+
+The method: FS_IOC_SHUTDOWN makes the file system forget everything it has not written, as a power cut does, in two
+milliseconds. By itself that finds little, because between two flushes the kernel has usually written nothing at all.
+So until the cut a nemesis writes back random page ranges of random files, as a kernel under memory pressure may.
+
+The boot id does not change in such a cut, so writer and checker are told another one (`--boot-id`), as a machine that
+lost its power would show.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from tests.crash.campaign import run_checker
+from tests.crash.history import Tail
+from tests.crash.workload import PRODUCER_PREFIX
+from tests.crash.zygote import Zygote
+
+FS_IOC_SHUTDOWN = 0x8004587D
+JOURNAL_ONLY, NOTHING = 1, 2  # what the shutdown still writes
+SYNC_FILE_RANGE = 1 | 2 | 4  # wait, write, wait
+PAGE_BYTES = 4096
+ROUNDS_PER_DIRECTORY = 10
+START_SECONDS = 60.0
+
+
+def unavailable() -> str | None:
+    """Why this machine cannot cut power, None if it can."""
+    if not sys.platform.startswith("linux"):
+        return "power cuts need Linux"
+    if os.geteuid() != 0:
+        return "power cuts need root"
+    missing = [tool for tool in ("mkfs.ext4", "losetup", "mount", "umount") if shutil.which(tool) is None]
+    if missing:
+        return f"power cuts need {', '.join(missing)}"
+    if not os.path.exists("/dev/loop-control"):
+        return "power cuts need loop devices"
+    free = subprocess.run(["losetup", "-f"], capture_output=True, text=True, check=False)
+    return None if free.returncode == 0 else f"no free loop device: {free.stderr.strip()}"
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+class Disk:
+    """An ext4 file system that can lose its power. `mount` is where it appears."""
+
+    def __init__(self, work: Path, size_bytes: int = 400 << 20) -> None:
+        self._image = work / "disk"
+        self.mount = work / "mount"
+        self.mount.mkdir(parents=True)
+        with open(self._image, "wb") as file:
+            file.truncate(size_bytes)
+        _run("mkfs.ext4", "-q", "-F", str(self._image))
+        self._device = _run("losetup", "--show", "-f", str(self._image))
+        self._mounted = False
+
+    def power_on(self) -> None:
+        _run("mount", self._device, str(self.mount))
+        self._mounted = True
+
+    def cut(self, what_survives: int) -> None:
+        """From here on nothing reaches the device; every write fails."""
+        fd = os.open(self.mount, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, FS_IOC_SHUTDOWN, struct.pack("I", what_survives))
+        finally:
+            os.close(fd)
+
+    def power_off(self) -> None:
+        """Unmounts; retries while the kernel still releases what a killed process held."""
+        for attempt in range(200):
+            if subprocess.run(["umount", str(self.mount)], capture_output=True, check=False).returncode == 0:
+                self._mounted = False
+                return
+            time.sleep(0.002 * (attempt + 1))
+        raise RuntimeError(f"cannot unmount {self.mount}")
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._mounted:
+            self.power_off()
+        _run("losetup", "-d", self._device)
+        self._image.unlink()
+
+
+class Nemesis:
+    """Writes back random page ranges of random files below a directory."""
+
+    def __init__(self, directory: Path, rng: random.Random) -> None:
+        self._directory = directory
+        self._rng = rng
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+    def run(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            files = [os.path.join(base, name) for base, _, names in os.walk(self._directory) for name in names]
+            for path in self._rng.sample(files, min(4, len(files))):
+                self._write_back(path)
+            time.sleep(0.0005)
+
+    def _write_back(self, path: str) -> None:
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except OSError:
+            return  # deleted meanwhile
+        try:
+            pages = os.fstat(fd).st_size // PAGE_BYTES
+            for _ in range(8 if pages else 0):
+                start = self._rng.randrange(pages) * PAGE_BYTES
+                length = self._rng.choice((1, 1, 2, 8, 64)) * PAGE_BYTES
+                self._libc.sync_file_range(fd, start, length, SYNC_FILE_RANGE)
+        finally:
+            os.close(fd)
+
+
+@dataclass
+class CutTally:
+    """What happened so far. A cut counts if a writer was in an operation."""
+
+    cuts: int = 0
+    counted: int = 0
+    broken: int = 0
+    acked: int = 0
+    lost_acked: int = 0
+    worst_loss_s: float = 0.0
+    recoveries: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.counted} cuts into running operations of {self.cuts}; {self.broken} broken {dict(self.kinds)}; "
+            f"{self.lost_acked} acknowledged operations gone (worst {self.worst_loss_s * 1e3:.0f} ms before the cut); "
+            f"recoveries {dict(self.recoveries)}"
+        )
+
+
+class CutCampaign:
+    """Rounds of: power on, write, cut, power on, check."""
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        work: Path,
+        durability: str,
+        seed: int,
+        *,
+        plant: str = "",
+        run_s: float = 0.3,
+        more: Sequence[object] = (),
+    ) -> None:
+        self._zygote = zygote
+        self._work = work
+        self._durability = durability
+        self._seed = seed
+        self._rng = random.Random(seed)
+        self._plant = plant
+        self._run_s = run_s
+        self._more = more
+        self._fresh = True
+        self._boot = 0
+        self.tally = CutTally()
+
+    def run(self, cuts: int, *, until_broken: bool = False) -> CutTally:
+        """`cuts` cuts that count; with `until_broken` it ends at the first broken one."""
+        tally = self.tally
+        with Disk(self._work) as disk:
+            while tally.counted < cuts and tally.cuts < 3 * cuts + 10:
+                self._round(disk)
+                if tally.broken and until_broken:
+                    break
+        return tally
+
+    def _round(self, disk: Disk) -> None:
+        tally, rng = self.tally, self._rng
+        directory, history, output = disk.mount / "db", self._work / "history", self._work / "output"
+        disk.power_on()
+        if self._fresh or tally.cuts % ROUNDS_PER_DIRECTORY == 0:
+            shutil.rmtree(directory, ignore_errors=True)
+            os.sync()
+            history.unlink(missing_ok=True)
+            self._fresh = False
+        self._boot += 1
+        name = f"{PRODUCER_PREFIX}-a" if rng.random() < 0.2 else f"w{tally.cuts}"
+        arguments = [directory, history, "--name", name, "--durability", self._durability,
+                     "--seed", rng.randrange(1 << 30), "--boot-id", f"boot-{self._boot}", *self._more]  # fmt: skip
+        if self._plant:
+            arguments += ["--plant", self._plant]
+        facts = Tail(str(history))
+        before = facts.acks(name)
+        pid = self._zygote.run("tests.crash.writer", arguments, str(output))
+        if rng.random() < 0.9:  # else the cut may hit opening, creating or recovery
+            until = time.monotonic() + START_SECONDS
+            while facts.acks(name) == before and time.monotonic() < until and self._zygote.wait(pid, 0.005) is None:
+                pass
+        Nemesis(directory, rng).run(self._run_s * rng.uniform(0.1, 1.0))
+        disk.cut(rng.choice((JOURNAL_ONLY, NOTHING)))
+        cut_s = time.monotonic()
+        self._zygote.kill(pid)
+        disk.power_off()
+        tally.cuts += 1
+        tally.counted += facts.running(name) is not None
+        disk.power_on()
+        self._boot += 1
+        report = run_checker(
+            self._zygote, directory, history, output, "--durability", self._durability, "--power", "--cut-s", cut_s,
+            "--boot-id", f"boot-{self._boot}", seconds=60,
+        )  # fmt: skip
+        self._note(report, f"seed {self._seed} cut {tally.cuts}")
+        os.sync()
+        disk.power_off()
+
+    def _note(self, report: dict[str, object], where: str) -> None:
+        tally = self.tally
+        problems = report["problems"]
+        assert isinstance(problems, list)
+        tally.lost_acked += int(str(report.get("lost_acked", 0)))
+        tally.worst_loss_s = max(tally.worst_loss_s, float(str(report.get("loss_window_s", 0.0))))
+        recovery = report.get("recovery", {})
+        assert isinstance(recovery, dict)
+        tally.recoveries[str(recovery.get("state", "?"))] += 1
+        if problems:
+            tally.broken += 1
+            tally.kinds.update(str(kind) for kind in report["kinds"])  # type: ignore[attr-defined]
+            tally.problems += [f"{where}: {text}" for text in problems]
+            self._fresh = True
