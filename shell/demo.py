@@ -60,7 +60,7 @@ def run_demo(streams: Streams, path: str | None, plain: bool) -> int:
         raise UsageError(f"{path} exists: the demo makes a new database; choose another --path")
     with _database_path(path) as place:
         try:
-            Demo(streams, place, plain).run()
+            Demo(streams, place, plain, EVENTS_PER_SECOND).run()
         except DemoFailed as failure:
             streams.note(f"error: the demo failed: {failure}")
             return 1
@@ -87,7 +87,7 @@ def _database_path(path: str | None) -> Iterator[str]:
 class Demo:
     """The story, one method a chapter. `path` does not exist yet."""
 
-    def __init__(self, streams: Streams, path: str, plain: bool, events_per_second: float = EVENTS_PER_SECOND) -> None:
+    def __init__(self, streams: Streams, path: str, plain: bool, events_per_second: float) -> None:
         self.streams = streams
         self.path = path
         self.rate = events_per_second

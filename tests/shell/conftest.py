@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,8 @@ import eventdb
 from eventdb_shell.cli import main
 from eventdb_shell.session import Session
 from eventdb_shell.streams import Streams
+from tests.shell.command_run import Ran, Run
 from tests.shell.fake_database import FakeDatabase
-
-
-@dataclass
-class Ran:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture
