@@ -1,0 +1,92 @@
+"""Verification: what a snapshot refers to is there and makes sense."""
+
+from __future__ import annotations
+
+from eventdb.errors import EventDBError
+from eventdb.storage.checkpoint import CheckpointFile
+from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key
+from eventdb.storage.kv import scan
+from eventdb.storage.log import PartitionState
+from eventdb.storage.segment import Segment, SegmentLayout, open_segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from eventdb.storage.files import Files
+    from eventdb.storage.snapshot import StoreSnapshot
+
+
+def check_store(files: Files, path: str, uuid: bytes, snapshot: StoreSnapshot, *, deep: bool) -> list[str]:
+    """Problems, one sentence each."""
+    problems: list[str] = []
+    txn = snapshot.transaction()
+    try:
+        slots = CheckpointFile(files, f"{path}/index", write=False)
+        try:
+            if slots.newest() is None:
+                problems.append("index/checkpoint: no slot verifies")
+        finally:
+            slots.close()
+    except (OSError, EventDBError) as error:
+        problems.append(f"index/checkpoint: {error}")
+    for key, value in scan(txn, b"p"):
+        _, topic_id, partition = PARTITION_KEY.unpack(key)
+        problems += _check_partition(files, path, uuid, txn, topic_id, partition, PartitionState().unpack(value), deep)
+    for key, _ in scan(txn, b"s"):
+        _, topic_id, partition, base = SEGMENT_KEY.unpack(key)
+        if txn.get(partition_key(topic_id, partition)) is None:
+            problems.append(f"topic {topic_id}/{partition}: segment {base} belongs to no partition")
+    return problems
+
+
+def _check_partition(
+    files: Files, path: str, uuid: bytes, txn: Any, topic_id: int, partition: int, state: PartitionState, deep: bool
+) -> list[str]:  # fmt: skip
+    where = f"topic {topic_id}/{partition}"
+    problems = []
+    bases = []
+    prefix = SEGMENT_KEY.pack(b"s", topic_id, partition, 0)[:-8]
+    entries = list(scan(txn, prefix))
+    for i, (key, value) in enumerate(entries):
+        base = SEGMENT_KEY.unpack(key)[3]
+        bases.append(base)
+        end = SEGMENT_KEY.unpack(entries[i + 1][0])[3] if i + 1 < len(entries) else state.log_end
+        try:
+            layout = SegmentLayout.unpack(value)
+            if not 0 <= end - base <= layout.capacity:
+                problems.append(f"{where}: segment {base} should hold {end - base} rows but has room for {layout.capacity}")
+                continue
+            segment = open_segment(files, path, uuid, topic_id, partition, base, layout, write=False)
+            problems += [f"{where}: segment {base}: {text}" for text in _check_rows(txn, topic_id, segment, end - base, deep)]
+        except EventDBError as error:
+            problems.append(f"{where}: {error}")
+    if state.log_end and (not bases or bases[-1] != state.base):
+        problems.append(f"{where}: the active segment {state.base} is not the last one of {bases[-3:]}")
+    if not state.log_start <= state.log_end or (bases and bases[0] > state.log_start):
+        problems.append(f"{where}: offsets {state.log_start}..{state.log_end} do not fit the first segment {bases[:1]}")
+    return problems
+
+
+def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool) -> list[str]:
+    problems = []
+    if not rows:
+        return problems
+    step = rows if deep else min(rows, 1024)
+    for i, column in enumerate(segment.layout.columns):
+        stored = segment.value_views[i][rows - step : rows].tolist()
+        view = segment.valid_views[i]
+        valid = b"\1" * step if view is None else bytes(view[rows - step : rows])
+        if set(valid) - {0, 1}:
+            problems.append(f"column {i} has validity bytes other than 0 and 1")
+        if column.coded:
+            used = max((c for c, ok in zip(stored, valid, strict=True) if ok), default=-1)
+            low = min((c for c, ok in zip(stored, valid, strict=True) if ok), default=0)
+            if low < 0 or (used >= 0 and txn.get(dictionary_key(topic_id, i, used)) is None):
+                problems.append(f"column {i} uses code {used if low >= 0 else low}, which its dictionary does not have")
+        elif column.plain and (stored != sorted(stored) or stored[-1] > column.heap_bytes or stored[0] < 0):
+            problems.append(f"column {i} has end positions that are out of order or beyond its heap")
+    times = segment.value_views[-1][rows - step : rows].tolist()
+    if times != sorted(times):
+        problems.append("append times are out of order")
+    return problems

@@ -1,0 +1,263 @@
+"""The NumPy side of segments: whole columns in, zero-copy slices out. Imported only when columns are used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eventdb.batch import Array, Column, Dictionary
+from eventdb.config import DICTIONARY_LIMIT, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
+from eventdb.errors import SchemaMismatch
+from eventdb.storage.dictionary import DictionaryCache, is_short
+
+if TYPE_CHECKING:
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment import Segment
+    from eventdb.storage.transaction import Staged, WriteTransaction
+
+
+class SegmentSlice:
+    """Rows of one segment. `time_range` is (min, max) event time, inclusive, possibly wider than the slice; None if not known."""
+
+    __slots__ = ("_log", "_row", "_segment", "first_offset", "row_count", "time_range")
+
+    def __init__(self, log: PartitionLog, segment: Segment, row: int, end: int, times: tuple[int, int] | None) -> None:
+        self._log = log
+        self._segment = segment
+        self._row = row
+        self.first_offset = segment.base + row
+        self.row_count = end - row
+        self.time_range = times
+
+    def column(self, index: int) -> Column:
+        """One column: a read-only view of the file for fixed-width and dictionary columns, encoded here if stored plainly."""
+        segment, row, count = self._segment, self._row, self.row_count
+        layout = segment.layout.columns[index]
+        type = self._log.schema.fields[index].type
+        validity = None
+        if layout.nullable:
+            flags = _view(segment, layout.valid_position + row, count, np.dtype(bool))
+            validity = None if flags.all() else flags
+        if layout.plain:
+            return self._encode_plain(index, validity)
+        values = _view(segment, layout.value_position + row * layout.width, count, np.dtype("<i4") if layout.coded else np.dtype(type.physical))
+        if not layout.coded:
+            return Column(type, values, validity)
+        dictionary = self._log.dictionaries[index]
+        assert dictionary is not None
+        return Column(type, values, validity, dictionary.shared())
+
+    def append_times(self) -> Array:
+        """int64 microseconds, read-only view."""
+        return _view(self._segment, self._segment.layout.append_position + self._row * 8, self.row_count, np.dtype("<i8"))
+
+    def _encode_plain(self, index: int, validity: Array | None) -> Column:
+        segment, row, count = self._segment, self._row, self.row_count
+        layout = segment.layout.columns[index]
+        type = self._log.schema.fields[index].type
+        ends = _view(segment, layout.value_position + row * 8, count, np.dtype("<i8"))
+        start = segment.heap_end(index, row)
+        heap = bytes(segment.memory[layout.heap_position + start : layout.heap_position + (int(ends[-1]) if count else start)])
+        bounds = (ends - start).tolist()
+        codes: dict[bytes, int] = {}
+        code = codes.setdefault
+        last = 0
+        out = []
+        for end in bounds:
+            out.append(code(heap[last:end], len(codes)))
+            last = end
+        values: list[Any] = [v.decode("utf-8", "surrogatepass") for v in codes] if layout.text else list(codes)
+        if not values:
+            values = ["" if layout.text else b""]
+        return Column(type, np.array(out, dtype=np.int32), validity, Dictionary(values))
+
+
+def _view(segment: Segment, position: int, count: int, dtype: np.dtype[Any]) -> Array:
+    view = np.frombuffer(segment.mapping, dtype=dtype, count=count, offset=position)
+    view.flags.writeable = False
+    return view
+
+
+def store_columns(transaction: WriteTransaction, staged: Staged, columns: Sequence[Column]) -> None:
+    """All rows of the columns are stored past the end of the staged log."""
+    log = staged.log
+    total = len(columns[0])
+    for column, field in zip(columns, log.schema.fields, strict=True):
+        if column.type != field.type:
+            raise SchemaMismatch(f"column {field.name!r} is {field.type}, not {column.type}", column=field.name, expected=str(field.type))
+        if len(column) != total:
+            raise SchemaMismatch(f"column {field.name!r} has {len(column)} rows, the first column {total}", column=field.name)
+        if not field.nullable and column.validity is not None and not column.validity.all():
+            raise SchemaMismatch(f"column {field.name!r} is NOT NULL", column=field.name)
+    sources = [_Source(column, log.dictionaries[i]) if column.type.is_coded else None for i, column in enumerate(columns)]
+    done = 0
+    while done < total:
+        done += _store_part(transaction, staged, columns, sources, done, total)
+
+
+def _store_part(
+    transaction: WriteTransaction, staged: Staged, columns: Sequence[Column], sources: list[_Source | None], done: int, total: int
+) -> int:  # fmt: skip
+    segment = staged.segment
+    waiting = total - done
+    count = min(waiting, staged.room())
+    coded = [i for i, source in enumerate(sources) if source is not None]
+    plain = set() if segment is None else set(segment.layout.plain)
+    for i in coded:
+        source = sources[i]
+        assert source is not None
+        if i not in plain and not source.resolve(staged, i):
+            plain.add(i)
+    if segment is None or count == 0 or plain != set(segment.layout.plain):
+        return _roll(transaction, staged, sources, plain, done, waiting)
+    row = staged.state.log_end - segment.base
+    ends: dict[int, Array] = {}
+    for i in segment.layout.plain:
+        source = sources[i]
+        assert source is not None
+        used = segment.heap_end(i, row)
+        ends[i] = source.lengths(done, done + count).cumsum() + used
+        count = int(np.searchsorted(ends[i][:count], segment.layout.columns[i].heap_bytes, side="right"))
+    if count == 0:
+        return _roll(transaction, staged, sources, plain, done, waiting)
+    _copy(staged, segment, columns, sources, ends, row, done, count)
+    if staged.log.event_time is not None:
+        _note_times(transaction, staged, columns[staged.log.event_time].slice(done, done + count))
+    staged.add(row, count)
+    return count
+
+
+def _roll(transaction: WriteTransaction, staged: Staged, sources: list[_Source | None], plain: set[int], done: int, waiting: int) -> int:
+    segment = staged.segment
+    if segment is not None and staged.state.log_end == segment.base:
+        plain |= set(segment.layout.plain)
+        transaction.replace_empty(staged)
+    stop = done + min(waiting, MAX_SEGMENT_ROWS)
+    heap = {}
+    for i, source in enumerate(sources):
+        if source is not None and (i in plain or source.cache is None):
+            heap[i] = int(source.lengths(done, stop).sum())
+    transaction.roll(staged, waiting, plain, heap)
+    return 0
+
+
+def _copy(
+    staged: Staged, segment: Segment, columns: Sequence[Column], sources: list[_Source | None], ends: dict[int, Array], row: int, done: int,
+    count: int,
+) -> None:  # fmt: skip
+    stop = done + count
+    for i, layout in enumerate(segment.layout.columns):
+        column = columns[i]
+        if layout.nullable:
+            flags = np.frombuffer(segment.mapping, dtype=bool, count=count, offset=layout.valid_position + row)
+            flags[:] = True if column.validity is None else column.validity[done:stop]
+        position = layout.value_position + row * layout.width
+        source = sources[i]
+        if source is None:
+            target = np.frombuffer(segment.mapping, dtype=column.type.physical, count=count, offset=position)
+            target[:] = column.values[done:stop]
+        elif layout.coded:
+            target = np.frombuffer(segment.mapping, dtype="<i4", count=count, offset=position)
+            source.write_codes(target, done, stop)
+        else:
+            target = np.frombuffer(segment.mapping, dtype="<i8", count=count, offset=position)
+            target[:] = ends[i][:count]
+            data = source.heap(done, stop)
+            start = layout.heap_position + segment.heap_end(i, row)
+            segment.memory[start : start + len(data)] = data
+    times = np.frombuffer(segment.mapping, dtype="<i8", count=count, offset=segment.layout.append_position + row * 8)
+    times[:] = staged.state.append_us
+
+
+def _note_times(transaction: WriteTransaction, staged: Staged, column: Column) -> None:
+    values = column.values if column.validity is None else column.values[column.validity]
+    if len(values):
+        transaction.note_range(staged, int(values.min()), int(values.max()))
+
+
+class _Source:
+    """A VARCHAR or BLOB column on its way in: recoded to the topic's dictionary, or spelled out for plain storage."""
+
+    def __init__(self, column: Column, cache: DictionaryCache | None) -> None:
+        assert column.dictionary is not None
+        self.column = column
+        self.cache = cache
+        self._own = cache is not None and column.dictionary is cache._shared
+        self._table: Array | None = None
+        self._spelled: list[bytes] | None = None
+        self._lengths: Array | None = None
+
+    def _used(self) -> Array:
+        """Codes that some present row has."""
+        column = self.column
+        values = column.values if column.validity is None else column.values[column.validity]
+        assert column.dictionary is not None
+        seen = np.zeros(max(1, len(column.dictionary)), dtype=bool)
+        seen[values] = True
+        return np.flatnonzero(seen)
+
+    def resolve(self, staged: Staged, index: int) -> bool:
+        """Every used value has a code of the topic's dictionary (known or pending); False if the column must be stored plainly."""
+        if self._own or self._table is not None:
+            return True
+        cache, dictionary = self.cache, self.column.dictionary
+        if cache is None or dictionary is None or cache.is_full(DICTIONARY_LIMIT - 1):
+            return False
+        pending = staged.pending.get(index, {})
+        used = self._used()
+        if len(used) > DICTIONARY_LIMIT:
+            return False
+        values = dictionary.values
+        codes = used.tolist()
+        fresh = [v for v in (values[c] for c in codes) if v not in cache.codes and v not in pending]
+        if not all(map(is_short, fresh)) or cache.is_full(DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))):
+            return False
+        if fresh:
+            pending = staged.pending.setdefault(index, {})
+            for value in fresh:
+                if value not in pending:
+                    pending[value] = len(cache.values) + len(pending)
+        table = np.zeros(max(1, len(values)), dtype=np.int32)
+        known = cache.codes
+        table[used] = [known[v] if v in known else pending[v] for v in (values[c] for c in codes)]
+        self._table = table
+        return True
+
+    def write_codes(self, target: Array, start: int, stop: int) -> None:
+        column = self.column
+        values = column.values[start:stop]
+        if self._table is None:
+            target[:] = values
+        else:
+            np.take(self._table, values, out=target, mode="clip")
+        if column.validity is not None:
+            target[~column.validity[start:stop]] = 0
+
+    def _spell(self) -> list[bytes]:
+        spelled = self._spelled
+        if spelled is None:
+            dictionary = self.column.dictionary
+            assert dictionary is not None
+            spelled = [v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v) for v in dictionary.values] or [b""]
+            self._spelled = spelled
+            self._lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
+            if int(self._lengths.max()) > MAX_VALUE_BYTES:
+                raise SchemaMismatch(f"a value of {int(self._lengths.max())} bytes exceeds the limit of {MAX_VALUE_BYTES}")
+        return spelled
+
+    def lengths(self, start: int, stop: int) -> Array:
+        self._spell()
+        assert self._lengths is not None
+        lengths: Array = self._lengths[self.column.values[start:stop]]
+        if self.column.validity is not None:
+            lengths = np.where(self.column.validity[start:stop], lengths, 0)
+        return lengths
+
+    def heap(self, start: int, stop: int) -> bytes:
+        spelled = self._spell()
+        codes = self.column.values[start:stop]
+        if self.column.validity is not None:
+            codes = codes[self.column.validity[start:stop]]
+        return b"".join(map(spelled.__getitem__, codes.tolist()))

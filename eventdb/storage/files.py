@@ -1,0 +1,201 @@
+"""The one seam to the file system and to time. Tests replace both classes; nothing else in storage calls `os` on a file.
+
+Every open refuses symbolic links and anything that is not a regular file, and marks the descriptor close-on-exec.
+Modes are explicit (0600, directories 0700), whatever the umask.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import sys
+import time
+
+from eventdb.errors import DiskFullError, NotADatabase, ReadOnlyError, StorageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SAFE = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | os.O_NONBLOCK
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ZEROS = bytes(1 << 20)
+
+
+def storage_error(error: OSError, action: str, path: str) -> StorageError:
+    """The typed error of an OSError met while doing `action` on `path`."""
+    if error.errno in _FULL:
+        return DiskFullError(f"no space left while {action} {path}; nothing was stored, free some space and retry", path=path)
+    if error.errno == errno.EROFS:
+        return ReadOnlyError(f"{path} lies on a read-only file system; open the database with read_only=True", path=path)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StorageError(f"no permission while {action} {path}: {error.strerror}", path=path)
+    if error.errno == errno.ELOOP:
+        return StorageError(f"{path} is a symbolic link; EventDB does not follow links inside a database", path=path)
+    return StorageError(f"{action} {path} failed: {error.strerror or error}", path=path)
+
+
+class Clock:
+    """Time. `monotonic_ns` for intervals, `time_us` for data, `boot_id` names this run of the kernel ('' if unknown)."""
+
+    monotonic_ns: Callable[[], int] = staticmethod(time.monotonic_ns)
+
+    def time_us(self) -> int:
+        return time.time_ns() // 1000
+
+    def boot_id(self) -> str:
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                return file.read().strip()
+        except OSError:
+            return ""
+
+
+class Files:
+    """File operations. They raise OSError; `storage_error` turns it into a typed one."""
+
+    # Bound directly: these two run in every commit.
+    pwrite: Callable[[int, bytes, int], int] = staticmethod(os.pwrite)
+    fdatasync: Callable[[int], None] = staticmethod(getattr(os, "fdatasync", os.fsync))
+    flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
+
+    def open(self, path: str, *, write: bool = False) -> int:
+        """A descriptor of an existing regular file."""
+        fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | _SAFE)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise NotADatabase(f"{path} is not a regular file", path=path)
+        return fd
+
+    def create(self, path: str, *, exclusive: bool = True) -> int:
+        """A descriptor of a new (or with exclusive=False possibly existing) regular file, mode 0600."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_EXCL if exclusive else 0) | _SAFE, 0o600)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise NotADatabase(f"{path} is not a regular file", path=path)
+        os.fchmod(fd, 0o600)
+        return fd
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pread(self, fd: int, length_bytes: int, position_bytes: int) -> bytes:
+        return os.pread(fd, length_bytes, position_bytes)
+
+    def fsync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def fsync_dir(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def allocate(self, fd: int, length_bytes: int) -> None:
+        """Blocks for [0, length_bytes), so that a store into a mapping cannot meet a full disk."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, length_bytes)
+        else:
+            self.fill_zeros(fd, length_bytes)
+
+    def fill_zeros(self, fd: int, length_bytes: int) -> None:
+        """Written zeros in [0, length_bytes): a later overwrite needs no file system metadata to become durable."""
+        position = 0
+        while position < length_bytes:
+            position += self.pwrite(fd, _ZEROS[: length_bytes - position], position)
+
+    def mmap(self, fd: int, length_bytes: int, *, write: bool = False) -> mmap.mmap:
+        return mmap.mmap(fd, length_bytes, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
+
+    def drop_cache(self, fd: int) -> None:
+        """Clean cached pages of the file are forgotten, so that the next read shows what the medium holds."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(path)
+
+    def mkdir(self, path: str) -> None:
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)
+
+    def listdir(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def is_directory(self, path: str) -> bool:
+        """Whether the path is a directory and not a link to one."""
+        try:
+            return stat.S_ISDIR(os.lstat(path).st_mode)
+        except OSError:
+            return False
+
+    def identity(self, path: str) -> tuple[int, int]:
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+
+    def descriptor_identity(self, fd: int) -> tuple[int, int]:
+        status = os.fstat(fd)
+        return status.st_dev, status.st_ino
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def sync_index(self, sync: Callable[[bool], None], path: str) -> None:
+        """LMDB's own flush of the file at `path`, through the seam so that tests can lose or fail it."""
+        sync(True)
+
+    def read_all(self, path: str, limit_bytes: int = 1 << 20) -> bytes:
+        fd = self.open(path)
+        try:
+            return self.pread(fd, limit_bytes, 0)
+        finally:
+            self.close(fd)
+
+    def write_fully(self, fd: int, data: bytes, position_bytes: int) -> None:
+        """All of `data` at the position; a short write is continued so that its cause shows up as an OSError."""
+        done = 0
+        while done < len(data):
+            count = self.pwrite(fd, data[done:] if done else data, position_bytes + done)
+            if count <= 0:
+                raise OSError(errno.EIO, "the write made no progress")
+            done += count
+
+
+_NETWORK_TYPES = {
+    0x6969: "NFS",
+    0xFF534D42: "CIFS",
+    0xFE534D42: "SMB2",
+    0x517B: "SMB",
+    0x01021997: "9p",
+    0x00C36400: "Ceph",
+    0x5346414F: "AFS",
+}
+
+
+def network_file_system(path: str) -> str | None:
+    """The name of the network file system a path lies on, None if it is local or not known. Linux only."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    try:
+        buffer = ctypes.create_string_buffer(256)
+        if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(path), buffer) != 0:
+            return None
+        word = ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
+    except (OSError, AttributeError):
+        return None
+    return _NETWORK_TYPES.get(word)

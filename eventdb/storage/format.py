@@ -1,0 +1,169 @@
+"""Every byte the storage layer writes: constants, layouts, keys. All integers are little-endian, except in keys (big-endian, so that they sort).
+
+Directory::
+
+    FORMAT                      magic, version, uuid, CRC. Written last at creation: a directory without it is not a database
+    LOCK                        flock'd for one commit at a time. Never deleted
+    ALIVE                       flock'd shared by every process that has the database open. Who gets it exclusively is alone
+    shared                      one mapped page: poison flag, holder of LOCK, wake-up slots. Says nothing that must survive
+    reserve                     space given back when recovery meets a full disk
+    index/data.mdb, lock.mdb    LMDB: what is committed
+    index/checkpoint            two slots: the LMDB meta pages of the last two checkpoints
+    journal/J-<epoch>-<number>  records of commits since the checkpoint
+    topics/<topic>/<partition>/<base offset, 20 digits>.seg
+
+Index keys::
+
+    m                            -> META      the tail of the journal and the applied lsn
+    p topic partition            -> PARTITION offsets, active segment, time range
+    s topic partition base       -> SEGMENT   capacity, time range, columns
+    d topic column code          -> the bytes of a dictionary value
+    w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
+    u user key                   -> user value
+
+Journal record, 8-byte aligned::
+
+    RECORD_HEAD | header crc u32 | payload, padded with zeros
+
+The header CRC covers the header, whose fields name the epoch, file number and position, and is seeded with the database's
+uuid: a record copied or left over from elsewhere never verifies. `previous` is the header CRC of the record before.
+
+Segment file::
+
+    header page(s): SEGMENT_HEAD, columns, CRC      then per column, 64-byte aligned and in this order:
+    [validity: 1 byte per row, if nullable] [values: width bytes per row | int64 end positions] [heap, if plain]
+    and last the int64 append times.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+DATABASE_MAGIC = b"EVENTDB\0"
+FORMAT_VERSION = 1
+FORMAT = Struct("<8sHHI16sQ")  # magic, version, 0, 0, uuid, created_us; then crc u32
+CRC = Struct("<I")
+U32 = CRC
+U64 = Struct("<Q")
+
+# --- index ----------------------------------------------------------------------------------------
+META_KEY = b"m"
+META = Struct("<QIIQIIQQQQ")
+#      lsn, epoch, file number, position_bytes, chain crc, 0, file size, durable lsn, checkpoint sequence, first unsynced bulk lsn
+PARTITION_KEY = Struct(">cIH")
+PARTITION = Struct("<QQQqqqQ")  # log start, log end, active segment base, its min and max event time, last append time, flags
+SEGMENT_KEY = Struct(">cIHQ")
+SEGMENT = Struct("<QqqI")  # capacity, min and max event time (final once rolled), column count; then COLUMN each
+COLUMN = Struct("<BBHQ")  # type code, flags, width, heap bytes
+DICTIONARY_KEY = Struct(">cIHI")
+TOPIC_PREFIX = Struct(">cI")
+
+NO_SEGMENT = (1 << 64) - 1
+NO_MIN_TIME = (1 << 63) - 1
+NO_MAX_TIME = -(1 << 63)
+PARTITION_DERIVED = 1  # rows come from unjournaled commits only
+
+COLUMN_NULLABLE = 1
+COLUMN_CODED = 2
+COLUMN_PLAIN = 4
+
+TYPE_CODES = {
+    "BOOLEAN": 1,
+    "TINYINT": 2,
+    "SMALLINT": 3,
+    "INTEGER": 4,
+    "BIGINT": 5,
+    "FLOAT": 6,
+    "DOUBLE": 7,
+    "DECIMAL": 8,
+    "VARCHAR": 9,
+    "BLOB": 10,
+    "DATE": 11,
+    "TIMESTAMP": 12,
+    "INTERVAL": 13,
+}
+TYPE_NAMES = {code: name for name, code in TYPE_CODES.items()}
+
+# --- segments -------------------------------------------------------------------------------------
+SEGMENT_MAGIC = b"EVDBSEG1"
+SEGMENT_HEAD = Struct("<8s16sIHHQQI")  # magic, uuid, topic, partition, 0, base, capacity, column count
+PAGE_BYTES = 4096
+ALIGN_BYTES = 64
+DICTIONARY_MAX_BYTES = 8 << 20  # of one column's dictionary, in memory of every process; beyond it the column goes plain
+DICTIONARY_VALUE_BYTES = 2048  # a longer value makes its column plain at once
+
+# --- journal --------------------------------------------------------------------------------------
+RECORD_MAGIC = 0x314A4445  # "EDJ1"
+RECORD_MAGIC_BYTES = RECORD_MAGIC.to_bytes(4, "little")
+RECORD_HEAD = Struct("<IBBHIIQQQIII")
+#      magic, type, flags, 0, epoch, file number, position_bytes, lsn, durable lsn, previous crc, payload bytes, payload crc
+RECORD_BYTES = RECORD_HEAD.size + 4
+OPEN_RECORD = 1  # first of a file
+COMMIT_RECORD = 2
+ROLL_RECORD = 3  # last of a file: the log goes on in the next one
+BULK_UNSYNCED = 1  # flag: the rows named by the record were not flushed before it
+ROLL_PAYLOAD = Struct("<IIQ")  # next file number, crc of its first record, its size in bytes
+ROLL_BYTES = RECORD_BYTES + ROLL_PAYLOAD.size
+
+OP_SEGMENT = 1  # OP_PLACE, u32 length, SEGMENT value        a new segment file
+OP_CHUNK = 2  # OP_PLACE, OP_ROWS, PARTITION, column bytes   rows
+OP_BULK = 3  # OP_PLACE, OP_ROWS, PARTITION, u32 crc         rows that are in the segment already
+OP_PUT = 4  # OP_KEY, key, value
+OP_DELETE = 5  # OP_KEY, key
+OP_FORGET = 6  # OP_PLACE                                    a dropped topic
+OP_PLACE = Struct("<BIHQ")  # op, topic, partition, segment base
+OP_ROWS = Struct("<II")  # first row in the segment, row count
+OP_KEY = Struct("<BHI")  # op, key bytes, value bytes
+
+# --- checkpoint slots -----------------------------------------------------------------------------
+SLOT_MAGIC = b"EVDBCKP1"
+SLOT = Struct("<8sQII40sQIIQIIQ")
+#      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, 0, file size; crc u32
+SLOT_CLEAN = 1
+
+# --- the shared page ------------------------------------------------------------------------------
+SHARED_BYTES = 4096
+SHARED_POISON = 0  # u8
+SHARED_HOLDER = 8  # u32: pid of the last process that locked LOCK
+SHARED_SLOTS = 64  # one byte per waiter slot: 1 = armed
+SLOT_COUNT = 64
+
+
+def align(position: int, to: int = ALIGN_BYTES) -> int:
+    return -(-position // to) * to
+
+
+def partition_key(topic_id: int, partition: int) -> bytes:
+    return PARTITION_KEY.pack(b"p", topic_id, partition)
+
+
+def segment_key(topic_id: int, partition: int, base: int) -> bytes:
+    return SEGMENT_KEY.pack(b"s", topic_id, partition, base)
+
+
+def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
+    return SEGMENT_KEY.pack(b"w", topic_id, partition, base)
+
+
+def dictionary_key(topic_id: int, column: int, code: int) -> bytes:
+    return DICTIONARY_KEY.pack(b"d", topic_id, column, code)
+
+
+def topic_directory(topic_id: int, partition: int) -> str:
+    return f"topics/{topic_id}/{partition}"
+
+
+def segment_name(base: int) -> str:
+    return f"{base:020d}.seg"
+
+
+def journal_name(epoch: int, number: int) -> str:
+    return f"J-{epoch}-{number}"
+
+
+def parse_journal_name(name: str) -> tuple[int, int] | None:
+    """(epoch, file number) of a journal file's name, None for anything else."""
+    parts = name.split("-")
+    if len(parts) == 3 and parts[0] == "J" and parts[1].isdecimal() and parts[2].isdecimal():
+        return int(parts[1]), int(parts[2])
+    return None

@@ -1,0 +1,135 @@
+"""PartitionLog: this process's handle of one ordered log of a topic. It caches; the index decides."""
+
+from __future__ import annotations
+
+from eventdb.errors import CorruptionError
+from eventdb.storage.dictionary import DictionaryCache
+from eventdb.storage.format import (
+    NO_MAX_TIME,
+    NO_MIN_TIME,
+    NO_SEGMENT,
+    PARTITION,
+    PARTITION_DERIVED,
+    partition_key,
+    segment_key,
+)
+from eventdb.storage.segment import Segment, SegmentLayout, open_segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from eventdb.schema import Schema
+    from eventdb.storage.files import Files
+
+_MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
+
+
+class PartitionState:
+    """The PARTITION value: offsets, the active segment, its time range."""
+
+    __slots__ = ("append_us", "base", "flags", "log_end", "log_start", "max_time", "min_time")
+
+    def __init__(self) -> None:
+        self.log_start = self.log_end = 0
+        self.base = NO_SEGMENT
+        self.min_time = NO_MIN_TIME
+        self.max_time = NO_MAX_TIME
+        self.append_us = self.flags = 0
+
+    def pack(self) -> bytes:
+        return PARTITION.pack(self.log_start, self.log_end, self.base, self.min_time, self.max_time, self.append_us, self.flags)
+
+    def unpack(self, value: bytes) -> PartitionState:
+        (self.log_start, self.log_end, self.base, self.min_time, self.max_time, self.append_us, self.flags) = PARTITION.unpack(value)
+        return self
+
+    def copy(self) -> PartitionState:
+        other = PartitionState()
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        return other
+
+    @property
+    def derived(self) -> bool:
+        return bool(self.flags & PARTITION_DERIVED)
+
+
+class PartitionLog:
+    """Get it from Store.log(). `state` and `segment` belong to the writer and are current only under the writer lock, while
+    `generation` equals the writer's."""
+
+    def __init__(
+        self, files: Files, directory: str, uuid: bytes, topic_id: int, schema: Schema, event_time: int | None, partition: int,
+        dictionaries: list[DictionaryCache | None],
+    ) -> None:  # fmt: skip
+        self._files = files
+        self._directory = directory
+        self._uuid = uuid
+        self.topic_id = topic_id
+        self.schema = schema
+        self.event_time = event_time
+        self.partition = partition
+        self.dictionaries = dictionaries
+        self.key = partition_key(topic_id, partition)
+        self.state = PartitionState()
+        self.segment: Segment | None = None
+        self.generation = -1
+        self.touched = (-1, NO_SEGMENT)  # checkpoint sequence and segment base of the last dirty mark of this process
+        self.encoder: Any = None  # see append.py
+        self._mapped: dict[int, Segment] = {}
+
+    def load(self, txn: Any) -> None:
+        """`state` and `segment` are those of the write transaction."""
+        value = txn.get(self.key)
+        state = PartitionState()
+        if value is not None:
+            state.unpack(value)
+        segment = self.segment
+        if state.base == NO_SEGMENT:
+            segment = None
+        elif segment is None or segment.base != state.base or not segment.writable:
+            segment = self.open_for_writing(txn, state.base)
+        for dictionary in self.dictionaries:
+            if dictionary is not None:
+                dictionary.refresh(txn)
+        self.state = state
+        self.segment = segment
+        self.encoder = None
+
+    def open_for_writing(self, txn: Any, base: int) -> Segment:
+        value = txn.get(segment_key(self.topic_id, self.partition, base))
+        if value is None:
+            raise CorruptionError(f"topic {self.topic_id}: the index names segment {base} but does not describe it")
+        return self._open(base, SegmentLayout.unpack(value), write=True)
+
+    def _open(self, base: int, layout: SegmentLayout, *, write: bool) -> Segment:
+        return open_segment(self._files, self._directory, self._uuid, self.topic_id, self.partition, base, layout, write=write)
+
+    def mapped(self, base: int, value: bytes) -> Segment:
+        """The segment of an index entry, mapped for reading. The newest mappings are kept."""
+        segment = self._mapped.get(base)
+        if segment is None:
+            active = self.segment
+            if active is not None and active.base == base and active.layout.descriptor == value[-len(active.layout.descriptor) :]:
+                return active
+            segment = self._open(base, SegmentLayout.unpack(value), write=False)
+            if len(self._mapped) >= _MAX_MAPPED:
+                try:
+                    self._mapped.pop(next(iter(self._mapped)), None)
+                except (StopIteration, RuntimeError):  # another thread was faster
+                    pass
+            self._mapped[base] = segment
+        return segment
+
+    def drop_writer_state(self) -> None:
+        """The writer's view is stale (an aborted transaction); the next one reloads it."""
+        self.generation = -1
+        self.segment = None
+        self.encoder = None
+        self.touched = (-1, NO_SEGMENT)
+
+    def drop(self) -> None:
+        """Forgets everything cached; mappings in use stay valid."""
+        self.drop_writer_state()
+        self._mapped = {}

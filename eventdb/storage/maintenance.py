@@ -1,0 +1,65 @@
+"""The background thread of a writing process: flushes in interval mode, checkpoints, lets an idle pin go."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+from eventdb.config import CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES
+from eventdb.errors import EventDBError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from eventdb.storage.commit import Writer
+
+_IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
+
+
+class Maintenance:
+    """Started at the first commit; a daemon, so that it never keeps a program alive."""
+
+    def __init__(self, writer: Writer, interval_ms: int | None) -> None:
+        self._writer = weakref.ref(writer)
+        self._interval_ms = interval_ms
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.last_error = ""
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="eventdb-maintenance", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stop.set()
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _run(self) -> None:
+        step_s = (self._interval_ms or 200) / 1000
+        idle = 0
+        seen = -1
+        while not self._stop.wait(step_s):
+            writer = self._writer()
+            if writer is None or writer.closed or writer.poison_reason:
+                return
+            try:
+                if self._interval_ms is not None:
+                    writer.flush_journal()
+                age_ms = (writer.clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000
+                if writer.journal_bytes > CHECKPOINT_JOURNAL_BYTES or age_ms >= CHECKPOINT_INTERVAL_MS:
+                    idle = idle + 1 if seen == writer.commits else 0
+                    if seen != writer.commits or not idle:
+                        writer.checkpoint()
+                        seen = writer.commits
+                    elif idle >= _IDLE_CHECKPOINTS:
+                        writer.release_idle_pin(seen)
+                        idle = 0
+                    writer.checkpoint_ns = writer.clock.monotonic_ns()
+            except EventDBError as error:
+                # A full disk passes, a failed flush has poisoned the database: whoever writes next is told.
+                self.last_error = str(error)
+            finally:
+                del writer

@@ -1,0 +1,300 @@
+"""Segment files: a fixed number of rows, each column one contiguous region of a mapped, fully allocated file.
+
+A row exists once the index says so (its offset is below the partition's end); bytes past that end are scrap that the next
+writer overwrites. Rows are therefore stored in place before the commit, and an aborted one needs no undoing. The only rule:
+stores happen with the writer lock held and past the committed end.
+"""
+
+from __future__ import annotations
+
+import sys
+from zlib import crc32
+
+from eventdb.config import FIRST_SEGMENT_ROWS, MAX_SEGMENT_ROWS, SEGMENT_GROWTH
+from eventdb.errors import CorruptionError, UnsupportedError
+from eventdb.schema import DataType
+from eventdb.storage.files import storage_error
+from eventdb.storage.format import (
+    COLUMN,
+    COLUMN_CODED,
+    COLUMN_NULLABLE,
+    COLUMN_PLAIN,
+    CRC,
+    NO_MAX_TIME,
+    NO_MIN_TIME,
+    PAGE_BYTES,
+    SEGMENT,
+    SEGMENT_HEAD,
+    SEGMENT_MAGIC,
+    TYPE_CODES,
+    TYPE_NAMES,
+    align,
+    segment_name,
+    topic_directory,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Sequence
+    from typing import Any
+
+    from eventdb.schema import Schema
+    from eventdb.storage.files import Files
+
+if sys.byteorder != "little":
+    raise UnsupportedError("EventDB stores little-endian columns and runs on little-endian machines only")
+
+_STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
+
+
+class ColumnLayout:
+    """Where one column lies in a segment. `struct_code` is that of a stored value: 'i' for codes, 'q' for end positions."""
+
+    __slots__ = (
+        "coded", "heap_bytes", "heap_position", "nullable", "plain", "struct_code", "text", "type_code", "valid_position",
+        "value_position", "width",
+    )
+
+    def __init__(self, type_code: int, flags: int, width: int, heap_bytes: int) -> None:
+        self.type_code = type_code
+        self.nullable = bool(flags & COLUMN_NULLABLE)
+        self.coded = bool(flags & COLUMN_CODED)
+        self.plain = bool(flags & COLUMN_PLAIN)
+        self.width = width
+        self.heap_bytes = heap_bytes
+        self.text = TYPE_NAMES.get(type_code) == "VARCHAR"
+        self.struct_code = "q" if self.plain else "i" if self.coded else _STRUCT_CODES[TYPE_NAMES[type_code]]
+        self.valid_position = self.value_position = self.heap_position = 0
+
+    def pack(self) -> bytes:
+        flags = self.nullable * COLUMN_NULLABLE | self.coded * COLUMN_CODED | self.plain * COLUMN_PLAIN
+        return COLUMN.pack(self.type_code, flags, self.width, self.heap_bytes)
+
+
+class SegmentLayout:
+    """Capacity and columns of a segment; every position follows from them."""
+
+    __slots__ = ("append_position", "capacity", "coded", "columns", "descriptor", "plain", "size_bytes")
+
+    def __init__(self, capacity: int, columns: Sequence[ColumnLayout]) -> None:
+        self.capacity = capacity
+        self.columns = tuple(columns)
+        self.descriptor = b"".join(column.pack() for column in columns)
+        position = align(SEGMENT_HEAD.size + len(self.descriptor) + CRC.size, PAGE_BYTES)
+        for column in self.columns:
+            if column.nullable:
+                column.valid_position = position
+                position = align(position + capacity)
+            column.value_position = position
+            position = align(position + capacity * column.width)
+            if column.plain:
+                column.heap_position = position
+                position = align(position + column.heap_bytes)
+        self.append_position = position
+        self.size_bytes = align(position + capacity * 8, PAGE_BYTES)
+        self.coded = tuple(i for i, column in enumerate(self.columns) if column.coded)
+        self.plain = tuple(i for i, column in enumerate(self.columns) if column.plain)
+
+    def pack(self, min_time: int = NO_MIN_TIME, max_time: int = NO_MAX_TIME) -> bytes:
+        """The SEGMENT value of the index."""
+        return SEGMENT.pack(self.capacity, min_time, max_time, len(self.columns)) + self.descriptor
+
+    @staticmethod
+    def unpack(value: bytes) -> SegmentLayout:
+        capacity, _min_time, _max_time, count = SEGMENT.unpack_from(value)
+        if len(value) != SEGMENT.size + count * COLUMN.size:
+            raise CorruptionError(f"a segment record of {len(value)} bytes cannot describe {count} columns")
+        return SegmentLayout(capacity, [ColumnLayout(*COLUMN.unpack_from(value, SEGMENT.size + i * COLUMN.size)) for i in range(count)])
+
+    def header(self, uuid: bytes, topic_id: int, partition: int, base: int) -> bytes:
+        head = SEGMENT_HEAD.pack(SEGMENT_MAGIC, uuid, topic_id, partition, 0, base, self.capacity, len(self.columns)) + self.descriptor
+        return head + CRC.pack(crc32(head))
+
+    @staticmethod
+    def plan(
+        schema: Schema, previous: SegmentLayout | None, want_rows: int, plain: Sequence[int], heap_bytes: dict[int, int], heap_per_row: int
+    ) -> SegmentLayout:
+        """The layout of the next segment: room for `want_rows` if the limits allow, `plain` columns without a dictionary,
+        each plain column's heap at least `heap_bytes[column]` and otherwise `heap_per_row` bytes for each row."""
+        capacity = FIRST_SEGMENT_ROWS if previous is None else previous.capacity * SEGMENT_GROWTH
+        capacity = align(min(max(capacity, want_rows), MAX_SEGMENT_ROWS), 8)
+        columns = []
+        for i, field in enumerate(schema.fields):
+            flags = COLUMN_NULLABLE if field.nullable else 0
+            width, heap = field.type.width_bytes, 0
+            if i in plain:
+                flags |= COLUMN_PLAIN
+                width, heap = 8, max(capacity * heap_per_row, heap_bytes.get(i, 0))
+            elif field.type.is_coded:
+                flags |= COLUMN_CODED
+            columns.append(ColumnLayout(TYPE_CODES[field.type.name], flags, width, heap))
+        return SegmentLayout(capacity, columns)
+
+
+class Segment:
+    """A mapped segment. `memory` stays valid as long as any slice of it lives, also after the file is unlinked."""
+
+    __slots__ = ("base", "layout", "mapping", "memory", "path", "valid_views", "value_views", "writable")
+
+    def __init__(self, path: str, base: int, layout: SegmentLayout, mapping: mmap.mmap, *, writable: bool) -> None:
+        self.path = path
+        self.base = base
+        self.layout = layout
+        self.mapping = mapping
+        self.memory = memoryview(mapping)
+        self.writable = writable
+        capacity = layout.capacity
+        self.value_views = [
+            self.memory[c.value_position : c.value_position + capacity * c.width].cast(c.struct_code) for c in layout.columns
+        ]
+        self.value_views.append(self.memory[layout.append_position : layout.append_position + capacity * 8].cast("q"))
+        self.valid_views = [
+            self.memory[c.valid_position : c.valid_position + capacity] if c.nullable else None for c in layout.columns
+        ]
+
+    def heap_end(self, column: int, row: int) -> int:
+        """Heap bytes used by the rows before `row` of a plain column."""
+        return self.value_views[column][row - 1] if row else 0  # type: ignore[no-any-return]
+
+    def regions(self, row: int, count: int) -> list[tuple[int, int]]:
+        """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order."""
+        found = []
+        for i, column in enumerate(self.layout.columns):
+            if column.nullable:
+                found.append((column.valid_position + row, count))
+            found.append((column.value_position + row * column.width, count * column.width))
+            if column.plain:
+                start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
+                found.append((column.heap_position + start, stop - start))
+        found.append((self.layout.append_position + row * 8, count * 8))
+        return found
+
+    def rows_bytes(self, row: int, count: int) -> list[memoryview]:
+        return [self.memory[position : position + length] for position, length in self.regions(row, count)]
+
+    def rows_crc(self, row: int, count: int) -> int:
+        crc = 0
+        for part in self.rows_bytes(row, count):
+            crc = crc32(part, crc)
+        return crc
+
+    def restore_rows(self, row: int, count: int, data: memoryview) -> int:
+        """Rows [row, row + count) hold the bytes `rows_bytes` gave; returns how many were used. CorruptionError if they do not fit."""
+        if row + count > self.layout.capacity:
+            raise CorruptionError(f"{self.path}: rows {row}..{row + count} exceed its capacity {self.layout.capacity}", path=self.path)
+        used = 0
+
+        def take(position: int, length: int) -> None:
+            nonlocal used
+            if used + length > len(data):
+                raise CorruptionError(f"{self.path}: a journal record is shorter than the rows it holds", path=self.path)
+            self.memory[position : position + length] = data[used : used + length]
+            used += length
+
+        for i, column in enumerate(self.layout.columns):
+            if column.nullable:
+                take(column.valid_position + row, count)
+            take(column.value_position + row * column.width, count * column.width)
+            if column.plain:
+                start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
+                if not 0 <= start <= stop <= column.heap_bytes:
+                    raise CorruptionError(f"{self.path}: heap positions {start}..{stop} of column {i} are impossible", path=self.path)
+                take(column.heap_position + start, stop - start)
+        take(self.layout.append_position + row * 8, count * 8)
+        return used
+
+    def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """(offset, append_time_us, values) of rows [row, stop)."""
+        lists: list[Any] = []
+        for i, column in enumerate(self.layout.columns):
+            stored = self.value_views[i][row:stop].tolist()
+            view = self.valid_views[i]
+            valid = None if view is None else bytes(view[row:stop])
+            if valid is not None and 0 not in valid:
+                valid = None
+            if column.plain:
+                stored = self._read_plain(column, stored, self.heap_end(i, row))
+            elif column.coded:
+                values = dictionaries[i].values
+                stored = [values[c] for c in stored] if valid is None else [values[c] if ok else None for c, ok in zip(stored, valid, strict=True)]
+                valid = None
+            lists.append(stored if valid is None else [v if ok else None for v, ok in zip(stored, valid, strict=True)])
+        first = self.base + row
+        times = self.value_views[-1][row:stop].tolist()
+        return list(zip(range(first, first + stop - row), times, zip(*lists, strict=True), strict=True))
+
+    def _read_plain(self, column: ColumnLayout, ends: list[int], start: int) -> list[Any]:
+        heap = bytes(self.memory[column.heap_position + start : column.heap_position + (ends[-1] if ends else start)])
+        out: list[Any] = []
+        last = 0
+        for end in ends:
+            value = heap[last : end - start]
+            last = end - start
+            out.append(value.decode("utf-8", "surrogatepass") if column.text else value)
+        return out
+
+
+def segment_path(directory: str, topic_id: int, partition: int, base: int) -> str:
+    return f"{directory}/{topic_directory(topic_id, partition)}/{segment_name(base)}"
+
+
+def make_directories(files: Files, directory: str, topic_id: int, partition: int) -> None:
+    for path in (f"{directory}/topics/{topic_id}", f"{directory}/{topic_directory(topic_id, partition)}"):
+        if not files.is_directory(path):
+            try:
+                files.mkdir(path)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise storage_error(error, "creating", path) from error
+
+
+def create_segment(files: Files, directory: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SegmentLayout) -> Segment:
+    """A new segment file, every byte allocated. A file left by an aborted commit is replaced. Nothing is left when it fails."""
+    make_directories(files, directory, topic_id, partition)
+    path = segment_path(directory, topic_id, partition, base)
+    try:
+        try:
+            fd = files.create(path)
+        except FileExistsError:
+            files.unlink(path)
+            fd = files.create(path)
+        try:
+            files.allocate(fd, layout.size_bytes)
+            files.write_fully(fd, layout.header(uuid, topic_id, partition, base), 0)
+            mapping = files.mmap(fd, layout.size_bytes, write=True)
+        except BaseException:
+            files.unlink(path)
+            raise
+        finally:
+            files.close(fd)
+    except OSError as error:
+        raise storage_error(error, "creating", path) from error
+    return Segment(path, base, layout, mapping, writable=True)
+
+
+def open_segment(
+    files: Files, directory: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SegmentLayout, *, write: bool
+) -> Segment:
+    """The mapped segment; CorruptionError if the file is missing, short or not the one the index describes."""
+    path = segment_path(directory, topic_id, partition, base)
+    try:
+        fd = files.open(path, write=write)
+    except FileNotFoundError:
+        raise CorruptionError(f"{path} is missing: the topic was dropped or the file was removed", path=path) from None
+    except OSError as error:
+        raise storage_error(error, "opening", path) from error
+    try:
+        size = files.size(fd)
+        if size < layout.size_bytes:
+            raise CorruptionError(f"{path} has {size} bytes, expected {layout.size_bytes}", path=path)
+        expected = layout.header(uuid, topic_id, partition, base)
+        if files.pread(fd, len(expected), 0) != expected:
+            raise CorruptionError(f"{path}: the header does not match the index (topic {topic_id}, base {base})", path=path)
+        mapping = files.mmap(fd, layout.size_bytes, write=write)
+    except OSError as error:
+        raise storage_error(error, "mapping", path) from error
+    finally:
+        files.close(fd)
+    return Segment(path, base, layout, mapping, writable=write)

@@ -1,0 +1,121 @@
+"""StoreSnapshot: the database at one commit. Rows below its end offsets never change, so nothing is copied or locked."""
+
+from __future__ import annotations
+
+from eventdb.errors import ClosedError, OffsetOutOfRange
+from eventdb.storage.format import NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, segment_key
+from eventdb.storage.kv import scan
+from eventdb.storage.log import PartitionState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any
+
+    from eventdb.storage.columns import SegmentSlice
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment import Segment
+
+_ROWS_PER_CHUNK = 4096
+
+
+class StoreSnapshot:
+    """Get it from Store.snapshot(). Any thread may use it, one at a time; close it soon: it keeps the index's old pages alive."""
+
+    def __init__(self, txn: Any) -> None:
+        self._txn = txn
+        self.commit_id: int = txn.id()
+
+    def __enter__(self) -> StoreSnapshot:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Slices and rows already handed out stay valid."""
+        txn, self._txn = self._txn, None
+        if txn is not None:
+            txn.abort()
+
+    def transaction(self) -> Any:
+        """The index's read transaction, for this layer's own use."""
+        return self._open()
+
+    def _open(self) -> Any:
+        if self._txn is None:
+            raise ClosedError("the snapshot is closed")
+        return self._txn
+
+    def _state(self, log: PartitionLog) -> PartitionState:
+        value = self._open().get(log.key)
+        state = PartitionState()
+        return state if value is None else state.unpack(value)
+
+    def offsets(self, log: PartitionLog) -> tuple[int, int]:
+        """(log_start_offset, log_end_offset)."""
+        state = self._state(log)
+        return state.log_start, state.log_end
+
+    def _parts(self, log: PartitionLog, start: int, stop: int) -> Iterator[tuple[Segment, int, int, tuple[int, int] | None]]:
+        """(segment, first row, last row + 1, event time range) of the segments that hold [start, stop)."""
+        txn = self._open()
+        state = self._state(log)
+        if not state.log_start <= start or stop > state.log_end:
+            raise OffsetOutOfRange(
+                f"offsets {start}..{stop} are outside the log ({state.log_start}..{state.log_end})",
+                offset=start, earliest=state.log_start, latest=state.log_end,
+            )  # fmt: skip
+        if start >= stop:
+            return
+        for dictionary in log.dictionaries:
+            if dictionary is not None:
+                dictionary.refresh(txn)
+        found = self._segments(txn, log, start, stop)
+        for i, (base, value) in enumerate(found):
+            end = found[i + 1][0] if i + 1 < len(found) else stop
+            _, low, high, _ = SEGMENT.unpack_from(value)
+            if base == state.base:
+                low, high = state.min_time, state.max_time
+            times = None if low == NO_MIN_TIME and high == NO_MAX_TIME else (low, high)
+            yield log.mapped(base, value), max(start, base) - base, min(stop, end) - base, times
+
+    def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes]]:
+        prefix = segment_key(log.topic_id, log.partition, 0)[:-8]
+        cursor = txn.cursor()
+        target = segment_key(log.topic_id, log.partition, start)
+        first = target
+        if not cursor.set_range(target) or cursor.key() != target:
+            # The segment that holds `start` begins before it.
+            before = cursor.prev() if cursor.key() else cursor.last()
+            if before and cursor.key().startswith(prefix):
+                first = cursor.key()
+        found = []
+        for key, value in scan(txn, prefix, first):
+            base = SEGMENT_KEY.unpack(key)[3]
+            if base >= stop:
+                break
+            found.append((base, value))
+        return found
+
+    def rows(self, log: PartitionLog, start: int, stop: int) -> Iterator[list[tuple[int, int, tuple[Any, ...]]]]:
+        """Chunks of (offset, append_time_us, physical values) of the rows [start, stop), in offset order."""
+        for segment, row, end, _ in list(self._parts(log, start, stop)):
+            for at in range(row, end, _ROWS_PER_CHUNK):
+                yield segment.read_rows(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
+
+    def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice]:
+        """The rows [start, stop) as one slice per segment, in offset order."""
+        from eventdb.storage.columns import SegmentSlice
+
+        return [SegmentSlice(log, segment, row, end, times) for segment, row, end, times in self._parts(log, start, stop)]
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a user key."""
+        return self._open().get(b"u" + key)  # type: ignore[no-any-return]
+
+    def range(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of the user keys with the prefix, in key order."""
+        for key, value in scan(self._open(), b"u" + prefix):
+            yield key[1:], value

@@ -1,0 +1,454 @@
+"""WriteTransaction: rows and keys that become visible together, or not at all."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from array import array
+
+from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
+from eventdb.errors import ClosedError, InternalError, SchemaMismatch, UsageError
+from eventdb.storage.dictionary import is_short
+from eventdb.storage.format import (
+    NO_MAX_TIME,
+    NO_MIN_TIME,
+    OP_BULK,
+    OP_CHUNK,
+    OP_DELETE,
+    OP_KEY,
+    OP_PLACE,
+    OP_PUT,
+    OP_ROWS,
+    OP_SEGMENT,
+    PARTITION_DERIVED,
+    U32,
+    dictionary_key,
+    dirty_key,
+    segment_key,
+)
+from eventdb.storage.kv import IndexFault, index_error, scan
+from eventdb.storage.log import PartitionLog, PartitionState
+from eventdb.storage.segment import Segment, SegmentLayout, create_segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+    from typing import Any
+
+    from eventdb.batch import Column
+    from eventdb.storage.commit import Writer
+    from eventdb.storage.notify import Notifier
+
+MAX_KEY_BYTES = 500
+
+
+class Staged:
+    """What one transaction has appended to one log so far. Rows are in the segment, past the committed end."""
+
+    __slots__ = ("chunks", "created", "log", "pending", "segment", "state")
+
+    def __init__(self, log: PartitionLog) -> None:
+        self.log = log
+        self.state: PartitionState = log.state.copy()
+        self.segment: Segment | None = log.segment
+        self.chunks: list[tuple[Segment, int, int]] = []  # segment, first row, rows
+        self.created: dict[int, tuple[Segment, bytes]] = {}  # by base
+        self.pending: dict[int, dict[str, int]] = {}
+
+    def room(self) -> int:
+        segment = self.segment
+        return 0 if segment is None else segment.layout.capacity - (self.state.log_end - segment.base)
+
+    def add(self, row: int, count: int) -> None:
+        assert self.segment is not None
+        if self.chunks and self.chunks[-1][0] is self.segment:
+            segment, first, before = self.chunks[-1]
+            self.chunks[-1] = (segment, first, before + count)
+        else:
+            self.chunks.append((self.segment, row, count))
+        self.state.log_end += count
+
+
+class WriteTransaction:
+    """Get it from Store.write() and use it as a context manager, in one thread. Leaving it normally commits; an exception aborts.
+
+    The writer lock of the whole database is held inside: keep it short.
+    """
+
+    def __init__(self, writer: Writer, notifier: Notifier, *, journaled: bool) -> None:
+        self._writer = writer
+        self._notifier = notifier
+        self._journaled = journaled
+        self._txn: Any = None
+        self._staged: dict[PartitionLog, Staged] = {}
+        self._key_ops: list[bytes] = []
+        self._thread = 0
+        self._now_us = 0
+        self._changed = False
+        self._committing = False
+
+    def __enter__(self) -> WriteTransaction:
+        self._txn = self._writer.enter()
+        self._thread = threading.get_ident()
+        self._now_us = self._writer.clock.time_us()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        txn = self._txn
+        if txn is None:
+            return
+        committed = False
+        try:
+            if kind is None and self._changed:
+                self._commit()
+                committed = True
+        finally:
+            self._txn = None
+            staged, self._staged = self._staged, {}
+            if not committed:
+                self._discard(staged)
+            self._writer.leave(None if committed else txn)
+        if committed:
+            self._notifier.announce()
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def append_row(self, log: PartitionLog, row: tuple[Any, ...]) -> int:
+        """The offset the row gets."""
+        return self.append_rows(log, (row,))
+
+    def append_rows(self, log: PartitionLog, rows: Sequence[tuple[Any, ...]]) -> int:
+        """The offset of the first row; the others follow. Rows are tuples of physical values in schema order."""
+        staged = self._stage(log)
+        first = staged.state.log_end
+        width = len(log.schema)
+        for row in rows:
+            if len(row) != width:
+                raise SchemaMismatch(f"a row of {len(row)} values does not fit the {width} columns of the topic")
+        done = 0
+        while done < len(rows):
+            part = rows[done : done + MAX_SEGMENT_ROWS] if done or len(rows) > MAX_SEGMENT_ROWS else rows
+            done += self._store(staged, [list(values) for values in zip(*part, strict=True)], len(rows) - done)
+        return first
+
+    def append_columns(self, log: PartitionLog, columns: Sequence[Column]) -> int:
+        """The offset of the first row. Columns in schema order with the schema's types; dictionaries may be any."""
+        from eventdb.storage.columns import store_columns
+
+        if len(columns) != len(log.schema):
+            raise SchemaMismatch(f"{len(columns)} columns do not fit the {len(log.schema)} columns of the topic")
+        staged = self._stage(log)
+        first = staged.state.log_end
+        store_columns(self, staged, columns)
+        return first
+
+    def end_offset(self, log: PartitionLog) -> int:
+        """The offset the next row of the log gets."""
+        staged = self._staged.get(log)
+        if staged is None:
+            self._check()
+            self._refresh(log)
+            return log.state.log_end
+        return staged.state.log_end
+
+    def _check(self) -> None:
+        if self._txn is None:
+            raise ClosedError("the transaction is over")
+        if threading.get_ident() != self._thread:
+            raise UsageError("a write transaction belongs to the thread that opened it")
+
+    def _refresh(self, log: PartitionLog) -> None:
+        if log.generation != self._writer.generation:
+            log.load(self._txn)
+            log.generation = self._writer.generation
+
+    def _stage(self, log: PartitionLog) -> Staged:
+        self._check()
+        staged = self._staged.get(log)
+        if staged is None:
+            self._refresh(log)
+            staged = Staged(log)
+            state = staged.state
+            if not self._journaled:
+                if state.log_end and not state.derived:
+                    raise UsageError(f"topic {log.topic_id} holds journaled rows: it cannot take unjournaled ones")
+                state.flags |= PARTITION_DERIVED
+            elif state.derived:
+                raise UsageError(f"topic {log.topic_id} holds unjournaled rows: it cannot take journaled ones")
+            state.append_us = max(state.append_us, self._now_us)
+            self._staged[log] = staged
+        self._changed = True
+        return staged
+
+    def roll(self, staged: Staged, want_rows: int, plain: set[int], heap_bytes: dict[int, int]) -> Segment:
+        """A new segment for the log, at its end. `plain` columns are added to those stored plainly already."""
+        log, state, old = staged.log, staged.state, staged.segment
+        kept = {i for i, field in enumerate(log.schema.fields) if field.type.name == "BLOB"}
+        if old is not None:
+            kept |= set(old.layout.plain)
+        per_row = HEAP_BYTES_PER_ROW
+        layout = SegmentLayout.plan(log.schema, None if old is None else old.layout, want_rows, sorted(kept | plain), heap_bytes, per_row)
+        writer = self._writer
+        segment = create_segment(writer.files, writer.path, writer.uuid, log.topic_id, log.partition, state.log_end, layout)
+        if old is not None and old.base == state.base:  # else it was rolled already and its successor replaced
+            value = old.layout.pack(state.min_time, state.max_time)
+            if old.base in staged.created:
+                staged.created[old.base] = (old, value)
+            else:
+                self._put(segment_key(log.topic_id, log.partition, old.base), value)
+        staged.created[segment.base] = (segment, layout.pack())
+        staged.segment = segment
+        state.base, state.min_time, state.max_time = segment.base, NO_MIN_TIME, NO_MAX_TIME
+        return segment
+
+    def code_strings(self, staged: Staged, column: int, values: list[Any], need: int) -> list[int] | None:
+        """Codes for str or None values, new ones pending; None if the dictionary is full and the column must go plain."""
+        dictionary = staged.log.dictionaries[column]
+        assert dictionary is not None
+        known = dictionary.codes
+        try:
+            return [known[v] for v in values]
+        except KeyError:
+            pass
+        pending = staged.pending.setdefault(column, {})
+        fresh = {v for v in values if v not in known and v not in pending}
+        length = sum(map(len, fresh))
+        if dictionary.is_full(DICTIONARY_LIMIT, len(pending) + len(fresh), length) or not all(map(is_short, fresh)):
+            return None
+        for value in values:
+            if value not in known and value not in pending:
+                pending[value] = len(dictionary.values) + len(pending)
+        return [known[v] if v in known else pending[v] for v in values]
+
+    def _store(self, staged: Staged, columns: list[list[Any]], want_rows: int) -> int:
+        """Rows of the columns stored, at least one; as many as the active (or a new) segment takes."""
+        count = min(len(columns[0]), staged.room())
+        plain: set[int] = set()
+        heap: dict[int, int] = {}
+        encoded: dict[int, list[bytes]] = {}
+        codes: dict[int, list[int]] = {}
+        if count == 0:
+            self._plan_roll(staged, columns, plain, heap)
+            self.roll(staged, want_rows, plain, heap)
+            count = min(len(columns[0]), staged.room())
+        segment = staged.segment
+        assert segment is not None
+        row = staged.state.log_end - segment.base
+        for i in segment.layout.coded:
+            found = self.code_strings(staged, i, columns[i][:count], count)
+            if found is None:
+                plain.add(i)
+                break
+            codes[i] = found
+        if not plain:
+            for i in segment.layout.plain:
+                encoded[i] = _encode(columns[i][:count])
+                column = segment.layout.columns[i]
+                count = min(count, _fitting(encoded[i], column.heap_bytes - segment.heap_end(i, row)))
+        if plain or count == 0:
+            # The row does not fit this segment: a new one with plain columns or a larger heap does.
+            if row == 0:
+                plain |= set(segment.layout.plain)
+                self.replace_empty(staged)
+            self._plan_roll(staged, columns, plain, heap)
+            self.roll(staged, want_rows, plain, heap)
+            return 0
+        self._store_lists(staged, segment, row, count, columns, codes, encoded)
+        return count
+
+    def _plan_roll(self, staged: Staged, columns: list[list[Any]], plain: set[int], heap: dict[int, int]) -> None:
+        """Which VARCHAR columns must be plain from now on, and the heap bytes the waiting rows need."""
+        already = () if staged.segment is None else staged.segment.layout.plain
+        for i, field in enumerate(staged.log.schema.fields):
+            if not field.type.is_coded:
+                continue
+            dictionary = staged.log.dictionaries[i]
+            if dictionary is None or i in already or dictionary.is_full(DICTIONARY_LIMIT - 1):
+                plain.add(i)
+            if i in plain:
+                heap[i] = sum(map(len, _encode(columns[i])))
+
+    def replace_empty(self, staged: Staged) -> None:
+        """The segment this very transaction created is still empty: its file is dropped and made anew."""
+        segment = staged.segment
+        assert segment is not None
+        if staged.created.pop(segment.base, None) is None:
+            raise InternalError(f"{segment.path} is committed but empty")
+        others = [other for other, _ in staged.created.values()]
+        staged.segment = others[-1] if others else staged.log.segment
+
+    def _store_lists(
+        self, staged: Staged, segment: Segment, row: int, count: int, columns: list[list[Any]], codes: dict[int, list[int]],
+        encoded: dict[int, list[bytes]],
+    ) -> None:  # fmt: skip
+        memory, layout, schema = segment.memory, segment.layout, staged.log.schema
+        for i, column in enumerate(layout.columns):
+            values = columns[i] if count == len(columns[i]) else columns[i][:count]
+            if column.nullable:
+                memory[column.valid_position + row : column.valid_position + row + count] = bytes([v is not None for v in values])
+            elif None in values:
+                raise SchemaMismatch(f"column {schema.fields[i].name!r} is NOT NULL", column=schema.fields[i].name)
+            position = column.value_position + row * column.width
+            if column.plain:
+                end = segment.heap_end(i, row)
+                data = b"".join(encoded[i][:count])
+                memory[column.heap_position + end : column.heap_position + end + len(data)] = data
+                ends = array("q")
+                for value in encoded[i][:count]:
+                    end += len(value)
+                    ends.append(end)
+                packed = ends.tobytes()
+            else:
+                stored = codes[i][:count] if column.coded else [0 if v is None else v for v in values] if column.nullable else values
+                packed = _pack(column.struct_code, stored, schema.fields[i].name)
+            memory[position : position + len(packed)] = packed
+        position = layout.append_position + row * 8
+        memory[position : position + count * 8] = struct.pack("<q", staged.state.append_us) * count
+        self._note_times(staged, columns, count)
+        staged.add(row, count)
+
+    def _note_times(self, staged: Staged, columns: list[list[Any]], count: int) -> None:
+        event_time = staged.log.event_time
+        if event_time is None:
+            return
+        times = [t for t in columns[event_time][:count] if t is not None]
+        if times:
+            self.note_range(staged, min(times), max(times))
+
+    def note_range(self, staged: Staged, low: int, high: int) -> None:
+        state = staged.state
+        state.min_time = min(state.min_time, low)
+        state.max_time = max(state.max_time, high)
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a user key, this transaction's own writes included."""
+        self._check()
+        return self._txn.get(b"u" + key)  # type: ignore[no-any-return]
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._check()
+        self._check_key(key)
+        self._changed = True
+        self._put(b"u" + key, value)
+
+    def delete(self, key: bytes) -> None:
+        self._check()
+        self._check_key(key)
+        self._changed = True
+        self._run(self._txn.delete, b"u" + key)
+        if self._journaled:
+            self._key_ops.append(OP_KEY.pack(OP_DELETE, len(key) + 1, 0) + b"u" + key)
+
+    def range(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of the user keys with the prefix, in key order."""
+        self._check()
+        for key, value in scan(self._txn, b"u" + prefix):
+            yield key[1:], value
+
+    def _check_key(self, key: bytes) -> None:
+        if not isinstance(key, bytes) or len(key) > MAX_KEY_BYTES:
+            raise UsageError(f"a key is at most {MAX_KEY_BYTES} bytes, not {len(key)}")
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        self._run(self._txn.put, key, value)
+        if self._journaled:
+            self._key_ops.append(OP_KEY.pack(OP_PUT, len(key), len(value)) + key + value)
+
+    def _run(self, operation: Any, *arguments: bytes) -> None:
+        try:
+            operation(*arguments)
+        except IndexFault as error:
+            raise index_error(error, self._writer.index.path) from error
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        writer = self._writer
+        parts: list[bytes] = []
+        bulk: list[tuple[Staged, Segment]] = []
+        for staged in self._staged.values():
+            self._describe(staged, parts, bulk)
+        unsynced = False
+        if bulk:
+            if writer.synced:
+                writer.flush_bulk([(s.log, segment, segment.base in s.created) for s, segment in bulk])
+            else:
+                unsynced = True
+        parts.extend(self._key_ops)
+        self._committing = True
+        writer.commit(self._txn, b"".join(parts) if self._journaled else None, bulk=unsynced)
+        for staged in self._staged.values():
+            log = staged.log
+            log.state = staged.state
+            log.segment = staged.segment
+            log.encoder = None
+            for i, pending in staged.pending.items():
+                dictionary = log.dictionaries[i]
+                assert dictionary is not None
+                dictionary.publish(pending)
+
+    def _describe(self, staged: Staged, parts: list[bytes], bulk: list[tuple[Staged, Segment]]) -> None:
+        """The index entries of one log, and its operations for the journal."""
+        log, writer = staged.log, self._writer
+        topic_id, partition = log.topic_id, log.partition
+        for i, pending in staged.pending.items():
+            for value, code in pending.items():
+                self._put(dictionary_key(topic_id, i, code), value.encode("utf-8", "surrogatepass"))
+        sequence = writer.tail.checkpoint_sequence
+        for segment, value in staged.created.values():
+            self._run(self._txn.put, segment_key(topic_id, partition, segment.base), value)
+            parts.append(OP_PLACE.pack(OP_SEGMENT, topic_id, partition, segment.base) + U32.pack(len(value)) + value)
+        state = staged.state.pack()
+        for segment, row, count in staged.chunks:
+            if log.touched != (sequence, segment.base):
+                self._run(self._txn.put, dirty_key(topic_id, partition, segment.base), b"\1" if segment.base in staged.created else b"\0")
+                log.touched = (sequence, segment.base)
+            if not self._journaled:
+                continue
+            regions = segment.regions(row, count)
+            length = sum(size for _, size in regions)
+            place = OP_ROWS.pack(row, count) + state
+            if length > MAX_PAYLOAD_BYTES:
+                parts.append(OP_PLACE.pack(OP_BULK, topic_id, partition, segment.base) + place + U32.pack(segment.rows_crc(row, count)))
+                bulk.append((staged, segment))
+            else:
+                parts.append(OP_PLACE.pack(OP_CHUNK, topic_id, partition, segment.base) + place + U32.pack(length))
+                parts.extend(segment.memory[position : position + size] for position, size in regions)
+        self._run(self._txn.put, log.key, state)
+
+    def _discard(self, staged: dict[PartitionLog, Staged]) -> None:
+        """The transaction did not happen: files it made go, handles it changed are reloaded."""
+        for log, changes in staged.items():
+            log.drop_writer_state()
+            if not self._committing:  # else the journal may name them: the next writer completes the commit
+                for segment, _ in changes.created.values():
+                    self._writer.discard_file(segment.path)
+
+
+def _encode(values: list[Any]) -> list[bytes]:
+    out = []
+    for value in values:
+        data = b"" if value is None else value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
+        if len(data) > MAX_VALUE_BYTES:
+            raise SchemaMismatch(f"a value of {len(data)} bytes exceeds the limit of {MAX_VALUE_BYTES}")
+        out.append(data)
+    return out
+
+
+def _fitting(values: list[bytes], room_bytes: int) -> int:
+    """How many of the values, from the first on, fit the room."""
+    for i, value in enumerate(values):
+        room_bytes -= len(value)
+        if room_bytes < 0:
+            return i
+    return len(values)
+
+
+def _pack(code: str, values: list[Any], name: str) -> bytes:
+    try:
+        return bytes(map(bool, values)) if code == "?" else array(code, values).tobytes()
+    except (TypeError, OverflowError, ValueError) as error:
+        raise SchemaMismatch(f"column {name!r}: {error}", column=name) from error
