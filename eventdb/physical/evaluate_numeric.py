@@ -10,8 +10,16 @@ import numpy as np
 from eventdb.batch import Array, Column
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Call, Literal
-from eventdb.physical.arithmetic import INT64_MIN, SYMBOLS, combine, divide_integers, extremes, fit, round_half_away
-from eventdb.physical.arithmetic import value_range
+from eventdb.physical.arithmetic import (
+    INT64_MIN,
+    SYMBOLS,
+    combine,
+    divide_integers,
+    extremes,
+    fit,
+    round_half_away,
+    value_range,
+)
 from eventdb.physical.dictionary_memo import DictionaryMemo, DictionaryUnion
 from eventdb.physical.grouping import shared_codes
 from eventdb.physical.operands import (

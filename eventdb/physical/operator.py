@@ -65,21 +65,3 @@ class Operator:
     def release(self) -> None:
         """Tells the budget that this operator holds nothing any more."""
         self.context.hold(self, self.label(), 0)
-
-
-def explain_operators(operator: Operator, depth: int = 0) -> list[str]:
-    """The physical plan as indented lines, root first, each with its engine; with rows, time and memory when measured.
-
-    Time is inclusive: it counts the operators below.
-    """
-    line = f"{'  ' * depth}{operator.label()} [{operator.engine}]"
-    context = operator.context
-    if context.metrics is not None:
-        metrics = context.metrics_of(operator)
-        line += f" rows={metrics.row_count} batches={metrics.batch_count} time={metrics.elapsed_us / 1000:.3f} ms"
-        if metrics.memory_bytes:
-            line += f" memory={metrics.memory_bytes} bytes"
-    lines = [line]
-    for child in operator.children:
-        lines.extend(explain_operators(child, depth + 1))
-    return lines

@@ -1,0 +1,159 @@
+"""Logical plan -> operators. Pipelines over topics are compiled where that is asked for and possible."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from eventdb.batch import RecordBatch
+from eventdb.errors import InternalError
+from eventdb.logical.expressions import Call, Expression, Literal, SortKey, transform
+from eventdb.logical.plan import (
+    Aggregate,
+    Distinct,
+    FileScan,
+    Filter,
+    Join,
+    Limit,
+    Plan,
+    Project,
+    Scan,
+    Sort,
+    TimeWindow,
+    UnionAll,
+    Values,
+    ViewScan,
+    transform_plan,
+)
+from eventdb.physical.aggregate import GroupRows
+from eventdb.physical.context import QueryContext
+from eventdb.physical.distinct import DistinctRows
+from eventdb.physical.file_scan import FileRows
+from eventdb.physical.filter import FilterRows
+from eventdb.physical.join import HashJoin
+from eventdb.physical.limit import LimitRows
+from eventdb.physical.operator import Operator
+from eventdb.physical.project import ProjectColumns
+from eventdb.physical.scan import LogScan
+from eventdb.physical.sort import SortRows, TopRows
+from eventdb.physical.time_window import WindowRows
+from eventdb.physical.union import UnionRows
+from eventdb.physical.values import ConstantRows
+from eventdb.physical.view_scan import ViewRows
+from eventdb.schema import TIMESTAMP
+
+TOP_ROWS_LIMIT = 1 << 20
+"""ORDER BY ... LIMIT beyond so many rows sorts everything: keeping the best would keep most rows anyway."""
+
+_PIPELINE_ENDS = (Aggregate, Filter, Project, TimeWindow)
+
+
+def plan_physical(plan: Plan, context: QueryContext) -> Operator:
+    """The operators that give the plan's rows. Nothing is read before the first batch is asked for."""
+    return _build(fix_now(plan), context)
+
+
+def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:
+    """The plan's rows, as non-empty batches."""
+    return plan_physical(plan, context).batches()
+
+
+def _build(plan: Plan, context: QueryContext) -> Operator:
+    compiled = _compiled(plan, context)
+    if compiled is not None:
+        return compiled
+    if isinstance(plan, Limit):
+        top = _top(plan, context)
+        if top is not None:
+            return top
+    leaf = _LEAVES.get(type(plan))
+    if leaf is not None:
+        return leaf(plan, context)
+    children = tuple(_build(child, context) for child in plan.children)
+    inner = _INNER.get(type(plan))
+    if inner is None:
+        raise InternalError(f"no operator for {type(plan).__name__}")
+    return inner(plan, children, context)
+
+
+def _compiled(plan: Plan, context: QueryContext) -> Operator | None:
+    """The fused operator of a pipeline, None where it must be interpreted."""
+    if context.execution == "interpreted" or not isinstance(plan, _PIPELINE_ENDS):
+        return None
+    from eventdb.physical.pipeline import compile_pipeline
+
+    return compile_pipeline(plan, context)
+
+
+def _top(plan: Limit, context: QueryContext) -> Operator | None:
+    """ORDER BY ... LIMIT as a top-N, also through a projection between the two."""
+    if plan.row_count is None or plan.skip_count + plan.row_count > TOP_ROWS_LIMIT:
+        return None
+    below = plan.input
+    if isinstance(below, Sort):
+        return TopRows(plan, below, _build(below.input, context), context)
+    if isinstance(below, Project) and isinstance(below.input, Sort):
+        inner = _top(replace(plan, input=below.input), context)
+        return None if inner is None else ProjectColumns(below, inner, context)
+    return None
+
+
+_LEAVES: dict[type[Plan], Callable[..., Operator]] = {
+    Scan: LogScan, FileScan: FileRows, ViewScan: ViewRows, Values: ConstantRows,
+}  # fmt: skip
+_INNER: dict[type[Plan], Callable[..., Operator]] = {
+    Filter: lambda plan, children, context: FilterRows(plan, children[0], context),
+    Project: lambda plan, children, context: ProjectColumns(plan, children[0], context),
+    Aggregate: lambda plan, children, context: GroupRows(plan, children[0], context),
+    Join: lambda plan, children, context: HashJoin(plan, children[0], children[1], context),
+    Sort: lambda plan, children, context: SortRows(plan, children[0], context),
+    Limit: lambda plan, children, context: LimitRows(plan, children[0], context),
+    Distinct: lambda plan, children, context: DistinctRows(plan, children[0], context),
+    UnionAll: lambda plan, children, context: UnionRows(plan, children, context),
+    TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
+}
+
+
+# --- now() --------------------------------------------------------------------------------------------------------
+
+
+def fix_now(plan: Plan) -> Plan:
+    """The plan with now() replaced by this moment: one value per statement, whatever runs it."""
+    moment: list[Literal] = []
+
+    def fix(node: Expression) -> Expression:
+        if isinstance(node, Call) and node.function == "now":
+            if not moment:
+                moment.append(Literal(TIMESTAMP, time.time_ns() // 1000))
+            return moment[0]
+        return node
+
+    return transform_plan(plan, lambda node: map_expressions(node, lambda e: transform(e, fix)))
+
+
+def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> Plan:
+    """The node with `change` applied to each of its own expressions; the same object when nothing changed."""
+
+    def all_of(expressions: tuple[Expression, ...]) -> tuple[Expression, ...]:
+        return tuple(change(e) for e in expressions)
+
+    new: Plan = plan
+    if isinstance(plan, Filter):
+        new = replace(plan, predicate=change(plan.predicate))
+    elif isinstance(plan, Project):
+        new = replace(plan, expressions=all_of(plan.expressions))
+    elif isinstance(plan, TimeWindow):
+        new = replace(plan, time=change(plan.time))
+    elif isinstance(plan, Sort):
+        new = replace(plan, keys=tuple(SortKey(change(k.expression), k.descending, k.nulls_first) for k in plan.keys))
+    elif isinstance(plan, Join):
+        residual = None if plan.residual is None else change(plan.residual)
+        new = replace(plan, left_keys=all_of(plan.left_keys), right_keys=all_of(plan.right_keys), residual=residual)
+    elif isinstance(plan, Aggregate):
+        aggregations = tuple(
+            replace(a, args=all_of(a.args), filter=None if a.filter is None else change(a.filter))
+            for a in plan.aggregations
+        )
+        new = replace(plan, keys=all_of(plan.keys), aggregations=aggregations)
+    return plan if new == plan else new

@@ -1,0 +1,93 @@
+"""LogScan: rows of a topic in offset order, a morsel at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from eventdb.batch import Column, RecordBatch
+from eventdb.config import MORSEL_ROWS
+from eventdb.errors import InternalError
+from eventdb.logical.plan import Scan
+from eventdb.physical.context import QueryContext
+from eventdb.physical.operands import null_column
+from eventdb.physical.operator import Operator
+from eventdb.schema import DataType
+
+_Reader = Callable[[Any], Column]
+
+
+class LogScan(Operator):
+    """Reads only the columns of the plan; segments outside the offsets or the time range are not touched."""
+
+    def __init__(self, plan: Scan, context: QueryContext) -> None:
+        super().__init__(plan.fields, context)
+        self.plan = plan
+        self.skipped_segment_count = 0
+
+    def label(self) -> str:
+        skipped = f" ({self.skipped_segment_count} segments skipped by time)" if self.skipped_segment_count else ""
+        return self.plan.label() + skipped
+
+    def produce(self) -> Iterator[RecordBatch]:
+        plan, context = self.plan, self.context
+        log = context.logs(plan.topic_id)
+        earliest, latest = context.snapshot.offsets(log)
+        start = earliest if plan.start_offset is None else max(plan.start_offset, earliest)
+        stop = latest if plan.stop_offset is None else min(plan.stop_offset, latest)
+        if start >= stop:
+            return
+        readers = [self._reader(log, f.type, name) for f, name in zip(plan.output, plan.columns, strict=True)]
+        for part in context.snapshot.slices(log, start, stop):
+            if not self._may_hold(part.time_range):
+                self.skipped_segment_count += 1
+                continue
+            context.cancel.check()
+            columns = [read(part) for read in readers]
+            count = part.row_count
+            if count <= MORSEL_ROWS:
+                yield RecordBatch(self.names, columns, count)
+                continue
+            for first in range(0, count, MORSEL_ROWS):
+                last = min(first + MORSEL_ROWS, count)
+                yield RecordBatch(self.names, [column.slice(first, last) for column in columns], last - first)
+
+    def _may_hold(self, held: tuple[int, int] | None) -> bool:
+        low, high = self.plan.time_range
+        if held is None:
+            return True
+        return (low is None or held[1] >= low) and (high is None or held[0] <= high)
+
+    def _reader(self, log: Any, type: DataType, name: str) -> _Reader:
+        """How to get one column of a segment slice."""
+        if name == "_offset":
+            return lambda part: _offsets(type, part.first_offset, part.row_count)
+        if name == "_partition":
+            partition = getattr(log, "partition", 0)
+            return lambda part: Column(type, np.full(part.row_count, partition, dtype=type.physical))
+        if name == "_append_time" or (name == "_time" and log.event_time is None):
+            return lambda part: Column(type, part.append_times())
+        if name == "_time":
+            position = log.event_time
+        elif name == "_key":
+            key = self.context.topic_key(self.plan.topic_id)
+            if key is None:
+                return lambda part: null_column(type, part.row_count)
+            position = log.schema.index_of(key)
+        else:
+            position = log.schema.index_of(name)
+        return lambda part: _stored(part.column(position), type, name)
+
+
+def _offsets(type: DataType, first: int, count: int) -> Column:
+    return Column(type, np.arange(first, first + count, dtype=type.physical))
+
+
+def _stored(column: Column, type: DataType, name: str) -> Column:
+    if column.type == type:
+        return column
+    if column.type.name == "DATE" and type.name == "TIMESTAMP":  # _time of a topic whose event time is a DATE
+        return Column(type, column.values.astype(np.int64) * 86_400_000_000, column.validity)
+    raise InternalError(f"column {name} is stored as {column.type} but was bound as {type}")

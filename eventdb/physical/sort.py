@@ -1,0 +1,124 @@
+"""SortRows and TopRows: ORDER BY, and ORDER BY ... LIMIT without keeping more rows than asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from eventdb.batch import Array, Column, RecordBatch
+from eventdb.config import MORSEL_ROWS
+from eventdb.logical.plan import Limit, Sort
+from eventdb.physical.context import QueryContext
+from eventdb.physical.evaluate import Evaluator
+from eventdb.physical.operator import Operator
+from eventdb.physical.ordering import order_values, sort_rows
+
+
+class _Order:
+    """The sort keys: evaluated, then sorted by."""
+
+    def __init__(self, plan: Sort) -> None:
+        self.evaluators = [Evaluator(key.expression) for key in plan.keys]
+        self.descending = [key.descending for key in plan.keys]
+        self.nulls_first = [key.nulls_first for key in plan.keys]
+
+    def columns(self, batch: RecordBatch) -> list[Column]:
+        return [evaluate(batch) for evaluate in self.evaluators]
+
+    def rows(self, columns: Sequence[Column], row_count: int) -> Array:
+        return sort_rows(columns, self.descending, self.nulls_first) if columns else np.arange(row_count)
+
+
+def _in_pieces(batch: RecordBatch) -> Iterator[RecordBatch]:
+    for start in range(0, batch.row_count, MORSEL_ROWS):
+        yield batch if batch.row_count <= MORSEL_ROWS else batch.slice(start, start + MORSEL_ROWS)
+
+
+class SortRows(Operator):
+    """All rows, sorted. Equal rows keep their input order. Holds its whole input."""
+
+    def __init__(self, plan: Sort, child: Operator, context: QueryContext) -> None:
+        super().__init__(plan.fields, context, (child,))
+        self._label = plan.label()
+        self._order = _Order(plan)
+
+    def label(self) -> str:
+        return self._label
+
+    def produce(self) -> Iterator[RecordBatch]:
+        batches: list[RecordBatch] = []
+        held = 0
+        for batch in self.children[0].batches():
+            batches.append(batch)
+            held += batch.nbytes
+            # The rows, once more when they are put together, and 8 bytes a row for their order.
+            self.context.hold(self, "ORDER BY", 2 * held + 8 * sum(len(b) for b in batches))
+        if not batches:
+            return
+        whole = RecordBatch.concat(batches)
+        batches.clear()
+        rows = self._order.rows(self._order.columns(whole), whole.row_count)
+        for start in range(0, len(rows), MORSEL_ROWS):
+            yield whole.take(rows[start : start + MORSEL_ROWS])
+        self.release()
+
+
+class TopRows(Operator):
+    """The first rows of the sorted input: keeps the best `skip_count + row_count` and forgets the others as it goes."""
+
+    def __init__(self, plan: Limit, sort: Sort, child: Operator, context: QueryContext) -> None:
+        assert plan.row_count is not None
+        super().__init__(plan.fields, context, (child,))
+        self._label = f"Top {plan.row_count}{f' skip {plan.skip_count}' if plan.skip_count else ''} by {sort.label()[5:]}"
+        self._order = _Order(sort)
+        self._wanted = plan.skip_count + plan.row_count
+        self._skip = plan.skip_count
+
+    def label(self) -> str:
+        return self._label
+
+    def produce(self) -> Iterator[RecordBatch]:
+        if self._wanted == self._skip:
+            return
+        kept: list[RecordBatch] = []
+        count = 0
+        bound: int | None = None
+        for batch in self.children[0].batches():
+            if bound is not None:
+                batch = self._closer(batch, bound)
+                if not batch.row_count:
+                    continue
+            kept.append(batch)
+            count += batch.row_count
+            self.context.hold(self, "ORDER BY ... LIMIT", sum(b.nbytes for b in kept))
+            if count >= 2 * self._wanted + MORSEL_ROWS // 2:
+                best, bound = self._best(kept)
+                kept, count = [best], best.row_count
+        if kept:
+            best, _ = self._best(kept)
+            yield from _in_pieces(best.slice(self._skip, best.row_count) if self._skip < best.row_count else best.slice(0, 0))
+        self.release()
+
+    def _best(self, batches: list[RecordBatch]) -> tuple[RecordBatch, int | None]:
+        """The best rows, sorted, and the place of the last of them in the first key's order if rows must beat it."""
+        whole = RecordBatch.concat(batches)
+        columns = self._order.columns(whole)
+        rows = self._order.rows(columns, whole.row_count)[: self._wanted]
+        best = whole.take(rows)
+        bound = None
+        if columns and len(rows) == self._wanted and columns[0].dictionary is None:
+            last = columns[0].slice(int(rows[-1]), int(rows[-1]) + 1)
+            if last.validity is None or last.validity[0]:
+                bound = int(order_values(last)[0])
+        return best, bound
+
+    def _closer(self, batch: RecordBatch, bound: int) -> RecordBatch:
+        """The rows that may still be among the best, judged by the first key alone."""
+        column = self._order.evaluators[0](batch)
+        values = order_values(column)
+        keep = values >= bound if self._order.descending[0] else values <= bound
+        if column.validity is not None:
+            # NULLs come before every value, or after the last kept one.
+            keep = keep & column.validity if not self._order.nulls_first[0] else keep | ~column.validity
+        return batch if keep.all() else batch.filter(keep)
