@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eventdb.logical.expressions import Aggregation, Call, Cast, Expression, walk
+from eventdb.logical.expressions import Aggregation, Call, Case, Cast, ColumnRef, Expression, InList, Literal, walk
 from eventdb.schema import (
     BIGINT,
     BLOB,
@@ -133,7 +133,11 @@ def castable(source: DataType, target: DataType) -> bool:
 
 def cast_may_fail(source: DataType, target: DataType) -> bool:
     """Whether some value of `source` does not fit `target`."""
-    if source == target or source.name in ("NULL", "BOOLEAN", "DATE", "TIMESTAMP", "INTERVAL") and target.name != "BLOB":
+    if (
+        source == target
+        or source.name in ("NULL", "BOOLEAN", "DATE", "TIMESTAMP", "INTERVAL")
+        and target.name != "BLOB"
+    ):
         return False
     if target.name == "BOOLEAN":
         return source.name == "VARCHAR"
@@ -147,7 +151,11 @@ def cast_may_fail(source: DataType, target: DataType) -> bool:
         return source.width_bytes > target.width_bytes
     if target.name == "DECIMAL":
         exact = as_decimal(source)
-        return exact is None or exact.precision - exact.scale > target.precision - target.scale or exact.scale > target.scale
+        return (
+            exact is None
+            or exact.precision - exact.scale > target.precision - target.scale
+            or exact.scale > target.scale
+        )
     return True
 
 
@@ -548,8 +556,6 @@ def may_raise(expression: Expression) -> bool:
 
 def _float_only(call: Call) -> bool:
     """Float add, subtract, multiply, negate and abs cannot raise, and neither can LIKE with a sound literal pattern."""
-    from eventdb.logical.expressions import Literal
-
     if call.function in ("like", "ilike"):
         return isinstance(call.args[1], Literal) and not ends_in_escape(call.args[1].value)
     return call.function in ("add", "subtract", "multiply", "negate", "abs", "round") and call.type.is_float
@@ -570,3 +576,26 @@ def aggregation_type(aggregation: Aggregation) -> DataType:
     resolved = AGGREGATES[aggregation.function].resolve([arg.type for arg in aggregation.args])
     assert resolved is not None, aggregation
     return resolved[1]
+
+
+def may_be_null(expression: Expression, nullable: Sequence[bool]) -> bool:
+    """Whether the value can be NULL when input column i can be NULL only if nullable[i]."""
+    if isinstance(expression, Literal):
+        return expression.value is None
+    if isinstance(expression, ColumnRef):
+        return nullable[expression.index]
+    if isinstance(expression, Case):
+        return any(may_be_null(result, nullable) for result in (*expression.results, expression.otherwise))
+    if isinstance(expression, InList):
+        return any(value.value is None for value in expression.values) or may_be_null(expression.operand, nullable)
+    if isinstance(expression, Cast):
+        return expression.safe or may_be_null(expression.operand, nullable)
+    if isinstance(expression, Call):
+        if expression.function in _NEVER_NULL:
+            return False
+        nulls = [may_be_null(arg, nullable) for arg in expression.args]
+        return all(nulls) if expression.function in ("coalesce", "greatest", "least") else any(nulls)
+    return True
+
+
+_NEVER_NULL = frozenset(("is_null", "is_not_null", "is_distinct_from", "is_not_distinct_from", "concat", "now"))

@@ -11,7 +11,7 @@ from eventdb.schema import Schema
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """Something FROM can name. `kind` is 'topic', 'view' (a materialized one) or 'file' (then `path` and `format` are set)."""
+    """Something FROM can name. `kind` is 'topic', 'view' (materialized) or 'file' (`path` and `format` are set)."""
 
     kind: str
     id: int
@@ -32,7 +32,7 @@ class Resolver(Protocol):
         ...
 
     def file(self, path: str) -> TableInfo:
-        """The file with its inferred schema (.csv, .parquet, .jsonl, .ndjson). A typed error if missing or unreadable."""
+        """The file with its inferred schema (.csv, .parquet, .jsonl, .ndjson). A typed error if it cannot be read."""
         ...
 
     def names(self) -> list[str]:
@@ -76,14 +76,15 @@ class DropTopic(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Describe(Statement):
-    """Columns of a topic, view or file, or of a query when `plan` is set (DESCRIBE SELECT ...)."""
+    """Columns of a topic, view or file, or of a query when `plan` is set (DESCRIBE SELECT ...; `name` is then '')."""
 
+    name: str
     table: TableInfo | None
     plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ShowTables(Statement):
+class ShowTopics(Statement):
     """`kind` is 'topics', 'views' or 'tables' (both)."""
 
     kind: str
@@ -138,8 +139,9 @@ class DropView(Statement):
 class Subscribe(Statement):
     """Changes of a view, a topic or a query, for ever or until `limit` rows.
 
-    `table` is set when the target is a bare name (`query` then scans it). A query follows the same rules as a view and has
-    `topic` and `emit` as in CreateView; over a view `topic` is None. `mode`: 'snapshot' (current content, then changes), 'beginning', 'now'.
+    `table` is set when the target is a bare name (`query` then scans it). A query follows the same rules as a view and
+    has `topic` and `emit` as in CreateView; over a view `topic` is None. `mode`: 'snapshot' (current content, then
+    changes), 'beginning' or 'now'.
     """
 
     query: Plan

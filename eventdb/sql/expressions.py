@@ -1,0 +1,628 @@
+"""Scalar expressions: syntax trees to bound, typed expressions over the columns of a scope.
+
+Implicit casts: numbers widen, DATE becomes TIMESTAMP, and a string literal takes the type the other side asks for
+(`ts > '2013-01-01'`). Nothing else converts by itself: strings and numbers need a CAST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from difflib import get_close_matches
+from typing import Any
+
+from sqlglot import exp
+
+from eventdb.logical.constants import cast_literal, fold_call
+from eventdb.logical.expressions import (
+    Aggregation,
+    Call,
+    Case,
+    Cast,
+    ColumnRef,
+    Expression,
+    InList,
+    IntervalValue,
+    Literal,
+)
+from eventdb.logical.functions import AGGREGATES, SCALARS, castable, common_type, ends_in_escape
+from eventdb.schema import BIGINT, BLOB, BOOLEAN, INTERVAL, NULL, TIMESTAMP, VARCHAR, DataType
+from eventdb.sql import functions
+from eventdb.sql.context import Context, decimal_literal, integer_literal
+from eventdb.sql.intervals import parse_interval
+from eventdb.sql.scope import Scope
+from eventdb.sql.tokens import FUNCTION_PREFIX
+
+MAX_DEPTH = 150  # of one bound expression: everything after the binder walks it recursively
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateRef(Expression):
+    """The value of aggregation `index`, until the query binder knows its column."""
+
+    index: int
+
+    def __str__(self) -> str:
+        return f"aggregate {self.index}"
+
+
+class ExpressionBinder:
+    """Binds trees against one scope.
+
+    `clause` names where we are for messages. `aggregations` collects aggregates, or is None where they are not allowed.
+    `aliases` are select items an unknown column may mean. `places` remembers where each column was first written.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        scope: Scope,
+        clause: str,
+        aggregations: list[Aggregation] | None = None,
+        aliases: dict[str, exp.Expr] | None = None,
+    ) -> None:
+        self.context = context
+        self.scope = scope
+        self.clause = clause
+        self.aggregations = aggregations
+        self.aliases = aliases or {}
+        self.places: dict[Expression, exp.Expr] = {}
+        self.replaced: dict[str, Expression] = {}
+        self._inside_aggregate = False
+        self._expanding: set[str] = set()
+        self._depth = 0
+
+    # -- entry -----------------------------------------------------------------------------------------------------
+
+    def bind(self, node: exp.Expr) -> Expression:
+        """The bound expression of a tree."""
+        method = _BINDERS.get(type(node))
+        if method is None:
+            construct = type(node).__name__
+            self.context.unsupported(_CONSTRUCTS.get(construct, f"the expression {construct}"), node)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            self.context.fail(f"this expression is nested more than {MAX_DEPTH} deep", node)
+        try:
+            return method(self, node)
+        finally:
+            self._depth -= 1
+
+    def predicate(self, node: exp.Expr) -> Expression:
+        """A BOOLEAN expression: WHERE, HAVING, ON, FILTER."""
+        bound = self.bind(node)
+        if bound.type.name not in ("BOOLEAN", "NULL"):
+            self.context.fail(f"{self.clause} needs a BOOLEAN, not {bound.type}", node)
+        return self.coerce(bound, BOOLEAN, node)
+
+    # -- building --------------------------------------------------------------------------------------------------
+
+    def null(self) -> Literal:
+        return Literal(NULL, None)
+
+    def coerce(self, expression: Expression, target: DataType, node: Any) -> Expression:
+        """The expression in `target`, by an implicit cast. BindError where a CAST must be written."""
+        if expression.type == target:
+            return expression
+        if isinstance(expression, Literal):
+            literal = cast_literal(expression, target)
+            if literal is not None:
+                return literal
+            if target == INTERVAL and isinstance(expression.value, str):
+                interval = parse_interval(expression.value)
+                if interval is not None:
+                    return Literal(INTERVAL, interval)
+            if expression.type.name == "VARCHAR":
+                self.context.fail(f"{expression} is not a {target}", node)
+        if not castable(expression.type, target):
+            self.context.fail(f"{expression.type} cannot become {target}", node)
+        return Cast(target, expression)
+
+    def cast(self, expression: Expression, target: DataType, node: Any, safe: bool = False) -> Expression:
+        """CAST or TRY_CAST, folded for literals that fit."""
+        if expression.type == target:
+            return expression
+        if isinstance(expression, Literal):
+            literal = cast_literal(expression, target)
+            if literal is not None:
+                return literal
+            if target == INTERVAL and isinstance(expression.value, str):
+                interval = parse_interval(expression.value)
+                if interval is None and not safe:
+                    self.context.fail(f"{expression} is not an INTERVAL", node)
+                return Literal(INTERVAL, interval)
+        if not castable(expression.type, target):
+            self.context.fail(f"there is no cast from {expression.type} to {target}", node)
+        return Cast(target, expression, safe)
+
+    def call(self, function: str, args: Sequence[Expression], node: Any, shown: str = "") -> Expression:
+        """The registry function with its arguments cast, folded if constant. BindError if the types do not fit."""
+        entry = SCALARS[function]
+        arguments = self._adapt(list(args), function)
+        resolved = entry.resolve([arg.type for arg in arguments])
+        if resolved is None:
+            arguments, resolved = self._with_strings(function, arguments)
+        if resolved is None:
+            self.context.fail(self._mismatch(shown or function, entry.signature, arguments), node)
+        wanted, result = resolved
+        bound = tuple(self.coerce(arg, type, node) for arg, type in zip(arguments, wanted, strict=True))
+        call = Call(result, function, bound)
+        if function in _MONTHS and INTERVAL in wanted:
+            return self._months(call, node)
+        return fold_call(call) or call
+
+    def _mismatch(self, shown: str, signature: str, arguments: list[Expression]) -> str:
+        types = ", ".join(str(arg.type) for arg in arguments)
+        if shown in _SYMBOLS and len(arguments) == 2:
+            hint = ""
+            if any(arg.type == VARCHAR for arg in arguments):
+                hint = "; write CAST(... AS type) on the string side"
+            return f"{arguments[0].type} {_SYMBOLS[shown]} {arguments[1].type} does not exist{hint}"
+        return f"{shown}({types}) does not exist; it is {shown}({signature})"
+
+    def _adapt(self, args: list[Expression], function: str) -> list[Expression]:
+        """Literals in the type of the column beside them where that changes no value."""
+        if len(args) != 2 or function not in _ADAPTING:
+            return args
+        for i in (0, 1):
+            literal, other = args[i], args[1 - i]
+            if not isinstance(literal, Literal) or isinstance(other, Literal) or not literal.type.is_numeric:
+                continue
+            if function in _COMPARISONS and other.type.is_numeric and not other.type.is_float:
+                exact = cast_literal(literal, other.type)
+                if exact is not None and cast_literal(exact, literal.type) == literal:
+                    args[i] = exact
+            elif other.type.name == "DECIMAL" and literal.type.is_integer and literal.value is not None:
+                args[i] = decimal_literal(Decimal(literal.value))
+        return args
+
+    def _with_strings(self, function: str, args: list[Expression]) -> tuple[list[Expression], Any]:
+        """String literals tried as the type the other arguments suggest."""
+        literals = [i for i, arg in enumerate(args) if isinstance(arg, Literal) and arg.type == VARCHAR]
+        if not literals:
+            return args, None
+        others = [arg.type for i, arg in enumerate(args) if i not in literals]
+        candidates = [*dict.fromkeys(others), *_STRING_TARGETS.get(function, (TIMESTAMP, INTERVAL))]
+        for candidate in candidates:
+            types = [candidate if i in literals else arg.type for i, arg in enumerate(args)]
+            resolved = SCALARS[function].resolve(types)
+            if resolved is not None:
+                wanted = resolved[0]
+                if all(self._readable(args[i], wanted[i]) for i in literals) or candidate is candidates[-1]:
+                    return args, resolved
+        first = next((c for c in candidates if SCALARS[function].resolve(
+            [c if i in literals else arg.type for i, arg in enumerate(args)])), None)  # fmt: skip
+        if first is None:
+            return args, None
+        return args, SCALARS[function].resolve([first if i in literals else a.type for i, a in enumerate(args)])
+
+    @staticmethod
+    def _readable(argument: Expression, type: DataType) -> bool:
+        assert isinstance(argument, Literal)
+        if type == INTERVAL:
+            return isinstance(argument.value, str) and parse_interval(argument.value) is not None
+        return cast_literal(argument, type) is not None
+
+    def _months(self, call: Call, node: Any) -> Expression:
+        """Calendar months taken out of INTERVAL literals: add(add_months(ts, m), the exact rest)."""
+        args = list(call.args)
+        last = args[-1]
+        literal = last if isinstance(last, Literal) and isinstance(last.value, IntervalValue) else None
+        if literal is None or not literal.value.months:
+            for arg in args:
+                if isinstance(arg, Literal) and isinstance(arg.value, IntervalValue) and arg.value.months:
+                    self.context.unsupported("arithmetic on calendar intervals (months, years)", node)
+            return fold_call(call) or call
+        if call.function not in ("add", "subtract") or args[0].type != TIMESTAMP:
+            self.context.unsupported("arithmetic on calendar intervals (months, years)", node)
+        sign = 1 if call.function == "add" else -1
+        moved: Expression = Call(TIMESTAMP, "add_months", (args[0], Literal(BIGINT, sign * literal.value.months)))
+        if literal.value.microseconds:
+            rest = Literal(INTERVAL, IntervalValue(0, literal.value.microseconds))
+            moved = Call(TIMESTAMP, call.function, (moved, rest))
+        return moved
+
+    def unify(self, expressions: Sequence[Expression], node: Any, what: str) -> list[Expression]:
+        """The expressions in their common type; string literals follow the others."""
+        soft = [isinstance(e, Literal) and e.type == VARCHAR for e in expressions]
+        firm = [e for e, is_soft in zip(expressions, soft, strict=True) if not is_soft and e.type != NULL]
+        target: DataType | None = firm[0].type if firm else VARCHAR if any(soft) else NULL
+        for expression in firm[1:]:
+            merged = common_type(target, expression.type) if target is not None else None
+            if merged is None:
+                self.context.fail(f"{what}: {target} and {expression.type} have no common type", node)
+            target = merged
+        assert target is not None
+        return [self.coerce(e, target, node) for e in expressions]
+
+    def case(
+        self, conditions: list[Expression], results: list[Expression], otherwise: Expression, node: Any
+    ) -> Expression:
+        unified = self.unify([*results, otherwise], node, "CASE")
+        return Case(unified[0].type, tuple(conditions), tuple(unified[:-1]), unified[-1])
+
+    # -- leaves ----------------------------------------------------------------------------------------------------
+
+    def _column(self, node: exp.Column) -> Expression:
+        name = node.name
+        if isinstance(node.this, exp.Star):
+            self.context.fail("* is not allowed here", node)
+        if node.args.get("db") or node.args.get("catalog"):
+            self.context.fail(f"a column is written table.column, not {node.sql()!r}", node)
+        return self.column(name, node.table, node)
+
+    def column(self, name: str, table: str, node: exp.Expr) -> Expression:
+        """The column, or what the name stands for: a window bound of GROUP BY, then a select alias."""
+        if not table and name.lower() in self.replaced:
+            return self.replaced[name.lower()]
+        found = self.scope.find(name, table, self.context, node)
+        if found is not None:
+            self.places.setdefault(found, node)
+            return found
+        alias = self.aliases.get(name.lower()) if not table else None
+        if alias is None or name.lower() in self._expanding:
+            self.scope.missing(name, table, [] if table else list(self.aliases), self.context, node)
+        assert alias is not None
+        self._expanding.add(name.lower())
+        try:
+            return self.bind(alias)
+        finally:
+            self._expanding.discard(name.lower())
+
+    def _literal(self, node: exp.Literal) -> Expression:
+        text = node.this
+        if node.is_string:
+            return Literal(VARCHAR, text)
+        try:
+            if text.isdigit():
+                return integer_literal(int(text))
+            if "e" in text.lower():
+                return Literal(_DOUBLE, float(text))
+            return decimal_literal(Decimal(text))
+        except (ValueError, ArithmeticError):
+            self.context.fail(f"{text!r} is not a number", node)
+
+    def _boolean(self, node: exp.Boolean) -> Expression:
+        return Literal(BOOLEAN, bool(node.this))
+
+    def _null(self, node: exp.Null) -> Expression:
+        return self.null()
+
+    def _hex(self, node: exp.HexString) -> Expression:
+        try:
+            return Literal(BLOB, bytes.fromhex(str(node.this)))
+        except ValueError:
+            self.context.fail("a blob literal is x'' with pairs of hex digits", node)
+
+    def _parameter(self, node: exp.Expr) -> Expression:
+        inner = node.this
+        return self.context.parameter(inner.name if isinstance(inner, exp.Expr) else str(inner), node)
+
+    def _interval(self, node: exp.Interval) -> Expression:
+        unit = node.args.get("unit")
+        if not isinstance(node.this, exp.Literal):
+            self.context.unsupported("an interval of an expression", node, "multiply: n * INTERVAL '1 day'")
+        value = parse_interval(node.this.name, unit.name if unit is not None else None)
+        if value is None:
+            shown = f"{node.this.name} {unit.name if unit is not None else ''}".strip()
+            self.context.fail(f"{shown!r} is not an interval; write for example INTERVAL '5 minutes'", node)
+        return Literal(INTERVAL, value)
+
+    def _now(self, node: exp.Expr) -> Expression:
+        return self.call("now", [], node)
+
+    def _today(self, node: exp.Expr) -> Expression:
+        bound = functions.scalar(self, "current_date", [], node)
+        assert bound is not None
+        return bound
+
+    # -- operators -------------------------------------------------------------------------------------------------
+
+    def _paren(self, node: exp.Paren) -> Expression:
+        inner = node.this
+        while isinstance(inner, exp.Paren):
+            inner = inner.this
+        return self.bind(inner)
+
+    def _binary(self, node: exp.Binary) -> Expression:
+        function = _BINARY[type(node)]
+        left, right = self.bind(node.this), self.bind(node.expression)
+        if function in ("add", "multiply") and _goes_second(left, right):
+            left, right = right, left
+        return self.call(function, [left, right], node)
+
+    def _connector(self, node: exp.Connector) -> Expression:
+        """AND and OR, flat however long the chain."""
+        kind, terms, stack = type(node), [], [node]
+        while stack:
+            current: exp.Expr = stack.pop()
+            if type(current) is kind:
+                stack.extend((current.expression, current.this))
+            else:
+                terms.append(current)
+        function = "and" if kind is exp.And else "or"
+        args: list[Expression] = []
+        for term in terms:
+            bound = self.bind(term)
+            if bound.type.name not in ("BOOLEAN", "NULL"):
+                self.context.fail(f"{function.upper()} needs BOOLEAN, not {bound.type}", term)
+            bound = self.coerce(bound, BOOLEAN, term)
+            nested = bound.args if isinstance(bound, Call) and bound.function == function else (bound,)
+            args.extend(nested)
+        return Call(BOOLEAN, function, tuple(args))
+
+    def _not(self, node: exp.Not) -> Expression:
+        inner = self.bind(node.this)
+        if isinstance(inner, InList):
+            return InList(BOOLEAN, inner.operand, inner.values, not inner.negated)
+        if isinstance(inner, Call) and inner.function in _NEGATED:
+            return Call(BOOLEAN, _NEGATED[inner.function], inner.args)
+        if inner.type.name not in ("BOOLEAN", "NULL"):
+            self.context.fail(f"NOT needs BOOLEAN, not {inner.type}", node)
+        return self.call("not", [inner], node)
+
+    def _negate(self, node: exp.Neg) -> Expression:
+        inner = node.this
+        if isinstance(inner, exp.Literal) and not inner.is_string and inner.this.isdigit():
+            return integer_literal(-int(inner.this))
+        return self.call("negate", [self.bind(inner)], node)
+
+    def _is(self, node: exp.Is) -> Expression:
+        operand, right = self.bind(node.this), node.expression
+        if isinstance(right, exp.Null):
+            return self.call("is_null", [operand], node)
+        if isinstance(right, exp.Boolean):
+            wanted = Literal(BOOLEAN, bool(right.this))
+            return self.call("is_not_distinct_from", [operand, wanted], node)
+        self.context.unsupported(f"IS {right.sql()}", node)
+
+    def _between(self, node: exp.Between) -> Expression:
+        if node.args.get("symmetric"):
+            self.context.unsupported("BETWEEN SYMMETRIC", node)
+        operand = self.bind(node.this)
+        low = self.call("ge", [operand, self.bind(node.args["low"])], node)
+        high = self.call("le", [operand, self.bind(node.args["high"])], node)
+        return Call(BOOLEAN, "and", (low, high))
+
+    def _in(self, node: exp.In) -> Expression:
+        if node.args.get("query") is not None:
+            self.context.unsupported("IN (SELECT ...)", node, "use a JOIN on a SELECT DISTINCT subquery")
+        if node.args.get("unnest") is not None or node.args.get("field") is not None:
+            self.context.unsupported("IN over a list value", node)
+        operand = self.bind(node.this)
+        values = [self.bind(value) for value in node.expressions]
+        if all(isinstance(value, Literal) for value in values):
+            soft_operand = isinstance(operand, Literal) and operand.type == VARCHAR
+            adapted: list[Expression] = []
+            for value in values:
+                exact = cast_literal(value, operand.type) if isinstance(value, Literal) else None
+                fits = exact is not None and not soft_operand and (
+                    value.type == VARCHAR or cast_literal(exact, value.type) == value)  # fmt: skip
+                adapted.append(exact if fits and exact is not None else value)
+            unified = self.unify([operand, *adapted], node, "IN")
+            literals = tuple(value for value in unified[1:] if isinstance(value, Literal))
+            if len(literals) == len(values):
+                return InList(BOOLEAN, unified[0], tuple(dict.fromkeys(literals)))
+        tests = tuple(self.call("eq", [operand, value], node) for value in values)
+        return tests[0] if len(tests) == 1 else Call(BOOLEAN, "or", tests)
+
+    def _like(self, node: exp.Expr) -> Expression:
+        return self._like_with(node, None)
+
+    def _escape(self, node: exp.Escape) -> Expression:
+        if type(node.this) not in (exp.Like, exp.ILike):
+            self.context.unsupported("ESCAPE here", node)
+        return self._like_with(node.this, node.expression)
+
+    def _like_with(self, node: exp.Expr, escape: exp.Expr | None) -> Expression:
+        function = "like" if isinstance(node, exp.Like) else "ilike"
+        operand, pattern = self.bind(node.this), self.bind(node.expression)
+        if escape is not None:
+            mark = self.bind(escape)
+            if not isinstance(mark, Literal) or not isinstance(mark.value, str) or len(mark.value) > 1:
+                self.context.fail("ESCAPE needs one character", escape)
+            if not isinstance(pattern, Literal) or not isinstance(pattern.value, str):
+                self.context.unsupported("ESCAPE with a pattern that is not a literal", node)
+            pattern = Literal(VARCHAR, _requote(pattern.value, mark.value))
+        if isinstance(pattern, Literal) and isinstance(pattern.value, str) and ends_in_escape(pattern.value):
+            self.context.fail("the LIKE pattern ends in its escape character", node)
+        bound = self.call(function, [operand, pattern], node)
+        return self.call("not", [bound], node) if node.args.get("negate") else bound
+
+    def _case(self, node: exp.Case) -> Expression:
+        operand = self.bind(node.this) if node.this is not None else None
+        conditions, results = [], []
+        for arm in node.args["ifs"]:
+            condition = self.bind(arm.this)
+            if operand is not None:
+                condition = self.call("eq", [operand, condition], arm)
+            elif condition.type.name not in ("BOOLEAN", "NULL"):
+                self.context.fail(f"WHEN needs a BOOLEAN, not {condition.type}", arm)
+            conditions.append(self.coerce(condition, BOOLEAN, arm))
+            results.append(self.bind(arm.args["true"]))
+        default = node.args.get("default")
+        return self.case(conditions, results, self.bind(default) if default is not None else self.null(), node)
+
+    def _cast(self, node: exp.Cast) -> Expression:
+        if node.args.get("format"):
+            self.context.unsupported("CAST ... FORMAT", node)
+        target = self.context.type_of(node.args["to"])
+        inner = self.bind(node.this)
+        bound = self.cast(inner, target, node, isinstance(node, exp.TryCast))
+        if isinstance(bound, Cast) and isinstance(node.this, exp.Literal) and target.name in ("DATE", "TIMESTAMP"):
+            if bound.safe:
+                return Literal(target, None)
+            self.context.fail(f"{bound.operand} is not a {target}", node)
+        return bound
+
+    # -- functions -------------------------------------------------------------------------------------------------
+
+    def _function(self, node: exp.Anonymous, condition: exp.Expr | None = None) -> Expression:
+        written = str(node.this)
+        name = written.removeprefix(FUNCTION_PREFIX).lower()
+        arguments = node.expressions
+        if (
+            name in ("tumble", "window", "hop")
+            or name.endswith(("_start", "_end"))
+            and name in functions.WINDOW_FUNCTIONS
+        ):
+            return self._window_bound(name, node)
+        aggregate = functions.aggregate_name(name)
+        if aggregate is not None or name in ("count_if", "countif"):
+            return self._aggregate(aggregate or name, name, node, condition)
+        if condition is not None:
+            self.context.fail(f"FILTER is for aggregates; {name}() is not one", node)
+        for argument in arguments:
+            if isinstance(argument, (exp.Distinct, exp.Order, exp.Kwarg, exp.PropertyEQ, exp.Star)):
+                self.context.fail(f"{name}() takes plain arguments", argument)
+        if name in functions.KNOWN_ELSEWHERE:
+            self.context.unsupported(f"the function {name}()", node)
+        bound = functions.scalar(self, name, [self.bind(arg) for arg in arguments], node)
+        if bound is None:
+            near = get_close_matches(name, sorted(functions.FUNCTION_NAMES), 1)
+            self.context.fail(f"no function {name}(){f'; did you mean {near[0]}()?' if near else ''}", node)
+        return bound
+
+    def _window_bound(self, name: str, node: exp.Expr) -> Expression:
+        wanted = "window_end" if name.endswith("_end") else "window_start"
+        if wanted not in self.replaced:
+            self.context.fail(
+                f"{name}() stands in GROUP BY; or write FROM TUMBLE(topic, ts, INTERVAL '1 minute')", node
+            )
+        return self.replaced[wanted]
+
+    def _aggregate(self, aggregate: str, written: str, node: exp.Anonymous, condition: exp.Expr | None) -> Expression:
+        if self.aggregations is None:
+            self.context.fail(f"{written}() is an aggregate and not allowed in {self.clause}", node)
+        if self._inside_aggregate:
+            self.context.fail("an aggregate cannot be inside an aggregate", node)
+        arguments, distinct = list(node.expressions), False
+        if len(arguments) == 1 and isinstance(arguments[0], exp.Order):
+            self.context.unsupported("ORDER BY inside an aggregate", arguments[0])
+        if len(arguments) == 1 and isinstance(arguments[0], exp.Distinct):
+            distinct, arguments = True, list(arguments[0].expressions)
+        self._inside_aggregate = True
+        clause, self.clause = self.clause, "FILTER"
+        try:
+            keep = self.predicate(condition) if condition is not None else None
+            if aggregate == "count" and (not arguments or isinstance(arguments[0], exp.Star)):
+                if distinct:
+                    self.context.unsupported("count(DISTINCT *)", node)
+                aggregate, args = "count_star", []
+            else:
+                args = [self.bind(argument) for argument in arguments]
+        finally:
+            self._inside_aggregate, self.clause = False, clause
+        if aggregate in ("count_if", "countif"):
+            if len(args) != 1:
+                self.context.fail("count_if() takes one condition", node)
+            test = self.coerce(args[0], BOOLEAN, node)
+            aggregate, args = "count_star", []
+            keep = test if keep is None else Call(BOOLEAN, "and", (keep, test))
+        if len(args) > 1:
+            self.context.unsupported(f"{written}() of several arguments", node)
+        resolved = AGGREGATES[aggregate].resolve([arg.type for arg in args])
+        if resolved is None:
+            self.context.fail(self._mismatch(written, AGGREGATES[aggregate].signature, args), node)
+        bound = tuple(self.coerce(arg, type, node) for arg, type in zip(args, resolved[0], strict=True))
+        # min, max and booleans do not change by dropping repeated values
+        distinct = distinct and aggregate not in ("min", "max", "bool_and", "bool_or", "any_value", "first", "last")
+        found = Aggregation(aggregate, bound, resolved[1], distinct, keep)
+        if found not in self.aggregations:
+            self.aggregations.append(found)
+        reference = AggregateRef(found.type, self.aggregations.index(found))
+        self.places.setdefault(reference, node)
+        return reference
+
+    def _filter(self, node: exp.Filter) -> Expression:
+        if not isinstance(node.this, exp.Anonymous):
+            self.context.unsupported("FILTER here", node)
+        return self._function(node.this, node.expression.this)
+
+    def _extract(self, node: exp.Extract) -> Expression:
+        return functions.date_part(self, node.this.name, self.bind(node.expression), node)
+
+    def _position(self, node: exp.StrPosition) -> Expression:
+        return self.call("strpos", [self.bind(node.this), self.bind(node.args["substr"])], node)
+
+    def _substring(self, node: exp.Substring) -> Expression:
+        parts = [node.this, node.args.get("start") or exp.Literal.number(1), node.args.get("length")]
+        return self.call("substr", [self.bind(part) for part in parts if part is not None], node)
+
+    def _trim(self, node: exp.Trim) -> Expression:
+        side = {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(str(node.args.get("position") or "").upper(), "trim")
+        parts = [node.this] if node.expression is None else [node.this, node.expression]
+        return self.call(side, [self.bind(part) for part in parts], node)
+
+    def _subquery(self, node: exp.Expr) -> Expression:
+        self.context.unsupported("a subquery as a value", node, "join it, or run it first and pass its result")
+
+    def _over(self, node: exp.Expr) -> Expression:
+        self.context.unsupported("a window function (OVER)", node)
+
+
+_DOUBLE = DataType("DOUBLE")
+_MONTHS = frozenset(("add", "subtract", "multiply", "divide", "negate", "abs"))
+_COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "is_distinct_from", "is_not_distinct_from"))
+_ADAPTING = _COMPARISONS | {"add", "subtract", "multiply", "modulo"}
+_SYMBOLS = {
+    "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "modulo": "%", "eq": "=", "ne": "<>", "lt": "<",
+    "le": "<=", "gt": ">", "ge": ">=", "like": "LIKE", "ilike": "ILIKE", "is_distinct_from": "IS DISTINCT FROM",
+    "is_not_distinct_from": "IS NOT DISTINCT FROM",
+}  # fmt: skip
+_STRING_TARGETS = {"add": (INTERVAL, BIGINT), "subtract": (TIMESTAMP, INTERVAL), "negate": (_DOUBLE,)}
+_NEGATED = {
+    "is_null": "is_not_null",
+    "is_not_null": "is_null",
+    "is_distinct_from": "is_not_distinct_from",
+    "is_not_distinct_from": "is_distinct_from",
+}
+_BINARY: dict[type, str] = {
+    exp.Add: "add", exp.Sub: "subtract", exp.Mul: "multiply", exp.Div: "divide", exp.IntDiv: "divide",
+    exp.Mod: "modulo", exp.Pow: "power", exp.EQ: "eq", exp.NEQ: "ne", exp.LT: "lt", exp.LTE: "le", exp.GT: "gt",
+    exp.GTE: "ge", exp.DPipe: "concat_op", exp.NullSafeEQ: "is_not_distinct_from", exp.NullSafeNEQ: "is_distinct_from",
+}  # fmt: skip
+_E = ExpressionBinder
+_BINDERS: dict[type, Callable[[ExpressionBinder, Any], Expression]] = {
+    **dict.fromkeys(_BINARY, _E._binary),
+    exp.Column: _E._column, exp.Literal: _E._literal, exp.Boolean: _E._boolean, exp.Null: _E._null,
+    exp.HexString: _E._hex, exp.Placeholder: _E._parameter, exp.Parameter: _E._parameter, exp.Interval: _E._interval,
+    exp.CurrentTimestamp: _E._now, exp.CurrentDate: _E._today, exp.Paren: _E._paren, exp.And: _E._connector,
+    exp.Or: _E._connector, exp.Not: _E._not, exp.Neg: _E._negate, exp.Is: _E._is, exp.Between: _E._between,
+    exp.In: _E._in, exp.Like: _E._like, exp.ILike: _E._like, exp.Escape: _E._escape, exp.Case: _E._case,
+    exp.Cast: _E._cast, exp.TryCast: _E._cast, exp.Anonymous: _E._function, exp.Filter: _E._filter,
+    exp.Extract: _E._extract, exp.StrPosition: _E._position, exp.Substring: _E._substring, exp.Trim: _E._trim,
+    exp.Subquery: _E._subquery, exp.Select: _E._subquery, exp.Window: _E._over,
+}  # fmt: skip
+_CONSTRUCTS = {
+    "Exists": "EXISTS (SELECT ...)", "Bracket": "indexing with []", "Array": "a list value", "Struct": "a struct value",
+    "Dot": "a nested field", "JSONExtract": "the JSON operator ->", "JSONExtractScalar": "the JSON operator ->>",
+    "Any": "= ANY (...)", "All": "= ALL (...)", "Lambda": "a lambda", "Tuple": "a row value (a, b)",
+    "RegexpLike": "a regular expression match", "SimilarTo": "SIMILAR TO", "Glob": "GLOB", "BitwiseAnd": "the operator &",
+    "BitwiseOr": "the operator |", "BitwiseXor": "the operator #", "BitwiseNot": "the operator ~", "Collate": "COLLATE",
+    "AtTimeZone": "AT TIME ZONE", "WithinGroup": "WITHIN GROUP", "IgnoreNulls": "IGNORE NULLS", "Map": "a map value",
+    "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
+}  # fmt: skip
+
+
+def _goes_second(left: Expression, right: Expression) -> bool:
+    """Whether INTERVAL (or days) stands before the time or number it is added to or multiplied by."""
+    if left.type == INTERVAL:
+        return right.type.name in ("TIMESTAMP", "DATE")
+    return right.type == INTERVAL and left.type.is_numeric or left.type.is_integer and right.type.name == "DATE"
+
+
+def _requote(pattern: str, mark: str) -> str:
+    """A LIKE pattern with escape character `mark` ('' = none) rewritten to backslashes."""
+    result, i = [], 0
+    while i < len(pattern):
+        character = pattern[i]
+        if mark and character == mark:
+            following = pattern[i + 1 : i + 2]
+            result.append("\\" + following)
+            i += 2
+            continue
+        result.append("\\\\" if character == "\\" else character)
+        i += 1
+    return "".join(result)

@@ -1,0 +1,136 @@
+"""INSERT INTO topic [(columns)] VALUES ... | SELECT ... [RETURNING _offset]."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from sqlglot import exp
+
+from eventdb.errors import BindError, QueryError, TopicNotFound, UnsupportedSQL
+from eventdb.logical.expressions import ColumnRef
+from eventdb.logical.plan import Plan
+from eventdb.sql.context import Context
+from eventdb.sql.expressions import ExpressionBinder
+from eventdb.sql.queries import QueryBinder, assign, project
+from eventdb.sql.scope import Scope
+from eventdb.sql.statements import Insert, TableInfo
+from eventdb.sql.words import Words
+
+
+def insert(words: Words, context: Context) -> Insert:
+    """The statement after INSERT."""
+    if words.word() == "OR":
+        raise _refused(words, f"INSERT OR {words.word(1)}")
+    words.expect("INTO")
+    at = words.index
+    table = _target(words, context, words.name("a topic"), at)
+    names = _columns(words) if words.word() == "(" and words.word(1) not in ("SELECT", "WITH", "VALUES", "(") else None
+    columns = _positions(words, table, names)
+    start = words.index
+    if words.word() == "DEFAULT":
+        raise _refused(words, "DEFAULT VALUES")
+    if words.word() not in ("VALUES", "SELECT", "WITH", "FROM", "("):
+        words.wrong("expected VALUES or SELECT")
+    conflict = words.at_depth_zero(start, "ON", "CONFLICT")
+    if conflict is not None:
+        words.index = conflict
+        raise _refused(words, "ON CONFLICT")
+    returning = words.at_depth_zero(start, "RETURNING")
+    stop = words.stop
+    if returning is not None:
+        stop = words.index = returning
+        words.expect("RETURNING")
+        if not words.accept("_OFFSET") or not words.ended:
+            raise _refused(words, "RETURNING of anything but _offset")
+    plan = _rows(words, context, table, columns, start, stop)
+    return Insert(table, columns, plan, returning is not None)
+
+
+def _refused(words: Words, construct: str) -> UnsupportedSQL:
+    place = words.error("", words.index)
+    return UnsupportedSQL(
+        f"{construct} is not supported", construct=construct, sql=place.sql, line=place.line, column=place.column
+    )
+
+
+def _target(words: Words, context: Context, name: str, at: int) -> TableInfo:
+    place = words.error("", at)
+    try:
+        table = context.resolver.table(name)
+    except QueryError:
+        raise
+    except TopicNotFound as error:
+        raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
+    if table.kind != "topic":
+        raise BindError(
+            f"{name!r} is a {table.kind}: rows are inserted into topics",
+            sql=place.sql,
+            line=place.line,
+            column=place.column,
+        )
+    return table
+
+
+def _columns(words: Words) -> list[tuple[str, int]]:
+    words.expect("(")
+    names = []
+    while True:
+        names.append((words.text(), words.index))
+        words.name("a column")
+        if words.accept(")"):
+            return names
+        words.expect(",")
+
+
+def _positions(words: Words, table: TableInfo, names: list[tuple[str, int]] | None) -> tuple[int, ...]:
+    """Schema positions of the listed columns (all if none are listed)."""
+    schema = table.schema
+    if names is None:
+        return tuple(range(len(schema)))
+    positions: list[int] = []
+    for name, at in names:
+        index = schema.find(name)
+        place = words.error("", at)
+        if index is None or index in positions:
+            near = get_close_matches(name, schema.names, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(schema.names)}"
+            message = f"column {name!r} is listed twice" if index is not None else f"no column {name!r}; {hint}"
+            raise BindError(message, sql=place.sql, line=place.line, column=place.column)
+        positions.append(index)
+    missing = [f.name for i, f in enumerate(schema) if not f.nullable and i not in positions]
+    if missing:
+        place = words.error("", names[0][1])
+        message = f"column {missing[0]!r} is NOT NULL and must be listed"
+        raise BindError(message, sql=place.sql, line=place.line, column=place.column)
+    return tuple(positions)
+
+
+def _rows(words: Words, context: Context, table: TableInfo, columns: tuple[int, ...], start: int, stop: int) -> Plan:
+    """The rows to insert, in the types of their columns."""
+    tree = words.source.query(start, stop)
+    binder = QueryBinder(context)
+    fields = [table.schema.fields[i] for i in columns]
+    targets = [(f.name, f.type) for f in fields]
+    if isinstance(tree, exp.Values) and not any(tree.args.get(part) for part in ("order", "limit", "offset", "alias")):
+        width = len(tree.expressions[0].expressions) if isinstance(tree.expressions[0], exp.Tuple) else 1
+        if width != len(targets):
+            _wrong_width(context, table, targets, width, tree.expressions[0])
+        return binder.values(tree, targets)
+    plan = binder.bind(tree, {})
+    if len(plan.fields) != len(targets):
+        _wrong_width(context, table, targets, len(plan.fields), tree)
+    cast = ExpressionBinder(context, Scope([], []), "INSERT")
+    values = [
+        assign(cast, ColumnRef(f.type, i, f.name), type, name, tree)
+        for i, (f, (name, type)) in enumerate(zip(plan.fields, targets, strict=True))
+    ]
+    if all(isinstance(value, ColumnRef) for value in values):
+        return plan
+    return project(plan, values, [name for name, _ in targets])
+
+
+def _wrong_width(
+    context: Context, table: TableInfo, targets: list[tuple[str, object]], width: int, node: exp.Expr
+) -> None:
+    listed = ", ".join(name for name, _ in targets)
+    context.fail(f"{width} values for {len(targets)} columns of {table.name} ({listed})", node)

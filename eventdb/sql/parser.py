@@ -1,0 +1,148 @@
+"""Statement text to syntax trees: sqlglot's only door, with a cache of what was parsed before.
+
+A `Source` is one statement: its rewritten tokens and the trees of the parts the binder asked for. Trees are shared between
+binds and never changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlglot import exp
+from sqlglot.errors import ParseError as SqlglotError
+from sqlglot.errors import SqlglotError as AnySqlglotError
+from sqlglot.tokens import Token, TokenType
+
+from eventdb.errors import ParseError
+from eventdb.sql.tokens import DIALECT, FUNCTION_PREFIX, place, split, syntax_error, tokenize
+
+__all__ = ["Source", "parse", "split"]
+
+_CACHE_STATEMENTS = 256
+_STACK_FRAMES = 12_000  # sqlglot needs about 25 frames for each parenthesis
+_cache: OrderedDict[str, Source] = OrderedDict()
+
+
+class Source:
+    """One statement: text, tokens and the trees of its token ranges."""
+
+    __slots__ = ("_trees", "sql", "tokens", "words")
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+        self.tokens = tokenize(sql)
+        self.words = {token.text.lower() for token in self.tokens}
+        self._trees: dict[tuple[int, int], exp.Expr] = {}
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether reading it may need more stack than usual."""
+        return len(self.tokens) > 300
+
+    def query(self, start: int, stop: int) -> exp.Expr:
+        """The tree of the query (or FROM-first query, VALUES) in tokens [start, stop)."""
+        tree = self._trees.get((start, stop))
+        if tree is None:
+            tree = self._trees[start, stop] = self._parse(self.tokens[start:stop], start)
+        return tree
+
+    def expression(self, start: int, stop: int) -> exp.Expr:
+        """The tree of the scalar expression in tokens [start, stop)."""
+        key = (-1 - start, stop)
+        tree = self._trees.get(key)
+        if tree is None:
+            select = self._parse([Token(TokenType.SELECT, "SELECT"), *self.tokens[start:stop]], start)
+            if len(select.expressions) != 1:
+                raise self.error("expected one expression", start)
+            tree = self._trees[key] = select.expressions[0]
+        return tree
+
+    def error(self, message: str, index: int) -> ParseError:
+        """A ParseError at token `index`, or after the last token."""
+        if index < len(self.tokens):
+            return syntax_error(self.sql, message, self.tokens[index].start)
+        return syntax_error(self.sql, message, self.tokens[-1].end + 1)
+
+    def _parse(self, tokens: list[Token], start: int) -> exp.Expr:
+        if not tokens:
+            raise self.error("a query is missing here", start)
+        try:
+            with deep_stack(self.is_deep):
+                trees = DIALECT.parser().parse(tokens, self.sql)
+        except SqlglotError as error:
+            raise self._syntax_error(error) from None
+        except (AnySqlglotError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise ParseError(
+                f"not SQL: {str(error).splitlines()[0] if str(error) else 'unreadable'}", sql=self.sql
+            ) from None
+        except RecursionError:
+            raise ParseError("the statement is nested too deeply", sql=self.sql) from None
+        tree = trees[0] if trees else None
+        if tree is None:
+            raise self.error("a query is missing here", start)
+        if isinstance(tree, exp.Command):
+            raise self.error("not a query", start)
+        return tree
+
+    def _syntax_error(self, error: SqlglotError) -> ParseError:
+        facts: dict[str, Any] = error.errors[0] if error.errors else {}
+        found = str(facts.get("highlight") or "").replace(FUNCTION_PREFIX, "")
+        description = str(facts.get("description") or "")
+        line, end_column = int(facts.get("line") or 0), int(facts.get("col") or 0)
+        column = max(1, end_column - len(found) + 1)
+        last = self.tokens[-1]
+        at_end = line == last.line and end_column >= last.col
+        if description.startswith("Expecting") or description.startswith("Expected"):
+            message = f"syntax error at {found!r}: {description[0].lower()}{description[1:]}"
+        elif description.startswith("Required keyword"):
+            message = f"syntax error: something is missing {'after' if at_end else 'before or after'} {found!r}"
+        else:
+            message = f"syntax error at {found!r}"
+        return ParseError(message, sql=self.sql, line=line, column=column)
+
+
+@contextmanager
+def deep_stack(wanted: bool) -> Iterator[None]:
+    """Room for deeply nested statements inside the block."""
+    before = sys.getrecursionlimit()
+    if not wanted or before >= _STACK_FRAMES:
+        yield
+        return
+    sys.setrecursionlimit(_STACK_FRAMES)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def parse(sql: str) -> Source:
+    """The statement's source, from the cache if this text was parsed before. ParseError if it is not one statement."""
+    source = _cache.get(sql) if isinstance(sql, str) else None
+    if source is None:
+        source = Source(sql)
+        _cache[sql] = source
+        while len(_cache) > _CACHE_STATEMENTS:
+            _cache.popitem(last=False)
+    return source
+
+
+def position_of(node: Any) -> int | None:
+    """The character position of a tree: of its first part that carries one."""
+    if isinstance(node, exp.Expr):
+        best: int | None = None
+        for part in node.walk():
+            start = (part._meta or {}).get("start")
+            if start is not None and (best is None or start < best):
+                best = start
+        return best
+    return None
+
+
+def locate(sql: str, node: Any) -> tuple[int, int]:
+    """Line and column of a tree, (0, 0) if unknown."""
+    position = position_of(node)
+    return (0, 0) if position is None else place(sql, position)

@@ -1,0 +1,399 @@
+"""FROM: topics, views, files, CTEs, subqueries, VALUES, TUMBLE and HOP, and joins, as a plan and a scope."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlglot import exp
+
+from eventdb.errors import BindError, EventDBError, QueryError, TopicNotFound, UnsupportedSQL
+from eventdb.logical.expressions import Call, ColumnRef, Expression, columns_of, remap
+from eventdb.logical.plan import Fields, FileScan, Join, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
+from eventdb.schema import BIGINT, BOOLEAN, INTEGER, TIMESTAMP
+from eventdb.sql.context import Context
+from eventdb.sql.expressions import ExpressionBinder
+from eventdb.sql.functions import width_of
+from eventdb.sql.parser import locate
+from eventdb.sql.scope import Name, Scope
+from eventdb.sql.statements import TableInfo
+from eventdb.sql.tokens import FUNCTION_PREFIX
+
+FILE_ENDINGS = (".csv", ".parquet", ".jsonl", ".ndjson", ".json", ".tsv", ".csv.gz")
+_TABLE_PARTS = frozenset(("this", "db", "catalog", "alias", "joins"))
+_JOIN_PARTS = frozenset(("this", "on", "using", "side", "kind", "method"))
+_SYSTEM = {"_offset": BIGINT, "_partition": INTEGER, "_append_time": TIMESTAMP}
+WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
+
+
+@dataclass(slots=True)
+class Relation:
+    plan: Plan
+    scope: Scope
+
+
+class RelationBinder:
+    """Binds FROM items. `ctes` maps lower-case names to bound plans; `bind_query` binds a nested query."""
+
+    def __init__(
+        self, context: Context, ctes: dict[str, Plan], bind_query: Callable[[exp.Expr, dict[str, Plan]], Plan]
+    ) -> None:
+        self.context = context
+        self.ctes = ctes
+        self.bind_query = bind_query
+
+    def bind_from(self, select: exp.Select, where: list[exp.Expr]) -> Relation:
+        """The joined FROM of a SELECT. Equalities used by comma joins are taken out of `where`."""
+        first = select.args.get("from_")
+        if first is None:
+            return Relation(Values(((),), ()), Scope([], []))
+        relation = self.item(first.this)
+        for join in select.args.get("joins") or []:
+            relation = self.join(relation, join, where)
+        return relation
+
+    # -- items -----------------------------------------------------------------------------------------------------
+
+    def item(self, node: exp.Expr) -> Relation:
+        """One FROM item with its alias, and the joins inside its parentheses."""
+        if isinstance(node, exp.Table):
+            self.context.only(node, _TABLE_PARTS, "FROM")
+            relation = self._table(node)
+        elif isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
+            relation = self.item(node.this)
+        elif isinstance(node, (exp.Subquery, exp.Values)):
+            relation = self._derived(node)
+        else:
+            shown = {"Lateral": "LATERAL", "Unnest": "UNNEST"}.get(type(node).__name__, type(node).__name__)
+            self.context.unsupported(f"{shown} in FROM", node)
+        for join in node.args.get("joins") or []:
+            relation = self.join(relation, join, [])
+        return relation
+
+    def _derived(self, node: exp.Expr) -> Relation:
+        if isinstance(node, exp.Subquery):
+            self.context.only(node, frozenset(("this", "alias", "order", "limit", "offset", "with_", "joins")), "FROM")
+        query = node if isinstance(node, exp.Values) else _unwrapped(node)
+        return self._named(self.bind_query(query, self.ctes), node, "")
+
+    def _named(self, plan: Plan, node: exp.Expr, default: str) -> Relation:
+        alias = node.args.get("alias")
+        names = [part.name for part in alias.args.get("columns") or []] if alias is not None else []
+        if len(names) > len(plan.fields):
+            self.context.fail(f"{len(names)} column names for {len(plan.fields)} columns", node)
+        fields = tuple(replace(f, name=n) for f, n in zip(plan.fields, names, strict=False)) + plan.fields[len(names) :]
+        return Relation(plan, Scope.of_fields(fields, (alias.name if alias is not None else "") or default))
+
+    def _table(self, node: exp.Table) -> Relation:
+        if isinstance(node.this, exp.Anonymous):
+            return self._table_function(node, node.this)
+        if not isinstance(node.this, exp.Identifier):
+            self.context.unsupported(f"{type(node.this).__name__.upper()} in FROM", node)
+        parts = [part.name for part in (node.args.get("catalog"), node.args.get("db"), node.this) if part is not None]
+        name = ".".join(parts)
+        cte = self.ctes.get(name.lower()) if len(parts) == 1 else None
+        if cte is not None:
+            return self._named(cte, node, name)
+        plan, names = self._scan(self._resolve(name, node))
+        alias = node.args.get("alias")
+        shown = (alias.name if alias is not None else "") or _base_name(name)
+        renamed = [part.name for part in alias.args.get("columns") or []] if alias is not None else []
+        if len(renamed) > len(plan.fields):
+            self.context.fail(f"{len(renamed)} column names for {len(plan.fields)} columns", node)
+        bound = [replace(n, table=shown, name=renamed[i] if i < len(renamed) else n.name) for i, n in enumerate(names)]
+        return Relation(plan, Scope(bound, [shown]))
+
+    def _resolve(self, name: str, node: exp.Expr) -> TableInfo:
+        line, column = locate(self.context.sql, node)
+        start = (node.this._meta or {}).get("start", -1) if isinstance(node.this, exp.Identifier) else -1
+        quoted = 0 <= start < len(self.context.sql) and self.context.sql[start] == "'"
+        try:
+            if quoted or name.lower().endswith(FILE_ENDINGS) or "/" in name:
+                return self.context.resolver.file(name)
+            return self.context.resolver.table(name)
+        except TopicNotFound as error:
+            from difflib import get_close_matches
+
+            known = {n.lower(): n for n in [*self.ctes, *self.context.resolver.names()]}
+            near = [known[n] for n in get_close_matches(name.lower(), list(known), 3)] or list(error.near)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise BindError(
+                f"no topic or view {name!r}{hint}", sql=self.context.sql, line=line, column=column
+            ) from error
+        except QueryError:
+            raise
+        except EventDBError as error:
+            raise BindError(str(error), sql=self.context.sql, line=line, column=column) from error
+
+    def _scan(self, table: TableInfo) -> tuple[Plan, list[Name]]:
+        """The scan of all columns (and the system columns this statement mentions), and what they are called."""
+        fields: Fields = tuple(OutputField(f.name, f.type, f.nullable) for f in table.schema)
+        names = [Name("", f.name, f.type, i) for i, f in enumerate(fields)]
+        columns = tuple(f.name for f in fields)
+        if table.kind == "file":
+            assert table.path is not None
+            return FileScan(table.path, table.format or "csv", columns, fields), names
+        if table.kind == "view":
+            return ViewScan(table.id, table.name, columns, fields), names
+        system = self.system_columns(table)
+        wanted = [name for name in _SYSTEM if name in system.values()]
+        fields += tuple(OutputField(name, _SYSTEM[name], False) for name in wanted)
+        columns += tuple(wanted)
+        position = {name: i for i, name in enumerate(columns)}
+        for name, source in system.items():
+            index = position[source]
+            names.append(Name("", name, fields[index].type, index, in_star=False))
+        return Scan(table.id, table.name, columns, fields), names
+
+    def system_columns(self, table: TableInfo) -> dict[str, str]:
+        """System columns the statement mentions -> the column that holds them."""
+        sources = {name: name for name in _SYSTEM} | {"_time": table.event_time or "_append_time"}
+        if table.key is not None:
+            sources["_key"] = table.key
+        schema = {field.name.lower(): field.name for field in table.schema}
+        return {
+            name: schema.get(source.lower(), source) for name, source in sources.items() if name in self.context.words
+        }
+
+    # -- TUMBLE and HOP --------------------------------------------------------------------------------------------
+
+    def _table_function(self, node: exp.Table, call: exp.Anonymous) -> Relation:
+        name = str(call.this).removeprefix(FUNCTION_PREFIX).lower()
+        if name not in ("tumble", "hop"):
+            self.context.unsupported(f"the table function {name}()", call)
+        named, positional = _arguments(call)
+        order = ["data", "timecol", "size"] if name == "tumble" else ["data", "timecol", "slide", "size"]
+        for key, value in zip(order, positional, strict=False):
+            if key in named:
+                self.context.fail(f"{name}(): {key} is given twice", value)
+            named[key] = value
+        unknown = [key for key in named if key not in order]
+        missing = [key for key in order if key not in named]
+        if len(positional) > len(order) or unknown or missing:
+            what = (
+                f"unknown {', '.join(unknown)}"
+                if unknown
+                else f"{', '.join(missing)} missing"
+                if missing
+                else "too many"
+            )
+            shown = f"{name.upper()}(topic, time column, {', '.join(f'{k} => interval' for k in order[2:])})"
+            self.context.fail(f"{name}(): {what}; write {shown}", call)
+        relation = self._window_input(named["data"])
+        binder = ExpressionBinder(self.context, relation.scope, name)
+        time = binder.bind(_without_descriptor(named["timecol"]))
+        relation = self.windowed(relation, time, named, name, call, binder)
+        alias = node.args.get("alias")
+        if alias is None:
+            return relation
+        if alias.args.get("columns"):
+            self.context.unsupported("column aliases on a table function", node)
+        scope = Scope([replace(n, table=alias.name) for n in relation.scope.names], [alias.name])
+        return Relation(relation.plan, scope)
+
+    def windowed(
+        self,
+        relation: Relation,
+        time: Expression,
+        widths: dict[str, exp.Expr],
+        name: str,
+        node: Any,
+        binder: ExpressionBinder,
+    ) -> Relation:
+        """The relation with one row per window and the window columns in scope. `widths`: size, and slide for HOP."""
+        if time.type.name not in ("TIMESTAMP", "DATE"):
+            self.context.fail(f"{name}() needs a TIMESTAMP, not {time.type}", node)
+        time = binder.coerce(time, TIMESTAMP, node)
+        intervals = {
+            key: width_of(binder, binder.bind(widths[key]), widths[key]) for key in ("size", "slide") if key in widths
+        }
+        if any(value.months for value in intervals.values()):
+            self.context.unsupported("a window of calendar months", node, "use time_bucket('1 month', ts)")
+        size = intervals["size"].microseconds
+        slide = intervals["slide"].microseconds if "slide" in intervals else size
+        if slide > size:
+            self.context.fail(f"{name}(): slide must not be longer than size; rows between windows would be lost", node)
+        plan = TimeWindow(relation.plan, time, size, slide)
+        base = len(relation.plan.fields)
+        table = relation.scope.tables[0] if len(relation.scope.tables) == 1 else ""
+        added = [Name(table, column, TIMESTAMP, base + i) for i, column in enumerate(WINDOW_COLUMNS)]
+        return Relation(plan, Scope([*relation.scope.names, *added], relation.scope.tables))
+
+    def _window_input(self, node: exp.Expr) -> Relation:
+        if isinstance(node, (exp.Subquery, exp.Select)):
+            return self._named(self.bind_query(_unwrapped(node), self.ctes), node, "")
+        if isinstance(node, exp.Column):
+            parts = [part for part in (node.args.get("db"), node.args.get("table"), node.this) if part is not None]
+            table = exp.Table(this=parts[-1], db=parts[-2] if len(parts) > 1 else None)
+            return self._table(table)
+        if isinstance(node, exp.Literal) and node.is_string:
+            table = exp.Table(this=exp.Identifier(this=node.this, quoted=True))
+            return self._table(table)
+        self.context.fail("the first argument is a topic, view, CTE or subquery", node)
+
+    # -- joins -----------------------------------------------------------------------------------------------------
+
+    def join(self, left: Relation, node: exp.Join, where: list[exp.Expr]) -> Relation:
+        self.context.only(node, _JOIN_PARTS, "JOIN")
+        side = (node.args.get("side") or "").upper()
+        kind = (node.args.get("kind") or "").upper()
+        method = (node.args.get("method") or "").upper()
+        for word in (method, side if side != "LEFT" else "", kind if kind not in ("INNER", "OUTER", "CROSS") else ""):
+            if word:
+                fix = "swap the sides and use LEFT JOIN" if word == "RIGHT" else ""
+                self.context.unsupported(f"{word} JOIN", node, fix)
+        right = self.item(node.this)
+        for table in right.scope.tables:
+            if table.lower() in (known.lower() for known in left.scope.tables):
+                self.context.fail(f"two tables are called {table!r}; give one an alias", node.this)
+        how = "left" if side == "LEFT" else "inner"
+        if node.args.get("using"):
+            return self._using(left, right, node, how)
+        width = len(left.plan.fields)
+        scope = left.scope.joined(right.scope, width)
+        on = node.args.get("on")
+        if on is not None:
+            binder = ExpressionBinder(self.context, scope, "ON")
+            terms = _conjuncts(binder.predicate(on))
+            pairs, rest = _equalities(terms, width)
+            if not pairs:
+                self.context.unsupported(
+                    "a join without an equality of both sides", on, "add a condition such as a.id = b.id"
+                )
+            return Relation(_joined(how, left.plan, right.plan, pairs, rest), scope)
+        if how == "left":
+            self.context.fail("LEFT JOIN needs ON or USING", node.this)
+        pairs = self._pairs_of_where(scope, width, where)
+        if not pairs:
+            self.context.unsupported(
+                "a CROSS JOIN",
+                node.this,
+                "join on an equality: a JOIN b ON a.id = b.id, or FROM a, b WHERE a.id = b.id",
+            )
+        return Relation(_joined("inner", left.plan, right.plan, pairs, []), scope)
+
+    def _pairs_of_where(self, scope: Scope, width: int, where: list[exp.Expr]) -> list[tuple[Expression, Expression]]:
+        """The equalities of WHERE between both sides, taken out of it."""
+        pairs = []
+        for term in list(where):
+            if not isinstance(term, exp.EQ):
+                continue
+            try:
+                bound = ExpressionBinder(self.context, scope, "WHERE").bind(term)
+            except (BindError, UnsupportedSQL):
+                continue  # it names a later table, or is wrong: WHERE itself will say so
+            found, _ = _equalities([bound], width)
+            if found:
+                pairs.extend(found)
+                where.remove(term)
+        return pairs
+
+    def _using(self, left: Relation, right: Relation, node: exp.Join, how: str) -> Relation:
+        width = len(left.plan.fields)
+        pairs = []
+        merged = set()
+        for part in node.args["using"]:
+            name = part.name
+            binder = ExpressionBinder(self.context, left.scope, "USING")
+            other = ExpressionBinder(self.context, right.scope, "USING")
+            equal = binder.call(
+                "eq", [binder.column(name, "", part), _shift(other.column(name, "", part), width)], part
+            )
+            found, _ = _equalities([equal], width)
+            pairs.extend(found)
+            merged.add(name.lower())
+        hidden = [replace(n, in_star=False, bare=False) if n.name.lower() in merged else n for n in right.scope.names]
+        scope = left.scope.joined(Scope(hidden, right.scope.tables), width)
+        return Relation(_joined(how, left.plan, right.plan, pairs, []), scope)
+
+
+def _unwrapped(node: exp.Expr) -> exp.Expr:
+    """The query inside plain parentheses."""
+    while isinstance(node, exp.Subquery) and not any(
+        node.args.get(part) for part in ("order", "limit", "offset", "with_")
+    ):
+        node = node.this
+    return node
+
+
+def _base_name(name: str) -> str:
+    """What a table is called without an alias: a file by its name without folder and ending."""
+    if name.lower().endswith(FILE_ENDINGS) or "/" in name:
+        return name.replace("\\", "/").rsplit("/", 1)[-1].split(".", 1)[0]
+    return name.rsplit(".", 1)[-1] if name.startswith("eventdb.") else name
+
+
+def _arguments(call: exp.Anonymous) -> tuple[dict[str, exp.Expr], list[exp.Expr]]:
+    """Named (slide => x, slide := x) and positional arguments."""
+    named: dict[str, exp.Expr] = {}
+    positional: list[exp.Expr] = []
+    for argument in call.expressions:
+        if isinstance(argument, (exp.Kwarg, exp.PropertyEQ)):
+            named[argument.this.name.lower()] = argument.expression
+        else:
+            positional.append(argument)
+    return named, positional
+
+
+def _without_descriptor(node: exp.Expr) -> exp.Expr:
+    """DESCRIPTOR(ts) is ts."""
+    if isinstance(node, exp.Anonymous) and str(node.this).lower().endswith("descriptor") and len(node.expressions) == 1:
+        inner: exp.Expr = node.expressions[0]
+        return inner
+    return node
+
+
+def conjunct_trees(node: exp.Expr) -> list[exp.Expr]:
+    """The terms of a chain of ANDs, in order."""
+    terms: list[exp.Expr] = []
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if isinstance(current, exp.And):
+            stack.extend((current.expression, current.this))
+        elif isinstance(current, exp.Paren) and isinstance(current.this, exp.And):
+            stack.append(current.this)
+        else:
+            terms.append(current)
+    return terms
+
+
+def _conjuncts(predicate: Expression) -> list[Expression]:
+    return list(predicate.args) if isinstance(predicate, Call) and predicate.function == "and" else [predicate]
+
+
+def _shift(expression: Expression, width: int) -> Expression:
+    return remap(expression, {i: i + width for i in columns_of(expression)})
+
+
+def _equalities(terms: list[Expression], width: int) -> tuple[list[tuple[Expression, Expression]], list[Expression]]:
+    """Terms `left side = right side` as (left, right over its own columns), and the others."""
+    pairs, rest = [], []
+    for term in terms:
+        pair = None
+        if isinstance(term, Call) and term.function == "eq":
+            a, b = term.args
+            in_a, in_b = columns_of(a), columns_of(b)
+            if in_a and in_b:
+                if max(in_a) < width <= min(in_b):
+                    pair = (a, b)
+                elif max(in_b) < width <= min(in_a):
+                    pair = (b, a)
+        if pair is None:
+            rest.append(term)
+        else:
+            pairs.append((pair[0], remap(pair[1], {i: i - width for i in columns_of(pair[1])})))
+    return pairs, rest
+
+
+def _joined(
+    how: str, left: Plan, right: Plan, pairs: list[tuple[Expression, Expression]], rest: list[Expression]
+) -> Join:
+    residual = None if not rest else rest[0] if len(rest) == 1 else Call(BOOLEAN, "and", tuple(rest))
+    return Join(how, left, right, tuple(a for a, _ in pairs), tuple(b for _, b in pairs), residual)
+
+
+def column_of(expression: Expression) -> str | None:
+    """The name of a plain column."""
+    return expression.name if isinstance(expression, ColumnRef) else None
