@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import eventdb
 from eventdb.errors import EventDBError, QueryCancelled, TopicNotFound, UsageError
 
-from .completion import quote_name
 from .interrupt import run_cancellable
 from .progress import Progress, format_rate
 from .streams import Streams
@@ -80,7 +79,7 @@ def _explain(
         )
         return
     if created:
-        db.sql(f"DROP TOPIC {quote_name(topic_name)}")
+        db.drop_topic(topic_name)
     streams.note(f"stopped: no row was committed{'; the new topic was dropped' if created else ''}")
 
 
@@ -134,6 +133,8 @@ def _as_file(streams: Streams, source: str) -> Iterator[tuple[str, str]]:
     if source != "-":
         if not os.path.exists(source):
             raise UsageError(f"file {source} does not exist")
+        if os.path.isdir(source):
+            raise UsageError(f"{source} is a directory, not a file")
         yield source, source
         return
     raw = getattr(streams.stdin, "buffer", None)

@@ -1,15 +1,31 @@
 """Work that Ctrl-C can stop without tearing it apart.
 
 Python raises KeyboardInterrupt between any two bytecodes of the main thread, a `finally` of the storage layer included.
-So the work runs in another thread, the main thread only waits, and Ctrl-C becomes calls of `cancel`.
+So the work runs in another thread, SIGINT only sets a flag meanwhile, and the flag becomes calls of `cancel`.
 """
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-_POLL_S = 0.1  # a wait without a timeout would hold the signal back on some platforms
+_POLL_S = 0.05
+
+
+@contextmanager
+def catch_interrupts() -> Iterator[list[int]]:
+    """SIGINT appends to the list instead of raising. Outside the main thread, where Python gets no signals, nothing."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_cancellable(work: Callable[[], None], cancel: Callable[[], None]) -> bool:
@@ -29,15 +45,11 @@ def run_cancellable(work: Callable[[], None], cancel: Callable[[], None]) -> boo
         finally:
             done.set()
 
-    threading.Thread(target=body, name="eventdb-statement", daemon=True).start()
-    cancelled = False
-    while not done.is_set():
-        try:
-            done.wait(_POLL_S)
-            if cancelled and not done.is_set():
+    with catch_interrupts() as pressed:
+        threading.Thread(target=body, name="eventdb-statement", daemon=True).start()
+        while not done.wait(_POLL_S):
+            if pressed:
                 cancel()
-        except KeyboardInterrupt:
-            cancelled = True
     if failure:
         raise failure[0]
-    return cancelled
+    return bool(pressed)
