@@ -102,7 +102,7 @@ class ContinuousQuery:
         return _named(batch, self.program), ids if origin is None else ids[origin]
 
     def _move_watermark(self, rows: InputRows) -> Array | None:
-        if rows.event_times is None:
+        if rows.event_times is None or self._watermark.delay_us is None:
             return None
         return self._watermark.advance(rows.event_times.values, rows.event_times.validity, rows.append_times)
 

@@ -46,7 +46,7 @@ class GroupSet:
             self._add_whole(aggregate)
 
     def _add_whole(self, aggregate: Aggregate) -> None:
-        """Without keys all rows are one group, which has a result before the first row. A row no filter lets in makes it."""
+        """Without keys all rows are one group, with a result before the first row: a row no filter lets in makes it."""
         nothing = [from_values(a.args[0].type, [None]) if a.args else None for a in aggregate.aggregations]
         closed = np.zeros(1, dtype=bool)
         self._take_note(self._state.update([], nothing, [closed] * len(nothing), 1))
@@ -74,7 +74,7 @@ class GroupSet:
         self._inputs.arguments(batch)
 
     def result(self, ids: Array) -> RecordBatch:
-        """Keys and aggregates of the groups, in the order of `ids`. EvaluationError when a sum left its type's range."""
+        """Keys and aggregates of groups, in the order of `ids`. EvaluationError when a sum left its type's range."""
         return self._state.result(ids, self._names)
 
     def take_touched(self) -> Array:
@@ -83,7 +83,8 @@ class GroupSet:
         if not parts:
             return _NO_IDS
         ids = np.unique(np.concatenate(parts)) if len(parts) > 1 or len(parts[0]) > 1 else parts[0]
-        return ids[self._alive[ids]]
+        alive: Array = ids[self._alive[ids]]
+        return alive
 
     def close(self, limit_us: int) -> tuple[RecordBatch, Array] | None:
         """The groups of windows that end at or before `limit_us`, by window end, then key; they are forgotten.
@@ -143,7 +144,7 @@ class GroupSet:
     # --- the store ------------------------------------------------------------------------------------------------
 
     def restore(self, records: Iterable[tuple[int, bytes]]) -> None:
-        """Puts back stored groups, (number, bytes), into a set that has got no rows. CorruptionError if they do not fit."""
+        """Puts stored groups, (number, bytes), into a set that has got no rows. CorruptionError if they do not fit."""
         ids, numbers = [], []
         for number, data in records:
             try:
@@ -155,7 +156,6 @@ class GroupSet:
                 raise CorruptionError(f"the stored key of group {number} of a view has {len(key)} values")
             ids.append(self._state.load(key, data[_KEY_BYTES.size + size :]))
             numbers.append(number)
-        self._touched = []
         if ids:
             next_number = self.next_number
             restored = np.array(ids, dtype=np.int64)

@@ -14,7 +14,7 @@ from eventdb.schema import TIMESTAMP
 from eventdb.stream.windows import assign_windows
 
 Step = Callable[[RecordBatch], tuple[RecordBatch, Array | None]]
-"""A batch -> the batch after the step, and the position in the first each row of the second came from (None: the same)."""
+"""A batch -> the batch after the step, and the position in the first each row of the second has (None: the same)."""
 
 
 class Steps:

@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import ClosedError, EvaluationError, UsageError, ViewFailed
@@ -147,8 +145,7 @@ class Subscriber:
         names = self._spec.program.names
         for part in snapshot.slices(log, 0, query.output_end):
             batch = RecordBatch(names, [part.column(i) for i in range(len(names))], part.row_count)
-            offsets = np.full(part.row_count, query.input_offset - 1, dtype=np.int64)
-            self._ready.append(Changes.inserted(batch, offsets))
+            self._ready.append(Changes.inserted(batch, [query.input_offset - 1] * part.row_count))
 
     def _take_in(self, query: ContinuousQuery, rows: InputRows, silent: bool) -> None:
         try:
@@ -157,7 +154,7 @@ class Subscriber:
             position = breaking_position(query.program, rows)
             raise view_failure(self._spec, rows, position, error) from error
         if output is not None and not silent:
-            self._ready.append(Changes.inserted(output.batch, output.offsets))
+            self._ready.append(Changes.inserted(output.batch, output.offsets.tolist()))
 
     def _queue_revisions(self, query: ContinuousQuery, latest: LatestRows) -> None:
         """Queues how the touched groups' rows changed; at the end of catching up, the rows of all groups."""

@@ -6,7 +6,8 @@ Rows are physical tuples. A crash is forgetting every object but the store itsel
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class MemorySnapshot:
     def slices(self, log: MemoryLog, start: int, stop: int) -> list[MemorySlice]:
         assert 0 <= start <= stop <= self._ends[log.topic_id]
         points = sorted({start, stop, *(p for p in self._cut if start < p < stop)})
-        return [MemorySlice(log, a, b) for a, b in zip(points, points[1:], strict=False)]
+        return [MemorySlice(log, a, b) for a, b in pairwise(points)]
 
     def get(self, key: bytes) -> bytes | None:
         return self._keys.get(key)
@@ -171,6 +172,3 @@ class MemoryStore:
         with self.condition:
             self.condition.wait_for(lambda: self.commits > commit_id, timeout_s)
         return self.commits
-
-
-LogOf = Callable[[int], MemoryLog]

@@ -1,7 +1,7 @@
 """The law: at any moment the content of a view is the batch answer over the same rows.
 
-Generated queries over generated rows with disorder, repetitions, NULL times and wrong clocks; taken in with any cuts, with
-crashes (everything in memory forgotten, the store kept) after any commit; read with and without anybody maintaining.
+Generated queries over generated rows with disorder, repetitions, NULL times and wrong clocks; taken in with any cuts,
+with crashes (everything in memory forgotten, the store kept) after any commit; read with and without a maintainer.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def maintain(store: MemoryStore, spec: ViewSpec, query: Any = None) -> Any:
         base = spec.keys.progress(snapshot)
         query = load_query(spec, snapshot) if query is None else query
         _, end = snapshot.offsets(spec.input_log)
-        outputs = [query.advance(r) for r in read_rows(spec.program, snapshot, spec.input_log, base.input_offset, end, 7)]
+        new_rows = read_rows(spec.program, snapshot, spec.input_log, base.input_offset, end, 7)
+        outputs = [query.advance(rows) for rows in new_rows]
     with store.write(journaled=False) as transaction:
         assert save_query(transaction, spec, base, query, [output for output in outputs if output is not None])
     return query

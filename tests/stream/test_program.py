@@ -71,7 +71,8 @@ def test_without_a_watermark_windows_are_revised():
 
 
 def test_a_window_of_another_column_is_no_event_time_window():
-    other = TimeWindow(SCAN, call("add", TIMESTAMP, ref(SCAN.fields, "ts"), Literal(INTERVAL, IntervalValue(0, 5))), 10, 10)
+    later = call("add", TIMESTAMP, ref(SCAN.fields, "ts"), Literal(INTERVAL, IntervalValue(0, 5)))
+    other = TimeWindow(SCAN, later, 10, 10)
     program = analyse(_grouped(other, ref(other.fields, "window_end")), FACTS)
     assert program.window is None
 
