@@ -1,0 +1,187 @@
+"""The shape of a fused pipeline, the base of its operators, and which engine runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from eventdb.batch import RecordBatch
+from eventdb.config import COMPILE_MIN_ROWS
+from eventdb.kernels.service import SERVICE, Request, build_now
+from eventdb.logical.expressions import (
+    Aggregation,
+    Call,
+    Cast,
+    ColumnRef,
+    Expression,
+    IntervalValue,
+    Literal,
+    substitute,
+    walk,
+)
+from eventdb.logical.functions import may_raise
+from eventdb.logical.plan import Aggregate, Filter, Plan, Project, Scan, TimeWindow, transform_plan
+from eventdb.physical.codegen import CannotCompile, PipelineText
+from eventdb.physical.codegen_expression import ExpressionWriter
+from eventdb.physical.codegen_group import value_bounds
+from eventdb.physical.compiled_input import ScanInput
+from eventdb.physical.context import QueryContext
+from eventdb.physical.morsels import Morsel
+from eventdb.physical.operands import GREATEST_TIMESTAMP, LEAST_TIMESTAMP
+from eventdb.physical.operator import Operator
+from eventdb.schema import BOOLEAN, INTERVAL, TIMESTAMP
+
+_MAX_NODES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A predicate that keeps rows, or expressions that must be computed here because they can raise.
+
+    `window_us` marks the guard of a TimeWindow: windows around the first time must lie in the years 1 to 9999.
+    """
+
+    expressions: tuple[Expression, ...]
+    keeps: bool
+    window_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A fused pipeline: everything is an expression over the scan's columns."""
+
+    plan: Plan
+    scan: Scan
+    steps: tuple[Step, ...]
+    outputs: tuple[Expression, ...]
+    keys: tuple[Expression, ...]
+    aggregations: tuple[Aggregation, ...] | None
+
+
+def recognise(plan: Plan) -> Shape | None:
+    """The shape of a plan, None if it is not a pipeline over a topic."""
+    node: Plan = plan.input if isinstance(plan, Aggregate) else plan
+    chain: list[Plan] = []
+    while isinstance(node, Filter | Project | TimeWindow):
+        chain.append(node)
+        node = node.input
+    if not isinstance(node, Scan):
+        return None
+    outputs: tuple[Expression, ...] = tuple(ColumnRef(f.type, i, f.name) for i, f in enumerate(node.output))
+    steps: list[Step] = []
+    for step in reversed(chain):
+        if isinstance(step, Filter):
+            steps.append(Step((substitute(step.predicate, outputs),), True))
+        elif isinstance(step, Project):
+            outputs = tuple(substitute(e, outputs) for e in step.expressions)
+            raising = tuple(e for e in outputs if may_raise(e))
+            if raising:
+                steps.append(Step(raising, False))
+        elif isinstance(step, TimeWindow):
+            if step.size_us != step.slide_us:
+                return None
+            time = substitute(step.time, outputs)
+            time = time if time.type == TIMESTAMP else Cast(TIMESTAMP, time)
+            steps.append(Step((Call(BOOLEAN, "is_not_null", (time,)),), True))
+            steps.append(Step(_window_guards(time, step.size_us), False, step.size_us))
+            outputs = (*outputs, *_window_columns(time, step.size_us))
+        if sum(1 for e in outputs for _ in walk(e)) > _MAX_NODES:
+            return None
+    if not isinstance(plan, Aggregate):
+        return Shape(plan, node, tuple(steps), outputs, (), None)
+    keys = tuple(substitute(key, outputs) for key in plan.keys)
+    aggregations = tuple(_over(aggregation, outputs) for aggregation in plan.aggregations)
+    return Shape(plan, node, tuple(steps), outputs, keys, aggregations)
+
+
+def _window_columns(time: Expression, size_us: int) -> tuple[Expression, ...]:
+    start = Call(TIMESTAMP, "time_bucket", (Literal(INTERVAL, IntervalValue(0, size_us)), time))
+    end = Call(TIMESTAMP, "add", (start, Literal(INTERVAL, IntervalValue(0, size_us))))
+    last = Call(TIMESTAMP, "add", (start, Literal(INTERVAL, IntervalValue(0, size_us - 1))))
+    return start, end, last
+
+
+def _window_guards(time: Expression, size_us: int) -> tuple[Expression, ...]:
+    """Expressions that raise where a window cannot be represented; the time first."""
+    before = Call(TIMESTAMP, "subtract", (time, Literal(INTERVAL, IntervalValue(0, 2 * size_us))))
+    after = Call(TIMESTAMP, "add", (time, Literal(INTERVAL, IntervalValue(0, size_us))))
+    return time, before, after
+
+
+def _over(aggregation: Aggregation, outputs: tuple[Expression, ...]) -> Aggregation:
+    condition = None if aggregation.filter is None else substitute(aggregation.filter, outputs)
+    return replace(aggregation, args=tuple(substitute(a, outputs) for a in aggregation.args), filter=condition)
+
+
+def write_steps(shape: Shape, text: PipelineText, writer: ExpressionWriter, stack: ExitStack) -> bool:
+    """Writes filters and raising expressions; what follows runs for the rows kept. Returns whether rows are dropped."""
+    drops = False
+    for step in shape.steps:
+        if not step.keeps:
+            if step.window_us and _is_safe(step, writer):
+                continue
+            for expression in step.expressions:
+                writer.value(expression)
+            continue
+        condition = writer.is_true(step.expressions[0])
+        if condition != "True":
+            stack.enter_context(text.only_if(condition))
+            drops = True
+    return drops
+
+
+def _is_safe(step: Step, writer: ExpressionWriter) -> bool:
+    """Whether all times are known to be far from the edges, so that no row needs the guard."""
+    bounds = value_bounds(step.expressions[0], writer.source.column_range)
+    edge = 2 * step.window_us
+    return bounds is not None and bounds[0] - edge >= LEAST_TIMESTAMP and bounds[1] + edge <= GREATEST_TIMESTAMP
+
+
+LEAST_COMPILED_ROWS = 20_000  # below, generating the text costs more than interpreting the rows
+
+
+def request_kernel(text: PipelineText, context: QueryContext, row_count: int) -> Request:
+    """The kernel of a text, or the promise of one. CannotCompile if this query should not wait for it."""
+    source, tokens = text.source, text.tokens
+    if context.execution == "compiled":
+        request = Request(source, tokens)
+        request.settle(build_now(source, tokens))
+        return request
+    if row_count < COMPILE_MIN_ROWS and (row_count < LEAST_COMPILED_ROWS or not SERVICE.is_in_memory(source, tokens)):
+        raise CannotCompile("too few rows to compile for")
+    request = SERVICE.find(source, tokens)
+    if request.error is not None:
+        raise CannotCompile(request.error)
+    return request
+
+
+class FusedPipeline(Operator):
+    """Base of the fused operators: decides between the engines when it runs."""
+
+    engine = "compiled"
+
+    def __init__(self, shape: Shape, context: QueryContext) -> None:
+        super().__init__(shape.plan.fields, context)
+        self.shape = shape
+
+    def label(self) -> str:
+        parts = [self.shape.plan.label()]
+        node = self.shape.plan
+        while node.children:
+            node = node.children[0]
+            parts.append(node.label())
+        return "Fused " + " <- ".join(parts)
+
+    def interpreted(self, plan: Plan | None = None) -> Iterator[RecordBatch]:
+        """The rows of the plan (default: all of this pipeline) through the interpreted engine."""
+        from eventdb.physical.planner import plan_physical
+
+        yield from plan_physical(plan or self.shape.plan, replace(self.context, execution="interpreted")).batches()
+
+    def only(self, source: ScanInput, morsel: Morsel, plan: Plan | None = None) -> Plan:
+        """A plan (default: the pipeline's) over the rows of one morsel."""
+        part = source.restricted(morsel)
+        return transform_plan(plan or self.shape.plan, lambda node: part if isinstance(node, Scan) else node)
+
+
