@@ -361,8 +361,16 @@ def detect_format(path: str) -> str:
     return _FORMATS[extension]
 
 
-def _reader(path: str, format: str) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
-    """The schema and a lazy stream of record batches of a file."""
+# CSV has no types: a column whose target is known is read as it, so that '007' stays text and 1.5 may follow integers.
+_CSV_TYPES = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "FLOAT": pa.float64()} | {
+    name: pa.int64() for name in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
+}
+
+
+def _reader(
+    path: str, format: str, targets: Mapping[str, DataType] | None = None
+) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
+    """The schema and a lazy stream of record batches of a file; `targets` are the types some columns will become."""
     if not os.path.exists(path):
         raise UsageError(f"file {path!r} does not exist")
     if os.path.isdir(path):
@@ -371,12 +379,13 @@ def _reader(path: str, format: str) -> tuple[pa.Schema, Iterable[pa.RecordBatch]
         if format == "csv":
             import pyarrow.csv as pa_csv
 
+            known = {name: _CSV_TYPES[t.name] for name, t in (targets or {}).items() if t.name in _CSV_TYPES}
             delimiter = "\t" if path.lower().partition(".tsv")[1] else ","
             reader = pa_csv.open_csv(
                 path,
                 parse_options=pa_csv.ParseOptions(delimiter=delimiter),
                 convert_options=pa_csv.ConvertOptions(null_values=["", "NA", "NULL", "null"], strings_can_be_null=True,
-                                                      quoted_strings_can_be_null=False),
+                                                      quoted_strings_can_be_null=False, column_types=known),
             )  # fmt: skip
             return reader.schema, reader
         if format == "json":
@@ -418,7 +427,8 @@ def read_file(
 
     UsageError naming the file, with the reader's own words (row, column), when its bytes are not what they claim.
     """
-    schema, batches = _reader(path, format)
+    targets = dict(zip(columns, types, strict=True)) if columns is not None and types is not None else None
+    schema, batches = _reader(path, format, targets)
     chosen = list(schema.names) if columns is None else list(columns)
     missing = [name for name in chosen if name not in schema.names]
     if missing:
