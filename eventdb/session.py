@@ -102,7 +102,7 @@ class Session:
             st.CreateTopic: self._create_topic,
             st.DropTopic: self._drop_topic,
             st.Describe: self._describe,
-            st.ShowTables: self._show_tables,
+            st.ShowTopics: self._show_tables,
             st.Insert: self._insert,
             st.Explain: self._explain,
             st.CreateView: self._create_view,
@@ -120,7 +120,7 @@ class Session:
         statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
-        if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTables):
+        if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTopics):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
         try:
             return self._execute[type(statement)](statement, snapshot, timeout or self.settings["timeout"])
@@ -355,7 +355,7 @@ class Session:
             }
         )
 
-    def _show_tables(self, statement: st.ShowTables, snapshot: Any, timeout: float | None) -> Result:
+    def _show_tables(self, statement: st.ShowTopics, snapshot: Any, timeout: float | None) -> Result:
         database = self._database
         catalog = database._catalog
         names: list[str] = []
