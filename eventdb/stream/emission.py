@@ -38,36 +38,60 @@ class Change(NamedTuple):
 class Changes:
     """Changes in order: iterate for Change tuples, or take `batch` for columns with a weight of +1 or -1.
 
-    `ops` are positions in OPS. Each form is made from the other when it is first asked for.
+    `ops` (uint8) are positions in OPS, `offsets` int64. Each form is made from the other when it is first asked for:
+    a change of one row is handed out without making an array.
     """
 
-    __slots__ = ("_batch", "_names", "_rows", "_types", "offsets", "ops")
+    __slots__ = ("_batch", "_names", "_offsets", "_ops", "_rows", "_types")
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        types: Sequence[DataType],
-        ops: Sequence[int],
-        offsets: Sequence[int],
-        rows: list[Row] | None,
-        batch: RecordBatch | None,
-    ) -> None:
-        """`rows` (physical values, strings as str) or `batch`, or both."""
-        self.ops = ops
-        self.offsets = offsets
-        self._names = tuple(names)
-        self._types = types
-        self._rows = rows
-        self._batch = batch
+    def __init__(self, batch: RecordBatch, ops: Sequence[int] | Array, offsets: Sequence[int] | Array) -> None:
+        """`batch` carries its weight."""
+        self._names = batch.names
+        self._types = batch.types
+        self._ops = ops
+        self._offsets = offsets
+        self._batch: RecordBatch | None = batch
+        self._rows: list[Row] | None = None
+
+    @staticmethod
+    def inserted(batch: RecordBatch, offsets: Sequence[int] | Array) -> Changes:
+        """Every row as +I."""
+        count = batch.row_count
+        weight = np.ones(count, dtype=np.int64)
+        return Changes(RecordBatch(batch.names, batch.columns, count, weight), bytes(count), offsets)
+
+    @staticmethod
+    def of_rows(
+        names: Sequence[str], types: Sequence[DataType], rows: list[Row], ops: Sequence[int], offset: int
+    ) -> Changes:
+        """Rows of physical values, strings as str, that one offset caused."""
+        changes = object.__new__(Changes)
+        changes._names, changes._types = tuple(names), list(types)
+        changes._ops, changes._offsets = ops, [offset] * len(ops)
+        changes._batch, changes._rows = None, rows
+        return changes
 
     def __len__(self) -> int:
-        return len(self.ops)
+        return len(self._ops)
 
     def __iter__(self) -> Iterator[Change]:
         types = self._types
-        for op, row, offset in zip(self.ops, self.physical_rows, self.offsets, strict=True):
+        offsets = self._offsets.tolist() if isinstance(self._offsets, np.ndarray) else self._offsets
+        for op, row, offset in zip(self._ops, self.physical_rows, offsets, strict=True):
             values = tuple([decode_value(type, value) for type, value in zip(types, row, strict=True)])
             yield Change(OPS[op], values, offset)
+
+    def head(self, count: int) -> Changes:
+        """The first `count` changes."""
+        return Changes(self.batch.slice(0, count), self._ops[:count], self._offsets[:count])
+
+    @property
+    def ops(self) -> Array:
+        return np.array(list(self._ops), dtype=np.uint8)
+
+    @property
+    def offsets(self) -> Array:
+        return np.asarray(self._offsets, dtype=np.int64)
 
     @property
     def physical_rows(self) -> list[Row]:
@@ -83,16 +107,9 @@ class Changes:
         if self._batch is None:
             assert self._rows is not None
             columns = [from_values(type, [row[i] for row in self._rows]) for i, type in enumerate(self._types)]
-            weight = np.array([_WEIGHTS[op] for op in self.ops], dtype=np.int64)
+            weight = np.array([_WEIGHTS[op] for op in self._ops], dtype=np.int64)
             self._batch = RecordBatch(self._names, columns, len(self._rows), weight)
         return self._batch
-
-    @staticmethod
-    def inserted(batch: RecordBatch, offsets: Sequence[int]) -> Changes:
-        """Every row as +I."""
-        count = batch.row_count
-        rows = RecordBatch(batch.names, batch.columns, count, np.ones(count, dtype=np.int64))
-        return Changes(batch.names, batch.types, bytes(count), offsets, None, rows)
 
 
 def physical_rows(batch: RecordBatch) -> list[Row]:
@@ -149,7 +166,7 @@ class LatestRows:
             elif old != new and not (self._has_floats and _same(old, new)):
                 ops += (UPDATE_BEFORE, UPDATE_AFTER)
                 rows += (old, new)
-        return Changes(self._names, self._types, ops, [offset] * len(ops), rows, None)
+        return Changes.of_rows(self._names, self._types, rows, ops, offset)
 
 
 def _same(old: Row, new: Row) -> bool:

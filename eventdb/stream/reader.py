@@ -21,7 +21,7 @@ from eventdb.stream.state import Progress
 from eventdb.stream.view import ViewSpec, load_query, view_failure
 
 if TYPE_CHECKING:
-    from eventdb.storage import StoreSnapshot
+    from eventdb.storage.snapshot import StoreSnapshot
 
 _RELOAD_ROWS = 32_768  # a kept query further behind the stored state than this is loaded again
 

@@ -32,7 +32,9 @@ from eventdb.stream.state import Progress
 from eventdb.stream.view import ViewSpec, load_query, save_query, view_failure
 
 if TYPE_CHECKING:
-    from eventdb.storage import Store, StoreSnapshot, WriteTransaction
+    from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.store import Store
+    from eventdb.storage.transaction import WriteTransaction
 
 STEP_ROWS = 2 * MORSEL_ROWS  # rows a view takes in between two commits while it catches up
 GATHER_S = 0.005  # new rows are left to gather this long before a pass
@@ -70,7 +72,7 @@ class _Task:
         self.reload()
 
 
-class ViewMaintainer:
+class Runner:
     """Maintains the running views of a database on a thread of its own, from `start` to `close`.
 
     `specs` gives the running views and is asked again whenever `generation` returns another number. `on_failure` is

@@ -14,7 +14,9 @@ from eventdb.schema import TIMESTAMP, DataType
 from eventdb.stream.program import Program
 
 if TYPE_CHECKING:
-    from eventdb.storage import PartitionLog, SegmentSlice, StoreSnapshot
+    from eventdb.storage.columns import SegmentSlice
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.snapshot import StoreSnapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 ::
 
-    "uv" view id (8 bytes, big-endian) "p"                      progress: how far the view has been maintained
-    "uv" view id "g" group number (8 bytes, big-endian)         one group: the bytes GroupedState.dump gave
-    "uv" view id "s"                                            start: the first offset the view takes into account
-    "uv" view id "d"                                            the view was dropped; nothing may be written any more
+    "v" view id (8 bytes, big-endian) "p"                      progress: how far the view has been maintained
+    "v" view id "g" group number (8 bytes, big-endian)         one group: the bytes GroupedState.dump gave
+    "v" view id "s"                                            start: the first offset the view takes into account
+    "v" view id "d"                                            the view was dropped; nothing may be written any more
 
 Progress and groups change together, in one commit that is not journaled: they can be computed again from the topic.
 Start and drop marks are decisions of a user, so their commits are journaled. Ids are never reused, so a drop mark is
@@ -80,7 +80,7 @@ class StateKeys:
     __slots__ = ("_dropped", "_groups", "_prefix", "_progress", "_start")
 
     def __init__(self, view_id: int) -> None:
-        self._prefix = b"uv" + _NUMBER.pack(view_id)
+        self._prefix = b"v" + _NUMBER.pack(view_id)
         self._progress = self._prefix + b"p"
         self._start = self._prefix + b"s"
         self._dropped = self._prefix + b"d"

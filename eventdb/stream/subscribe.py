@@ -22,7 +22,9 @@ from eventdb.stream.source import InputRows, read_rows
 from eventdb.stream.view import ViewSpec, load_query, new_query, view_failure
 
 if TYPE_CHECKING:
-    from eventdb.storage import PartitionLog, Store, StoreSnapshot
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.store import Store
 
 _POLL_S = 0.05  # how often a waiting subscriber looks whether it was closed
 
@@ -154,7 +156,7 @@ class Subscriber:
             position = breaking_position(query.program, rows)
             raise view_failure(self._spec, rows, position, error) from error
         if output is not None and not silent:
-            self._ready.append(Changes.inserted(output.batch, output.offsets.tolist()))
+            self._ready.append(Changes.inserted(output.batch, output.offsets))
 
     def _queue_revisions(self, query: ContinuousQuery, latest: LatestRows) -> None:
         """Queues how the touched groups' rows changed; at the end of catching up, the rows of all groups."""

@@ -17,7 +17,10 @@ from eventdb.stream.source import InputRows
 from eventdb.stream.state import Progress, Reading, StateKeys
 
 if TYPE_CHECKING:
-    from eventdb.storage import PartitionLog, Store, StoreSnapshot, WriteTransaction
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.store import Store
+    from eventdb.storage.transaction import WriteTransaction
 
 
 @dataclass(frozen=True, slots=True, eq=False)
