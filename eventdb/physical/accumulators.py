@@ -1,8 +1,8 @@
 """Aggregate functions as growable arrays with one slot per group.
 
-Every Accumulator has the same shape. `update` takes a batch whose rows carry local group numbers 0..k-1 and the k distinct
-slots they stand for, reduces the batch to k partial values, and combines those with the slots: cost follows the batch,
-never the number of groups kept. `merge` combines another accumulator's groups the same way, so partial states from
+Every Accumulator has the same shape. `update` takes a batch whose rows carry local group numbers 0..k-1 and the k
+distinct slots they stand for, reduces the batch to k partial values, and combines those with the slots: cost follows
+the batch, never the number of groups kept. `merge` combines another accumulator's groups the same way, so partial states from
 batches or threads add up. Input order is the order of the calls (for first, last, any_value).
 
 A slot that was never updated holds the value of no rows. `dump` and `load` move one slot as plain Python values.
@@ -241,7 +241,7 @@ class SumFloats(Accumulator):
             total = np.zeros(count)
             total[0] = np.add.reduce(column.values, dtype=np.float64)
         else:
-            total = np.bincount(ids, weights=column.values, minlength=count)
+            total = np.bincount(ids, weights=column.values, minlength=count).astype(np.float64, copy=False)
         return [total, count_rows(ids, count, row_count)]
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
@@ -256,7 +256,7 @@ class SumFloats(Accumulator):
 
 
 class SpreadAccumulator(Accumulator):
-    """Variances and standard deviations from count, mean and the sum of squared deviations (Chan, Golub, LeVeque 1979)."""
+    """Variances and deviations from count, mean and the sum of squared differences (Chan, Golub, LeVeque 1979)."""
 
     dtypes = (np.int64, np.float64, np.float64)
 
@@ -279,6 +279,7 @@ class SpreadAccumulator(Accumulator):
         else:
             mean = np.bincount(ids, weights=values, minlength=count) / np.maximum(rows, 1)
             squares = np.bincount(ids, weights=(values - mean[ids]) ** 2, minlength=count)
+            squares = squares.astype(np.float64, copy=False)
         return [rows, mean, squares]
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
@@ -425,7 +426,7 @@ class TextExtreme(Accumulator):
 
 
 class PositionAccumulator(Accumulator):
-    """first, last (NULLs count) and any_value (they do not). The arrays are the value and 0 no row, 1 NULL, 2 a value."""
+    """first, last (NULLs count) and any_value (they do not). Arrays: the value; 0 no row, 1 NULL, 2 a value."""
 
     def __init__(self, type: DataType, argument: DataType | None, function: str) -> None:
         super().__init__(type, argument)
@@ -461,7 +462,8 @@ class PositionAccumulator(Accumulator):
     def result(self, slots: Array) -> Column:
         values, present = self.arrays[0][slots], self.arrays[1][slots] == 2
         if self.type.is_coded:
-            return _coded_result(self.type, np.where(present, values, None))
+            values[~present] = None
+            return _coded_result(self.type, values)
         return Column(self.type, values, None if present.all() else present)
 
 
@@ -490,7 +492,8 @@ class DistinctAccumulator(Accumulator):
         return (None,)
 
     def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
-        assert column is not None and self.argument is not None
+        assert column is not None
+        assert self.argument is not None
         sets: Array = np.full(count, None, dtype=object)
         values = column.decoded().tolist() if column.dictionary is not None else column.values.tolist()
         if self.argument.is_float:

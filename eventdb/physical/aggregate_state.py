@@ -148,8 +148,11 @@ class GroupedState:
             slots = np.fromiter(numbers, dtype=np.int64, count=len(numbers))
             return slots, None if len(slots) == 1 else np.array(local, dtype=np.int64)
         groups = factorize(keys, row_count)
-        slots = self._coded_groups(keys[0], groups.first) if self._coded else self._groups_at(keys, groups.first)
-        return np.asarray(slots, dtype=np.int64), None if groups.count == 1 else groups.ids
+        if self._coded:
+            slots = self._coded_groups(keys[0], groups.first)
+        else:
+            slots = np.array(self._groups_at(keys, groups.first), dtype=np.int64)
+        return slots, None if groups.count == 1 else groups.ids
 
     def _groups_at(self, keys: Sequence[Column], rows: Array) -> list[int]:
         columns = []
@@ -167,12 +170,13 @@ class GroupedState:
         """Groups of a single string key through a table from codes to groups, kept while the dictionary is the same."""
         dictionary = column.dictionary
         assert dictionary is not None
-        if self._code_table is None or self._code_table[0] is not dictionary or len(self._code_table[1]) < len(dictionary):
+        kept = self._code_table if self._code_table is not None and self._code_table[0] is dictionary else None
+        if kept is None or len(kept[1]) < len(dictionary):
             table = np.full(max(2 * len(dictionary), 16), -1, dtype=np.int64)
-            if self._code_table is not None and self._code_table[0] is dictionary:
-                table[: len(self._code_table[1])] = self._code_table[1]
-            self._code_table = (dictionary, table)
-        table = self._code_table[1]
+            if kept is not None:
+                table[: len(kept[1])] = kept[1]
+            kept = self._code_table = (dictionary, table)
+        table = kept[1]
         codes = column.values[rows]
         groups = table[codes]
         if column.validity is not None:

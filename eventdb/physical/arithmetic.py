@@ -138,7 +138,7 @@ def divide_integers(left: Array, right: Array) -> Array:
 
 
 def round_half_away(values: Array, unit: int) -> Array:
-    """int64 values / unit (a positive integer), halves rounded away from zero. |result| <= |value|, so nothing overflows."""
+    """int64 values / unit (a positive integer), halves rounded away from zero; |result| <= |value|."""
     if unit == 1:
         return values
     if unit > INT64_MAX:

@@ -1,9 +1,9 @@
 """Functions of strings, evaluated once per distinct value instead of once per row.
 
-A DictionaryMemo remembers f(value) for the codes it has met, so a batch costs one table look-up and only unseen values
-run Python: neither a one-row batch over a large dictionary nor the thousandth batch over a small one evaluates it again.
-Dictionaries only grow and a code keeps its value, so what was remembered stays true. Values no row uses are never
-evaluated: they could raise.
+A DictionaryMemo remembers f(value) for the codes it has met, so a batch costs one table look-up and only unseen
+values run Python: neither a one-row batch over a large dictionary nor the thousandth batch over a small one evaluates
+it again. Dictionaries only grow and a code keeps its value, so what was remembered stays true. Values no row uses are
+never evaluated: they could raise.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _AT_ONCE = 1 << 16
 
 
 class DistinctRows(Operator):
-    """New rows are passed on as they appear; with many distinct rows they wait until looking through those seen pays."""
+    """New rows are passed on as they appear; with many distinct rows they wait until looking them up pays."""
 
     def __init__(self, plan: Distinct, child: Operator, context: QueryContext) -> None:
         super().__init__(plan.fields, context, (child,))

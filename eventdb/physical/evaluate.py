@@ -1,10 +1,10 @@
 """Expressions over batches with NumPy: the oracle of the compiled execution.
 
-`compile_expression` turns an expression into a tree of closures once (types, constants and kernels are chosen then), so a
-batch costs one call per node. `evaluate` does both and remembers the tree.
+`compile_expression` turns an expression into a tree of closures once (types, constants and kernels are chosen then),
+so a batch costs one call per node. `evaluate` does both and remembers the tree.
 
-CASE, COALESCE, AND and OR evaluate an argument only for the rows that reach it when it could raise; arguments that cannot
-raise are evaluated on every row, which is cheaper than selecting rows.
+CASE, COALESCE, AND and OR evaluate an argument only for the rows that reach it when it could raise; arguments that
+cannot raise are evaluated on every row, which is cheaper than selecting rows.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ class _Branch:
 
 
 def _logic(call: Call) -> Node:
-    """AND and OR. For AND a NULL counts as true until the end: the result is false if anything is, else NULL if anything
-    was, else true; OR is the mirror image."""
+    """AND and OR. For AND a NULL counts as true until the end: the result is false if anything is, else NULL if
+    anything was, else true; OR is the mirror image."""
     conjunction = call.function == "and"
     branches = [_Branch(arg) for arg in call.args]
 

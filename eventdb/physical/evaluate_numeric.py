@@ -89,10 +89,10 @@ def _refuse_zero(left: Column, right: Column, valid: Array | None) -> Array:
         row = first_bad(bad, valid)
         if row >= 0 and len(left):
             raise EvaluationError(
-                f"division by zero: {show(left.type, at(left.values, row))} is divided by 0; guard it, for example with "
-                "CASE WHEN divisor <> 0 THEN ... END or nullif(divisor, 0)"
+                f"division by zero: {show(left.type, at(left.values, row))} is divided by 0; guard it, for example "
+                "with CASE WHEN divisor <> 0 THEN ... END or nullif(divisor, 0)"
             )
-    return zero
+    return np.asarray(zero)
 
 
 def _divide(call: Call) -> Kernel:
@@ -152,7 +152,8 @@ def _flip(call: Call, apply: Callable[[Array], Array], word: str) -> Kernel:
         if trap:
             bad = values == low
             if bad.any():
-                refuse(bad, valid, lambda row: f"{type} overflow: {word}{show(type, low)} is outside the range of {type}")
+                least = show(type, low)
+                refuse(bad, valid, lambda row: f"{type} overflow: {word}{least} is outside the range of {type}")
                 values = np.where(bad, 0, values).astype(values.dtype)
         return Column(type, apply(values), valid)
 
@@ -275,7 +276,9 @@ def round_floats(values: Array) -> Array:
     return np.where(up, whole + np.copysign(values.dtype.type(1), values), whole)
 
 
-_WHOLE_FLOAT = {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": round_floats}
+_WHOLE_FLOAT: dict[str, Callable[..., Array]] = {
+    "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": round_floats,
+}  # fmt: skip
 
 
 def _whole(call: Call) -> Kernel:
@@ -343,7 +346,7 @@ def _round_to(type: DataType, values: Array, places: int, valid: Array | None) -
     low, high = value_range(type)
     least, greatest = -(-low // unit), high // unit
     bad = (quotient < least) | (quotient > greatest)
-    refuse(bad, valid, lambda row: f"round of {show(type, at(values, row))} to {places} digits is outside the range of {type}")
+    refuse(bad, valid, lambda row: f"round({show(type, at(values, row))}, {places}) is outside the range of {type}")
     if unit >= 2**63:
         return np.zeros_like(values)
     return (np.where(bad, 0, quotient) * np.int64(unit)).astype(values.dtype)

@@ -100,7 +100,8 @@ def _check_size(name: str, count: int, value: str) -> None:
     widest = max(map(ord, value), default=0)
     each = 1 if widest < 0x80 else 2 if widest < 0x800 else 3 if widest < 0x10000 else 4
     if count * each > MAX_VALUE_BYTES:
-        raise EvaluationError(f"{name}: the result would be longer than {MAX_VALUE_BYTES // MIB} MiB, the largest value")
+        limit = MAX_VALUE_BYTES // MIB
+        raise EvaluationError(f"{name}: the result would be longer than {limit} MiB, the largest a value can be")
 
 
 def _fill(name: str, text: str, count: int, fill: str) -> str | None:

@@ -40,7 +40,8 @@ def floor_to(us: Array, width_us: int) -> Array:
     """The greatest multiple of width_us not after each time."""
     if width_us == 1:
         return us
-    return us - us % width_us
+    result: Array = us - us % width_us
+    return result
 
 
 def _month_start(months: Array) -> Array:
@@ -156,7 +157,8 @@ def _add_months(call: Call) -> Kernel:
         months = year * 12 + month - 1 + np.clip(added, -(10**6), 10**6)
         bad = (months < 12) | (months >= 120_000)
         if bad.any():
-            refuse(bad, valid, lambda row: f"{show(TIMESTAMP, at(us, row))} plus {at(added, row)} months is outside years 1 to 9999")
+            shown = "{} plus {} months is outside years 1 to 9999".format
+            refuse(bad, valid, lambda row: shown(show(TIMESTAMP, at(us, row)), at(added, row)))
             months = np.where(bad, 12, months)
         year, month = months // 12, months % 12 + 1
         moved = days_from_civil(year, month, np.minimum(day, month_length(year, month)))
@@ -196,7 +198,8 @@ def _make_timestamp(call: Call) -> Kernel:
         valid = joint_validity(args, count)
         days = _civil_days(args, count, valid, "make_timestamp")
         hour, minute, second = (stretch(arg, count).values for arg in args[3:])
-        bad_hour, bad_minute, bad_second = (hour < 0) | (hour > 23), (minute < 0) | (minute > 59), ~((second >= 0) & (second < 60))
+        bad_hour, bad_minute = (hour < 0) | (hour > 23), (minute < 0) | (minute > 59)
+        bad_second = ~((second >= 0) & (second < 60))
         refuse(bad_hour, valid, lambda row: f"make_timestamp: hour {hour[row]} is outside 0 to 23")
         refuse(bad_minute, valid, lambda row: f"make_timestamp: minute {minute[row]} is outside 0 to 59")
         refuse(bad_second, valid, lambda row: f"make_timestamp: second {second[row]} is outside 0 to 60")

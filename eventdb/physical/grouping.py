@@ -1,8 +1,8 @@
 """Rows of key columns -> integers: group numbers for GROUP BY and DISTINCT, matches for joins.
 
-Every key value first becomes an int64 (`key_values`): codes for strings, bits for floats (-0.0 as 0.0, every NaN as one),
-the value itself otherwise. Several columns combine into one integer when the product of their ranges allows; small ranges
-are addressed directly, large ones go through a sort.
+Every key value first becomes an int64 (`key_values`): codes for strings, bits for floats (-0.0 as 0.0, every NaN as
+one), the value itself otherwise. Several columns combine into one integer when the product of their ranges allows;
+small ranges are addressed directly, large ones go through a sort.
 """
 
 from __future__ import annotations

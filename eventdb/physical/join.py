@@ -59,7 +59,9 @@ class HashJoin(Operator):
 
     def _probe(self, batch: RecordBatch, right: RecordBatch, index: KeyIndex) -> Iterator[RecordBatch]:
         found = index.find([key(batch) for key in self._left_keys], batch.row_count)
-        counts = np.where(found >= 0, index.counts[found], 0) if len(index.counts) else np.zeros(batch.row_count, np.int64)
+        counts = np.zeros(batch.row_count, dtype=np.int64)
+        if len(index.counts):
+            counts = np.where(found >= 0, index.counts[found], 0)
         if not self._outer:
             for left_rows, right_rows in self._matches(found, counts, index):
                 yield self._joined(batch.take(left_rows), right.take(right_rows))[0]

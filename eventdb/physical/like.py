@@ -1,8 +1,8 @@
 """LIKE patterns as matchers without backtracking.
 
-A pattern is split at its `%`: the first piece is anchored at the start, the last at the end, and every piece between is
-taken at its leftmost place after the one before. Leftmost is enough because pieces hold no `%`, so the cost is bounded by
-the text's length times the pattern's length, whatever the pattern.
+A pattern is split at its `%`: the first piece is anchored at the start, the last at the end, and every piece between
+is taken at its leftmost place after the one before. Leftmost is enough because pieces hold no `%`, so the cost is
+bounded by the text's length times the pattern's length, whatever the pattern.
 """
 
 from __future__ import annotations

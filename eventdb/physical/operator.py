@@ -1,8 +1,8 @@
 """Operator: the interface of everything that produces batches, interpreted or compiled.
 
 An operator is built once per execution and iterated once. `batches` yields RecordBatches whose columns match `fields`;
-it may yield none, and never yields an empty batch. A subclass writes `produce`; `batches` adds cancellation and, when the
-context measures, rows and time.
+it may yield none, and never yields an empty batch. A subclass writes `produce`; `batches` adds cancellation and, when
+the context measures, rows and time.
 """
 
 from __future__ import annotations

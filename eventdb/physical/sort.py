@@ -70,7 +70,8 @@ class TopRows(Operator):
     def __init__(self, plan: Limit, sort: Sort, child: Operator, context: QueryContext) -> None:
         assert plan.row_count is not None
         super().__init__(plan.fields, context, (child,))
-        self._label = f"Top {plan.row_count}{f' skip {plan.skip_count}' if plan.skip_count else ''} by {sort.label()[5:]}"
+        skipped = f" skip {plan.skip_count}" if plan.skip_count else ""
+        self._label = f"Top {plan.row_count}{skipped} by {', '.join(map(str, sort.keys))}"
         self._order = _Order(sort)
         self._wanted = plan.skip_count + plan.row_count
         self._skip = plan.skip_count
@@ -97,7 +98,7 @@ class TopRows(Operator):
                 kept, count = [best], best.row_count
         if kept:
             best, _ = self._best(kept)
-            yield from _in_pieces(best.slice(self._skip, best.row_count) if self._skip < best.row_count else best.slice(0, 0))
+            yield from _in_pieces(best.slice(min(self._skip, best.row_count), best.row_count))
         self.release()
 
     def _best(self, batches: list[RecordBatch]) -> tuple[RecordBatch, int | None]:

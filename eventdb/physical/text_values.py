@@ -67,14 +67,9 @@ def parse_decimal(text: str, type: DataType) -> int | None:
         return None
     if value.adjusted() < -40:
         return 0
-    scaled = int(value.scaleb(type.scale, _EXACT).to_integral_value(ROUND_HALF_UP)) if len(text) < 50 else _long(value, type)
+    context = _EXACT if len(text) < 50 else Context(prec=5000)
+    scaled = int(value.scaleb(type.scale, context).to_integral_value(ROUND_HALF_UP, context))
     return scaled if abs(scaled) < 10**type.precision else None
-
-
-def _long(value: Decimal, type: DataType) -> int:
-    """As above for texts with more digits than the context keeps."""
-    context = Context(prec=5000)
-    return int(value.scaleb(type.scale, context).to_integral_value(ROUND_HALF_UP, context))
 
 
 def parse_boolean(text: str, type: DataType) -> bool | None:

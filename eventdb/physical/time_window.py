@@ -40,7 +40,7 @@ class WindowRows(Operator):
         size, slide = self.plan.size_us, self.plan.slide_us
         low, high = extremes(values)
         if low - size - slide < LEAST_TIMESTAMP or high + size > GREATEST_TIMESTAMP:
-            raise EvaluationError(f"a window of {size} us around a time at the edge of years 1 to 9999 cannot be represented")
+            raise EvaluationError(f"a window of {size} us at the edge of years 1 to 9999 cannot be represented")
         last = values - values % slide
         if size == slide:
             return self._extend(batch, last)
