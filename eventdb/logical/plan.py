@@ -61,6 +61,7 @@ class Scan(Plan):
     start_offset: int | None = None
     stop_offset: int | None = None
     time_range: tuple[int | None, int | None] = (None, None)
+    event_time: str | None = None
 
     @property
     def fields(self) -> Fields:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlglot.tokens import TokenType
 
 from eventdb.errors import BindError, EventDBError, InternalError, ParseError, QueryError, TopicNotFound, UnsupportedSQL
 from eventdb.logical.constants import parse_timestamp_us
@@ -23,6 +22,7 @@ from eventdb.sql.parser import deep_stack, parse
 from eventdb.sql.queries import QueryBinder
 from eventdb.sql.relations import RelationBinder
 from eventdb.sql.scope import Scope
+from eventdb.sql.tokens import TokenType
 from eventdb.sql.statements import (
     CreateView,
     Describe,

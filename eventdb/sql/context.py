@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from sqlglot import exp
-from sqlglot.tokens import TokenType
 
 from eventdb.errors import BindError, UnsupportedSQL, UsageError
 from eventdb.logical.expressions import IntervalValue, Literal
@@ -32,6 +31,7 @@ from eventdb.schema import (
     parse_type,
 )
 from eventdb.sql.parser import Source, locate, position_of
+from eventdb.sql.tokens import TokenType
 from eventdb.sql.statements import Resolver
 from eventdb.values import date_to_days, datetime_to_us
 

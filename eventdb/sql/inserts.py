@@ -9,6 +9,7 @@ from sqlglot import exp
 from eventdb.errors import BindError, QueryError, TopicNotFound, UnsupportedSQL
 from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.plan import Plan
+from eventdb.schema import DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.queries import QueryBinder, assign, project
@@ -130,7 +131,7 @@ def _rows(words: Words, context: Context, table: TableInfo, columns: tuple[int, 
 
 
 def _wrong_width(
-    context: Context, table: TableInfo, targets: list[tuple[str, object]], width: int, node: exp.Expr
+    context: Context, table: TableInfo, targets: list[tuple[str, DataType]], width: int, node: exp.Expr
 ) -> None:
     listed = ", ".join(name for name, _ in targets)
     context.fail(f"{width} values for {len(targets)} columns of {table.name} ({listed})", node)

@@ -15,10 +15,9 @@ from typing import Any
 from sqlglot import exp
 from sqlglot.errors import ParseError as SqlglotError
 from sqlglot.errors import SqlglotError as AnySqlglotError
-from sqlglot.tokens import Token, TokenType
 
 from eventdb.errors import ParseError
-from eventdb.sql.tokens import DIALECT, FUNCTION_PREFIX, place, split, syntax_error, tokenize
+from eventdb.sql.tokens import Token, TokenType, DIALECT, FUNCTION_PREFIX, place, split, syntax_error, tokenize
 
 __all__ = ["Source", "parse", "split"]
 

@@ -38,7 +38,7 @@ from eventdb.logical.plan import (
 from eventdb.schema import BOOLEAN, NULL, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import AggregateRef, ExpressionBinder
-from eventdb.sql.relations import WINDOW_COLUMNS, Relation, RelationBinder, conjunct_trees
+from eventdb.sql.relations import WINDOW_COLUMNS, Relation, RelationBinder, conjunct_trees, conjuncts
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.tokens import FUNCTION_PREFIX
 
@@ -124,7 +124,7 @@ class QueryBinder:
         if where:
             binder = ExpressionBinder(self.context, relation.scope, "WHERE", aliases=aliases)
             terms = [binder.predicate(term) for term in where]
-            flat = [part for term in terms for part in (term.args if _is_and(term) else (term,))]
+            flat = [part for term in terms for part in conjuncts(term)]
             predicate = flat[0] if len(flat) == 1 else Call(BOOLEAN, "and", tuple(flat))
             relation = Relation(Filter(relation.plan, predicate), relation.scope)
         relation, window = self._window_of_group(node, relation, relations)
@@ -565,10 +565,6 @@ def _renamed(plan: Plan, names: list[str]) -> Plan:
 
 def _aliases(node: exp.Select) -> dict[str, exp.Expr]:
     return {tree.alias.lower(): tree.this for tree in node.expressions if isinstance(tree, exp.Alias)}
-
-
-def _is_and(expression: Expression) -> bool:
-    return isinstance(expression, Call) and expression.function == "and"
 
 
 def _has_tail(node: exp.Expr) -> bool:

@@ -144,7 +144,7 @@ class RelationBinder:
         for name, source in system.items():
             index = position[source]
             names.append(Name("", name, fields[index].type, index, in_star=False))
-        return Scan(table.id, table.name, columns, fields), names
+        return Scan(table.id, table.name, columns, fields, event_time=schema_name(table)), names
 
     def system_columns(self, table: TableInfo) -> dict[str, str]:
         """System columns the statement mentions -> the column that holds them."""
@@ -255,7 +255,7 @@ class RelationBinder:
         on = node.args.get("on")
         if on is not None:
             binder = ExpressionBinder(self.context, scope, "ON")
-            terms = _conjuncts(binder.predicate(on))
+            terms = conjuncts(binder.predicate(on))
             pairs, rest = _equalities(terms, width)
             if not pairs:
                 self.context.unsupported(
@@ -306,6 +306,12 @@ class RelationBinder:
         hidden = [replace(n, in_star=False, bare=False) if n.name.lower() in merged else n for n in right.scope.names]
         scope = left.scope.joined(Scope(hidden, right.scope.tables), width)
         return Relation(_joined(how, left.plan, right.plan, pairs, []), scope)
+
+
+def schema_name(table: TableInfo) -> str | None:
+    """The event-time column as the schema spells it."""
+    index = table.schema.find(table.event_time) if table.event_time is not None else None
+    return None if index is None else table.schema.names[index]
 
 
 def _unwrapped(node: exp.Expr) -> exp.Expr:
@@ -359,7 +365,7 @@ def conjunct_trees(node: exp.Expr) -> list[exp.Expr]:
     return terms
 
 
-def _conjuncts(predicate: Expression) -> list[Expression]:
+def conjuncts(predicate: Expression) -> list[Expression]:
     return list(predicate.args) if isinstance(predicate, Call) and predicate.function == "and" else [predicate]
 
 

@@ -12,15 +12,17 @@ Only the Tokenizer is subclassed: sqlglot's compiled build does not allow more. 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import TokenError
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]  # it re-exports them
 
 from eventdb.config import MAX_STATEMENT_BYTES
 from eventdb.errors import ParseError, UsageError
 from eventdb.sql.intervals import UNITS
+
+__all__ = ["DIALECT", "FUNCTION_PREFIX", "Token", "TokenType", "place", "split", "syntax_error", "tokenize"]
 
 FUNCTION_PREFIX = "fx$"
 MAX_NESTING = 256  # parentheses and brackets
@@ -30,7 +32,7 @@ class EventDB(DuckDB):
     NULL_ORDERING = "nulls_are_large"
 
     class Tokenizer(DuckDB.Tokenizer):
-        COMMANDS: set[TokenType] = set()  # else EXPLAIN and SHOW swallow the rest of the text as one string
+        COMMANDS: ClassVar[set[TokenType]] = set()  # else EXPLAIN and SHOW swallow the rest of the text as one string
 
 
 DIALECT = EventDB()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sqlglot.tokens import TokenType
 
 from eventdb.errors import UsageError
 from eventdb.logical.expressions import Call, ColumnRef, IntervalValue, Literal
@@ -12,6 +11,7 @@ from eventdb.schema import Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.scope import Name, Scope
+from eventdb.sql.tokens import TokenType
 from eventdb.sql.statements import CreateTopic
 from eventdb.sql.words import Words
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from sqlglot.tokens import Token, TokenType
 
 from eventdb.errors import ParseError, UsageError
 from eventdb.schema import DataType, parse_type
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.parser import Source
-from eventdb.sql.tokens import FUNCTION_PREFIX
+from eventdb.sql.tokens import Token, TokenType, FUNCTION_PREFIX
 
 _TYPE_ENDS = frozenset((",", ")", "NOT", "NULL", "PRIMARY", "DEFAULT", "UNIQUE", "REFERENCES", "CHECK", "COLLATE"))
 

@@ -1,0 +1,145 @@
+"""Every node produces only the columns something above it reads; scans read only those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from eventdb.logical.expressions import Aggregation, ColumnRef, Expression, SortKey, columns_of, remap
+from eventdb.logical.plan import (
+    Aggregate,
+    Distinct,
+    FileScan,
+    Filter,
+    Join,
+    Limit,
+    Plan,
+    Project,
+    Scan,
+    Sort,
+    TimeWindow,
+    UnionAll,
+    Values,
+    ViewScan,
+)
+
+Places = dict[int, int]  # old position -> new position
+
+
+def prune_columns(plan: Plan) -> Plan:
+    pruned, places = _prune(plan, set(range(len(plan.fields))))
+    return _exactly(pruned, places, list(range(len(plan.fields))), plan)
+
+
+def _exactly(plan: Plan, places: Places, wanted: list[int], original: Plan) -> Plan:
+    """The plan with exactly the wanted old columns, in that order."""
+    if [places[i] for i in wanted] == list(range(len(plan.fields))):
+        return plan
+    fields = tuple(original.fields[i] for i in wanted)
+    refs = tuple(ColumnRef(f.type, places[i], f.name) for i, f in zip(wanted, fields, strict=True))
+    return Project(plan, refs, fields)
+
+
+def _read(expressions: Iterable[Expression]) -> set[int]:
+    result: set[int] = set()
+    for expression in expressions:
+        result |= columns_of(expression)
+    return result
+
+
+def _move(expressions: Iterable[Expression], places: Places) -> tuple[Expression, ...]:
+    return tuple(remap(expression, places) for expression in expressions)
+
+
+def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
+    """The plan with at least the needed columns, and where the kept ones went."""
+    if isinstance(plan, (Scan, ViewScan, FileScan)):
+        kept = sorted(needed)
+        columns, output = tuple(plan.columns[i] for i in kept), tuple(plan.output[i] for i in kept)
+        return replace(plan, columns=columns, output=output), {old: new for new, old in enumerate(kept)}
+    if isinstance(plan, Values):
+        kept = sorted(needed)
+        rows = tuple(tuple(row[i] for i in kept) for row in plan.rows)
+        return Values(rows, tuple(plan.output[i] for i in kept)), {old: new for new, old in enumerate(kept)}
+    if isinstance(plan, Filter):
+        below, places = _prune(plan.input, needed | columns_of(plan.predicate))
+        return Filter(below, remap(plan.predicate, places)), places
+    if isinstance(plan, Project):
+        return _prune_project(plan, needed)
+    if isinstance(plan, Aggregate):
+        return _prune_aggregate(plan, needed)
+    if isinstance(plan, Join):
+        return _prune_join(plan, needed)
+    if isinstance(plan, Sort):
+        below, places = _prune(plan.input, needed | _read(key.expression for key in plan.keys))
+        keys = tuple(SortKey(remap(k.expression, places), k.descending, k.nulls_first) for k in plan.keys)
+        return Sort(below, keys), places
+    if isinstance(plan, Limit):
+        below, places = _prune(plan.input, needed)
+        return replace(plan, input=below), places
+    if isinstance(plan, TimeWindow):
+        return _prune_window(plan, needed)
+    if isinstance(plan, UnionAll):
+        return _prune_union(plan, needed)
+    every = set(range(len(plan.fields)))
+    children = tuple(
+        _exactly(*_prune(child, set(range(len(child.fields)))), list(range(len(child.fields))), child)
+        for child in plan.children
+    )
+    assert isinstance(plan, Distinct) or not children
+    return (plan.with_children(children) if children else plan), {i: i for i in every}
+
+
+def _prune_project(plan: Project, needed: set[int]) -> tuple[Plan, Places]:
+    kept = sorted(needed)
+    expressions = [plan.expressions[i] for i in kept]
+    below, places = _prune(plan.input, _read(expressions))
+    output = tuple(plan.output[i] for i in kept)
+    return Project(below, _move(expressions, places), output), {old: new for new, old in enumerate(kept)}
+
+
+def _prune_aggregate(plan: Aggregate, needed: set[int]) -> tuple[Plan, Places]:
+    count = len(plan.keys)
+    kept = [i for i in range(len(plan.aggregations)) if count + i in needed]
+    aggregations = [plan.aggregations[i] for i in kept]
+    read = _read(plan.keys)
+    for aggregation in aggregations:
+        read |= _read(aggregation.args)
+        if aggregation.filter is not None:
+            read |= columns_of(aggregation.filter)
+    below, places = _prune(plan.input, read)
+
+    def moved(a: Aggregation) -> Aggregation:
+        keep = None if a.filter is None else remap(a.filter, places)
+        return replace(a, args=_move(a.args, places), filter=keep)
+
+    output = plan.output[:count] + tuple(plan.output[count + i] for i in kept)
+    result = Aggregate(below, _move(plan.keys, places), tuple(map(moved, aggregations)), output)
+    where = {i: i for i in range(count)} | {count + i: count + new for new, i in enumerate(kept)}
+    return result, where
+
+
+def _prune_join(plan: Join, needed: set[int]) -> tuple[Plan, Places]:
+    width = len(plan.left.fields)
+    wanted = needed | (columns_of(plan.residual) if plan.residual is not None else set())
+    left, left_places = _prune(plan.left, {i for i in wanted if i < width} | _read(plan.left_keys))
+    right, right_places = _prune(plan.right, {i - width for i in wanted if i >= width} | _read(plan.right_keys))
+    new_width = len(left.fields)
+    places = left_places | {width + old: new_width + new for old, new in right_places.items()}
+    residual = None if plan.residual is None else remap(plan.residual, places)
+    keys = _move(plan.left_keys, left_places), _move(plan.right_keys, right_places)
+    return Join(plan.kind, left, right, keys[0], keys[1], residual), places
+
+
+def _prune_window(plan: TimeWindow, needed: set[int]) -> tuple[Plan, Places]:
+    width = len(plan.input.fields)
+    below, places = _prune(plan.input, {i for i in needed if i < width} | columns_of(plan.time))
+    new_width = len(below.fields)
+    added = {width + i: new_width + i for i in range(3)}
+    return replace(plan, input=below, time=remap(plan.time, places)), places | added
+
+
+def _prune_union(plan: UnionAll, needed: set[int]) -> tuple[Plan, Places]:
+    kept = sorted(needed)
+    inputs = tuple(_exactly(*_prune(child, needed), kept, child) for child in plan.inputs)
+    return UnionAll(inputs, tuple(plan.output[i] for i in kept)), {old: new for new, old in enumerate(kept)}

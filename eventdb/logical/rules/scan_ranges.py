@@ -1,0 +1,82 @@
+"""Comparisons of _offset and of the event time with constants become the ranges a Scan reads.
+
+Offsets are exact, so their terms leave the filter; a time range only skips segments, so its terms stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from eventdb.logical.expressions import Call, ColumnRef, Expression, IntervalValue, Literal
+from eventdb.logical.plan import Filter, Plan, Scan, Values, transform_plan
+from eventdb.logical.predicates import all_of, terms_of
+
+_MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq"}
+
+
+def scan_ranges(plan: Plan) -> Plan:
+    return transform_plan(plan, _change)
+
+
+def _change(plan: Plan) -> Plan:
+    if not isinstance(plan, Filter) or not isinstance(plan.input, Scan):
+        return plan
+    scan = plan.input
+    start, stop = scan.start_offset, scan.stop_offset
+    low, high = scan.time_range
+    kept: list[Expression] = []
+    for term in terms_of(plan.predicate):
+        bounds = _bounds(term, scan)
+        if bounds is None:
+            kept.append(term)
+            continue
+        column, least, most = bounds
+        if column == "_offset":
+            start = _larger(start, least)
+            stop = _smaller(stop, None if most is None else most + 1)
+        else:
+            low, high = _larger(low, least), _smaller(high, most)
+            kept.append(term)
+    start = None if start is not None and start <= 0 else start
+    if stop is not None and stop <= (start or 0) or (low is not None and high is not None and low > high):
+        return Values((), plan.fields)
+    narrowed = replace(scan, start_offset=start, stop_offset=stop, time_range=(low, high))
+    predicate = all_of(kept)
+    return narrowed if predicate is None else Filter(narrowed, predicate)
+
+
+def _larger(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else max(a, b)
+
+
+def _smaller(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def _bounds(term: Expression, scan: Scan) -> tuple[str, int | None, int | None] | None:
+    """(column, least, most) of a term `column op constant`, bounds inclusive; None if it is no such term."""
+    if not isinstance(term, Call) or term.function not in _MIRRORED:
+        return None
+    left, right = term.args
+    function = term.function
+    if isinstance(left, Literal):
+        left, right, function = right, left, _MIRRORED[function]
+    if not isinstance(right, Literal) or right.value is None:
+        return None
+    slack = 0
+    if isinstance(left, Call) and left.function == "time_bucket" and isinstance(left.args[0], Literal):
+        width = left.args[0].value
+        left, slack = left.args[1], width.microseconds - 1 if isinstance(width, IntervalValue) else 0
+    if not isinstance(left, ColumnRef):
+        return None
+    column = scan.columns[left.index]
+    if column == "_offset" and not left.type.is_integer:
+        return None
+    if column != "_offset" and (scan.event_time is None or column != scan.event_time or left.type.name != "TIMESTAMP"):
+        return None
+    if column == "_offset" and slack:
+        return None
+    value = int(right.value)
+    least = {"eq": value, "ge": value, "gt": value + 1}.get(function)
+    most = {"eq": value, "le": value, "lt": value - 1}.get(function)
+    return column, least, None if most is None else most + slack
