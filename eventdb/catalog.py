@@ -11,7 +11,6 @@ import json
 import os
 import threading
 import time
-from difflib import get_close_matches
 
 import apsw
 
@@ -31,7 +30,7 @@ from eventdb.schema import Schema
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, TypeVar
 
     T = TypeVar("T")
@@ -132,6 +131,20 @@ def _catalog_error(error: apsw.Error, path: str) -> Exception:
     return StorageError(f"the catalog {path} failed: {error}", path=path)
 
 
+def _topic_of(row: Sequence[Any]) -> TopicInfo:
+    id, name, kind, schema, key, event_time, delay_us, idle_us, future_us, options, created_us = row
+    fields = Schema.from_json(json.loads(schema))
+    return TopicInfo(
+        id, name, kind, fields, key, event_time, delay_us, idle_us, future_us, json.loads(options), created_us
+    )
+
+
+def _view_of(row: Sequence[Any]) -> ViewInfo:
+    id, name, sql, schema, output_topic_id, created_us, state, error = row
+    fields = Schema.from_json(json.loads(schema))
+    return ViewInfo(id, name, sql, fields, output_topic_id, created_us, state, error)
+
+
 class Catalog:
     """The open catalog of one database. Thread-safe. Closed once; not usable after fork()."""
 
@@ -204,17 +217,12 @@ class Catalog:
             return
         try:
             with self._connection:
-                topics = self._connection.execute("SELECT * FROM topics ORDER BY id").fetchall()
-                views = self._connection.execute("SELECT * FROM views ORDER BY id").fetchall()
+                topics: list[Any] = self._connection.execute("SELECT * FROM topics ORDER BY id").fetchall()
+                views: list[Any] = self._connection.execute("SELECT * FROM views ORDER BY id").fetchall()
         except apsw.Error as error:
             raise _catalog_error(error, self.path) from None
-        self._topics = [
-            TopicInfo(
-                row[0], row[1], row[2], Schema.from_json(json.loads(row[3])), *row[4:9], json.loads(row[9]), row[10]
-            )
-            for row in topics
-        ]
-        self._views = [ViewInfo(*row[:3], Schema.from_json(json.loads(row[3])), *row[4:]) for row in views]
+        self._topics = [_topic_of(row) for row in topics]
+        self._views = [_view_of(row) for row in views]
         self._topics_by_id = {info.id: info for info in self._topics}
         self._topics_by_name = {info.name.lower(): info for info in self._topics if info.kind == "topic"}
         self._views_by_id = {info.id: info for info in self._views}
@@ -267,9 +275,12 @@ class Catalog:
 
     def near(self, name: str) -> tuple[str, ...]:
         """Up to three names that look like `name`."""
+        from difflib import get_close_matches
+
         with self._lock:
             self._load()
-            names = {info.name.lower(): info.name for info in [*self._topics_by_name.values(), *self._views]}
+            names = {topic.name.lower(): topic.name for topic in self._topics_by_name.values()}
+            names |= {view.name.lower(): view.name for view in self._views}
         return tuple(names[found] for found in get_close_matches(name.lower(), names, 3))
 
     # --- changing -----------------------------------------------------------------------------------------------------

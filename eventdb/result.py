@@ -61,7 +61,7 @@ class Result:
         """The next rows, `size` at most; [] after the last."""
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
             raise UsageError(f"fetchmany takes a row count of 0 or more, not {size!r}")
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         while len(rows) < size and (row := self.fetchone()) is not None:
             rows.append(row)
         return rows

@@ -216,8 +216,8 @@ class Schema:
             raise UsageError(f"column {twice!r} is named twice")
 
     @staticmethod
-    def from_mapping(columns: Mapping[str, str]) -> Schema:
-        """From {name: type text}; a type may end in NOT NULL."""
+    def from_mapping(columns: Mapping[str, str | DataType]) -> Schema:
+        """From {name: type text or DataType}; a text may end in NOT NULL."""
         fields = []
         for name, text in columns.items():
             if not isinstance(name, str) or not name or "\0" in name:

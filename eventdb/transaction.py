@@ -24,7 +24,7 @@ class Transaction:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._parts: list[tuple[Topic, list[tuple[Any, ...]] | list[Any], bool]] = []
+        self._parts: list[tuple[Topic, list[Any], bool]] = []  # (topic, rows or columns, whether columns)
         self._open = True
         self.positions: dict[str, list[Position]] = {}
 
