@@ -1,14 +1,13 @@
 """SQL text to a bound statement: the entry of the SQL layer.
 
-The first words decide: what sqlglot knows (queries, expressions) goes to its parser, the statements that are EventDB's own are
-read here. Nothing is executed and nothing is stored.
+The first words decide: what sqlglot knows (queries, expressions) goes to its parser, the statements that are
+EventDB's own are read here. Nothing is executed and nothing is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-
 
 from eventdb.errors import BindError, EventDBError, InternalError, ParseError, QueryError, TopicNotFound, UnsupportedSQL
 from eventdb.logical.constants import parse_timestamp_us
@@ -22,7 +21,6 @@ from eventdb.sql.parser import deep_stack, parse
 from eventdb.sql.queries import QueryBinder
 from eventdb.sql.relations import RelationBinder
 from eventdb.sql.scope import Scope
-from eventdb.sql.tokens import TokenType
 from eventdb.sql.statements import (
     CreateView,
     Describe,
@@ -38,6 +36,7 @@ from eventdb.sql.statements import (
     Subscribe,
     TableInfo,
 )
+from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import create_topic
 from eventdb.sql.words import Words
 
@@ -46,7 +45,8 @@ __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
     """UPDATE DELETE MERGE ALTER COPY BEGIN START COMMIT ROLLBACK SAVEPOINT ABORT TRUNCATE GRANT REVOKE ATTACH DETACH
-    USE PRAGMA CALL PREPARE EXECUTE DEALLOCATE VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY REFRESH
+    USE PRAGMA CALL PREPARE EXECUTE DEALLOCATE VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
+    REFRESH
     VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
 )
 
@@ -54,7 +54,8 @@ _ELSEWHERE = frozenset(
 def bind(sql: str, resolver: Resolver, parameters: Parameters = None) -> Statement:
     """The bound statement of one SQL text.
 
-    `parameters`: a mapping for $name, a sequence for ? and $1. ParseError, BindError or UnsupportedSQL with line and column;
+    `parameters`: a mapping for $name, a sequence for ? and $1. ParseError, BindError or UnsupportedSQL with line and
+    column;
     UsageError for parameters the statement does not use. About 0.3 ms for a simple query whose text was seen before.
     """
     source = parse(sql)
@@ -222,9 +223,7 @@ def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str 
             emit = "window_close"
             if words.accept("GRACE"):
                 grace = words.interval_us("GRACE")
-        elif words.accept("EMIT", "ON", "UPDATE"):
-            emit = "update"
-        elif words.accept("EMIT", "CHANGES"):
+        elif words.accept("EMIT", "ON", "UPDATE") or words.accept("EMIT", "CHANGES"):
             emit = "update"
         elif words.accept("EMIT", "EVERY"):
             raise _unsupported(words, "EMIT EVERY", "use EMIT ON UPDATE")

@@ -31,8 +31,8 @@ from eventdb.schema import (
     parse_type,
 )
 from eventdb.sql.parser import Source, locate, position_of
-from eventdb.sql.tokens import TokenType
 from eventdb.sql.statements import Resolver
+from eventdb.sql.tokens import TokenType
 from eventdb.values import date_to_days, datetime_to_us
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None

@@ -49,7 +49,7 @@ class Continuous:
 
 
 def check_continuous(context: Context, plan: Plan, emit: str | None, where: object) -> Continuous:
-    """Refuse what cannot be maintained, and settle the emission; `emit` is what the statement says, None for the default."""
+    """Refuse what cannot be maintained, and settle the emission (`emit` as written, None for the default)."""
     aggregate: Aggregate | None = None
     node = plan
     while not isinstance(node, Scan):

@@ -20,7 +20,6 @@ from eventdb.logical.expressions import (
     Call,
     Case,
     Cast,
-    ColumnRef,
     Expression,
     InList,
     IntervalValue,
@@ -462,10 +461,8 @@ class ExpressionBinder:
         written = str(node.this)
         name = written.removeprefix(FUNCTION_PREFIX).lower()
         arguments = node.expressions
-        if (
-            name in ("tumble", "window", "hop")
-            or name.endswith(("_start", "_end"))
-            and name in functions.WINDOW_FUNCTIONS
+        if name in ("tumble", "window", "hop") or (
+            name.endswith(("_start", "_end")) and name in functions.WINDOW_FUNCTIONS
         ):
             return self._window_bound(name, node)
         aggregate = functions.aggregate_name(name)
@@ -599,7 +596,8 @@ _CONSTRUCTS = {
     "Exists": "EXISTS (SELECT ...)", "Bracket": "indexing with []", "Array": "a list value", "Struct": "a struct value",
     "Dot": "a nested field", "JSONExtract": "the JSON operator ->", "JSONExtractScalar": "the JSON operator ->>",
     "Any": "= ANY (...)", "All": "= ALL (...)", "Lambda": "a lambda", "Tuple": "a row value (a, b)",
-    "RegexpLike": "a regular expression match", "SimilarTo": "SIMILAR TO", "Glob": "GLOB", "BitwiseAnd": "the operator &",
+    "RegexpLike": "a regular expression match", "SimilarTo": "SIMILAR TO", "Glob": "GLOB",
+    "BitwiseAnd": "the operator &",
     "BitwiseOr": "the operator |", "BitwiseXor": "the operator #", "BitwiseNot": "the operator ~", "Collate": "COLLATE",
     "AtTimeZone": "AT TIME ZONE", "WithinGroup": "WITHIN GROUP", "IgnoreNulls": "IGNORE NULLS", "Map": "a map value",
     "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
@@ -610,7 +608,7 @@ def _goes_second(left: Expression, right: Expression) -> bool:
     """Whether INTERVAL (or days) stands before the time or number it is added to or multiplied by."""
     if left.type == INTERVAL:
         return right.type.name in ("TIMESTAMP", "DATE")
-    return right.type == INTERVAL and left.type.is_numeric or left.type.is_integer and right.type.name == "DATE"
+    return (right.type == INTERVAL and left.type.is_numeric) or (left.type.is_integer and right.type.name == "DATE")
 
 
 def _requote(pattern: str, mark: str) -> str:

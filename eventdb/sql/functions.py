@@ -29,7 +29,8 @@ _PLAIN = {
     "add": "add", "subtract": "subtract", "multiply": "multiply", "divide": "divide",
     "greatest": "greatest", "least": "least", "coalesce": "coalesce", "ifnull": "coalesce", "nvl": "coalesce",
     "upper": "upper", "ucase": "upper", "lower": "lower", "lcase": "lower", "length": "length", "len": "length",
-    "char_length": "length", "character_length": "length", "octet_length": "length", "substr": "substr", "substring": "substr",
+    "char_length": "length", "character_length": "length", "octet_length": "length", "substr": "substr",
+    "substring": "substr",
     "trim": "trim", "btrim": "trim", "ltrim": "ltrim", "rtrim": "rtrim", "replace": "replace", "concat": "concat",
     "concat_ws": "concat_ws", "starts_with": "starts_with", "startswith": "starts_with", "prefix": "starts_with",
     "ends_with": "ends_with", "suffix": "ends_with", "contains": "contains", "strpos": "strpos", "instr": "strpos",
@@ -56,7 +57,8 @@ _PART_NAMES = {
 }  # fmt: skip
 
 KNOWN_ELSEWHERE = frozenset(
-    """row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value string_agg listagg
+    """row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value string_agg
+    listagg
     group_concat list array_agg median mode quantile quantile_cont quantile_disc percentile_cont percentile_disc arg_min
     arg_max min_by max_by approx_count_distinct approx_quantile histogram corr covar_pop covar_samp regr_slope
     regr_intercept bit_and bit_or bit_xor product kurtosis skewness entropy mad regexp_matches regexp_replace

@@ -1,7 +1,7 @@
 """Statement text to syntax trees: sqlglot's only door, with a cache of what was parsed before.
 
-A `Source` is one statement: its rewritten tokens and the trees of the parts the binder asked for. Trees are shared between
-binds and never changed.
+A `Source` is one statement: its rewritten tokens and the trees of the parts the binder asked for. Trees are shared
+between binds and never changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlglot.errors import ParseError as SqlglotError
 from sqlglot.errors import SqlglotError as AnySqlglotError
 
 from eventdb.errors import ParseError
-from eventdb.sql.tokens import Token, TokenType, DIALECT, FUNCTION_PREFIX, place, split, syntax_error, tokenize
+from eventdb.sql.tokens import DIALECT, FUNCTION_PREFIX, Token, TokenType, place, split, syntax_error, tokenize
 
 __all__ = ["Source", "parse", "split"]
 

@@ -1,7 +1,7 @@
 """SELECT, VALUES and UNION ALL: clauses in their logical order, to a plan.
 
-FROM -> WHERE -> GROUP BY and aggregates -> HAVING -> select list -> DISTINCT -> ORDER BY -> LIMIT. An ORDER BY expression
-that is not selected becomes a hidden column and is projected away at the end.
+FROM -> WHERE -> GROUP BY and aggregates -> HAVING -> select list -> DISTINCT -> ORDER BY -> LIMIT. An ORDER BY
+expression that is not selected becomes a hidden column and is projected away at the end.
 """
 
 from __future__ import annotations
@@ -391,7 +391,7 @@ class QueryBinder:
 
     def _count(self, tree: exp.Expr | None, clause: str) -> int | None:
         """A row count: a literal or parameter, NULL and ALL meaning no limit."""
-        if tree is None or isinstance(tree, (exp.Var, exp.Column)) and tree.name.upper() == "ALL":
+        if tree is None or (isinstance(tree, (exp.Var, exp.Column)) and tree.name.upper() == "ALL"):
             return None
         bound = ExpressionBinder(self.context, Scope([], []), clause).bind(tree)
         if not isinstance(bound, Literal) or not (bound.type.is_integer or bound.value is None):

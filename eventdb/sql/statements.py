@@ -94,8 +94,8 @@ class ShowTopics(Statement):
 class Insert(Statement):
     """Append the plan's rows. Plan field i goes to schema position columns[i], already cast to that column's type.
 
-    Columns not listed are NULL; the binder has refused a NOT NULL column that is left out, the NULL values themselves are
-    found when rows are made. `returning_offset`: the result is one BIGINT column `_offset` of the new rows.
+    Columns not listed are NULL; the binder has refused a NOT NULL column that is left out, the NULL values themselves
+    are found when rows are made. `returning_offset`: the result is one BIGINT column `_offset` of the new rows.
     """
 
     topic: TableInfo
@@ -114,8 +114,10 @@ class Explain(Statement):
 class CreateView(Statement):
     """A continuous query. `topic` is its one input.
 
-    `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the current
-    row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or event time in us.
+    `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
+    current
+    row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or event time
+    in us.
     """
 
     name: str

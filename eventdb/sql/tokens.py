@@ -49,7 +49,8 @@ _NOT_FUNCTIONS = frozenset(
     JOIN WITH UNION EXCEPT INTERSECT BETWEEN LIKE ILIKE IS DISTINCT SETS ROLLUP CUBE EXCLUDE RENAME PIVOT UNPIVOT
     UNNEST LATERAL CAST TRY_CAST EXTRACT POSITION SUBSTRING TRIM OVERLAY INTERVAL VARCHAR CHAR DECIMAL NUMERIC DEC
     MATERIALIZED RECURSIVE GROUPING GROUP WITHIN MATCH_RECOGNIZE TABLESAMPLE ESCAPE STRUCT MAP ROW QUALIFY WINDOW
-    COLUMNS LAMBDA GLOB SIMILAR SEMI ANTI ASOF CROSS NATURAL INNER FULL OUTER POSITIONAL SET KEY LIMIT OFFSET ORDER""".split()
+    COLUMNS LAMBDA GLOB SIMILAR SEMI ANTI ASOF CROSS NATURAL INNER FULL OUTER POSITIONAL SET KEY LIMIT OFFSET
+    ORDER""".split()
 )
 _OPERAND_ENDS = frozenset(
     (TokenType.VAR, TokenType.IDENTIFIER, TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.STRING, TokenType.NUMBER)
@@ -95,8 +96,8 @@ def split(text: str) -> list[str]:
 def tokenize(sql: str) -> list[Token]:
     """The rewritten tokens of one statement, trailing semicolons removed.
 
-    ParseError for an empty text, several statements, NUL bytes, more than 1 MiB, brackets that do not match or nest deeper than
-    MAX_NESTING, and unterminated quotes.
+    ParseError for an empty text, several statements, NUL bytes, more than 1 MiB, brackets that do not match or nest
+    deeper than MAX_NESTING, and unterminated quotes.
     """
     if not isinstance(sql, str):
         raise UsageError(f"a SQL statement is a string, not {type(sql).__name__}")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
 from eventdb.errors import UsageError
 from eventdb.logical.expressions import Call, ColumnRef, IntervalValue, Literal
 from eventdb.schema import Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.scope import Name, Scope
-from eventdb.sql.tokens import TokenType
 from eventdb.sql.statements import CreateTopic
+from eventdb.sql.tokens import TokenType
 from eventdb.sql.words import Words
 
 

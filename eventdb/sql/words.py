@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-
 from eventdb.errors import ParseError, UsageError
 from eventdb.schema import DataType, parse_type
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.parser import Source
-from eventdb.sql.tokens import Token, TokenType, FUNCTION_PREFIX
+from eventdb.sql.tokens import FUNCTION_PREFIX, Token, TokenType
 
 _TYPE_ENDS = frozenset((",", ")", "NOT", "NULL", "PRIMARY", "DEFAULT", "UNIQUE", "REFERENCES", "CHECK", "COLLATE"))
 

@@ -1,6 +1,7 @@
 """Filters move towards the scans, so fewer rows reach everything above.
 
-Through Project (its expressions put in), Sort, Distinct, UnionAll, the keys of an Aggregate, the columns a TimeWindow only
+Through Project (its expressions put in), Sort, Distinct, UnionAll, the keys of an Aggregate, the columns a TimeWindow
+only
 passes on, and into the sides of a Join. A term that may raise moves only where it is evaluated on the same values as
 before, and never past a term in front of it that stays.
 """

@@ -38,7 +38,7 @@ def _change(plan: Plan) -> Plan:
             low, high = _larger(low, least), _smaller(high, most)
             kept.append(term)
     start = None if start is not None and start <= 0 else start
-    if stop is not None and stop <= (start or 0) or (low is not None and high is not None and low > high):
+    if (stop is not None and stop <= (start or 0)) or (low is not None and high is not None and low > high):
         return Values((), plan.fields)
     narrowed = replace(scan, start_offset=start, stop_offset=stop, time_range=(low, high))
     predicate = all_of(kept)
