@@ -442,7 +442,8 @@ class Database:
                 errors.append(error)
         for subscription in list(self._subscriptions):
             subscription.close()
-        self.interrupt()
+        if self._session is not None:
+            self._session.close()
         if self._views is not None:
             self._views.stop()
         with self._lock:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from eventdb.subscription import Subscription
 
 PLAN_CACHE_ENTRIES = 256
+CLOSE_WAIT_S = 5.0
 EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
@@ -161,6 +162,13 @@ class Session:
             running = list(self._running)
         for token in running:
             token.cancel()
+
+    def close(self) -> None:
+        """Cancels what runs and waits for it to let go of its snapshot, a few seconds at most."""
+        deadline = time.monotonic() + CLOSE_WAIT_S
+        self.interrupt()
+        while self._running and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def subscribe(self, text: str, start: str | None) -> Subscription:
         from eventdb.subscription import open_subscription

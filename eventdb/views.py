@@ -6,6 +6,7 @@ A thread maintains views from the first one on (stream/runner.py); reading and s
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ from eventdb.stream.view import (
     view_spec,
     wait_for_view,
 )
+from eventdb.stream.watermark import LOWEST_US
+from eventdb.values import us_to_datetime
 
 if TYPE_CHECKING:
     from eventdb.catalog import ViewInfo
@@ -208,7 +211,7 @@ class Views:
             raise TimeoutError(f"view {info.name!r} had not stored offset {offset} after {timeout} s")
 
     def stats(self) -> dict[str, dict[str, object]]:
-        """Per view: state, input offset, watermark, late rows, whether this process maintains it, its problem."""
+        """Per view: state, input offset, watermark (naive UTC), late rows, whether this process maintains it, its problem."""
         found: dict[str, dict[str, object]] = {}
         with self._database._store.snapshot() as snapshot:
             for info in self._database._catalog.views():
@@ -223,8 +226,14 @@ class Views:
                     "emit": spec.program.emission,
                     "input_offset": progress.input_offset,
                     "lag_rows": end - progress.input_offset,
+                    "watermark": _watermark(progress.watermark_us),
                     "late_rows": progress.late_row_count,
                     "maintained_here": runner is not None and runner.is_maintaining,
                     "error": info.error or (None if problem is None else str(problem)),
                 }
         return found
+
+
+def _watermark(watermark_us: int) -> dt.datetime | None:
+    """None while no row has moved it."""
+    return None if watermark_us == LOWEST_US else us_to_datetime(watermark_us)
