@@ -38,7 +38,7 @@ class FakeSubscription:
     def __iter__(self) -> Iterator[Change]:
         yield from self._changes
         if self._live:
-            self.closed.wait(20)
+            assert self.closed.wait(20), "nobody ended the subscription"
 
     def close(self) -> None:
         self.closed.set()
@@ -69,8 +69,8 @@ class FakeDatabase:
             raise RuntimeError("boom")
         if word == "WAIT":
             self.waiting.set()
-            if self.interrupted.wait(20):
-                raise QueryCancelled("the query was interrupted", sql=text)
+            assert self.interrupted.wait(20), "nobody interrupted the query"
+            raise QueryCancelled("the query was interrupted", sql=text)
         if word == "CREATE":
             return Result([], [], [])
         return rows_result(["value"], [text.partition(" ")[2].strip("'")])

@@ -39,6 +39,8 @@ def found_at(marked: str) -> list[Candidate]:
         ("SELECT * FROM weather, s|", ["sensors"]),
         ("SELECT * FROM TUMBLE(|", ["weather", "sensors", "daily"]),
         ("INSERT INTO se|", ["sensors"]),
+        ("SELECT * FROM weather ORDER BY temp, sta|", ["station", "start"]),
+        ("SELECT abs(temp, sta| FROM weather", ["station", "start"]),
         ("SUBSCRIBE TO da|", ["daily"]),
         ("DESCRIBE w|", ["weather"]),
         ("SELECT w.| FROM weather w", ["station", "time", "temp"]),

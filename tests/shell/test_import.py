@@ -133,7 +133,11 @@ def test_a_file_that_breaks_in_the_middle_says_what_was_committed(database: Path
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("nowhere.csv", "nowhere.csv does not exist"), ("a.xlsx", "--format csv|json|parquet|arrow"), ("folder", "folder is a directory")],
+    [
+        ("nowhere.csv", "nowhere.csv does not exist"),
+        ("a.xlsx", "--format csv|json|parquet|arrow"),
+        ("folder", "folder is a directory"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_named(file: str, message: str, database: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "a.xlsx").write_text("x")

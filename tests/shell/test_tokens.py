@@ -52,6 +52,10 @@ def test_only_a_semicolon_outside_strings_and_comments_ends_a_statement(
     assert left == rest
 
 
+def test_a_doubled_quote_belongs_to_its_string() -> None:
+    assert [t.text for t in tokenize("'it''s' \"a\"\"b\"")] == ["'it''s'", " ", '"a""b"']
+
+
 def test_a_statement_knows_the_line_it_begins_on() -> None:
     assert [(s.text, s.line) for s in all_statements("a;\n\n b\n;\nc")] == [("a", 1), ("b", 3), ("c", 5)]
 
