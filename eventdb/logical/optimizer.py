@@ -1,6 +1,6 @@
-"""The optimiser: a fixed list of rules, run until the plan stays as it is.
+"""The optimiser: rules that simplify, run until the plan stays as it is, then the rules that finish it.
 
-Every rule is a pure function; `disabled` names rules to leave out, so tests can show that each one changes no result.
+Every rule is a pure function; `disabled` names rules (of RULES) to leave out, so tests can show that each one changes no result.
 """
 
 from __future__ import annotations
@@ -20,30 +20,29 @@ from eventdb.logical.rules.tumble_to_bucket import tumble_to_bucket
 
 Rule = Callable[[Plan], Plan]
 
-RULES: dict[str, Rule] = {
-    rule.__name__: rule
-    for rule in (
-        tumble_to_bucket,
-        fold_constants,
-        merge_filters,
-        push_filters,
-        merge_projects,
-        drop_dependent_keys,
-        push_limit,
-        prune_columns,
-        scan_ranges,
-    )
-}
+_REPEATED: tuple[Rule, ...] = (
+    tumble_to_bucket,
+    fold_constants,
+    merge_filters,
+    push_filters,
+    merge_projects,
+    drop_dependent_keys,
+)
+_LAST: tuple[Rule, ...] = (push_limit, prune_columns, merge_projects, scan_ranges)
+RULES: tuple[str, ...] = tuple(dict.fromkeys(rule.__name__ for rule in (*_REPEATED, *_LAST)))
 _MAX_ROUNDS = 4
 
 
 def optimize(plan: Plan, disabled: frozenset[str] = frozenset()) -> Plan:
-    """An equivalent plan with the same fields: same names, types and order. Cost: well under a millisecond."""
-    rules = [rule for name, rule in RULES.items() if name not in disabled]
+    """An equivalent plan with the same fields: same names, types and order. Cost: about a millisecond at most."""
+    repeated = [rule for rule in _REPEATED if rule.__name__ not in disabled]
     for _ in range(_MAX_ROUNDS):
         before = plan
-        for rule in rules:
+        for rule in repeated:
             plan = rule(plan)
-        if plan == before:
+        if plan is before or plan == before:
             break
+    for rule in _LAST:
+        if rule.__name__ not in disabled:
+            plan = rule(plan)
     return plan

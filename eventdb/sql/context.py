@@ -90,9 +90,8 @@ class Context:
 
     def written(self, node: Any) -> str | None:
         """A select item as it was written, with single spaces; None if its place is not known."""
-        start = position_of(node)
         tokens = self.source.tokens
-        at = next((i for i, token in enumerate(tokens) if token.start == start), None)
+        at = self.source.token_at(position_of(node))
         if at is None:
             return None
         first, depth = at, 0
@@ -127,7 +126,7 @@ class Context:
         if kind in _TYPES and not (node.args.get("nested") and kind not in ("DATE",)):
             name = _TYPES[kind]
             return INTERVAL if name == "INTERVAL" else NULL if name == "NULL" else parse_type(name)
-        if kind == "USERDEFINED":
+        if kind == "USER-DEFINED":
             try:
                 return parse_type(str(node.args.get("kind")))
             except UsageError as error:

@@ -79,7 +79,7 @@ class ExpressionBinder:
         method = _BINDERS.get(type(node))
         if method is None:
             construct = type(node).__name__
-            self.context.unsupported(_CONSTRUCTS.get(construct, f"the expression {construct}"), node)
+            self.context.unsupported(_CONSTRUCTS.get(construct, f"the expression {construct.upper()}"), node)
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self.context.fail(f"this expression is nested more than {MAX_DEPTH} deep", node)
@@ -113,7 +113,7 @@ class ExpressionBinder:
                 if interval is not None:
                     return Literal(INTERVAL, interval)
             if expression.type.name == "VARCHAR":
-                self.context.fail(f"{expression} is not a {target}", node)
+                self.context.fail(f"{expression} is not a valid {target}", node)
         if not castable(expression.type, target):
             self.context.fail(f"{expression.type} cannot become {target}", node)
         return Cast(target, expression)
@@ -158,7 +158,7 @@ class ExpressionBinder:
             if any(arg.type == VARCHAR for arg in arguments):
                 hint = "; write CAST(... AS type) on the string side"
             return f"{arguments[0].type} {_SYMBOLS[shown]} {arguments[1].type} does not exist{hint}"
-        return f"{shown}({types}) does not exist; it is {shown}({signature})"
+        return f"{shown}({types}) does not exist; {shown}() takes {signature}"
 
     def _adapt(self, args: list[Expression], function: str) -> list[Expression]:
         """Literals in the type of the column beside them where that changes no value."""
@@ -277,7 +277,10 @@ class ExpressionBinder:
             if text.isdigit():
                 return integer_literal(int(text))
             if "e" in text.lower():
-                return Literal(_DOUBLE, float(text))
+                number = float(text)
+                if number in (float("inf"), float("-inf")):
+                    self.context.fail(f"{text} is out of the range of DOUBLE", node)
+                return Literal(_DOUBLE, number)
             return decimal_literal(Decimal(text))
         except (ValueError, ArithmeticError):
             self.context.fail(f"{text!r} is not a number", node)
@@ -373,6 +376,8 @@ class ExpressionBinder:
             return self.call("is_null", [operand], node)
         if isinstance(right, exp.Boolean):
             wanted = Literal(BOOLEAN, bool(right.this))
+            if operand.type.name not in ("BOOLEAN", "NULL"):
+                self.context.fail(f"IS TRUE and IS FALSE need a BOOLEAN, not {operand.type}", node)
             return self.call("is_not_distinct_from", [operand, wanted], node)
         self.context.unsupported(f"IS {right.sql()}", node)
 
@@ -452,7 +457,7 @@ class ExpressionBinder:
         if isinstance(bound, Cast) and isinstance(node.this, exp.Literal) and target.name in ("DATE", "TIMESTAMP"):
             if bound.safe:
                 return Literal(target, None)
-            self.context.fail(f"{bound.operand} is not a {target}", node)
+            self.context.fail(f"{bound.operand} is not a valid {target}", node)
         return bound
 
     # -- functions -------------------------------------------------------------------------------------------------
@@ -600,6 +605,7 @@ _CONSTRUCTS = {
     "BitwiseAnd": "the operator &",
     "BitwiseOr": "the operator |", "BitwiseXor": "the operator #", "BitwiseNot": "the operator ~", "Collate": "COLLATE",
     "AtTimeZone": "AT TIME ZONE", "WithinGroup": "WITHIN GROUP", "IgnoreNulls": "IGNORE NULLS", "Map": "a map value",
+    "Rollup": "GROUP BY ROLLUP", "Cube": "GROUP BY CUBE", "GroupingSets": "GROUP BY GROUPING SETS",
     "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
 }  # fmt: skip
 

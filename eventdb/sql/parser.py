@@ -29,18 +29,25 @@ _cache: OrderedDict[str, Source] = OrderedDict()
 class Source:
     """One statement: text, tokens and the trees of its token ranges."""
 
-    __slots__ = ("_trees", "sql", "tokens", "words")
+    __slots__ = ("_starts", "_trees", "sql", "tokens", "words")
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
         self.tokens = tokenize(sql)
         self.words = {token.text.lower() for token in self.tokens}
+        self._starts: dict[int, int] = {}
         self._trees: dict[tuple[int, int], exp.Expr] = {}
 
     @property
     def is_deep(self) -> bool:
         """Whether reading it may need more stack than usual."""
         return len(self.tokens) > 300
+
+    def token_at(self, position: int | None) -> int | None:
+        """The index of the token that begins at a character position."""
+        if not self._starts:
+            self._starts = {token.start: i for i, token in reversed(list(enumerate(self.tokens)))}
+        return None if position is None else self._starts.get(position)
 
     def query(self, start: int, stop: int) -> exp.Expr:
         """The tree of the query (or FROM-first query, VALUES) in tokens [start, stop)."""
@@ -130,14 +137,16 @@ def parse(sql: str) -> Source:
 
 
 def position_of(node: Any) -> int | None:
-    """The character position of a tree: of its first part that carries one."""
-    if isinstance(node, exp.Expr):
+    """The character position of a tree: of its first part that carries one, else of what it is part of."""
+    while isinstance(node, exp.Expr):
         best: int | None = None
         for part in node.walk():
             start = (part._meta or {}).get("start")
             if start is not None and (best is None or start < best):
                 best = start
-        return best
+        if best is not None:
+            return best
+        node = node.parent
     return None
 
 

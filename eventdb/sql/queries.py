@@ -55,6 +55,7 @@ class Item:
     name: str
     tree: exp.Expr | None
     column: Name | None = None
+    origin: exp.Expr | None = None
 
 
 @dataclass(slots=True)
@@ -92,6 +93,8 @@ class QueryBinder:
             return self._tail(self.bind(node.this, ctes), node)
         if isinstance(node, exp.Paren):
             return self.bind(node.this, ctes)
+        if not isinstance(node, exp.Query):
+            self.context.fail("expected a query: SELECT, VALUES, WITH or FROM", node)
         self.context.unsupported(type(node).__name__.upper(), node)
 
     def _with(self, node: exp.Expr, ctes: dict[str, Plan]) -> dict[str, Plan]:
@@ -134,6 +137,8 @@ class QueryBinder:
         self._group(node, selection)
         for item in selection.items:
             output = self._column(item) if item.tree is None else binder.bind(item.tree)
+            if item.origin is not None:
+                binder.places.setdefault(output, item.origin)
             item.name = item.name or self._name_of(item.tree, output, binder)
             selection.outputs.append(output)
         if node.args.get("having") is not None:
@@ -196,7 +201,7 @@ class QueryBinder:
             if name not in present:
                 scope.missing(part.alias_or_name, table, [], self.context, part)
         return [
-            Item(c.name, replaced[c.name.lower()].this) if c.name.lower() in replaced else Item(c.name, None, c)
+            Item(c.name, replaced[c.name.lower()].this) if c.name.lower() in replaced else Item(c.name, None, c, tree)
             for c in columns
             if c.name.lower() not in removed
         ]

@@ -48,7 +48,7 @@ _NOT_FUNCTIONS = frozenset(
     """AND OR NOT IN EXISTS ANY ALL SOME VALUES USING OVER FILTER AS ON WHEN THEN ELSE CASE WHERE HAVING BY SELECT FROM
     JOIN WITH UNION EXCEPT INTERSECT BETWEEN LIKE ILIKE IS DISTINCT SETS ROLLUP CUBE EXCLUDE RENAME PIVOT UNPIVOT
     UNNEST LATERAL CAST TRY_CAST EXTRACT POSITION SUBSTRING TRIM OVERLAY INTERVAL VARCHAR CHAR DECIMAL NUMERIC DEC
-    MATERIALIZED RECURSIVE GROUPING GROUP WITHIN MATCH_RECOGNIZE TABLESAMPLE ESCAPE STRUCT MAP ROW QUALIFY WINDOW
+    MATERIALIZED RECURSIVE GROUPING GROUP WITHIN MATCH_RECOGNIZE TABLESAMPLE ESCAPE STRUCT MAP ROW QUALIFY
     COLUMNS LAMBDA GLOB SIMILAR SEMI ANTI ASOF CROSS NATURAL INNER FULL OUTER POSITIONAL SET KEY LIMIT OFFSET
     ORDER""".split()
 )
@@ -203,6 +203,9 @@ def _rewrite(tokens: list[Token], pairs: dict[int, int], sql: str) -> list[Token
             result.append(_copy(token, TokenType.INTERVAL, "INTERVAL"))
             result.append(_copy(token, TokenType.STRING, f"{token.text} {after.text}", end=after.end))
             skip = True
+        elif after is not None and touching and kind is TokenType.NUMBER and after.token_type is TokenType.VAR:
+            text = token.text + after.text
+            raise syntax_error(sql, f"{text!r} is not a number; quote it if it is text", token.start)
         elif (
             after is not None
             and touching

@@ -94,7 +94,9 @@ def _element(words: Words, parts: _Parts, context: Context) -> None:
         if parts.watermark is not None:
             raise words.error("WATERMARK is given twice", at)
         _watermark(words, parts)
-    elif words.word() in ("PRIMARY", "CONSTRAINT", "UNIQUE", "FOREIGN", "CHECK") and words.tokens[at].text:
+    elif (
+        words.word() in ("PRIMARY", "PRIMARY KEY", "CONSTRAINT", "UNIQUE", "FOREIGN", "CHECK") and words.tokens[at].text
+    ):
         context.unsupported(f"the constraint {words.word()}", None, "a topic has KEY (column) and NOT NULL")
     else:
         _add_column(words, parts, context)
@@ -107,6 +109,8 @@ def _add_column(words: Words, parts: _Parts, context: Context) -> None:
     name = words.name("a column name")
     if name.startswith("_"):
         raise words.error(f"column {name!r}: names that begin with '_' are kept for system columns", at)
+    if any(field.name.lower() == name.lower() for field in parts.fields):
+        raise words.error(f"column {name!r} is named twice", at)
     type = words.type()
     nullable = True
     while not words.ended and words.word() not in (",", ")"):

@@ -10,7 +10,9 @@ from eventdb.sql.intervals import parse_interval
 from eventdb.sql.parser import Source
 from eventdb.sql.tokens import FUNCTION_PREFIX, Token, TokenType
 
-_TYPE_ENDS = frozenset((",", ")", "NOT", "NULL", "PRIMARY", "DEFAULT", "UNIQUE", "REFERENCES", "CHECK", "COLLATE"))
+_TYPE_ENDS = frozenset(
+    (",", ")", "NOT", "NULL", "PRIMARY", "PRIMARY KEY", "DEFAULT", "UNIQUE", "REFERENCES", "CHECK", "COLLATE")
+)
 
 
 class Words:

@@ -97,10 +97,13 @@ def _fold_node(plan: Plan) -> Plan:
             return plan.input if predicate.value else Values((), plan.fields)
         return plan if predicate == plan.predicate else replace(plan, predicate=predicate)
     if isinstance(plan, Project):
-        return replace(plan, expressions=tuple(map(fold, plan.expressions)))
+        expressions = tuple(map(fold, plan.expressions))
+        return plan if _same(expressions, plan.expressions) else replace(plan, expressions=expressions)
     if isinstance(plan, Aggregate):
-        aggregations = tuple(map(_fold_aggregation, plan.aggregations))
-        return replace(plan, keys=tuple(map(fold, plan.keys)), aggregations=aggregations)
+        aggregations, keys = tuple(map(_fold_aggregation, plan.aggregations)), tuple(map(fold, plan.keys))
+        if _same(aggregations, plan.aggregations) and _same(keys, plan.keys):
+            return plan
+        return replace(plan, keys=keys, aggregations=aggregations)
     if isinstance(plan, Join):
         residual = None if plan.residual is None else fold(plan.residual)
         if isinstance(residual, Literal) and residual.value:
@@ -112,8 +115,15 @@ def _fold_node(plan: Plan) -> Plan:
     return replace(plan, time=fold(plan.time)) if isinstance(plan, TimeWindow) else plan
 
 
+def _same(new: tuple[object, ...], old: tuple[object, ...]) -> bool:
+    return all(a is b for a, b in zip(new, old, strict=True))
+
+
 def _fold_aggregation(aggregation: Aggregation) -> Aggregation:
     keep = None if aggregation.filter is None else fold(aggregation.filter)
     if isinstance(keep, Literal) and keep.value:
         keep = None
-    return replace(aggregation, args=tuple(map(fold, aggregation.args)), filter=keep)
+    args = tuple(map(fold, aggregation.args))
+    if _same(args, aggregation.args) and keep is aggregation.filter:
+        return aggregation
+    return replace(aggregation, args=args, filter=keep)
