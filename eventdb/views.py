@@ -211,7 +211,7 @@ class Views:
             raise TimeoutError(f"view {info.name!r} had not stored offset {offset} after {timeout} s")
 
     def stats(self) -> dict[str, dict[str, object]]:
-        """Per view: state, input offset, watermark (naive UTC), late rows, whether this process maintains it, its problem."""
+        """Per view: state, input offset, watermark (naive UTC), late rows, its maintainer and problem."""
         found: dict[str, dict[str, object]] = {}
         with self._database._store.snapshot() as snapshot:
             for info in self._database._catalog.views():
