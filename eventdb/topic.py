@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from contextlib import suppress
 
 from eventdb.config import PRODUCER_LINGER_MS, PRODUCER_MAX_ROWS
-from eventdb.errors import EventDBError, OffsetOutOfRange, UsageError
+from eventdb.errors import EventDBError, OffsetOutOfRange, ReadOnlyError, UsageError
 from eventdb.event import Event, Position
 from eventdb.row import RowCodec
 from eventdb.values import datetime_to_us
@@ -275,6 +276,7 @@ class Topic:
             commit = self._store.wait(commit, 1.0 if left is None else min(left, 1.0))
             self._check_ddl()
             if self._encode is not self._codec.encode and self._info.kind == "topic":
-                self._encode({})  # raises: dropped or closed meanwhile
+                with suppress(ReadOnlyError):  # a read-only handle cannot append but reads on
+                    self._encode({})  # raises: dropped or closed meanwhile
             if self.offsets()[1] > position:
                 return True

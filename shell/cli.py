@@ -44,8 +44,8 @@ class _Parser(argparse.ArgumentParser):
             self.streams.note(message.rstrip())
         raise _UsageExit(status)
 
-    def print_help(self, file: object = None) -> None:
-        self.streams.stdout.write(self.format_help())
+    def _print_message(self, message: str, file: object = None) -> None:
+        self.streams.stdout.write(message)  # help and version; errors take the way above
 
 
 def _durability(text: str) -> str:

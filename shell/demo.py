@@ -201,7 +201,7 @@ class Demo:
                 raise DemoFailed(f"the writer stopped by itself: {writer.complaints()}")
             if alarms.failure is not None:
                 raise DemoFailed(f"the subscription failed: {alarms.failure}")
-            if last >= 0:
+            if last >= 0 and self.screen.wants(self.observations[last]["time"]):
                 self._draw(db, writer, alarms, last)
             time.sleep(self.screen.pause_s)
 

@@ -21,6 +21,7 @@ class Writer:
     def __init__(self, path: str, topic: str, events_per_second: float) -> None:
         command = [sys.executable, "-P", "-m", f"{__package__}.demo_writer", path, topic, str(events_per_second)]
         self.acknowledged: dict[int, int] = {}
+        self.last_acknowledged = -1  # the highest acknowledged offset
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read, name="demo-acknowledgements", daemon=True)
         self._reader.start()
@@ -33,6 +34,7 @@ class Writer:
             first, count, before_ns = map(int, line.split())
             for offset in range(first, first + count):
                 self.acknowledged[offset] = before_ns
+            self.last_acknowledged = first + count - 1
 
     @property
     def pid(self) -> int:
@@ -41,11 +43,6 @@ class Writer:
     @property
     def running(self) -> bool:
         return self._process.poll() is None
-
-    @property
-    def last_acknowledged(self) -> int:
-        """The highest acknowledged offset, -1 before the first."""
-        return max(self.acknowledged.copy(), default=-1)
 
     def kill(self) -> int:
         """SIGKILL: it can clean up nothing. Returns its exit status (-9) when it is gone and its words are read."""

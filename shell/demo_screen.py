@@ -38,6 +38,12 @@ class Screen:
     def code(self, line: str) -> str:
         return line if self._plain else f"\x1b[36m{line}\x1b[0m"
 
+    def wants(self, at: dt.datetime) -> bool:
+        """Whether event time `at` is worth showing: any on a terminal, noon of every fifth day in plain lines."""
+        if not self._plain:
+            return True
+        return at.hour >= 12 and (self._last_day is None or at.date() >= self._last_day + dt.timedelta(days=5))
+
     def draw(
         self,
         *,
@@ -51,6 +57,7 @@ class Screen:
         latencies: Sequence[float],
     ) -> None:
         """Show one moment: event time `at`, `share` of the replay done, the newest rows of the view."""
+        self._last_day = at.date()
         if self._plain:
             self._draw_line(at, appended, rows, alarms, latencies)
             return
@@ -80,10 +87,7 @@ class Screen:
         alarms: Sequence[Alarm],
         latencies: Sequence[float],
     ) -> None:
-        """One line for every fifth replayed day: mean temperatures of the day and what has been seen."""
-        if self._last_day is not None and at.date() < self._last_day + dt.timedelta(days=5):
-            return
-        self._last_day = at.date()
+        """One line: mean temperatures of the day and what has been seen."""
         means = "  ".join(f"{row[0]} {row[4]}" for row in rows)
         self._out.write(
             f"   {at:%Y-%m-%d %H:%M}  {appended:,} events  mean temp {means}  {len(alarms)} freezing alarms"
