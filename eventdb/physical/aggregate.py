@@ -85,24 +85,27 @@ class GroupRows(Operator):
 
     def produce(self) -> Iterator[RecordBatch]:
         pending: list[_Partial] = []
-        group_count = merged_count = 0
+        group_count = merged_count = held = 0
         for batch in self.children[0].batches():
             partial = self._partial(batch)
             pending.append(partial)
             group_count += partial.count
+            held += partial.nbytes
             if group_count >= max(_MERGE_GROUPS, 2 * merged_count):
+                self._hold(2 * held)
                 pending = [self._merge(pending)]
                 group_count = merged_count = pending[0].count
-            if len(pending) % 16 == 1 or group_count > 1024:
-                self._hold(pending)
+                held = pending[0].nbytes
+            self._hold(held)
         if pending:
             yield from self._finish(self._merge(pending))
         elif not self.plan.keys:
             yield from self._finish(self._nothing())
         self.release()
 
-    def _hold(self, pending: list[_Partial]) -> None:
-        held = sum(p.nbytes for p in pending) + sum(p.nbytes for p in self._pairs.values())
+    def _hold(self, held: int) -> None:
+        for pairs in self._pairs.values():
+            held += pairs.nbytes
         self.context.hold(self, "GROUP BY" if self.plan.keys else "an aggregate", held)
 
     def _fresh(self, count: int) -> list[Accumulator | None]:

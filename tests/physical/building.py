@@ -90,11 +90,10 @@ def fields_of(batch: RecordBatch) -> tuple[OutputField, ...]:
 
 
 class MemorySlice:
-    def __init__(self, batch: RecordBatch, first_offset: int, append_times: Array, time: int | None) -> None:
+    def __init__(self, batch: RecordBatch, first_offset: int, time: int | None) -> None:
         self._batch = batch
         self.first_offset = first_offset
         self.row_count = batch.row_count
-        self._append_times = append_times
         self.time_range: tuple[int, int] | None = None
         self.columns_read: set[int] = set()
         if time is not None and batch.row_count:
@@ -106,7 +105,7 @@ class MemorySlice:
         return self._batch.columns[index]
 
     def append_times(self) -> Array:
-        return self._append_times
+        return np.arange(self.first_offset, self.first_offset + self.row_count, dtype=np.int64) * 1000
 
 
 class MemoryLog:
@@ -136,7 +135,7 @@ class MemorySnapshot:
             low, high = max(start, first), min(stop, first + segment.row_count)
             if low < high:
                 part = segment.slice(low - first, high - first)
-                made.append(MemorySlice(part, low, np.arange(low, high, dtype=np.int64) * 1000, log.event_time))
+                made.append(MemorySlice(part, low, log.event_time))
             first += segment.row_count
         log.slices_made += made
         return made
