@@ -28,7 +28,7 @@ _REPEATED: tuple[Rule, ...] = (
     merge_projects,
     drop_dependent_keys,
 )
-_LAST: tuple[Rule, ...] = (push_limit, prune_columns, merge_projects, scan_ranges)
+_LAST: tuple[Rule, ...] = (push_limit, scan_ranges, prune_columns, merge_projects)
 RULES: tuple[str, ...] = tuple(dict.fromkeys(rule.__name__ for rule in (*_REPEATED, *_LAST)))
 _MAX_ROUNDS = 4
 

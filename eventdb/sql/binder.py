@@ -7,10 +7,12 @@ EventDB's own are read here. Nothing is executed and nothing is stored.
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from eventdb.errors import BindError, EventDBError, InternalError, ParseError, QueryError, TopicNotFound, UnsupportedSQL
 from eventdb.logical.constants import parse_timestamp_us
+from eventdb.logical.expressions import Literal
 from eventdb.logical.plan import FileScan, Plan, Scan, ViewScan
 from eventdb.schema import TIMESTAMP
 from eventdb.sql.context import Context, Parameters
@@ -39,6 +41,7 @@ from eventdb.sql.statements import (
 from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import create_topic
 from eventdb.sql.words import Words
+from eventdb.values import decode_value
 
 __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 
@@ -341,7 +344,8 @@ def _set(words: Words, context: Context) -> Statement:
     else:
         tree = words.source.expression(words.index, words.stop)
         bound = ExpressionBinder(context, Scope([], []), "SET").bind(tree)
-        value = getattr(bound, "value", bound)
+        value = decode_value(bound.type, bound.value) if isinstance(bound, Literal) else bound
+        value = float(value) if isinstance(value, Decimal) else value
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise words.error("SET needs a plain value: a number, a 'string', true or false", words.index)
     return SetOption(name, value)

@@ -41,7 +41,7 @@ class Source:
     @property
     def is_deep(self) -> bool:
         """Whether reading it may need more stack than usual."""
-        return len(self.tokens) > 300
+        return len(self.tokens) > 60
 
     def token_at(self, position: int | None) -> int | None:
         """The index of the token that begins at a character position."""

@@ -155,8 +155,11 @@ class QueryBinder:
         """The output name of an expression without an alias: its column, its call as written, or its bound form."""
         if isinstance(tree, (exp.Cast, exp.TryCast)) and not isinstance(tree.this, exp.Literal):
             return self._name_of(tree.this, bound.children()[0] if bound.children() else bound, binder)
-        if isinstance(tree, exp.Column):
-            return tree.name
+        inner = tree
+        while isinstance(inner, exp.Paren):
+            inner = inner.this
+        if isinstance(inner, exp.Column):
+            return inner.name
         if isinstance(tree, (exp.Placeholder, exp.Parameter)):
             return f"${tree.name}"
         written = self.context.written(tree)
