@@ -7,12 +7,12 @@ import os
 import pty
 import re
 import select
-import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,9 +115,8 @@ class Terminal:
     def __init__(self, path: Path, environment: dict[str, str]) -> None:
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "eventdb_shell", str(path)]
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
-        )
+        become_terminal = partial(os.login_tty, slave)  # so that Ctrl-C reaches the shell as a signal
+        self.process = subprocess.Popen(command, env=environment, preexec_fn=become_terminal)
         os.close(slave)
         self._master = master
         self.seen = ""
@@ -178,8 +177,9 @@ def test_a_person_at_a_terminal_asks_cancels_and_leaves(terminal: Terminal) -> N
     assert "BIGINT" in terminal.read_until("1 row")
     terminal.send("SUBSCRIBE TO t;\r")
     terminal.read_until("a=42")
-    os.kill(terminal.process.pid, signal.SIGINT)
+    terminal.send("\x03")  # the terminal turns it into SIGINT
+    terminal.read_until("eventdb>")
     terminal.send("SELECT 7 * 6 AS answer;\r")
-    terminal.read_until(r"answer\s[^$]*42")
+    terminal.read_until(r"answer\s[^$]*42[^$]*eventdb>")
     terminal.send("\x04")
     assert terminal.process.wait(20) == 0
