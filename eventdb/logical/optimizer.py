@@ -1,6 +1,7 @@
 """The optimiser: rules that simplify, run until the plan stays as it is, then the rules that finish it.
 
-Every rule is a pure function; `disabled` names rules (of RULES) to leave out, so tests can show that each one changes no result.
+Every rule is a pure function; `disabled` names rules (of RULES) to leave out, so tests can show that each one changes
+no result.
 """
 
 from __future__ import annotations

@@ -111,7 +111,8 @@ def test_explain_wraps_any_statement() -> None:
 
 def test_insert_values_are_literals_in_the_types_of_the_columns() -> None:
     insert = bound(
-        "INSERT INTO readings (ts, device, price, n) VALUES ('2020-01-01', 'a', 1.5, 2), (NULL, 'b', 3, 4) RETURNING _offset"
+        "INSERT INTO readings (ts, device, price, n) VALUES ('2020-01-01', 'a', 1.5, 2), (NULL, 'b', 3, 4) "
+        "RETURNING _offset"
     )
     assert isinstance(insert, st.Insert)
     assert insert.columns == (8, 0, 5, 2)
@@ -167,7 +168,10 @@ WINDOWED = "SELECT window_start, device, avg(temp) AS t FROM TUMBLE(readings, ts
         (WINDOWED + " EMIT CHANGES", "update"),
         ("SELECT time_bucket('1m', ts) AS b, max(n) AS m FROM readings GROUP BY b", "window_close"),
         ("SELECT window_start, count(*) AS c FROM HOP(readings, ts, 1m, 5m) GROUP BY window_start", "window_close"),
-        ("SELECT s, count(*) AS c FROM (SELECT window_start AS s FROM TUMBLE(readings, ts, '1m')) GROUP BY s", "window_close"),
+        (
+            "SELECT s, count(*) AS c FROM (SELECT window_start AS s FROM TUMBLE(readings, ts, '1m')) GROUP BY s",
+            "window_close",
+        ),
         ("SELECT window_start, sum(x) AS s FROM TUMBLE(plain, at, '1m') GROUP BY 1 EMIT ON UPDATE", "update"),
         ("SELECT date_trunc('hour', ts) AS h, count(*) AS c FROM readings GROUP BY h", "update"),
     ],
@@ -181,7 +185,8 @@ def test_a_view_has_the_documented_emission(query: str, emit: str | None) -> Non
 
 def test_a_view_reads_its_clauses_in_any_order() -> None:
     view = bound(
-        f"CREATE MATERIALIZED VIEW IF NOT EXISTS v AS {WINDOWED} EMIT ON WINDOW CLOSE GRACE 10s LATE ROWS DROP START FROM NOW"
+        f"CREATE MATERIALIZED VIEW IF NOT EXISTS v AS {WINDOWED} "
+        "EMIT ON WINDOW CLOSE GRACE 10s LATE ROWS DROP START FROM NOW"
     )
     assert isinstance(view, st.CreateView)
     assert (view.grace_us, view.start, view.if_not_exists) == (10_000_000, "now", True)
@@ -205,9 +210,15 @@ def test_a_view_reads_its_clauses_in_any_order() -> None:
         ("SELECT _offset FROM readings", "names that begin with '_'"),
         ("SELECT ts - ts AS d FROM readings", "is INTERVAL, which cannot be stored"),
         ("SELECT n FROM readings EMIT ON WINDOW CLOSE", "needs a GROUP BY over a window"),
-        ("SELECT n, count(*) AS c FROM readings GROUP BY n EMIT ON WINDOW CLOSE", "needs a window: GROUP BY window_start"),
+        (
+            "SELECT n, count(*) AS c FROM readings GROUP BY n EMIT ON WINDOW CLOSE",
+            "needs a window: GROUP BY window_start",
+        ),
         ("SELECT window_start, sum(x) AS s FROM TUMBLE(plain, at, '1m') GROUP BY 1", "it has no WATERMARK"),
-        ("SELECT window_start, count(*) AS c FROM TUMBLE(readings, _append_time, '1m') GROUP BY 1", "the column of the WATERMARK"),
+        (
+            "SELECT window_start, count(*) AS c FROM TUMBLE(readings, _append_time, '1m') GROUP BY 1",
+            "the column of the WATERMARK",
+        ),
         ("SELECT n, count(*) AS c FROM readings GROUP BY n EMIT ON UPDATE GRACE 5s", "unexpected 'GRACE'"),
         ("SELECT n FROM readings LATE ROWS REVISE", "late rows are dropped and counted"),
         ("SELECT n FROM readings EMIT EVERY 5s", "use EMIT ON UPDATE"),
