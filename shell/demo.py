@@ -94,6 +94,7 @@ class Demo:
         self.screen = Screen(streams, plain)
         self.started = time.perf_counter()
         self.checks = 0
+        self._asked = False
         self.observations = read_observations()
         self.offset_of = index_observations(self.observations)
         self.history = history_rows(self.observations)
@@ -282,7 +283,8 @@ class Demo:
         took = time.perf_counter() - started
         layout = Layout(width=self.screen.width, ascii=not self.screen.unicode)
         MODES["table"](result.columns, [str(t) for t in result.types], result, self.streams.stdout, layout)
-        self._say(f"in {format_duration(took)}")
+        self._say(f"in {format_duration(took)}" + ("" if self._asked else ", loading the SQL engine included"))
+        self._asked = True
 
 
 def repr_key(row: Sequence[object]) -> tuple[str, str]:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from .demo_process import percentile
-from .render import MODES, Layout
+from .render import MODES, Layout, shorten
 from .streams import Streams
 
 BAR_CELLS = 30
+MIN_COLUMNS, MIN_LINES = 60, 20  # a smaller terminal gets plain lines: what wraps or scrolls cannot be redrawn
 Alarm = tuple[int, str, dt.datetime, float]
 
 
@@ -21,12 +22,13 @@ class Screen:
 
     def __init__(self, streams: Streams, plain: bool) -> None:
         self._out = streams.stdout
-        self._plain = plain
+        size = shutil.get_terminal_size()
+        self._plain = plain = plain or size.columns < MIN_COLUMNS or size.lines < MIN_LINES
         self._lines_drawn = 0
         self._last_day: dt.date | None = None
         encoding = getattr(self._out, "encoding", None) or "utf-8"
         self.unicode = encoding.lower().replace("-", "").startswith("utf")
-        self.width = 0 if plain else shutil.get_terminal_size().columns
+        self.width = 0 if plain else size.columns
         self.pause_s = 0.05 if plain else 0.2
 
     def title(self, title: str, text: str) -> None:
@@ -71,7 +73,7 @@ class Screen:
             f"   append -> alarm: p50 {percentile(latencies, 0.5):,.0f} us, p99 {percentile(latencies, 0.99):,.0f} us",
         ]
         up = f"\x1b[{self._lines_drawn}A" if self._lines_drawn else ""
-        self._out.write(up + "".join(f"\r{line}\x1b[K\n" for line in lines))
+        self._out.write(up + "".join(f"\r{shorten(line, self.width)}\x1b[K\n" for line in lines))
         self._lines_drawn = len(lines)
         self._out.flush()
 
