@@ -49,7 +49,15 @@ class Campaign:
     """Kill rounds in one durability mode below `work`. `run` goes on until enough kills counted."""
 
     def __init__(
-        self, zygote: Zygote, work: Path, durability: str, seed: int, *, plant: str = "", views: bool = False
+        self,
+        zygote: Zygote,
+        work: Path,
+        durability: str,
+        seed: int,
+        *,
+        plant: str = "",
+        views: bool = False,
+        senders: float = 0.25,
     ) -> None:
         self._zygote = zygote
         self._work = work
@@ -57,6 +65,7 @@ class Campaign:
         self._rng = random.Random(seed)
         self._plant = plant
         self._views = views
+        self._senders = senders  # share of victims that are idempotent producers
         self._generation = 0
         self.tally = Tally()
         self._fresh()
@@ -105,7 +114,7 @@ class Campaign:
 
     def _round(self) -> None:
         rng, serial = self._rng, self.tally.rounds
-        victim = f"{PRODUCER_PREFIX}-a" if rng.random() < 0.25 else f"w{serial}a"
+        victim = f"{PRODUCER_PREFIX}-a" if rng.random() < self._senders else f"w{serial}a"
         by_step = rng.random() < 0.5
         more: list[object] = ["--view"] if self._views else []
         start = self._acks(victim)
@@ -115,7 +124,9 @@ class Campaign:
         if rng.random() < 0.3:
             others.append(("follower", self._start("follower", "--role", "follower", *more)))
         if by_step:
-            pid = self._start(victim, "--die-at-step", int(rng.expovariate(1 / 2_000)) + 1, *more)
+            pid = self._start(
+                victim, "--die-at-step", int(rng.expovariate(1 / rng.choice((100, 1_000, 8_000)))) + 1, *more
+            )
             self._zygote.wait(pid, START_SECONDS)
         else:
             pid = self._start(victim, *more)
@@ -136,7 +147,7 @@ class Campaign:
         more = ["--durability", self._durability, *(["--view"] if self._views else [])]
         report = run_checker(self._zygote, self._directory, self._history, self._output, *more)
         self.tally.problems += report["problems"]
-        self.tally.recoveries[report.get("recovery", {}).get("state", "?")] += 1
+        self.tally.recoveries[report.get("recovery", {}).get("kind", "?")] += 1
         self.tally.acked = self._tally_base[0] + report.get("acked", 0)
         self.tally.events = self._tally_base[1] + report.get("events", 0)
 

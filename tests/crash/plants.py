@@ -1,13 +1,21 @@
 """Bugs planted on purpose, inside one writer process: a harness that does not notice them proves nothing.
 
-Each entry of PLANTS breaks one rule of the storage design by replacing one function of the product.
+Each entry of PLANTS breaks one rule of the storage design by replacing functions of the product.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
+from eventdb.producer import Producer
+from eventdb.storage.commit import Writer
 from eventdb.storage.files import Clock
+from eventdb.storage.store import Store
+from eventdb.transaction import Transaction
 
 
 def set_boot_id(boot_id: str) -> None:
@@ -15,4 +23,93 @@ def set_boot_id(boot_id: str) -> None:
     Clock.boot_id = lambda self: boot_id  # type: ignore[method-assign]
 
 
-PLANTS: dict[str, Callable[[], None]] = {}
+def ack_before_flush() -> None:
+    """The journal is flushed 50 ms after the commit was acknowledged instead of before."""
+    whole = Writer.flush
+
+    def later(self: Writer, fd: int, path: str) -> None:
+        if "/journal/" not in path:
+            whole(self, fd, path)
+            return
+        self.flushes += 1
+        copy = os.dup(fd)
+
+        def flush() -> None:
+            time.sleep(0.05)
+            os.fdatasync(copy)
+            os.close(copy)
+
+        if threading.active_count() < 8:
+            threading.Thread(target=flush, daemon=True).start()
+        else:
+            os.close(copy)
+
+    Writer.flush = later  # type: ignore[method-assign]
+
+
+def checkpoint_without_pin() -> None:
+    """A checkpoint is saved, but nothing keeps LMDB from reusing its pages."""
+    whole = Writer._set_pin
+
+    def unpinned(self: Writer, pin: Any) -> None:
+        whole(self, pin)
+        if pin is not None:
+            pin.reset()
+
+    Writer._set_pin = unpinned  # type: ignore[method-assign]
+
+
+def split_transaction() -> None:
+    """A transaction over two topics is two commits."""
+
+    def commit(self: Transaction) -> None:
+        self._open = False
+        for topic, rows, columnar in self._parts:
+            with self._database._store.write() as writer:
+                add = writer.append_columns if columnar else writer.append_rows
+                first = add(topic._log, rows)
+            count = len(rows[0]) if columnar else len(rows)
+            positions = self.positions.setdefault(topic.name, [])
+            positions.extend((0, first + i) for i in range(count))  # type: ignore[misc]
+
+    Transaction.commit = commit  # type: ignore[method-assign]
+
+
+def write_behind() -> None:
+    """Single events are acknowledged at once and committed eight at a time."""
+    waiting: list[tuple[Any, ...]] = []
+
+    def append_row(self: Store, log: Any, row: tuple[Any, ...]) -> int:
+        with self.snapshot() as snapshot:
+            offset = snapshot.offsets(log)[1] + sum(one[0] is log for one in waiting)
+        waiting.append((log, row))
+        if len(waiting) == 8:
+            with self.write() as writer:
+                for target, held in waiting:
+                    writer.append_row(target, held)
+            waiting.clear()
+        return offset
+
+    Store.append_row = append_row  # type: ignore[method-assign]
+
+
+def sequence_apart() -> None:
+    """An idempotent producer stores its sequence in a commit of its own, after the events."""
+
+    def commit(self: Producer, batch: Any) -> None:
+        with self.topic._store.write() as transaction:
+            batch.first_offset = transaction.append_rows(self.topic._log, batch.rows)
+        time.sleep(0.002)
+        with self.topic._store.write() as transaction:
+            self._record(transaction, batch)
+
+    Producer._commit = commit  # type: ignore[method-assign]
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    "ack-before-flush": ack_before_flush,
+    "checkpoint-without-pin": checkpoint_without_pin,
+    "split-transaction": split_transaction,
+    "write-behind": write_behind,
+    "sequence-apart": sequence_apart,
+}

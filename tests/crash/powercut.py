@@ -240,7 +240,7 @@ class CutCampaign:
         tally.worst_loss_s = max(tally.worst_loss_s, float(str(report.get("loss_window_s", 0.0))))
         recovery = report.get("recovery", {})
         assert isinstance(recovery, dict)
-        tally.recoveries[str(recovery.get("state", "?"))] += 1
+        tally.recoveries[str(recovery.get("kind", "?"))] += 1
         if problems:
             tally.broken += 1
             tally.kinds.update(str(kind) for kind in report["kinds"])  # type: ignore[attr-defined]

@@ -186,10 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.role == "follower":
         follow(db, history, options.name, options.seconds)
         return 0
+    if options.die_at_step:
+        die_at_step(options.die_at_step)  # before any thread starts: it reaches new ones only
     make = Sender if options.name.startswith(PRODUCER_PREFIX) else Writer
     writer = make(db, history, options.name, rng)
-    if options.die_at_step:
-        die_at_step(options.die_at_step)
     until = time.monotonic() + options.seconds
     while time.monotonic() < until:
         writer.step()
