@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from eventdb.logical.constants import DAY_US
-from eventdb.logical.expressions import Call, Case, Expression, IntervalValue, Literal
+from eventdb.logical.expressions import Case, Expression, IntervalValue, Literal
 from eventdb.logical.functions import AGGREGATES, DATE_PARTS, SCALARS, TRUNC_UNITS
 from eventdb.schema import BIGINT, BOOLEAN, DATE, DOUBLE, INTERVAL, TIMESTAMP, VARCHAR
 from eventdb.sql.intervals import parse_interval
@@ -38,15 +38,14 @@ _PLAIN = {
     "md5": "md5", "now": "now", "transaction_timestamp": "now", "get_current_timestamp": "now",
     "current_timestamp": "now", "epoch": "epoch", "epoch_us": "epoch_us", "to_timestamp": "to_timestamp",
     "make_timestamp": "make_timestamp", "make_date": "make_date", "strptime": "strptime",
-    "date_add": "add", "date_sub_interval": "subtract",
+    "date_add": "add",
 }  # fmt: skip
 
 _AGGREGATE_NAMES = {name: name for name in AGGREGATES if name != "count_star"} | {
     "mean": "avg", "average": "avg", "stddev": "stddev_samp", "std": "stddev_samp", "variance": "var_samp",
     "var": "var_samp", "every": "bool_and", "logical_and": "bool_and", "logical_or": "bool_or",
-    "arbitrary": "first", "first_value": "first", "last_value": "last",
+    "arbitrary": "first",
 }  # fmt: skip
-del _AGGREGATE_NAMES["first_value"], _AGGREGATE_NAMES["last_value"]
 
 _PART_NAMES = {
     "dayofweek": "dow", "weekday": "dow", "dayofmonth": "day", "dayofyear": "doy", "weekofyear": "week",
@@ -270,7 +269,6 @@ _BUILDERS: dict[str, Builder] = {
 
 WINDOW_FUNCTIONS = ("tumble", "hop", "window", "tumble_start", "tumble_end", "hop_start", "hop_end")
 FUNCTION_NAMES = frozenset((*_PLAIN, *_AGGREGATE_NAMES, *_BUILDERS, *WINDOW_FUNCTIONS, "count_if", "countif"))
-FUNCTION_NAMES -= {"date_sub_interval"}
 
 
 def aggregate_name(name: str) -> str | None:
@@ -289,12 +287,3 @@ def scalar(binder: ExpressionBinder, name: str, args: list[Expression], node: An
     if plain == "now" and args:
         binder.context.fail(f"{name}() takes no arguments", node)
     return binder.call(plain, args, node, shown=name)
-
-
-def call_text(function: str, args: list[Expression]) -> str:
-    """How a call is named in messages: add(VARCHAR, DOUBLE)."""
-    return f"{function}({', '.join(str(arg.type) for arg in args)})"
-
-
-def is_call(expression: Expression, function: str) -> bool:
-    return isinstance(expression, Call) and expression.function == function

@@ -9,7 +9,7 @@ from typing import Any
 from sqlglot import exp
 
 from eventdb.errors import BindError, EventDBError, QueryError, TopicNotFound, UnsupportedSQL
-from eventdb.logical.expressions import Call, ColumnRef, Expression, columns_of, remap
+from eventdb.logical.expressions import Call, Expression, columns_of, remap
 from eventdb.logical.plan import Fields, FileScan, Join, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
 from eventdb.schema import BIGINT, BOOLEAN, INTEGER, TIMESTAMP
 from eventdb.sql.context import Context
@@ -95,7 +95,7 @@ class RelationBinder:
         cte = self.ctes.get(name.lower()) if len(parts) == 1 else None
         if cte is not None:
             return self._named(cte, node, name)
-        plan, names = self._scan(self._resolve(name, node))
+        plan, names = self.scan(self._resolve(name, node))
         alias = node.args.get("alias")
         shown = (alias.name if alias is not None else "") or _base_name(name)
         renamed = [part.name for part in alias.args.get("columns") or []] if alias is not None else []
@@ -126,7 +126,7 @@ class RelationBinder:
         except EventDBError as error:
             raise BindError(str(error), sql=self.context.sql, line=line, column=column) from error
 
-    def _scan(self, table: TableInfo) -> tuple[Plan, list[Name]]:
+    def scan(self, table: TableInfo) -> tuple[Plan, list[Name]]:
         """The scan of all columns (and the system columns this statement mentions), and what they are called."""
         fields: Fields = tuple(OutputField(f.name, f.type, f.nullable) for f in table.schema)
         names = [Name("", f.name, f.type, i) for i, f in enumerate(fields)]
@@ -398,8 +398,3 @@ def _joined(
 ) -> Join:
     residual = None if not rest else rest[0] if len(rest) == 1 else Call(BOOLEAN, "and", tuple(rest))
     return Join(how, left, right, tuple(a for a, _ in pairs), tuple(b for _, b in pairs), residual)
-
-
-def column_of(expression: Expression) -> str | None:
-    """The name of a plain column."""
-    return expression.name if isinstance(expression, ColumnRef) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NoReturn
 
 from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.plan import Fields
@@ -66,7 +66,7 @@ class Scope:
             context.fail(f"column {name!r} is ambiguous: {owners}", node)
         return ColumnRef(found[0].type, found[0].index, found[0].name)
 
-    def missing(self, name: str, table: str, extra: list[str], context: Context, node: Any) -> None:
+    def missing(self, name: str, table: str, extra: list[str], context: Context, node: Any) -> NoReturn:
         """Raise the BindError for a column that is not there, with near names."""
         shown = [n.name for n in self.names if not table or n.table.lower() == table.lower()] + extra
         near = get_close_matches(name.lower(), [column.lower() for column in shown], 1)

@@ -115,9 +115,8 @@ class CreateView(Statement):
     """A continuous query. `topic` is its one input.
 
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
-    current
-    row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or event time
-    in us.
+    current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
+    event time in us.
     """
 
     name: str

@@ -233,7 +233,7 @@ def test_a_literal_written_as_sql_reads_back_as_itself(value: object) -> None:
     assert (again.value, again.type.name) == (first.value, first.type.name)
 
 
-LEAVES = st.sampled_from(["n", "temp", "1", "2.5e0", "big", "NULL"])
+LEAVES = st.sampled_from(["n", "temp", "1", "7", "big", "NULL"])
 
 
 def combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
