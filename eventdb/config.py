@@ -20,6 +20,7 @@ JOURNAL_MAX_BYTES = 16 * MIB
 MAX_PAYLOAD_BYTES = 256 * KIB  # larger batches go to the segment first and the record names them
 CHECKPOINT_INTERVAL_MS = 5_000
 CHECKPOINT_JOURNAL_BYTES = 64 * MIB
+CHECKPOINT_INDEX_BYTES = 32 * MIB  # pages the index may not use again before the next checkpoint
 RESERVE_BYTES = 1 * MIB
 DEFAULT_FLUSH_INTERVAL_MS = 100
 

@@ -5,3 +5,16 @@ flushes it if the mode says so, commits one LMDB transaction (kv.py) that moves 
 A query: snapshot.py reads the end offsets from an LMDB read transaction -> log.py maps segments -> columns.py slices them.
 A crash: recovery.py, from the last checkpoint (checkpoint.py) and the journal.
 """
+
+from __future__ import annotations
+
+from eventdb.storage.log import PartitionLog
+from eventdb.storage.snapshot import StoreSnapshot
+from eventdb.storage.store import Store
+from eventdb.storage.transaction import WriteTransaction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from eventdb.storage.columns import SegmentSlice as SegmentSlice  # NumPy comes with it
+
+__all__ = ["PartitionLog", "Store", "StoreSnapshot", "WriteTransaction"]

@@ -30,8 +30,9 @@ def check_store(files: Files, path: str, uuid: bytes, snapshot: StoreSnapshot, *
             slots.close()
     except (OSError, EventDBError) as error:
         problems.append(f"index/checkpoint: {error}")
-    for key, value in scan(txn, b"p"):
+    for key, _ in scan(txn, b"p"):
         _, topic_id, partition = PARTITION_KEY.unpack(key)
+        value = snapshot.partition(key) or b""
         problems += _check_partition(files, path, uuid, txn, topic_id, partition, PartitionState().unpack(value), deep)
     for key, _ in scan(txn, b"s"):
         _, topic_id, partition, base = SEGMENT_KEY.unpack(key)

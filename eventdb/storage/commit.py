@@ -4,6 +4,9 @@ Legal call order: enter() -> stores past the end, puts into the transaction -> c
 order, the process's mutex, the flock of LOCK (with a timeout), and LMDB's write transaction, so LMDB's own lock, which
 cannot time out, never blocks for long. commit() is: journal record -> flush (in `commit` mode) -> LMDB commit. Until the
 record is written nothing has happened; from then on the commit is completed by this process or by the next writer.
+
+A commit that changes no index key but partitions' ends goes to the head (head.py) instead of LMDB: commit_head(). Every
+index transaction begins by folding the head in, so whoever reads the index inside one sees everything.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     BULK_UNSYNCED,
     COMMIT_RECORD,
+    META,
     META_KEY,
     RECORD_BYTES,
     ROLL_BYTES,
@@ -39,6 +43,7 @@ from eventdb.storage.format import (
     align,
     topic_directory,
 )
+from eventdb.storage.head import MAX_AHEAD, Head, ahead_of, head_lsn, pack_head
 from eventdb.storage.journal import Journal, Tail
 from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.recovery import RecordApplier
@@ -58,7 +63,7 @@ if TYPE_CHECKING:
 
 _ZERO = bytes(8)
 _BUSY = (errno.EAGAIN, errno.EACCES)
-_INODE_CHECK_NS = 200_000_000
+_LOOK_US = 1_000_000  # how often the writer looks whether LOCK is still the file it locked
 
 
 class Writer:
@@ -74,6 +79,9 @@ class Writer:
         self.uuid = uuid
         self.index = index
         self.shared = shared
+        self.head = Head(shared)
+        self.sequence = -1  # of the head, as this process's caches reflect it; -1 = none
+        self.ahead: dict[bytes, bytes] = {}  # partition key -> PARTITION of the head's content
         self.lock_fd = lock_fd
         self.lock_path = f"{path}/LOCK"
         self.synced = durability == "commit"
@@ -82,6 +90,7 @@ class Writer:
         self.slots = CheckpointFile(files, f"{path}/index", write=True)
         self.boot_id = clock.boot_id()
         self.pid = os.getpid()
+        self.pid_bytes = U32.pack(self.pid)
         self.mutex = threading.Lock()
         self.owner = 0
         self.tail = Tail()
@@ -99,7 +108,8 @@ class Writer:
         self.checkpoint_ns = clock.monotonic_ns()
         self.journal_start = 0
         self.journal_bytes = 0  # written by this process since its last checkpoint
-        self._inode_ns = 0
+        self.index_bytes = 0  # size of the index at the last checkpoint
+        self.look_us = 0
         self.fresh_epoch = False
         self.on_first_commit: Callable[[], None] | None = None
 
@@ -131,17 +141,17 @@ class Writer:
                 if error.errno not in _BUSY:
                     raise storage_error(error, "locking", self.lock_path) from error
                 self._wait_for_lock()
-            self.shared[SHARED_HOLDER : SHARED_HOLDER + 4] = U32.pack(self.pid)
+            self.shared[SHARED_HOLDER : SHARED_HOLDER + 4] = self.pid_bytes
             if self.poison_reason or self.shared[SHARED_POISON]:
                 raise PoisonedError(
                     f"{self.path}: an earlier flush failed{': ' + self.poison_reason if self.poison_reason else ''}; "
                     "nothing more is accepted until every handle is closed and the database reopened",
                     path=self.path,
                 )
-            now = self.clock.monotonic_ns()
-            if now - self._inode_ns > _INODE_CHECK_NS:
+            now = self.clock.time_us()
+            if not self.look_us - _LOOK_US <= now < self.look_us:
                 self._check_inode()
-                self._inode_ns = now
+                self.look_us = now + _LOOK_US
         except BaseException:
             self.unlock()
             raise
@@ -213,8 +223,9 @@ class Writer:
         except IndexFault as error:
             raise index_error(error, self.index.path) from error
         try:
-            if txn.id() != self.last_txn + 1:
+            if txn.id() != self.last_txn + 1 or self.head.sequence() != self.sequence:
                 self.reload(txn)
+            self._fold(txn)
             file = self.journal.file
             tail = self.tail
             if file is None or file.number != tail.number or file.epoch != tail.epoch:
@@ -232,9 +243,15 @@ class Writer:
         return txn
 
     def reload(self, txn: Any) -> None:
+        """`tail` and `ahead` are what the index and the head say."""
         value = txn.get(META_KEY)
         if value is not None:
             self.tail.unpack(value)
+        self.sequence, data = self.head.read()
+        self.ahead = {}
+        if head_lsn(data) > self.tail.lsn:
+            self.tail.unpack(data[: META.size])
+            self.ahead = ahead_of(data)
         start = self.start
         if start is not None and start.epoch > self.tail.epoch:
             sequence = self.tail.checkpoint_sequence
@@ -244,6 +261,44 @@ class Writer:
             self.tail.durable_lsn = min(self.flushed_lsn, self.tail.flushed())
         self.generation += 1
         self.last_txn = txn.id() - 1
+
+    def _fold(self, txn: Any) -> None:
+        """What the head holds is in the transaction too; it takes effect when that commits."""
+        if self.ahead:
+            try:
+                for key, value in self.ahead.items():
+                    txn.put(key, value)
+                txn.put(META_KEY, self.tail.pack())
+            except IndexFault as error:
+                raise index_error(error, self.index.path) from error
+
+    def commit_txn(self, txn: Any) -> None:
+        """Commits an index transaction that the head was folded into. IndexFault as LMDB raises it.
+
+        The sequence moves before and after: a process that dies in between has told the others to look at the index.
+        """
+        self.head.touch()
+        txn.commit()
+        self.ahead = {}
+        self.sequence = self.head.write(b"")
+
+    def fold(self) -> None:
+        """The index holds everything; the head is empty. Lock held, no write transaction open."""
+        if self.head.is_empty():
+            return
+        txn = self.index.begin_write()
+        try:
+            self.reload(txn)
+            self._fold(txn)
+            number = txn.id()
+            self.commit_txn(txn)
+        except IndexFault as error:
+            txn.abort()
+            raise index_error(error, self.index.path) from error
+        except BaseException:
+            txn.abort()
+            raise
+        self.last_txn = number
 
     def _open_tail(self) -> Any:
         self.journal.close()
@@ -268,7 +323,7 @@ class Writer:
         self.replayed += count
         self.generation += 1
         txn.put(META_KEY, self.tail.pack())
-        txn.commit()
+        self.commit_txn(txn)
         txn = self.index.begin_write()
         self.last_txn = txn.id() - 1
         return txn
@@ -283,37 +338,61 @@ class Writer:
         """
         last = self.last_txn
         self.last_txn = -1
-        tail = self.tail
         if payload is None:
             self._commit_index(txn)
         else:
-            if tail.position + RECORD_BYTES + len(payload) + 8 + ROLL_BYTES > tail.size:
-                tail = self._roll(len(payload))
-            if self.flushed_lsn > tail.durable_lsn:
-                tail.durable_lsn = min(self.flushed_lsn, tail.flushed())
-            record, crc = self.journal.encode(COMMIT_RECORD, BULK_UNSYNCED if bulk else 0, tail, tail.lsn + 1, payload)
-            after = tail.copy()
-            after.lsn += 1
-            after.position += len(record)
-            after.chain = crc
-            if bulk and not after.bulk_lsn:
-                after.bulk_lsn = after.lsn
-            if self.synced:
-                after.durable_lsn = after.flushed()
+            record, after = self._next_record(payload, bulk=bulk)
             try:
                 txn.put(META_KEY, after.pack())
             except IndexFault as error:
                 raise index_error(error, self.index.path) from error
-            self.write_record(record, tail.position)
-            self._commit_index(txn, tail)
-            self.tail = after
-            self.own_lsn = after.lsn
-            if self.synced:
-                self.flushed_lsn = after.lsn
-            self.journal_bytes += len(record)
-            self.bytes_appended += len(record)
+            position = self.tail.position
+            self.write_record(record, position)
+            self._commit_index(txn, position)
+            self._account(record, after)
         self.commits += 1
         self.last_txn = last + 1
+
+    def commit_head(self, payload: bytes, ahead: dict[bytes, bytes], *, bulk: bool = False) -> bool:
+        """Like commit(), for rows that change no index key but the PARTITION values in `ahead`. False, and nothing done,
+        when the head has no room for them. The caller aborts its index transaction first."""
+        together = {**self.ahead, **ahead}
+        if len(together) > MAX_AHEAD:
+            return False
+        self.sequence = -1
+        record, after = self._next_record(payload, bulk=bulk)
+        self.write_record(record, self.tail.position)
+        self.sequence = self.head.write(pack_head(after.pack(), together))
+        self.ahead = together
+        self._account(record, after)
+        self.commits += 1
+        return True
+
+    def _next_record(self, payload: bytes, *, bulk: bool) -> tuple[bytes, Tail]:
+        """The record of a commit, and the tail after it."""
+        tail = self.tail
+        if tail.position + RECORD_BYTES + len(payload) + 8 + ROLL_BYTES > tail.size:
+            tail = self._roll(len(payload))
+        if self.flushed_lsn > tail.durable_lsn:
+            tail.durable_lsn = min(self.flushed_lsn, tail.flushed())
+        record, crc = self.journal.encode(COMMIT_RECORD, BULK_UNSYNCED if bulk else 0, tail, tail.lsn + 1, payload)
+        after = tail.copy()
+        after.lsn += 1
+        after.position += len(record)
+        after.chain = crc
+        if bulk and not after.bulk_lsn:
+            after.bulk_lsn = after.lsn
+        if self.synced:
+            after.durable_lsn = after.flushed()
+        return record, after
+
+    def _account(self, record: bytes, after: Tail) -> None:
+        self.tail = after
+        self.own_lsn = after.lsn
+        if self.synced:
+            self.flushed_lsn = after.lsn
+        self.journal_bytes += len(record)
+        self.bytes_appended += len(record)
 
     def write_record(self, record: bytes, position: int) -> None:
         """The record is in the journal and, in `commit` mode, flushed."""
@@ -350,14 +429,19 @@ class Writer:
         except OSError as error:
             self.poison(f"the journal {file.path} could not be written: {error.strerror or error}")
 
-    def _commit_index(self, txn: Any, tail: Tail | None = None) -> None:
+    def withdraw(self, position: int) -> None:
+        """The record just written does not count, now or after a crash: the index could not follow it."""
+        assert self.journal.file is not None
+        self._wipe(position)
+        self.flush(self.journal.file.fd, self.journal.file.path)
+
+    def _commit_index(self, txn: Any, position: int = -1) -> None:
+        """Commits; on failure the journal record at `position`, if any, is withdrawn."""
         try:
-            txn.commit()
+            self.commit_txn(txn)
         except IndexFault as error:
-            if tail is not None:
-                assert self.journal.file is not None
-                self._wipe(tail.position)
-                self.flush(self.journal.file.fd, self.journal.file.path)
+            if position >= 0:
+                self.withdraw(position)
             raise index_error(error, self.index.path) from error
 
     def _roll(self, need_bytes: int) -> Tail:
@@ -367,7 +451,7 @@ class Writer:
         file, following = self.journal.create(old, old.epoch, old.number + 1, RECORD_BYTES + need_bytes + 16)
         self.flushes += 2
         try:
-            self.files.write_fully(self.journal.file.fd, self.journal.roll_record(old), old.position)
+            self.files.write_fully(self.journal.file.fd, self.journal.roll_record(old, following), old.position)
         except OSError as error:
             self._wipe(old.position)
             self.journal.close_file(file)
@@ -459,6 +543,7 @@ class Writer:
     def _reset_counters(self) -> None:
         self.checkpoint_ns = self.clock.monotonic_ns()
         self.journal_bytes = 0
+        self.index_bytes = self.index.size_bytes()
         self.checkpoints += 1
 
     def pre_flush(self) -> None:
@@ -518,6 +603,7 @@ class Writer:
 
         With `clean` it is also marked as complete: nothing needs replaying; the caller closes.
         """
+        self.fold()
         pin = self.index.begin_read()
         try:
             dirty = list(scan(pin, b"w"))
@@ -558,7 +644,7 @@ class Writer:
             tail.durable_lsn = tail.lsn
             txn.put(META_KEY, tail.pack())
             number = txn.id()
-            txn.commit()
+            self.commit_txn(txn)
         except IndexFault as error:
             txn.abort()
             raise index_error(error, self.index.path) from error
@@ -578,7 +664,7 @@ class Writer:
         self.check_usable()
         if self.closed:
             raise ClosedError("the database is closed")
-        if self.prepared and self.checkpoint_txn == self.index.last_txn_id():
+        if self.is_checkpointed():
             return
         if not self.poison_reason:
             self.pre_flush()
@@ -593,6 +679,10 @@ class Writer:
             self.prepared = True
         finally:
             self.unlock()
+
+    def is_checkpointed(self) -> bool:
+        """Whether the newest commit of any process is this process's own last checkpoint."""
+        return self.prepared and self.checkpoint_txn == self.index.last_txn_id() and self.head.is_empty()
 
     def release_idle_pin(self, commits: int) -> None:
         """Called when this process has not committed for long: its pin stops holding old index pages."""

@@ -5,7 +5,8 @@ Directory::
     FORMAT                      magic, version, uuid, CRC. Written last at creation: a directory without it is not a database
     LOCK                        flock'd for one commit at a time. Never deleted
     ALIVE                       flock'd shared by every process that has the database open. Who gets it exclusively is alone
-    shared                      one mapped page: poison flag, holder of LOCK, wake-up slots. Says nothing that must survive
+    shared                      mapped by everybody: poison flag, holder of LOCK, wake-up slots, and the head (head.py):
+                                commits that are ahead of the index. Says nothing that must survive a power loss
     reserve                     space given back when recovery meets a full disk
     index/data.mdb, lock.mdb    LMDB: what is committed
     index/checkpoint            two slots: the LMDB meta pages of the last two checkpoints
@@ -121,10 +122,15 @@ SLOT = Struct("<8sQII40sQIIQIIQ")
 #      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, 0, file size; crc u32
 SLOT_CLEAN = 1
 
-# --- the shared page ------------------------------------------------------------------------------
-SHARED_BYTES = 4096
+# --- the shared pages -----------------------------------------------------------------------------
+SHARED_BYTES = 3 * 4096
 SHARED_POISON = 0  # u8
 SHARED_HOLDER = 8  # u32: pid of the last process that locked LOCK
+SHARED_SEQUENCE = 16  # u64: commit id; its lowest bit chooses the head's slot
+HEAD_POSITIONS = (4096, 8192)
+HEAD_SLOT_BYTES = 4096
+HEAD = Struct("<II")  # content bytes, crc seeded with the sequence; then META, and per partition its key, a zero byte, PARTITION
+HEAD_ENTRY_BYTES = PARTITION_KEY.size + 1 + PARTITION.size
 SHARED_SLOTS = 64  # one byte per waiter slot: 1 = armed
 SLOT_COUNT = 64
 

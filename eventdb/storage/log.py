@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from eventdb.errors import CorruptionError
+from eventdb.storage.append import make_encoder
 from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.format import (
     NO_MAX_TIME,
@@ -76,7 +77,8 @@ class PartitionLog:
         self.segment: Segment | None = None
         self.generation = -1
         self.touched = (-1, NO_SEGMENT)  # checkpoint sequence and segment base of the last dirty mark of this process
-        self.encoder: Any = None  # see append.py
+        self.encoder: Any = None  # append.py's function for `segment`
+        self.capacity = 0  # of `segment`
         self._mapped: dict[int, Segment] = {}
 
     def load(self, txn: Any) -> None:
@@ -93,9 +95,17 @@ class PartitionLog:
         for dictionary in self.dictionaries:
             if dictionary is not None:
                 dictionary.refresh(txn)
+        self.adopt(state, segment)
+
+    def adopt(self, state: PartitionState, segment: Segment | None) -> None:
+        """The writer's view is the given one."""
         self.state = state
+        if segment is None:
+            self.encoder = None
+        elif segment is not self.segment or self.encoder is None:
+            self.encoder = None if state.derived else make_encoder(self, segment)
+            self.capacity = segment.layout.capacity
         self.segment = segment
-        self.encoder = None
 
     def open_for_writing(self, txn: Any, base: int) -> Segment:
         value = txn.get(segment_key(self.topic_id, self.partition, base))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 
-from eventdb.config import CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES
+from eventdb.config import CHECKPOINT_INDEX_BYTES, CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES
 from eventdb.errors import EventDBError
 
 TYPE_CHECKING = False
@@ -49,7 +49,9 @@ class Maintenance:
                 if self._interval_ms is not None:
                     writer.flush_journal()
                 age_ms = (writer.clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000
-                if writer.journal_bytes > CHECKPOINT_JOURNAL_BYTES or age_ms >= CHECKPOINT_INTERVAL_MS:
+                grown_bytes = writer.index.size_bytes() - writer.index_bytes
+                full = writer.journal_bytes > CHECKPOINT_JOURNAL_BYTES or grown_bytes > CHECKPOINT_INDEX_BYTES
+                if full or age_ms >= CHECKPOINT_INTERVAL_MS:
                     idle = idle + 1 if seen == writer.commits else 0
                     if seen != writer.commits or not idle:
                         writer.checkpoint()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from eventdb.errors import ClosedError, OffsetOutOfRange
-from eventdb.storage.format import NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, segment_key
+from eventdb.storage.format import META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
+from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
 
@@ -23,9 +24,14 @@ _ROWS_PER_CHUNK = 4096
 class StoreSnapshot:
     """Get it from Store.snapshot(). Any thread may use it, one at a time; close it soon: it keeps the index's old pages alive."""
 
-    def __init__(self, txn: Any) -> None:
+    def __init__(self, txn: Any, commit_id: int, head: bytes) -> None:
         self._txn = txn
-        self.commit_id: int = txn.id()
+        self.commit_id = commit_id
+        self._ahead: dict[bytes, bytes] = {}
+        if head:
+            meta = txn.get(META_KEY)
+            if meta is None or head_lsn(head) > U64.unpack_from(meta)[0]:
+                self._ahead = ahead_of(head)
 
     def __enter__(self) -> StoreSnapshot:
         return self
@@ -49,9 +55,14 @@ class StoreSnapshot:
         return self._txn
 
     def _state(self, log: PartitionLog) -> PartitionState:
-        value = self._open().get(log.key)
         state = PartitionState()
+        value = self.partition(log.key)
         return state if value is None else state.unpack(value)
+
+    def partition(self, key: bytes) -> bytes | None:
+        """The PARTITION value of a partition key."""
+        value = self._ahead.get(key)
+        return self._open().get(key) if value is None else value
 
     def offsets(self, log: PartitionLog) -> tuple[int, int]:
         """(log_start_offset, log_end_offset)."""

@@ -10,6 +10,7 @@ import threading
 
 from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS
 from eventdb.errors import ClosedError, ForkError, PoisonedError, ReadOnlyError, StorageError, UsageError
+from eventdb.storage.append import append_row
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.commit import Writer
 from eventdb.storage.dictionary import DictionaryCache
@@ -24,6 +25,7 @@ from eventdb.storage.directory import (
 )
 from eventdb.storage.files import Clock, Files, storage_error
 from eventdb.storage.format import OP_FORGET, OP_PLACE, SHARED_BYTES, SHARED_POISON
+from eventdb.storage.head import Head
 from eventdb.storage.kv import Index
 from eventdb.storage.log import PartitionLog
 from eventdb.storage.maintenance import Maintenance
@@ -115,6 +117,7 @@ class Store:
         self._fds: list[int] = []
         self._alive_fd = -1
         self._page: mmap.mmap | None = None
+        self._head: Head | None = None
         self._writer: Writer | None = None
         self._maintenance: Maintenance | None = None
         with contextlib.ExitStack() as undo:
@@ -125,7 +128,6 @@ class Store:
                 self._open_for_writing(mode, interval_ms, create, live_topics, maintenance)
             undo.pop_all()
         self._notifier = Notifier(self.uuid, self._page, clock)
-        self._last_txn_id: Callable[[], int] = self._index.last_txn_id
 
     # -- opening -------------------------------------------------------------------------------
 
@@ -184,6 +186,9 @@ class Store:
             self._index = Index(files, f"{path}/index")
             writer = Writer(files, self._clock, path, self.uuid, self._index, page, lock_fd, mode, live_topics)
             self._writer = writer
+            self._head = writer.head
+            if alone and (slot.clean or restoring):
+                self._head.reset()  # left by a crash whose page cache is gone, or by an older life
             check_identity(writer, slot, restoring)
             if alone and (not slot.clean or poisoned):
                 if restoring or poisoned or self._needs_replay(writer, slot):
@@ -237,6 +242,7 @@ class Store:
         if not os.access(f"{path}/index", os.W_OK) or not os.access(f"{path}/index/lock.mdb", os.W_OK):
             lock = False  # a medium nobody can write to needs no reader table
         self._index = Index(files, f"{path}/index", read_only=True, lock=lock)
+        self._head = Head(files.mmap(self._open_file("shared", write=False), SHARED_BYTES, write=False))
 
     # -- closing -------------------------------------------------------------------------------
 
@@ -276,7 +282,7 @@ class Store:
                     if writer.start is None and slot is not None:
                         writer.start = slot.tail
                     writer.sync_point(clean=True)
-            elif writer.prepared and writer.checkpoint_txn != self._index.last_txn_id():
+            elif writer.prepared and not writer.is_checkpointed():
                 writer.sync_point()
         finally:
             writer.closed = True
@@ -296,7 +302,7 @@ class Store:
         index = getattr(self, "_index", None)
         if index is not None:
             index.close()
-        self._page = None
+        self._page = self._head = None
         fds, self._fds = self._fds, []
         for fd in fds:
             with contextlib.suppress(OSError):
@@ -329,6 +335,12 @@ class Store:
 
     def append_row(self, log: PartitionLog, row: tuple[Any, ...]) -> int:
         """One committed row; returns its offset."""
+        writer = self._writer
+        if writer is not None:
+            offset = append_row(writer, log, row)
+            if offset >= 0:
+                self._notifier.announce()
+                return offset
         with self.write() as transaction:
             offset = transaction.append_rows(log, (row,))
         return offset
@@ -364,12 +376,19 @@ class Store:
 
     def snapshot(self) -> StoreSnapshot:
         self._check()
-        return StoreSnapshot(self._index.begin_read())
+        head = self._head
+        if head is None:
+            txn = self._index.begin_read()
+            return StoreSnapshot(txn, txn.id(), b"")
+        # The head first: if the index is folded in between, its lsn is no longer behind and the head does not count.
+        sequence, data = head.read()
+        return StoreSnapshot(self._index.begin_read(), sequence, data)
 
     def commit_id(self) -> int:
         """The id of the newest commit of any process; only grows."""
         self._check()
-        return self._last_txn_id()
+        head = self._head
+        return self._index.last_txn_id() if head is None else head.sequence()
 
     def wait(self, commit_id: int, timeout_s: float | None = None) -> int:
         """The current commit id as soon as it exceeds `commit_id`, or at the timeout whatever it is."""

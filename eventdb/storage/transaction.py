@@ -86,6 +86,8 @@ class WriteTransaction:
         self._thread = 0
         self._now_us = 0
         self._changed = False
+        self._index_changed = False  # by more than partitions' ends: those may go to the head
+        self._ahead: dict[bytes, bytes] = {}
         self._committing = False
 
     def __enter__(self) -> WriteTransaction:
@@ -358,6 +360,7 @@ class WriteTransaction:
             self._key_ops.append(OP_KEY.pack(OP_PUT, len(key), len(value)) + key + value)
 
     def _run(self, operation: Any, *arguments: bytes) -> None:
+        self._index_changed = True
         try:
             operation(*arguments)
         except IndexFault as error:
@@ -379,16 +382,25 @@ class WriteTransaction:
                 unsynced = True
         parts.extend(self._key_ops)
         self._committing = True
-        writer.commit(self._txn, b"".join(parts) if self._journaled else None, bulk=unsynced)
+        payload = b"".join(parts) if self._journaled else None
+        if payload is None or self._index_changed or not self._commit_head(payload, unsynced):
+            for key, state in self._ahead.items():
+                self._run(self._txn.put, key, state)
+            writer.commit(self._txn, payload, bulk=unsynced)
         for staged in self._staged.values():
             log = staged.log
-            log.state = staged.state
-            log.segment = staged.segment
-            log.encoder = None
+            log.adopt(staged.state, staged.segment)
             for i, pending in staged.pending.items():
                 dictionary = log.dictionaries[i]
                 assert dictionary is not None
                 dictionary.publish(pending)
+
+    def _commit_head(self, payload: bytes, unsynced: bool) -> bool:
+        """The commit goes to the head, if it fits; the index transaction ends without a trace."""
+        if not self._writer.commit_head(payload, self._ahead, bulk=unsynced):
+            return False
+        self._txn.abort()
+        return True
 
     def _describe(self, staged: Staged, parts: list[bytes], bulk: list[tuple[Staged, Segment]]) -> None:
         """The index entries of one log, and its operations for the journal."""
@@ -417,7 +429,7 @@ class WriteTransaction:
             else:
                 parts.append(OP_PLACE.pack(OP_CHUNK, topic_id, partition, segment.base) + place + U32.pack(length))
                 parts.extend(segment.memory[position : position + size] for position, size in regions)
-        self._run(self._txn.put, log.key, state)
+        self._ahead[log.key] = state
 
     def _discard(self, staged: dict[PartitionLog, Staged]) -> None:
         """The transaction did not happen: files it made go, handles it changed are reloaded."""

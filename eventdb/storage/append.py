@@ -1,0 +1,202 @@
+"""The shortest way of one row to a commit: what WriteTransaction does for many rows, unrolled for one.
+
+For each segment a function is generated that checks, packs and stores one row without loops. It applies when every value has
+its place already: known dictionary values, no plainly stored column, room in the segment and in the journal file. Anything
+else is left to WriteTransaction, which also owns every error message.
+"""
+
+from __future__ import annotations
+
+import struct
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
+from os import getpid
+from zlib import crc32
+
+from eventdb.storage.format import (
+    COMMIT_RECORD,
+    META,
+    OP_CHUNK,
+    OP_PLACE,
+    OP_ROWS,
+    PARTITION,
+    RECORD_BYTES,
+    RECORD_HEAD,
+    RECORD_MAGIC,
+    ROLL_BYTES,
+    SHARED_HOLDER,
+    SHARED_POISON,
+    U32,
+)
+from eventdb.storage.head import MAX_AHEAD, pack_head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from eventdb.storage.commit import Writer
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment import Segment
+
+_STATE_START = OP_PLACE.size + OP_ROWS.size
+_STATE_STOP = _STATE_START + PARTITION.size
+_ZERO = bytes(8)
+_EXCLUSIVE = LOCK_EX | LOCK_NB
+_factories: dict[tuple[object, ...], Any] = {}
+DECLINED = -1
+
+
+def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | None) -> Any:
+    """bind(...) -> encode(row, i, log_start, low, high, now, flags), for columns of (struct code, nullable, coded).
+
+    encode returns the chunk operation of the row, having stored it at row i; KeyError, ValueError, struct.error or TypeError,
+    having stored nothing, if the row needs the long way.
+    """
+    names = [f"v{i}" for i in range(len(columns))]
+    body, packed, stores = [f"({', '.join(names)},) = row"], [], []
+    arguments = []
+    for i, (_, nullable, coded) in enumerate(columns):
+        value = names[i]
+        if coded:
+            body.append(f"x{i} = codes{i}[{value}]")
+            arguments.append(f"codes{i}")
+            if not nullable:
+                body.append(f"if {value} is None: raise ValueError")
+        elif nullable:
+            body.append(f"x{i} = 0 if {value} is None else {value}")
+        else:
+            body.append(f"x{i} = {value}")
+        arguments.append(f"s{i}")
+        stores.append(f"s{i}[i] = x{i}")
+        if nullable:
+            packed.append(f"p{i}")
+            body.append(f"p{i} = {value} is not None")
+            arguments.append(f"n{i}")
+            stores.append(f"n{i}[i] = p{i}")
+        packed.append(f"x{i}")
+    if event_time is not None:
+        body.append(f"t = v{event_time}")
+        body.append("if t is not None:")
+        body.append("    if t < low: low = t")
+        body.append("    if t > high: high = t")
+    head = f"{OP_CHUNK}, topic, partition, base, i, 1, log_start, base + i + 1, base, low, high, now, flags, length"
+    body.append(f"data = pack({head}, {', '.join(packed)}, now)")
+    source = [f"def bind(pack, topic, partition, base, length, times, {', '.join(arguments)}):"]
+    source.append("    def encode(row, i, log_start, low, high, now, flags):")
+    source += [f"        {line}" for line in [*body, *stores, "times[i] = now", "return data, low, high"]]
+    source.append("    return encode")
+    scope: dict[str, Any] = {}
+    exec("\n".join(source), scope)  # the text holds numbers and our own names only
+    return scope["bind"]
+
+
+def make_encoder(log: PartitionLog, segment: Segment) -> Any:
+    """The encode function of a segment; None if it has plain columns."""
+    layout = segment.layout
+    if layout.plain or len(layout.columns) > 200:
+        return None
+    columns = tuple((c.struct_code, c.nullable, c.coded) for c in layout.columns)
+    factory = _factories.get((columns, log.event_time))
+    if factory is None:
+        codes = "".join(("B" if nullable else "") + code for code, nullable, _ in columns) + "q"
+        head = "".join(part.format.lstrip("<") for part in (OP_PLACE, OP_ROWS, PARTITION, U32))
+        packer = struct.Struct("<" + head + codes)
+        length = packer.size - _STATE_STOP - U32.size
+        factory = _factories[(columns, log.event_time)] = (_generate(columns, log.event_time), packer.pack, length)
+    bind, pack, length = factory
+    arguments: list[Any] = []
+    for i, column in enumerate(layout.columns):
+        if column.coded:
+            dictionary = log.dictionaries[i]
+            assert dictionary is not None
+            arguments.append(dictionary.codes)
+        arguments.append(segment.value_views[i])
+        if column.nullable:
+            arguments.append(segment.valid_views[i])
+    return bind(pack, log.topic_id, log.partition, segment.base, length, segment.value_views[-1], *arguments)
+
+
+def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
+    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors as Writer.commit."""
+    if getpid() != writer.pid or not writer.mutex.acquire(blocking=False):
+        return DECLINED
+    files = writer.files
+    try:
+        if not writer.prepared or writer.closed:
+            return DECLINED
+        try:
+            files.flock(writer.lock_fd, _EXCLUSIVE)
+        except OSError:
+            return DECLINED
+        shared = writer.shared
+        now = writer.clock.time_us()
+        if shared[SHARED_POISON] or now >= writer.look_us or now < writer.look_us - 1_000_000:
+            return DECLINED
+        shared[SHARED_HOLDER : SHARED_HOLDER + 4] = writer.pid_bytes
+        tail = writer.tail
+        file = writer.journal.file
+        state = log.state
+        encode = log.encoder
+        if (
+            writer.head.sequence() != writer.sequence
+            or encode is None
+            or log.generation != writer.generation
+            or file is None
+            or file.mapping[tail.position : tail.position + 8] != _ZERO
+            or (tail.bulk_lsn and writer.synced)
+            or log.touched != (tail.checkpoint_sequence, state.base)
+        ):
+            return DECLINED
+        i = state.log_end - state.base
+        ahead = writer.ahead
+        if i >= log.capacity or (len(ahead) >= MAX_AHEAD and log.key not in ahead):
+            return DECLINED
+        if now < state.append_us:
+            now = state.append_us
+        try:
+            data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, 0)
+        except (KeyError, ValueError, TypeError, OverflowError, struct.error):
+            return DECLINED
+        position = tail.position
+        record_bytes = (RECORD_BYTES + len(data) + 7) & -8
+        if position + record_bytes + ROLL_BYTES > tail.size:
+            return DECLINED
+        seed = writer.journal.seed
+        lsn = tail.lsn + 1
+        durable = tail.durable_lsn
+        if writer.flushed_lsn > durable:
+            durable = min(writer.flushed_lsn, tail.flushed())
+        head = RECORD_HEAD.pack(
+            RECORD_MAGIC, COMMIT_RECORD, 0, 0, tail.epoch, tail.number, position, lsn, durable, tail.chain, len(data), crc32(data, seed)
+        )
+        crc = crc32(head, seed)
+        if writer.synced:
+            durable = lsn
+        writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
+        writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
+        meta = META.pack(
+            lsn, tail.epoch, tail.number, position + record_bytes, crc, 0, tail.size, durable, tail.checkpoint_sequence, tail.bulk_lsn
+        )
+        ahead[log.key] = data[_STATE_START:_STATE_STOP]
+        writer.sequence = writer.head.write(pack_head(meta, ahead))
+        tail.lsn = writer.own_lsn = lsn
+        tail.position = position + record_bytes
+        tail.chain = crc
+        tail.durable_lsn = durable
+        if writer.synced:
+            writer.flushed_lsn = lsn
+        state.log_end += 1
+        state.min_time = low
+        state.max_time = high
+        state.append_us = now
+        writer.commits += 1
+        writer.journal_bytes += record_bytes
+        writer.bytes_appended += record_bytes
+        return state.log_end - 1
+    except BaseException:
+        log.drop_writer_state()
+        raise
+    finally:
+        try:
+            files.flock(writer.lock_fd, LOCK_UN)
+        finally:
+            writer.mutex.release()
