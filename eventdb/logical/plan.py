@@ -51,7 +51,7 @@ class Scan(Plan):
     `columns` are names of the topic's schema or system columns (_offset, _partition, _time, _append_time, _key), one
     per field. `start_offset`/`stop_offset` bound the offsets ([start, stop), None = open); `time_range` bounds the
     topic's event time in microseconds ([low, high], None = open) and only lets whole segments be skipped: the Filter
-    above stays.
+    above stays. `event_time` names the column that holds the topic's event time, if it has one.
     """
 
     topic_id: int

@@ -199,6 +199,8 @@ def _create_view(words: Words, context: Context) -> Statement:
     words.end()
     plan = _plan(words, context, begin, end)
     tree = words.source.query(begin, end)
+    if context.used:
+        context.fail("a view is stored as its text: write the value in place of the parameter", tree)
     found = check_continuous(context, plan, emit, tree)
     if grace and found.emit != "window_close":
         context.fail("GRACE goes with EMIT ON WINDOW CLOSE", tree)

@@ -250,6 +250,11 @@ def test_subscribe_reads_target_and_mode(sql: str, mode: str, emit: str | None, 
     assert (subscribe.table is None) == ("SELECT" in sql)
 
 
+def test_a_view_takes_no_parameters_because_its_text_is_stored() -> None:
+    with pytest.raises(BindError, match="write the value in place of the parameter"):
+        bound("CREATE MATERIALIZED VIEW v AS SELECT n FROM readings WHERE n > $low", {"low": 1})
+
+
 def test_subscribe_refuses_what_cannot_run_for_ever() -> None:
     with pytest.raises(UnsupportedSQL, match="ORDER BY in a continuous query"):
         bound("SELECT n FROM readings ORDER BY n EMIT CHANGES")
