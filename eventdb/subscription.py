@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
+from eventdb.batch import Column, RecordBatch
 from eventdb.errors import ClosedError, InternalError, TopicNotFound, UsageError
-from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import OutputField
+from eventdb.schema import BIGINT, VARCHAR
 from eventdb.sql import statements as st
 from eventdb.stream.emission import OPS, Change, Changes
 from eventdb.stream.program import TopicFacts, whole_topic
 from eventdb.stream.subscribe import Subscriber
 from eventdb.stream.view import ViewSpec, view_spec
+from eventdb.views import continuous_plan
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -69,14 +71,11 @@ class Subscription:
         changes = self.read(timeout)
         if changes is None:
             return None
-        import pyarrow as pa
-
         from eventdb.arrow import batch_to_arrow
 
-        rows = batch_to_arrow(changes.batch)
-        ops = pa.array([OPS[op] for op in changes.ops.tolist()])
-        arrays = [ops, pa.array(changes.offsets), *rows.columns]
-        return pa.RecordBatch.from_arrays(arrays, names=["_op", "_offset", *rows.schema.names])
+        ops = Column.encode(VARCHAR, [OPS[op] for op in changes.ops.tolist()])
+        columns = [ops, Column(BIGINT, changes.offsets), *changes.batch.columns]
+        return batch_to_arrow(RecordBatch(["_op", "_offset", *changes.batch.names], columns, len(changes)))
 
     def __iter__(self) -> Iterator[Change]:
         return self
@@ -146,5 +145,11 @@ def _spec(database: Database, statement: st.Subscribe) -> ViewSpec:
     if statement.query is None:
         raise InternalError("a subscription without a query and without a table")
     return view_spec(
-        -1, "", optimize(statement.query), facts, database._log_by_id, emit=statement.emit, grace_us=statement.grace_us
+        -1,
+        "",
+        continuous_plan(statement.query),
+        facts,
+        database._log_by_id,
+        emit=statement.emit,
+        grace_us=statement.grace_us,
     )

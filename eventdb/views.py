@@ -16,6 +16,7 @@ from eventdb.batch import RecordBatch
 from eventdb.errors import InternalError, TopicExists, TopicNotFound, UsageError, ViewFailed
 from eventdb.event import Position
 from eventdb.logical.optimizer import optimize
+from eventdb.logical.plan import Plan, Values
 from eventdb.schema import Field, Schema
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
@@ -39,6 +40,18 @@ if TYPE_CHECKING:
     from eventdb.database import Database
 
 LEASE_NAME = "VIEWS"
+
+
+def continuous_plan(query: Plan) -> Plan:
+    """The optimised plan of a continuous query, which still reads its topic where a bounded one need not.
+
+    WHERE false folds a scan away; a view of it is empty and stays so, but it has an input all the same.
+    """
+    plan = optimize(query)
+    node = plan
+    while node.children:
+        node = node.children[0]
+    return optimize(query, frozenset({"fold_constants"})) if isinstance(node, Values) else plan
 
 
 class Views:
@@ -99,7 +112,7 @@ class Views:
                 spec = self._specs[info.id] = view_spec(
                     info.id,
                     info.name,
-                    optimize(statement.query),
+                    continuous_plan(statement.query),
                     self._facts(statement.topic.id),
                     self._database._log_by_id,
                     emit=statement.emit,
@@ -126,7 +139,7 @@ class Views:
         """Creates the view; its content includes the topic's history from START on at once."""
         database = self._database
         facts = self._facts(statement.topic.id)
-        program = analyse(optimize(statement.query), facts, statement.emit, statement.grace_us)
+        program = analyse(continuous_plan(statement.query), facts, statement.emit, statement.grace_us)
         output = output_schema(program)
         schema = Schema(Field(field.name, field.type, True) for field in program.fields)
         try:
