@@ -1,8 +1,9 @@
 """Aggregate functions as growable arrays with one slot per group.
 
 Every Accumulator has the same shape. `update` takes a batch whose rows carry local group numbers 0..k-1 and the k
-distinct slots they stand for, reduces the batch to k partial values, and combines those with the slots: cost follows
-the batch, never the number of groups kept. `merge` combines another accumulator's groups the same way, so partial states from
+distinct slots they stand for. It reduces the batch to k partial values and combines those with the slots; rows of a
+single group go through `add`, which touches one slot with plain Python numbers and is what makes a batch of one row
+cheap. Cost follows the batch, never the number of groups kept. `merge` combines another accumulator's groups the same way, so partial states from
 batches or threads add up. Input order is the order of the calls (for first, last, any_value).
 
 A slot that was never updated holds the value of no rows. `dump` and `load` move one slot as plain Python values.
@@ -49,11 +50,11 @@ class Accumulator:
         """At least `count` slots exist."""
         if not self.arrays:
             self.slots = count
-            self.arrays = [np.full(count, fill, dtype) for fill, dtype in zip(self.empty(), self.dtypes, strict=True)]
+            self.arrays = [_filled(count, fill, dtype) for fill, dtype in zip(self.empty(), self.dtypes, strict=True)]
         elif count > self.slots:
             extra = max(count, 2 * self.slots, 16) - self.slots
             fills = zip(self.arrays, self.empty(), strict=True)
-            self.arrays = [np.concatenate([a, np.full(extra, fill, a.dtype)]) for a, fill in fills]
+            self.arrays = [np.concatenate([a, _filled(extra, fill, a.dtype)]) for a, fill in fills]
             self.slots += extra
 
     def update(self, slots: Array, ids: Array | None, column: Column | None, row_count: int) -> None:
@@ -64,7 +65,11 @@ class Accumulator:
                 column = column.filter(keep)
                 ids = None if ids is None else ids[keep]
                 row_count = len(column)
-        if row_count:
+        if not row_count:
+            return
+        if ids is None:
+            self.add(int(slots[0]), column, row_count)
+        else:
             self.combine(slots, self.reduce(ids, len(slots), column, row_count))
 
     def merge(self, other: Accumulator, slots: Array) -> None:
@@ -72,7 +77,11 @@ class Accumulator:
         count = len(slots)
         self.combine(slots, [array[:count] for array in other.arrays])
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        """Adds rows of one group."""
+        raise NotImplementedError
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
         """Partial arrays of `count` groups, in the layout of `arrays`."""
         raise NotImplementedError
 
@@ -99,12 +108,12 @@ class Accumulator:
         return sum(int(array.nbytes) for array in self.arrays)
 
 
-def count_rows(ids: Array | None, count: int, row_count: int) -> Array:
-    if ids is None:
-        result = np.zeros(count, dtype=np.int64)
-        result[0] = row_count
+def _filled(count: int, fill: Any, dtype: Any) -> Array:
+    """np.full, which costs more than np.zeros where few slots are made."""
+    if fill is None or fill != 0:
+        result: Array = np.full(count, fill, dtype)
         return result
-    return np.bincount(ids, minlength=count)
+    return np.zeros(count, dtype)
 
 
 class CountAccumulator(Accumulator):
@@ -115,8 +124,11 @@ class CountAccumulator(Accumulator):
     def empty(self) -> Sequence[Any]:
         return (0,)
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
-        return [count_rows(ids, count, row_count)]
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        self.arrays[0][slot] += row_count
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
+        return [np.bincount(ids, minlength=count)]
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
         self.arrays[0][slots] += partial[0]
@@ -128,16 +140,21 @@ class CountAccumulator(Accumulator):
 # --- sums ---------------------------------------------------------------------------------------------------------
 
 
-def sum_integers(values: Array, ids: Array | None, count: int) -> tuple[Array, Array | None]:
+def sum_exactly(values: Array) -> int:
+    """The sum of integers as a Python integer."""
+    if len(values) == 1:
+        return int(values[0])
+    low, top = extremes(values)
+    if max(-low, top, 1) * len(values) <= INT64_MAX:
+        return int(np.add.reduce(values, dtype=np.int64))
+    wide = values.astype(np.int64, copy=False)
+    return (int(np.add.reduce(wide >> 32)) << 32) + int(np.add.reduce(wide & 0xFFFF_FFFF))
+
+
+def sum_integers(values: Array, ids: Array, count: int) -> tuple[Array, Array | None]:
     """Exact sums as total + high * 2**64; high is None when no sum leaves int64."""
     low, top = extremes(values)
     reach = max(-low, top, 1) * len(values)
-    if ids is None or count == 1:
-        total = np.zeros(count, dtype=np.int64)
-        if reach <= INT64_MAX:
-            total[0] = np.add.reduce(values, dtype=np.int64)
-            return total, None
-        return _split([_exact_sum(values)], count)
     if reach < 1 << 53:
         return np.bincount(ids, weights=values, minlength=count).astype(np.int64), None
     if reach <= INT64_MAX:
@@ -149,11 +166,6 @@ def sum_integers(values: Array, ids: Array | None, count: int) -> tuple[Array, A
     np.add.at(upper, ids, wide >> 32)
     np.add.at(lower, ids, wide & 0xFFFF_FFFF)
     return _split([(h << 32) + part for h, part in zip(upper.tolist(), lower.tolist(), strict=True)], count)
-
-
-def _exact_sum(values: Array) -> int:
-    wide = values.astype(np.int64, copy=False)
-    return (int(np.add.reduce(wide >> 32)) << 32) + int(np.add.reduce(wide & 0xFFFF_FFFF))
 
 
 def _split(sums: list[int], count: int) -> tuple[Array, Array]:
@@ -177,12 +189,24 @@ class SumIntegers(Accumulator):
     def empty(self) -> Sequence[Any]:
         return (0, 0, 0)
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        assert column is not None
+        total, high, count = self.arrays
+        after = int(total[slot]) + sum_exactly(column.values)
+        if INT64_MIN <= after <= INT64_MAX:
+            total[slot] = after
+        else:
+            rest = (after - INT64_MIN) % _TWO_64 + INT64_MIN
+            total[slot] = rest
+            high[slot] += (after - rest) // _TWO_64
+        count[slot] += row_count
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
         assert column is not None
         total, high = sum_integers(column.values, ids, count)
         if high is None:
             high = np.zeros(count, dtype=np.int64)
-        return [total, high, count_rows(ids, count, row_count)]
+        return [total, high, np.bincount(ids, minlength=count)]
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
         added = partial[0]
@@ -207,8 +231,8 @@ class SumIntegers(Accumulator):
                 sums /= float(10**self.argument.scale)
             return Column(DOUBLE, sums / np.maximum(count, 1), valid)
         low, top = value_range(self.type)
-        bad = (high != 0) | (total < low) | (total > top)
-        if bad.any():
+        if len(total) and (high.any() or extremes(total)[0] < low or extremes(total)[1] > top):
+            bad = (high != 0) | (total < low) | (total > top)
             row = int(np.argmax(bad))
             found = int(total[row]) + int(high[row]) * _TWO_64
             raise EvaluationError(f"sum overflow: {show(self.type, found)} is outside the range of {self.type}")
@@ -235,14 +259,16 @@ class SumFloats(Accumulator):
     def empty(self) -> Sequence[Any]:
         return (0.0, 0)
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
         assert column is not None
-        if ids is None:
-            total = np.zeros(count)
-            total[0] = np.add.reduce(column.values, dtype=np.float64)
-        else:
-            total = np.bincount(ids, weights=column.values, minlength=count).astype(np.float64, copy=False)
-        return [total, count_rows(ids, count, row_count)]
+        values = column.values
+        self.arrays[0][slot] += values[0] if row_count == 1 else np.add.reduce(values, dtype=np.float64)
+        self.arrays[1][slot] += row_count
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
+        assert column is not None
+        total = np.bincount(ids, weights=column.values, minlength=count).astype(np.float64, copy=False)
+        return [total, np.bincount(ids, minlength=count)]
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
         self.arrays[0][slots] += partial[0]
@@ -268,19 +294,20 @@ class SpreadAccumulator(Accumulator):
     def empty(self) -> Sequence[Any]:
         return (0, 0.0, 0.0)
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
         assert column is not None
         values = column.values.astype(np.float64, copy=False)
-        rows = count_rows(ids, count, row_count)
-        if ids is None:
-            mean, squares = np.zeros(count), np.zeros(count)
-            mean[0] = np.add.reduce(values) / row_count
-            squares[0] = np.add.reduce((values - mean[0]) ** 2)
-        else:
-            mean = np.bincount(ids, weights=values, minlength=count) / np.maximum(rows, 1)
-            squares = np.bincount(ids, weights=(values - mean[ids]) ** 2, minlength=count)
-            squares = squares.astype(np.float64, copy=False)
-        return [rows, mean, squares]
+        mean = np.add.reduce(values, keepdims=True) / row_count
+        squares = np.add.reduce((values - mean) ** 2, keepdims=True)
+        self.combine(np.array([slot]), [np.array([row_count]), mean, squares])
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
+        assert column is not None
+        values = column.values.astype(np.float64, copy=False)
+        rows = np.bincount(ids, minlength=count)
+        mean = np.bincount(ids, weights=values, minlength=count) / np.maximum(rows, 1)
+        squares = np.bincount(ids, weights=(values - mean[ids]) ** 2, minlength=count)
+        return [rows, mean, squares.astype(np.float64, copy=False)]
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
         n, mean, squares = (array[slots] for array in self.arrays)
@@ -332,16 +359,19 @@ class ExtremeAccumulator(Accumulator):
     def empty(self) -> Sequence[Any]:
         return (self.fill, False)
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        assert column is not None
+        values = column.values
+        best = values[0] if row_count == 1 else self.apply.reduce(values)
+        self.arrays[0][slot] = self.apply(self.arrays[0][slot], best)
+        self.arrays[1][slot] = True
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
         assert column is not None
         best = np.full(count, self.fill, self.dtypes[0])
         seen = np.zeros(count, dtype=bool)
-        if ids is None:
-            best[0] = self.apply.reduce(column.values)
-            seen[0] = True
-        else:
-            self.apply.at(best, ids, column.values)
-            seen[ids] = True
+        self.apply.at(best, ids, column.values)
+        seen[ids] = True
         return [best, seen]
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
@@ -393,13 +423,22 @@ class TextExtreme(Accumulator):
         table[np.searchsorted(used, ordered)] = np.arange(len(used))
         return table[np.searchsorted(used, column.values)], spelled
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        assert column is not None
+        assert column.dictionary is not None
+        values = column.dictionary.values
+        found = [values[code] for code in distinct_codes(column).tolist()]
+        self._keep(slot, max(found) if self.largest else min(found))
+
+    def _keep(self, slot: int, value: Any) -> None:
+        old = self.arrays[0][slot]
+        if old is None or (value > old if self.largest else value < old):
+            self.arrays[0][slot] = value
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
         assert column is not None
         ranks, spelled = self._ranks(column)
         best: Array = np.full(count, None, dtype=object)
-        if ids is None:
-            best[0] = spelled[int(ranks.max() if self.largest else ranks.min())]
-            return [best]
         apply = np.maximum if self.largest else np.minimum
         none = -1 if self.largest else len(spelled)
         least = np.full(count, none, dtype=np.int64)
@@ -410,13 +449,9 @@ class TextExtreme(Accumulator):
         return [best]
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
-        held = self.arrays[0]
         for slot, value in zip(slots.tolist(), partial[0].tolist(), strict=True):
-            if value is None:
-                continue
-            old = held[slot]
-            if old is None or (value > old if self.largest else value < old):
-                held[slot] = value
+            if value is not None:
+                self._keep(slot, value)
 
     def result(self, slots: Array) -> Column:
         return _coded_result(self.type, self.arrays[0][slots])
@@ -437,12 +472,21 @@ class PositionAccumulator(Accumulator):
     def empty(self) -> Sequence[Any]:
         return (None if self.type.is_coded else 0, 0)
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        assert column is not None
+        if not self.latest and self.arrays[1][slot]:
+            return
+        row = row_count - 1 if self.latest else 0
+        values = column.values if column.dictionary is None else column.dictionary.values
+        present = column.validity is None or bool(column.validity[row])
+        self.arrays[1][slot] = 2 if present else 1
+        if present:
+            self.arrays[0][slot] = values[row] if column.dictionary is None else values[int(column.values[row])]
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
         assert column is not None
         rows = np.full(count, -1, dtype=np.int64)
-        if ids is None:
-            rows[0] = row_count - 1 if self.latest else 0
-        elif self.latest:
+        if self.latest:
             rows[ids] = np.arange(row_count)
         else:
             rows[ids[::-1]] = np.arange(row_count - 1, -1, -1)
@@ -491,15 +535,21 @@ class DistinctAccumulator(Accumulator):
     def empty(self) -> Sequence[Any]:
         return (None,)
 
-    def reduce(self, ids: Array | None, count: int, column: Column | None, row_count: int) -> list[Array]:
+    def _values(self, column: Column | None) -> list[Any]:
         assert column is not None
         assert self.argument is not None
+        values: list[Any] = column.decoded().tolist() if column.dictionary is not None else column.values.tolist()
+        return [canonical(v) for v in values] if self.argument.is_float else values
+
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        held = self.arrays[0]
+        if held[slot] is None:
+            held[slot] = set()
+        held[slot].update(self._values(column))
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
         sets: Array = np.full(count, None, dtype=object)
-        values = column.decoded().tolist() if column.dictionary is not None else column.values.tolist()
-        if self.argument.is_float:
-            values = [canonical(v) for v in values]
-        groups = [0] * row_count if ids is None else ids.tolist()
-        for group, value in set(zip(groups, values, strict=True)):
+        for group, value in set(zip(ids.tolist(), self._values(column), strict=True)):
             if sets[group] is None:
                 sets[group] = set()
             sets[group].add(value)
@@ -525,7 +575,8 @@ class DistinctAccumulator(Accumulator):
         ids = np.repeat(np.arange(len(sets)), [len(values) for values in sets])
         members = [value for values in sets for value in sorted(values)]
         if members:
-            inner.update(np.arange(len(sets)), ids, from_values(self.argument, members), len(members))
+            column = from_values(self.argument, members)
+            inner.update(np.arange(len(sets)), ids if len(sets) > 1 else None, column, len(members))
         return inner.result(np.arange(len(sets)))
 
     def dump(self, slot: int) -> list[Any]:

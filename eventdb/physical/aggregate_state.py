@@ -82,7 +82,7 @@ class GroupedState:
         self._coded = len(self.key_types) == 1 and self.key_types[0].is_coded
         self._code_table: tuple[Dictionary, Array] | None = None
         for accumulator in self._accumulators:
-            accumulator.resize(16)
+            accumulator.resize(16)  # slots are there before rows are
 
     def __len__(self) -> int:
         """How many groups there are."""

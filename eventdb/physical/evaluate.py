@@ -60,14 +60,17 @@ Node = Callable[[Any], Column]
 class Evaluator:
     """A compiled expression; call it with a batch. Reusable for any number of batches, from any thread."""
 
-    __slots__ = ("_node", "expression")
+    __slots__ = ("_index", "_node", "expression")
 
     def __init__(self, expression: Expression) -> None:
         self.expression = expression
+        self._index = expression.index if isinstance(expression, ColumnRef) else -1
         self._node = compile_expression(expression)
 
     def __call__(self, batch: RecordBatch) -> Column:
         """One value per row of the batch. EvaluationError when a value breaks the expression."""
+        if self._index >= 0:
+            return batch.columns[self._index]
         with np.errstate(all="ignore"):
             column = self._node(batch)
         return column if len(column) == batch.row_count else stretch(column, batch.row_count)

@@ -14,11 +14,11 @@ from eventdb.physical.operator import Operator
 class FilterRows(Operator):
     def __init__(self, plan: Filter, child: Operator, context: QueryContext) -> None:
         super().__init__(plan.fields, context, (child,))
-        self._label = plan.label()
+        self.plan = plan
         self._predicate = Evaluator(plan.predicate)
 
     def label(self) -> str:
-        return self._label
+        return self.plan.label()
 
     def apply(self, batch: RecordBatch) -> RecordBatch:
         """The kept rows of one batch; the batch itself when all are."""

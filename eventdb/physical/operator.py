@@ -64,4 +64,4 @@ class Operator:
 
     def release(self) -> None:
         """Tells the budget that this operator holds nothing any more."""
-        self.context.hold(self, self.label(), 0)
+        self.context.hold(self, "", 0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from eventdb.batch import RecordBatch
 from eventdb.errors import InternalError
-from eventdb.logical.expressions import Call, Expression, Literal, SortKey, transform
+from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, SortKey, transform
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
@@ -120,6 +120,8 @@ _INNER: dict[type[Plan], Callable[..., Operator]] = {
 
 def fix_now(plan: Plan) -> Plan:
     """The plan with now() replaced by this moment: one value per statement, whatever runs it."""
+    if not _mentions_now(plan):
+        return plan
     moment: list[Literal] = []
 
     def fix(node: Expression) -> Expression:
@@ -130,6 +132,41 @@ def fix_now(plan: Plan) -> Plan:
         return node
 
     return transform_plan(plan, lambda node: map_expressions(node, lambda e: transform(e, fix)))
+
+
+def _mentions_now(plan: Plan) -> bool:
+    return any(map(_calls_now, expressions_of(plan))) or any(map(_mentions_now, plan.children))
+
+
+def _calls_now(expression: Expression) -> bool:
+    if isinstance(expression, ColumnRef | Literal):
+        return False
+    if isinstance(expression, Call) and expression.function == "now":
+        return True
+    return any(map(_calls_now, expression.children()))
+
+
+def expressions_of(plan: Plan) -> Iterator[Expression]:
+    """A node's own expressions."""
+    if isinstance(plan, Filter):
+        yield plan.predicate
+    elif isinstance(plan, Project):
+        yield from plan.expressions
+    elif isinstance(plan, TimeWindow):
+        yield plan.time
+    elif isinstance(plan, Sort):
+        for key in plan.keys:
+            yield key.expression
+    elif isinstance(plan, Join):
+        yield from (*plan.left_keys, *plan.right_keys)
+        if plan.residual is not None:
+            yield plan.residual
+    elif isinstance(plan, Aggregate):
+        yield from plan.keys
+        for aggregation in plan.aggregations:
+            yield from aggregation.args
+            if aggregation.filter is not None:
+                yield aggregation.filter
 
 
 def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> Plan:

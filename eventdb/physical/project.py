@@ -14,11 +14,11 @@ from eventdb.physical.operator import Operator
 class ProjectColumns(Operator):
     def __init__(self, plan: Project, child: Operator, context: QueryContext) -> None:
         super().__init__(plan.fields, context, (child,))
-        self._label = plan.label()
+        self.plan = plan
         self._evaluators = [Evaluator(expression) for expression in plan.expressions]
 
     def label(self) -> str:
-        return self._label
+        return self.plan.label()
 
     def apply(self, batch: RecordBatch) -> RecordBatch:
         """The expressions' values; weights are kept."""

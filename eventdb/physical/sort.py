@@ -40,11 +40,11 @@ class SortRows(Operator):
 
     def __init__(self, plan: Sort, child: Operator, context: QueryContext) -> None:
         super().__init__(plan.fields, context, (child,))
-        self._label = plan.label()
+        self.plan = plan
         self._order = _Order(plan)
 
     def label(self) -> str:
-        return self._label
+        return self.plan.label()
 
     def produce(self) -> Iterator[RecordBatch]:
         batches: list[RecordBatch] = []
@@ -70,14 +70,15 @@ class TopRows(Operator):
     def __init__(self, plan: Limit, sort: Sort, child: Operator, context: QueryContext) -> None:
         assert plan.row_count is not None
         super().__init__(plan.fields, context, (child,))
-        skipped = f" skip {plan.skip_count}" if plan.skip_count else ""
-        self._label = f"Top {plan.row_count}{skipped} by {', '.join(map(str, sort.keys))}"
+        self.plan = plan
+        self._keys = sort.keys
         self._order = _Order(sort)
         self._wanted = plan.skip_count + plan.row_count
         self._skip = plan.skip_count
 
     def label(self) -> str:
-        return self._label
+        skipped = f" skip {self.plan.skip_count}" if self.plan.skip_count else ""
+        return f"Top {self.plan.row_count}{skipped} by {', '.join(map(str, self._keys))}"
 
     def produce(self) -> Iterator[RecordBatch]:
         if self._wanted == self._skip:
