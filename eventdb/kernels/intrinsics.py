@@ -72,20 +72,20 @@ def _float_of(typingctx: Any, value: Any) -> Any:
     return types.float64(types.int64), generate
 
 
-def _wrapped(exact: int) -> tuple[int, bool]:
+def _wrapped(exact: int) -> tuple[Any, bool]:
     value = (exact + (1 << 63)) % (1 << 64) - (1 << 63)
-    return value, value != exact
+    return np.int64(value), value != exact
 
 
-def _plain_add(left: int, right: int) -> tuple[int, bool]:
+def _plain_add(left: int, right: int) -> tuple[Any, bool]:
     return _wrapped(int(left) + int(right))
 
 
-def _plain_sub(left: int, right: int) -> tuple[int, bool]:
+def _plain_sub(left: int, right: int) -> tuple[Any, bool]:
     return _wrapped(int(left) - int(right))
 
 
-def _plain_mul(left: int, right: int) -> tuple[int, bool]:
+def _plain_mul(left: int, right: int) -> tuple[Any, bool]:
     return _wrapped(int(left) * int(right))
 
 
@@ -93,8 +93,8 @@ def _plain_fast_add(left: float, right: float) -> float:
     return left + right
 
 
-def _plain_bits_of(value: float) -> int:
-    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+def _plain_bits_of(value: float) -> Any:
+    return np.int64(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
 def _plain_float_of(value: int) -> float:

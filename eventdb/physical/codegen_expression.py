@@ -251,7 +251,8 @@ class ExpressionWriter:
             return self._coalesce(call)
         if name not in FUNCTIONS:
             raise CannotCompile(f"{name} is not generated")
-        if any(arg.type.is_coded for arg in call.args) and name not in ("is_null", "is_not_null"):
+        texts = [arg for arg in call.args if arg.type.is_coded and not isinstance(arg, Literal)]
+        if texts and name not in ("is_null", "is_not_null"):
             raise CannotCompile(f"{name} over several string columns")
         return FUNCTIONS[name](self, call)
 
@@ -329,7 +330,7 @@ class ExpressionWriter:
     def _in_list(self, test: InList) -> Value:
         operand = self.value(test.operand)
         present = [literal for literal in test.values if literal.value is not None]
-        if len(present) > _IN_LIST_LIMIT or operand.kind == "b":
+        if len(present) > _IN_LIST_LIMIT:
             raise CannotCompile("a long IN list of numbers")
         found = "False"
         for literal in present:

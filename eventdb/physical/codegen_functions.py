@@ -130,7 +130,7 @@ def _comparison(symbol: str) -> Writer:
 def _distinct(equal: bool) -> Writer:
     def write(writer: ExpressionWriter, call: Call) -> Value:
         left, right = (writer.value(arg) for arg in call.args)
-        if left.kind != right.kind or left.kind in "fe":
+        if left.kind != right.kind:
             raise CannotCompile("IS DISTINCT FROM of these types")
         text = writer.text
         same = f"({left.code} == {right.code})"
@@ -324,36 +324,78 @@ def write_cast(writer: ExpressionWriter, cast: Cast) -> Value:
         return Value(text.assign(f"{ones[0]} if {value.code} else {ones[1]}"), to, value.valid)
     if from_ == "i" and to == "i":
         return _integer_cast(writer, cast, value)
-    if "DECIMAL" in (source.name, target.name):
-        raise CannotCompile(f"a cast from {source} to {target}")
+    if source.name == "DECIMAL" and to in "fe":
+        number = text.assign(f"np.float64({value.code}) / {float(10**source.scale)!r}" if source.scale else f"np.float64({value.code})")
+        return Value(number if to == "f" else text.assign(f"np.float32({number})"), to, value.valid)
     if from_ == "i":
         return Value(text.assign(f"{'np.float64' if to == 'f' else 'np.float32'}({value.code})"), to, value.valid)
     if to == "f":
         return Value(text.assign(f"np.float64({value.code})"), "f", value.valid)
-    raise CannotCompile(f"a cast from {source} to {target}")
+    if to == "e":
+        return _shrink(writer, cast, value)
+    return _round_to_integer(writer, cast, value)
+
+
+def _shrink(writer: ExpressionWriter, cast: Cast, value: Value) -> Value:
+    """DOUBLE to FLOAT: a finite number that becomes infinite does not fit."""
+    text = writer.text
+    code = text.assign(f"np.float32({value.code})")
+    lost = text.assign(f"(({code} - {code}) != np.float32(0.0)) & (({value.code} - {value.code}) == 0.0)")
+    return Value(code, "e", _fitting(writer, cast, value, f"(not {lost})"))
+
+
+def _fitting(writer: ExpressionWriter, cast: Cast, value: Value, fits: str) -> str | None:
+    """The validity of a cast whose values fit where `fits` holds; a failing CAST marks the row bad."""
+    if cast.safe:
+        return writer.both(value.valid, writer.text.assign(fits))
+    writer.text.fail_if(f"not {fits}", value.valid)
+    return value.valid
+
+
+def _round_to_integer(writer: ExpressionWriter, cast: Cast, value: Value) -> Value:
+    """Float to integer (halves to the even neighbour) or to DECIMAL (halves away from zero). NaN fits nowhere."""
+    text = writer.text
+    low, high = value_range(cast.type)
+    wide = text.assign(f"np.float64({value.code})")
+    if cast.type.name == "DECIMAL":
+        scaled = text.assign(f"{wide} * {10.0**cast.type.scale!r}")
+        whole = text.assign(f"np.trunc({scaled})")
+        step = text.assign(f"(1.0 if {scaled} > 0.0 else -1.0) if abs({scaled} - {whole}) >= 0.5 else 0.0")
+        rounded = text.assign(f"{whole} + {step}")
+        fits = text.assign(f"({rounded} > {float(low - 1)!r}) & ({rounded} < {float(high + 1)!r})")
+    else:
+        rounded = text.assign(f"np.rint({wide})")
+        fits = text.assign(f"({rounded} >= {float(low)!r}) & ({rounded} < {float(high + 1)!r})")
+    valid = _fitting(writer, cast, value, fits)
+    return Value(text.assign(f"np.int64({rounded} if {fits} else 0.0)"), "i", valid)
 
 
 def _integer_cast(writer: ExpressionWriter, cast: Cast, value: Value) -> Value:
-    """Integers, and integer to DECIMAL or to a larger scale."""
+    """Integers and DECIMAL among each other: rescale exactly, halves away from zero."""
     source, target = cast.operand.type, cast.type
     text = writer.text
     steps = target.scale - source.scale
-    if steps < 0:
-        raise CannotCompile("a cast to a smaller scale")
     low, high = value_range(target)
-    unit = 10**steps
-    # The bounds before scaling: what passes them cannot overflow the multiplication.
+    code = value.code
+    if steps < 0:
+        code = _round_half_away(writer, code, 10**-steps)
+    unit = 10 ** max(0, steps)
+    # The bounds before scaling up: what passes them cannot overflow the multiplication.
     low, high = -(-low // unit), high // unit
     least, greatest = value_range(source)
     valid = value.valid
     fits: str | None = None
-    if least < low or greatest > high:
-        fits = text.assign(f"({value.code} >= {low}) & ({value.code} <= {high})")
-        if cast.safe:
-            valid = writer.both(valid, fits)
-        else:
-            text.fail_if(f"not {fits}", valid)
+    if steps < 0 or least < low or greatest > high:
+        fits = text.assign(f"({code} >= {integer_text(low)}) & ({code} <= {high})")
+        valid = _fitting(writer, cast, value, fits)
     if unit == 1:
-        return Value(value.code, "i", valid)
-    code = value.code if fits is None else f"({value.code} if {fits} else 0)"
-    return Value(text.assign(f"{code} * {unit}"), "i", valid)
+        return Value(code, "i", valid)
+    safe = code if fits is None else f"({code} if {fits} else 0)"
+    return Value(text.assign(f"{safe} * {unit}"), "i", valid)
+
+
+def _round_half_away(writer: ExpressionWriter, code: str, unit: int) -> str:
+    text = writer.text
+    quotient = text.assign(f"{code} // {unit}")
+    rest = text.assign(f"{code} - {quotient} * {unit}")
+    return text.assign(f"{quotient} + (1 if ({rest} > {unit} - {rest}) | (({rest} == {unit} - {rest}) & ({code} >= 0)) else 0)")

@@ -77,7 +77,8 @@ class SelectSink:
         number = len(self._types)
         self._types.append(output.type)
         name = text.named_argument(f"o{number}", f"{_TOKENS[output.type.physical]}[w]", lambda m: m.state.values[number])
-        yield f"{name}[m] = {value.code if value.valid != 'False' else DEFAULTS[value.kind]}"
+        code = value.code if value.valid != "False" else DEFAULTS[value.kind]
+        yield f"{name}[m] = {_NARROW.get(output.type.physical, '')}({code})"
         place = None
         if value.valid is not None:
             place = at = self._valid_count
@@ -115,6 +116,7 @@ class SelectSink:
         return result
 
 
+_NARROW = {"<i1": "np.int8", "<i2": "np.int16", "<i4": "np.int32"}
 _TOKENS = {"|b1": "b1", "<i1": "i1", "<i2": "i2", "<i4": "i4", "<i8": "i8", "<f4": "f4", "<f8": "f8"}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from eventdb.logical.expressions import Aggregation, Expression
@@ -19,6 +19,7 @@ from tests.physical.engines import assert_same_rows, both, plain_kernel
 from tests.physical.expressions import COLUMNS, HOUR, MONEY, column, expressions, predicates, rows, table
 
 EXAMPLES = 150
+PHASES = (Phase.explicit, Phase.generate)  # a failing plan is printed as found: shrinking it takes minutes
 TIME = list(COLUMNS).index("ts")
 
 
@@ -47,7 +48,7 @@ def log_of(data: list[tuple[Any, ...]], cut: int) -> MemoryLog:
 _TYPES = st.sampled_from([BIGINT, INTEGER, DOUBLE, FLOAT, MONEY, BOOLEAN, TIMESTAMP, DATE])
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES, phases=PHASES)
 @given(data=rows(), cut=st.integers(0, 6), condition=predicates(), outputs=st.lists(_TYPES.flatmap(expressions), min_size=1, max_size=3))
 def test_filter_and_project_agree(
     engines: Counter[str], data: list[tuple[Any, ...]], cut: int, condition: Expression, outputs: list[Expression]
@@ -100,7 +101,7 @@ def aggregate_plan(source: Plan, keys: tuple[Expression, ...], found: list[Aggre
     return Aggregate(source, keys, tuple(found), fields)
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES, phases=PHASES)
 @given(data=rows(), cut=st.integers(0, 6), condition=st.none() | predicates(1), keys=group_keys(), found=st.lists(aggregations(), min_size=1, max_size=4))
 def test_group_by_agrees(
     engines: Counter[str],
@@ -119,7 +120,7 @@ def test_group_by_agrees(
     assert_same_rows(expected, rows_, ordered=False, tolerance=1e-6, keys=len(keys))
 
 
-@settings(max_examples=EXAMPLES // 3)
+@settings(max_examples=EXAMPLES // 3, phases=PHASES)
 @given(data=rows(least=2), cut=st.integers(0, 6), condition=st.none() | predicates(1), second=st.booleans())
 def test_tumbling_windows_agree(
     engines: Counter[str], data: list[tuple[Any, ...]], cut: int, condition: Expression | None, second: bool
