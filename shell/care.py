@@ -56,7 +56,7 @@ def _format_counter(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(format_value, value)) or "none"
-    return format_value(value) if value != {} else "none"
+    return format_value(value) if value not in ({}, "") else "none"
 
 
 def run(streams: Streams, path: str, durability: str) -> int:

@@ -80,7 +80,7 @@ def _shell(arguments: argparse.Namespace, streams: Streams) -> int:
             if session.finished:
                 return DONE
         if not arguments.command:
-            session.run_lines(streams.stdin, "line" if streams.stdin is sys.stdin else "")
+            session.run_lines(streams.stdin, "stdin")
     except BrokenPipeError:
         raise
     except (EventDBError, OSError, UnicodeDecodeError) as error:

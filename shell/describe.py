@@ -34,8 +34,9 @@ def read_catalog(database: eventdb.Database, commands: Mapping[str, str], modes:
 
 
 def function_list() -> dict[str, str]:
-    """Scalar and aggregate functions that are called by name, with what they do."""
+    """The functions SQL may call, in order, with what they do."""
     from eventdb.logical.functions import AGGREGATES, SCALARS
+    from eventdb.sql.functions import FUNCTION_NAMES
 
     known = {**SCALARS, **AGGREGATES}
-    return {name: f"({function.signature}) {function.meaning}" for name, function in sorted(known.items())}
+    return {n: f"({known[n].signature}) {known[n].meaning}" if n in known else "" for n in sorted(FUNCTION_NAMES)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ import pytest
 
 import eventdb
 from eventdb_shell.cli import main
+from eventdb_shell.session import Session
+from eventdb_shell.streams import Streams
 from tests.shell.command_run import Run
 
 
@@ -60,6 +63,38 @@ def test_the_first_failing_statement_ends_the_run_with_1_and_a_caret(plant: Path
     assert lines[-1].strip() == "^"
     assert len(lines) == 4
     assert "never" not in run(plant, "-c", "SHOW TOPICS").out
+
+
+def test_a_failure_in_a_pipe_says_where_it_began(plant: Path, run: Run) -> None:
+    ran = run(plant, stdin="SELECT 1;\n\nSELECT nothing;\nSELECT 2;\n")
+    assert ran.status == 1
+    assert ran.err.startswith("error: stdin:3: ")
+    assert len(ran.out.splitlines()) == 2
+
+
+def test_dot_commands_answer_about_a_real_database(plant: Path, run: Run) -> None:
+    ran = run(plant, stdin=".tables\n.schema warm\n.check deep\n")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == (
+        "name,kind,events\nreadings,topic,3\nwarm,view,\nVIEW warm (\n  device VARCHAR,\n  temp   DOUBLE\n)\nok\n"
+    )
+
+
+def test_completion_knows_the_real_catalog_and_functions(plant: Path) -> None:
+    session = Session(Streams(io.StringIO(), io.StringIO(), io.StringIO()), str(plant), mode="csv")
+    try:
+        catalog = session.catalog()
+    finally:
+        session.close()
+    assert catalog.tables["warm"] == (("device", "VARCHAR"), ("temp", "DOUBLE"))
+    assert catalog.views == {"warm"}
+    assert {"avg", "coalesce", "date_trunc", "time_bucket", "tumble", "count"} <= set(catalog.functions)
+
+
+def test_a_subscription_with_a_limit_ends_by_itself(plant: Path, run: Run) -> None:
+    ran = run(plant, "-c", "SUBSCRIBE TO warm LIMIT 2", "--mode", "json")
+    assert ran.status == 0
+    assert ran.out == '{"_op":"+I","device":"d1","temp":21.5}\n{"_op":"+I","device":"d2","temp":22.5}\n'
 
 
 def test_read_only_refuses_writes(plant: Path, run: Run) -> None:
