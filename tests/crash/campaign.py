@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -104,7 +105,15 @@ class Campaign:
                 return
         self.tally.problems.append(f"stuck: writer {name} got no further than {self._acks(name)} acknowledgements")
 
+    def _ended(self, name: str, status: int | None) -> None:
+        end = " | ".join(self._output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+        self.tally.problems.append(f"writer {name} ended by itself ({status}): {end}")
+
     def _kill(self, pid: int, name: str) -> None:
+        """Kills a writer, unless it killed itself; a writer that ended in any other way is a problem."""
+        status = self._zygote.wait(pid, 0)
+        if status is not None and status != -signal.SIGKILL:
+            self._ended(name, status)
         self._zygote.kill(pid)
         self.tally.kills += 1
         running = Tail(str(self._history)).running(name)
@@ -137,10 +146,7 @@ class Campaign:
         for name, other in others:
             if name != "follower":  # a killed process holds nobody up
                 self._await_acks(other, name, self._acks(name) + 2)
-            if name == "follower":
-                self._zygote.kill(other)
-            else:
-                self._kill(other, name)
+            self._kill(other, name)
         self._check()
 
     def _check(self) -> None:

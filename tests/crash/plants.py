@@ -47,16 +47,31 @@ def ack_before_flush() -> None:
     Writer.flush = later  # type: ignore[method-assign]
 
 
+class Released:
+    """Stands in for a pin that was let go."""
+
+    def __init__(self, txn_id: int) -> None:
+        self._txn_id = txn_id
+
+    def id(self) -> int:
+        return self._txn_id
+
+    def abort(self) -> None:
+        pass
+
+
 def checkpoint_without_pin() -> None:
     """A checkpoint is saved, but nothing keeps LMDB from reusing its pages."""
-    whole = Writer._set_pin
+    whole = Writer.commit_txn
 
-    def unpinned(self: Writer, pin: Any) -> None:
-        whole(self, pin)
-        if pin is not None:
-            pin.reset()
+    def unpinned(self: Writer, *arguments: Any) -> None:
+        if self.pin is not None and not isinstance(self.pin, Released):
+            released = Released(self.pin.id())
+            self.pin.abort()
+            self.pin = released
+        whole(self, *arguments)
 
-    Writer._set_pin = unpinned  # type: ignore[method-assign]
+    Writer.commit_txn = unpinned  # type: ignore[method-assign]
 
 
 def split_transaction() -> None:

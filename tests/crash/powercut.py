@@ -189,7 +189,7 @@ class CutCampaign:
         with Disk(self._work) as disk:
             while tally.counted < cuts and tally.cuts < 3 * cuts + 10:
                 self._round(disk)
-                if tally.broken and until_broken:
+                if tally.problems and until_broken:
                     break
         return tally
 
@@ -216,6 +216,10 @@ class CutCampaign:
             while facts.acks(name) == before and time.monotonic() < until and self._zygote.wait(pid, 0.005) is None:
                 pass
         Nemesis(directory, rng).run(self._run_s * rng.uniform(0.1, 1.0))
+        status = self._zygote.wait(pid, 0)
+        if status is not None:
+            end = " | ".join(output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+            tally.problems.append(f"seed {self._seed} cut {tally.cuts}: the writer ended by itself ({status}): {end}")
         disk.cut(rng.choice((JOURNAL_ONLY, NOTHING)))
         cut_s = time.monotonic()
         self._zygote.kill(pid)

@@ -10,6 +10,7 @@ TOPICS = ("alpha", "beta")
 COLUMNS = {
     "writer": "VARCHAR NOT NULL",
     "n": "BIGINT NOT NULL",
+    "device": "VARCHAR",
     "reading": "DOUBLE",
     "note": "VARCHAR",
     "payload": "VARCHAR",
@@ -35,6 +36,7 @@ def event(writer: str, n: int) -> dict[str, Any]:
     return {
         "writer": writer,
         "n": n,
+        "device": f"device {n * 7919 % 3001}",  # a dictionary that grows for a while: commits that need the index
         "reading": n * 0.25,
         "note": None if n % 7 == 0 else f"note {n % 23}",
         "payload": f"{writer}/{n}/{_FILL[:length]}",

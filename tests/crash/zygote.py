@@ -33,6 +33,7 @@ class Zygote:
         command = [sys.executable, "-m", "tests.crash.zygote"]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._running: set[int] = set()
+        self._ended: dict[int, int] = {}
 
     def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -49,13 +50,17 @@ class Zygote:
         """Starts `module.main(arguments)` in a new process and returns its pid; what it prints goes to `output`."""
         pid: int = self._ask({"run": module, "arguments": [str(one) for one in arguments], "output": output})["pid"]
         self._running.add(pid)
+        self._ended.pop(pid, None)
         return pid
 
     def wait(self, pid: int, seconds: float) -> int | None:
-        """The exit status (negative: the signal), None if it still runs after `seconds`."""
+        """The exit status (negative: the signal), None if it still runs after `seconds`; the same when asked again."""
+        if pid in self._ended:
+            return self._ended[pid]
         status: int | None = self._ask({"wait": pid, "seconds": seconds})["status"]
         if status is not None:
             self._running.discard(pid)
+            self._ended[pid] = status
         return status
 
     def kill(self, pid: int) -> None:
