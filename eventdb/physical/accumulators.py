@@ -3,8 +3,9 @@
 Every Accumulator has the same shape. `update` takes a batch whose rows carry local group numbers 0..k-1 and the k
 distinct slots they stand for. It reduces the batch to k partial values and combines those with the slots; rows of a
 single group go through `add`, which touches one slot with plain Python numbers and is what makes a batch of one row
-cheap. Cost follows the batch, never the number of groups kept. `merge` combines another accumulator's groups the same way, so partial states from
-batches or threads add up. Input order is the order of the calls (for first, last, any_value).
+cheap. Cost follows the batch, never the number of groups kept. `merge` combines another accumulator's groups the same
+way, so partial states from batches or threads add up. Input order is the order of the calls (for first, last,
+any_value).
 
 A slot that was never updated holds the value of no rows. `dump` and `load` move one slot as plain Python values.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,9 @@ def aggregate(function: str, *args: Expression, distinct: bool = False, where: E
     resolved = AGGREGATES[function].resolve([arg.type for arg in args])
     assert resolved is not None, (function, args)
     wanted, result = resolved
-    return Aggregation(function, tuple(cast_to(a, t) for a, t in zip(args, wanted, strict=True)), result, distinct, where)
+    return Aggregation(
+        function, tuple(cast_to(a, t) for a, t in zip(args, wanted, strict=True)), result, distinct, where
+    )
 
 
 def physical(column: Column) -> list[Any]:
@@ -179,10 +182,8 @@ def split(batch: RecordBatch, cuts: Sequence[int]) -> list[RecordBatch]:
     """The batch cut at rows, string columns encoded anew in each piece so that dictionaries differ."""
     bounds = [0, *sorted(min(cut, batch.row_count) for cut in cuts), batch.row_count]
     pieces = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in itertools.pairwise(bounds):
         part = batch.slice(start, stop)
         columns = [from_values(c.type, physical(c)) if c.type.is_coded else c for c in part.columns]
         pieces.append(RecordBatch(batch.names, columns, part.row_count))
     return pieces
-
-

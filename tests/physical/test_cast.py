@@ -32,11 +32,14 @@ def cast(source: str | DataType, value: Any, target: str | DataType) -> Any:
     """The cast value, FAILED where CAST raises; checks that TRY_CAST is NULL exactly there."""
     literal, type = Literal(type_of(source), value), type_of(target)
     safe = value_of(Cast(type, literal, safe=True))[0]
+    message = ""
     try:
         result = value_of(Cast(type, literal))[0]
     except EvaluationError as error:
-        assert str(type) in str(error)
-        assert "TRY_CAST" in str(error)
+        message = str(error)
+    if message:
+        assert str(type) in message
+        assert "TRY_CAST" in message
         assert safe is None
         assert cast_may_fail(literal.type, type), "the registry says this cast cannot fail"
         return FAILED
@@ -93,7 +96,9 @@ def expected_number(source: DataType, value: Any, target: DataType) -> Any:
         return FAILED
     if target.name == "DECIMAL":
         if source.is_float:
-            scaled = rounded(value * 10.0**target.scale, "away") if math.isfinite(value * 10.0**target.scale) else 10**30
+            scaled = (
+                rounded(value * 10.0**target.scale, "away") if math.isfinite(value * 10.0**target.scale) else 10**30
+            )
         else:
             scaled = int(Decimal(int(value)).scaleb(target.scale - source.scale).to_integral_value(ROUND_HALF_UP))
         return scaled if abs(scaled) < 10**target.precision else FAILED
@@ -167,13 +172,15 @@ def us(*fields: int) -> int:
     [
         ("1e3", "INTEGER", FAILED), ("+12", "INTEGER", 12), ("1_000", "BIGINT", FAILED), ("0x10", "BIGINT", FAILED),
         ("٣", "INTEGER", FAILED), ("", "INTEGER", FAILED), ("128", "TINYINT", FAILED), ("1.", "DOUBLE", 1.0),
-        (".5e-1", "DOUBLE", 0.05), ("Infinity", "DOUBLE", math.inf), ("-INF", "DOUBLE", -math.inf), ("1e400", "DOUBLE", FAILED),
+        (".5e-1", "DOUBLE", 0.05), ("Infinity", "DOUBLE", math.inf),
+        ("-INF", "DOUBLE", -math.inf), ("1e400", "DOUBLE", FAILED),
         ("1e39", "FLOAT", FAILED), ("1e400", "DECIMAL(18,2)", FAILED), ("1e-999999999", "DECIMAL(18,2)", 0),
         ("0.005", "DECIMAL(5,2)", 1), ("-0.005", "DECIMAL(5,2)", -1), ("0.00499999999999999999999", "DECIMAL(5,2)", 0),
         ("999.995", "DECIMAL(5,2)", FAILED), ("1e2", "DECIMAL(5,2)", 10000), ("nan", "DECIMAL(5,2)", FAILED),
         ("0." + "0" * 60 + "1", "DECIMAL(5,2)", 0), ("12345678901234567890." + "0" * 90, "DECIMAL(18,0)", FAILED),
         (" YES ", "BOOLEAN", True), ("off", "BOOLEAN", False), ("2", "BOOLEAN", FAILED),
-        ("2024-02-29", "DATE", 19_782), ("2023-02-29", "DATE", FAILED), ("2024-1-5", "DATE", 19_727), ("24-01-05", "DATE", FAILED),
+        ("2024-02-29", "DATE", 19_782), ("2023-02-29", "DATE", FAILED),
+        ("2024-1-5", "DATE", 19_727), ("24-01-05", "DATE", FAILED),
         ("2024-02-29", "TIMESTAMP", us(2024, 2, 29)), ("2024-02-29 10:11", "TIMESTAMP", us(2024, 2, 29, 10, 11)),
         ("2024-02-29T10:11:12.5Z", "TIMESTAMP", us(2024, 2, 29, 10, 11, 12, 500_000)),
         ("2024-02-29 10:00:00+02:30", "TIMESTAMP", us(2024, 2, 29, 7, 30)),

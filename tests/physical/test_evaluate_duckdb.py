@@ -1,7 +1,7 @@
 """Generated expressions and pipelines over generated rows: the same values as DuckDB.
 
-The generator stays where both mean the same: no NaN in comparisons (EventDB follows IEEE), no division by zero (DuckDB gives
-NULL), no backslash in LIKE (DuckDB has no default escape).
+The generator stays where both mean the same: no NaN in comparisons (EventDB follows IEEE), no division by zero (DuckDB
+gives NULL), no backslash in LIKE (DuckDB has no default escape).
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from eventdb.batch import RecordBatch
 from eventdb.errors import EvaluationError
-from eventdb.logical.expressions import Case, Cast, ColumnRef, Expression, InList, IntervalValue, Literal
+from eventdb.logical.expressions import Case, Cast, ColumnRef, Expression, InList, IntervalValue, Literal, SortKey
 from eventdb.logical.plan import Aggregate, Distinct, Filter, Limit, OutputField, Plan, Project, Sort, TimeWindow
-from eventdb.logical.expressions import SortKey
 from eventdb.physical.evaluate import evaluate
 from eventdb.physical.planner import run
 from eventdb.schema import BIGINT, BOOLEAN, DOUBLE, INTERVAL, TIMESTAMP, VARCHAR, parse_type
@@ -99,7 +98,11 @@ def integers(depth: int) -> st.SearchStrategy[Both]:
         st.builds(plain, st.just("length"), s),
         st.builds(plain, st.just("strpos"), s, strings(0)),
         st.builds(choose, booleans(depth - 1), n, n),
-        st.builds(part, st.sampled_from(["year", "month", "dow", "doy", "week", "quarter", "hour", "minute"]), times(depth - 1)),
+        st.builds(
+            part,
+            st.sampled_from(["year", "month", "dow", "doy", "week", "quarter", "hour", "minute"]),
+            times(depth - 1),
+        ),
         st.builds(lambda v: Both(cast_to(v.tree, BIGINT), f"CAST({v.sql} AS BIGINT)"), booleans(depth - 1)),
     )
 
@@ -126,7 +129,10 @@ def floats(depth: int) -> st.SearchStrategy[Both]:
     n = floats(depth - 1)
     return st.one_of(
         leaves,
-        *[st.builds(infix, st.just(f), st.just(o), n, n) for f, o in (("add", "+"), ("subtract", "-"), ("multiply", "*"))],
+        *[
+            st.builds(infix, st.just(f), st.just(o), n, n)
+            for f, o in (("add", "+"), ("subtract", "-"), ("multiply", "*"))
+        ],
         st.builds(guarded, st.just("divide"), st.just("/"), n, n),
         st.builds(plain, st.sampled_from(["floor", "ceil", "round", "trunc", "abs", "sin", "atan"]), n),
         st.builds(lambda v: plain("sqrt", plain("abs", v)), n),
@@ -141,7 +147,8 @@ def decimals() -> st.SearchStrategy[Both]:
     return st.sampled_from(
         [
             d, infix("add", "+", d, d), infix("subtract", "-", d, d), infix("multiply", "*", d, d),
-            plain("abs", d), plain("floor", d), plain("ceil", d), plain("round", d), Both(call("negate", d.tree), "(-d)"),
+            plain("abs", d), plain("floor", d), plain("ceil", d),
+            plain("round", d), Both(call("negate", d.tree), "(-d)"),
         ]
     )  # fmt: skip
 
@@ -168,7 +175,9 @@ def strings(depth: int) -> st.SearchStrategy[Both]:
         st.builds(infix, st.just("concat_op"), st.just("||"), s, s),
         st.builds(lambda a, k: plain("lpad", a, k, texts_of("*")), s, small),
         st.builds(choose, booleans(depth - 1), s, s),
-        st.builds(lambda v: Both(cast_to(v.tree, VARCHAR), f"CAST({v.sql} AS VARCHAR)"), st.one_of(n, decimals(), times(0))),
+        st.builds(
+            lambda v: Both(cast_to(v.tree, VARCHAR), f"CAST({v.sql} AS VARCHAR)"), st.one_of(n, decimals(), times(0))
+        ),
     )
 
 
@@ -208,10 +217,14 @@ def member(a: Both, values: list[int | None], negated: bool) -> Both:
     return Both(tree, f"({a.sql} {'NOT ' if negated else ''}IN ({listed}))")
 
 
+def truth_of(v: bool | None) -> Both:
+    return Both(lit("BOOLEAN", v), f"CAST({'NULL' if v is None else v} AS BOOLEAN)")
+
+
 def booleans(depth: int) -> st.SearchStrategy[Both]:
     leaves = st.one_of(
         st.just(column("b")),
-        st.sampled_from([True, False, None]).map(lambda v: Both(lit("BOOLEAN", v), f"CAST({v or 'NULL' if v is None else v} AS BOOLEAN)")),
+        st.sampled_from([True, False, None]).map(truth_of),
     )
     if not depth:
         return leaves
@@ -233,7 +246,9 @@ def booleans(depth: int) -> st.SearchStrategy[Both]:
         st.builds(infix, st.just("like"), st.just("LIKE"), s, patterns),
         st.builds(infix, st.just("ilike"), st.just("ILIKE"), s, patterns),
         st.builds(plain, st.sampled_from(["starts_with", "ends_with", "contains"]), s, s),
-        st.builds(member, n, st.lists(st.one_of(st.none(), st.integers(-3, 3)), min_size=1, max_size=10), st.booleans()),
+        st.builds(
+            member, n, st.lists(st.one_of(st.none(), st.integers(-3, 3)), min_size=1, max_size=10), st.booleans()
+        ),
     )
 
 
@@ -247,16 +262,20 @@ def database_of(batch: RecordBatch) -> duckdb.DuckDBPyConnection:
 
 def alike(mine: Any, theirs: Any) -> bool:
     if isinstance(mine, float) and isinstance(theirs, float):
-        return mine == theirs or math.isclose(mine, theirs, rel_tol=1e-9, abs_tol=1e-9) or (mine != mine and theirs != theirs)
+        return (
+            mine == theirs
+            or math.isclose(mine, theirs, rel_tol=1e-9, abs_tol=1e-9)
+            or (mine != mine and theirs != theirs)
+        )
     if isinstance(mine, Decimal) or isinstance(theirs, Decimal):
         return mine is not None and theirs is not None and Decimal(mine) == Decimal(theirs)
-    return type(mine) is type(theirs) and mine == theirs or isinstance(mine, dt.date) and mine == theirs
+    return (type(mine) is type(theirs) and mine == theirs) or (isinstance(mine, dt.date) and mine == theirs)
 
 
 ANY = st.one_of(integers(3), booleans(3), strings(3), floats(3), times(2), decimals())
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(tables(), st.lists(ANY, min_size=1, max_size=6))
 def test_expressions_have_duckdbs_values(batch: RecordBatch, chosen: list[Both]) -> None:
     connection = database_of(batch)
@@ -269,9 +288,11 @@ def test_expressions_have_duckdbs_values(batch: RecordBatch, chosen: list[Both])
             found = evaluate(tree, batch).to_pylist()
         except EvaluationError as error:
             # DuckDB computes literals and small integers in wider types than the registry's rules.
-            assert "overflow" in str(error), sql
-            continue
-        assert all(map(alike, found, expected)), (sql, found, expected)
+            failure = str(error)
+        else:
+            failure = ""
+            assert all(map(alike, found, expected)), (sql, found, expected)
+        assert not failure or "overflow" in failure, (sql, failure)
 
 
 def rows_of(plan: Plan, context: Any) -> list[tuple[Any, ...]]:
@@ -282,9 +303,9 @@ def sorted_rows(rows: list[Any]) -> list[Any]:
     return sorted(rows, key=lambda row: [(v is None, f"{v:.6e}" if isinstance(v, float) else str(v)) for v in row])
 
 
-@settings(max_examples=80)
-@given(tables(most=30), booleans(2), st.lists(st.one_of(integers(2), strings(2)), min_size=1, max_size=2), integers(2), floats(1),
-       booleans(1), st.lists(st.integers(0, 30), max_size=3))  # fmt: skip
+@settings(max_examples=30)
+@given(tables(most=30), booleans(2), st.lists(st.one_of(integers(2), strings(2)), min_size=1, max_size=2), integers(2),
+       floats(1), booleans(1), st.lists(st.integers(0, 30), max_size=3))  # fmt: skip
 def test_filtered_grouped_queries_have_duckdbs_rows(
     batch: RecordBatch, where: Both, keys: list[Both], n: Both, x: Both, keep: Both, cuts: list[int]
 ) -> None:
@@ -298,7 +319,8 @@ def test_filtered_grouped_queries_have_duckdbs_rows(
     plan = Aggregate(Filter(scan, where.tree), tuple(k.tree for k in keys), aggregations, fields)
     listed = ", ".join(k.sql for k in keys)
     sql = (
-        f"SELECT {listed}, count(*), sum({n.sql}) FILTER (WHERE {keep.sql}), avg({x.sql}), min({x.sql}), max({keys[0].sql}), "
+        f"SELECT {listed}, count(*), sum({n.sql}) FILTER (WHERE {keep.sql}), avg({x.sql}), min({x.sql}), "
+        f"max({keys[0].sql}), "
         f"count(DISTINCT {n.sql}) FROM e WHERE {where.sql} GROUP BY {', '.join(str(i + 1) for i in range(len(keys)))}"
     )
     try:
@@ -312,8 +334,15 @@ def test_filtered_grouped_queries_have_duckdbs_rows(
         assert all(map(alike, mine, theirs)), (sql, mine, theirs)
 
 
-@settings(max_examples=60)
-@given(tables(most=30), strings(1), integers(1), st.booleans(), st.integers(0, 20), st.lists(st.integers(0, 30), max_size=3))
+@settings(max_examples=30)
+@given(
+    tables(most=30),
+    strings(1),
+    integers(1),
+    st.booleans(),
+    st.integers(0, 20),
+    st.lists(st.integers(0, 30), max_size=3),
+)
 def test_distinct_ordered_limited_queries_have_duckdbs_rows(
     batch: RecordBatch, s: Both, n: Both, down: bool, count: int, cuts: list[int]
 ) -> None:
@@ -337,10 +366,11 @@ def test_tumbling_windows_are_time_buckets_from_1970(batch: RecordBatch, size: i
     scan, context = plan_over(batch)
     window = TimeWindow(scan, column("ts").tree, size, size)
     start = ColumnRef(TIMESTAMP, len(NAMES), "window_start")
-    plan = Aggregate(window, (start,), (aggregate("count_star"),), (OutputField("w", TIMESTAMP), OutputField("n", BIGINT)))
-    sql = (
-        f"SELECT time_bucket(to_microseconds({size}), ts, TIMESTAMP '1970-01-01'), count(*) FROM e WHERE ts IS NOT NULL GROUP BY 1"
+    plan = Aggregate(
+        window, (start,), (aggregate("count_star"),), (OutputField("w", TIMESTAMP), OutputField("n", BIGINT))
     )
+    bucket = f"time_bucket(to_microseconds({size}), ts, TIMESTAMP '1970-01-01')"
+    sql = f"SELECT {bucket}, count(*) FROM e WHERE ts IS NOT NULL GROUP BY 1"
     assert sorted(rows_of(plan, context)) == sorted(database_of(batch).execute(sql).fetchall())
 
 

@@ -49,7 +49,9 @@ def test_constants_mix_with_columns(rows: int) -> None:
     for constant in THREE:
         expected = [python_and(None, constant)] * rows
         assert value_of(call("and", col(batch, "a"), lit("BOOLEAN", constant)), batch) == expected
-        assert value_of(call("or", lit("BOOLEAN", constant), col(batch, "a")), batch) == [python_or(constant, None)] * rows
+        assert (
+            value_of(call("or", lit("BOOLEAN", constant), col(batch, "a")), batch) == [python_or(constant, None)] * rows
+        )
 
 
 def divided(batch: RecordBatch) -> Expression:
@@ -199,7 +201,8 @@ def test_an_empty_batch_gives_empty_columns_for_every_kind_of_expression() -> No
     a, s, t = (col(batch, n) for n in "ast")
     one = lit("BIGINT", 1)
     for expression in (
-        call("add", a, one), call("divide", a, a), call("upper", s), call("concat", s, lit("VARCHAR", "x")), call("eq", s, s),
+        call("add", a, one), call("divide", a, a), call("upper", s), call("concat", s, lit("VARCHAR", "x")),
+        call("eq", s, s),
         case((call("eq", a, one), s), otherwise=lit("VARCHAR", "n")), call("coalesce", a, one), one,
         call("date_trunc", lit("VARCHAR", "day"), t), cast_to(a, VARCHAR), cast_to(s, BIGINT),
         call("and", call("eq", a, one), call("gt", call("divide", one, a), one)), call("round", a, a),

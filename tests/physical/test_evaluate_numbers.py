@@ -48,7 +48,7 @@ MODEL: dict[str, Any] = {
 }
 
 
-def expected_integer(name: str, type: str, a: int | None, b: int | None) -> int | None | str:
+def expected_integer(name: str, type: str, a: int | None, b: int | None) -> int | str | None:
     if a is None or b is None:
         return None
     if b == 0 and name in ("divide", "modulo"):
@@ -120,7 +120,10 @@ def test_the_least_integer_has_no_opposite(type: str) -> None:
 
 @given(st.sampled_from(["add", "subtract", "multiply"]), st.data())
 def test_decimal_arithmetic_is_exact_or_an_error(name: str, data: st.DataObject) -> None:
-    left_type, right_type = type_of(data.draw(st.sampled_from(["DECIMAL(9,2)", "DECIMAL(18,4)", "DECIMAL(18,18)"]))), None
+    left_type, right_type = (
+        type_of(data.draw(st.sampled_from(["DECIMAL(9,2)", "DECIMAL(18,4)", "DECIMAL(18,18)"]))),
+        None,
+    )
     right_type = left_type if name != "multiply" else type_of("DECIMAL(9,3)")
     a = data.draw(st.integers(-(10**left_type.precision) + 1, 10**left_type.precision - 1))
     b = data.draw(st.integers(-(10**right_type.precision) + 1, 10**right_type.precision - 1))

@@ -84,7 +84,7 @@ MODELS: dict[str, tuple[Any, list[st.SearchStrategy[Any]]]] = {
     "contains": (lambda s, p: p in s, [TEXTS, TEXTS]),
     "strpos": (lambda s, p: s.find(p) + 1, [TEXTS, TEXTS]),
     "left": (lambda s, n: s[:n] if n >= 0 else s[: max(len(s) + n, 0)], [TEXTS, st.integers(-8, 8)]),
-    "right": (lambda s, n: (s[len(s) - min(n, len(s)) :] if n >= 0 else s[-n:]), [TEXTS, st.integers(-8, 8)]),
+    "right": (lambda s, n: s[len(s) - min(n, len(s)) :] if n >= 0 else s[-n:], [TEXTS, st.integers(-8, 8)]),
     "lpad": (
         lambda s, n, f: s[: max(n, 0)] if len(s) >= n or not f else (f * n)[: n - len(s)] + s,
         [TEXTS, st.integers(-2, 12), TEXTS],

@@ -23,7 +23,9 @@ from .building import batch_of, call, col, lit, value_of
 MOMENTS = st.one_of(
     st.datetimes(dt.datetime(1, 1, 1), dt.datetime(9999, 12, 31, 23, 59, 59, 999999)),
     st.datetimes(dt.datetime(1969, 12, 30), dt.datetime(1970, 1, 3)),
-    st.sampled_from([dt.datetime(2000, 2, 29, 12), dt.datetime(1900, 3, 1), dt.datetime(2024, 12, 30), dt.datetime(1, 1, 1)]),
+    st.sampled_from(
+        [dt.datetime(2000, 2, 29, 12), dt.datetime(1900, 3, 1), dt.datetime(2024, 12, 30), dt.datetime(1, 1, 1)]
+    ),
 )
 
 
@@ -41,7 +43,9 @@ def test_every_day_of_four_centuries_and_the_edges_is_its_python_date() -> None:
     days = np.array(ordinals, dtype=np.int64) - dt.date(1970, 1, 1).toordinal()
     year, month, day = civil_from_days(days)
     expected = [dt.date.fromordinal(o) for o in ordinals]
-    assert list(zip(year.tolist(), month.tolist(), day.tolist(), strict=True)) == [(d.year, d.month, d.day) for d in expected]
+    assert list(zip(year.tolist(), month.tolist(), day.tolist(), strict=True)) == [
+        (d.year, d.month, d.day) for d in expected
+    ]
     assert (days_from_civil(year, month, day) == days).all()
     iso_year, week = iso_year_week(days)
     assert list(zip(iso_year.tolist(), week.tolist(), strict=True)) == [tuple(d.isocalendar()[:2]) for d in expected]
@@ -127,7 +131,9 @@ def test_epochs() -> None:
             value_of(call("to_timestamp", lit("DOUBLE", bad)))
 
 
-@given(*[st.integers(low, high) for low, high in ((-1, 10_001), (-1, 14), (-1, 33), (-1, 25), (-1, 61))], st.floats(-1, 61))
+@given(
+    *[st.integers(low, high) for low, high in ((-1, 10_001), (-1, 14), (-1, 33), (-1, 25), (-1, 61))], st.floats(-1, 61)
+)
 def test_make_timestamp_is_pythons_datetime_or_an_error(y: int, mo: int, d: int, h: int, mi: int, s: float) -> None:
     args = [lit("BIGINT", v) for v in (y, mo, d, h, mi)]
     expression = call("make_timestamp", *args, lit("DOUBLE", s))
@@ -164,7 +170,15 @@ def test_strftime_agrees_with_python(t: dt.datetime) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["%Y-%m-%d %H:%M:%S.%f", "%F %T.%f", "%s %f", "%d. %B %Y, %I:%M:%S %p %f", "%j/%Y %T.%f", "%G-W%V-%u %H%M%S%f", "%%%A %b%d%Y%T%f"],
+    [
+        "%Y-%m-%d %H:%M:%S.%f",
+        "%F %T.%f",
+        "%s %f",
+        "%d. %B %Y, %I:%M:%S %p %f",
+        "%j/%Y %T.%f",
+        "%G-W%V-%u %H%M%S%f",
+        "%%%A %b%d%Y%T%f",
+    ],
 )
 @given(t=MOMENTS)
 def test_strptime_is_the_inverse_of_strftime(pattern: str, t: dt.datetime) -> None:
@@ -176,7 +190,14 @@ def test_strptime_is_the_inverse_of_strftime(pattern: str, t: dt.datetime) -> No
 
 @pytest.mark.parametrize(
     ("text", "pattern"),
-    [("2024-02-30", "%Y-%m-%d"), ("x", "%Y"), ("2023 366", "%Y %j"), ("13 AM", "%I %p"), ("25", "%H"), ("2024-01-01 ", "%F")],
+    [
+        ("2024-02-30", "%Y-%m-%d"),
+        ("x", "%Y"),
+        ("2023 366", "%Y %j"),
+        ("13 AM", "%I %p"),
+        ("25", "%H"),
+        ("2024-01-01 ", "%F"),
+    ],
 )
 def test_text_that_is_no_time_raises(text: str, pattern: str) -> None:
     with pytest.raises(EvaluationError, match="strptime"):

@@ -103,7 +103,8 @@ def test_sorting_is_pythons_stable_sort(batch: RecordBatch, data: st.DataObject)
     first = [data.draw(st.booleans()) for _ in range(width)]
     rows = raw_rows(batch)
     expected = sorted(
-        range(len(rows)), key=lambda r: tuple(map(sort_key, rows[r], down, first))  # type: ignore[arg-type]
+        range(len(rows)),
+        key=lambda r: tuple(map(sort_key, rows[r], down, first)),  # type: ignore[arg-type]
     )
     assert sort_rows(batch.columns, down, first).tolist() == expected
 

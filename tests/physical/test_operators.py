@@ -58,13 +58,15 @@ def numbers(count: int, start: int = 0) -> RecordBatch:
     return RecordBatch(("n",), [Column(BIGINT, np.arange(start, start + count))])
 
 
-# --- scan -----------------------------------------------------------------------------------------------------------
+# --- scan ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_scan_gives_the_rows_between_its_offsets_and_the_system_columns() -> None:
     segments = [numbers(10), numbers(10, 10), numbers(5, 20)]
     log = MemoryLog(segments, start=100)
-    scan = scan_of(log, columns=["n", "_offset", "_append_time", "_time", "_partition"], start_offset=105, stop_offset=112)
+    scan = scan_of(
+        log, columns=["n", "_offset", "_append_time", "_time", "_partition"], start_offset=105, stop_offset=112
+    )
     rows = rows_of(scan, context_of(log))
     assert rows == [(i, 100 + i, (100 + i) * 1000, (100 + i) * 1000, 0) for i in range(5, 12)]
     assert rows_of(replace(scan, start_offset=0, stop_offset=10**9), context_of(log))[-1][1] == 124
@@ -102,7 +104,7 @@ def test_batches_are_at_most_a_morsel() -> None:
     assert max(sizes) <= 131_072
 
 
-# --- filter, project, limit, union, values -----------------------------------------------------------------------------
+# --- filter, project, limit, union, values ------------------------------------------------------------------------
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-3, 3)), max_size=20), st.lists(st.integers(0, 20), max_size=3))
@@ -174,7 +176,11 @@ def test_weights_pass_through_filter_project_and_windows() -> None:
 
 def test_now_is_one_moment_for_the_whole_statement() -> None:
     scan, context = plan_over(numbers(3), numbers(3))
-    plan = Project(scan, (Call(TIMESTAMP, "now", ()), Call(TIMESTAMP, "now", ())), (OutputField("a", TIMESTAMP), OutputField("b", TIMESTAMP)))
+    plan = Project(
+        scan,
+        (Call(TIMESTAMP, "now", ()), Call(TIMESTAMP, "now", ())),
+        (OutputField("a", TIMESTAMP), OutputField("b", TIMESTAMP)),
+    )
     found: list[Any] = []
     for batch in run(plan, context):
         time.sleep(0.002)
@@ -183,7 +189,7 @@ def test_now_is_one_moment_for_the_whole_statement() -> None:
     assert len(set(found)) == 1
 
 
-# --- sort, top, distinct ------------------------------------------------------------------------------------------------
+# --- sort, top, distinct ------------------------------------------------------------------------------------------
 
 ROWS = st.lists(
     st.tuples(
@@ -219,7 +225,10 @@ def place(value: Any, key: SortKey) -> Any:
 
 @st.composite
 def sort_keys(draw: st.DrawFn) -> list[tuple[int, bool, bool]]:
-    return [(i, draw(st.booleans()), draw(st.booleans())) for i in draw(st.permutations([0, 1, 2]))[: draw(st.integers(1, 3))]]
+    return [
+        (i, draw(st.booleans()), draw(st.booleans()))
+        for i in draw(st.permutations([0, 1, 2]))[: draw(st.integers(1, 3))]
+    ]
 
 
 @given(ROWS, sort_keys(), st.lists(st.integers(0, 25), max_size=3), st.integers(0, 30), st.integers(0, 5))
@@ -228,9 +237,7 @@ def test_sort_and_top_n_are_pythons_stable_sort(
 ) -> None:
     batch = table(rows)
     keys = tuple(SortKey(col(batch, "asx"[i]), down, first) for i, down, first in chosen)
-    expected = sorted(
-        rows, key=lambda r: tuple(place(r[i], k) for (i, _, _), k in zip(chosen, keys, strict=True))
-    )
+    expected = sorted(rows, key=lambda r: tuple(place(r[i], k) for (i, _, _), k in zip(chosen, keys, strict=True)))
     scan, context = plan_over(*split(batch, cuts))
     sort = Sort(scan, keys)
     assert rows_of(sort, context) == expected
@@ -276,14 +283,22 @@ def test_distinct_over_many_rows_is_exact_and_streams() -> None:
     assert next(run(Distinct(few), context)).row_count == 3
 
 
-# --- join ---------------------------------------------------------------------------------------------------------------
+# --- join ---------------------------------------------------------------------------------------------------------
 
 PAIRS = st.lists(
-    st.tuples(st.one_of(st.none(), st.sampled_from(["a", "b", "c"])), st.one_of(st.none(), st.integers(0, 3))), max_size=12
+    st.tuples(st.one_of(st.none(), st.sampled_from(["a", "b", "c"])), st.one_of(st.none(), st.integers(0, 3))),
+    max_size=12,
 )
 
 
-@given(PAIRS, PAIRS, st.sampled_from(["inner", "left"]), st.booleans(), st.integers(0, 2), st.lists(st.integers(0, 12), max_size=2))
+@given(
+    PAIRS,
+    PAIRS,
+    st.sampled_from(["inner", "left"]),
+    st.booleans(),
+    st.integers(0, 2),
+    st.lists(st.integers(0, 12), max_size=2),
+)
 def test_joins_are_nested_loops(
     left: list[Any], right: list[Any], kind: str, residual: bool, key_count: int, cuts: list[int]
 ) -> None:
@@ -335,14 +350,16 @@ def test_the_residual_of_a_join_may_guard_itself() -> None:
     assert sorted(rows_of(plan, context_of(*logs))) == [(0, None), (4, 8)]
 
 
-# --- windows ------------------------------------------------------------------------------------------------------------
+# --- windows ------------------------------------------------------------------------------------------------------
 
 
 @given(
     st.lists(st.one_of(st.none(), st.integers(-50, 50)), max_size=12), st.integers(1, 20), st.integers(1, 20),
     st.lists(st.integers(0, 12), max_size=2),
 )  # fmt: skip
-def test_every_row_is_in_the_windows_that_hold_its_time(times: list[int | None], size: int, slide: int, cuts: list[int]) -> None:
+def test_every_row_is_in_the_windows_that_hold_its_time(
+    times: list[int | None], size: int, slide: int, cuts: list[int]
+) -> None:
     batch = batch_of({"t": ("TIMESTAMP", times)})
     scan, context = plan_over(*split(batch, cuts))
     plan = TimeWindow(scan, col(batch, "t"), size, slide)
@@ -360,7 +377,7 @@ def test_a_window_at_the_end_of_time_raises() -> None:
         rows_of(TimeWindow(scan, col(batch, "t"), 10**6, 10**6), context)
 
 
-# --- memory, cancel, explain ----------------------------------------------------------------------------------------------
+# --- memory, cancel, explain --------------------------------------------------------------------------------------
 
 
 def materialising_plans() -> list[tuple[str, Any]]:
@@ -393,7 +410,12 @@ def test_a_cancelled_query_stops_within_a_tenth_of_a_second() -> None:
     token = CancelToken()
     batch = log.segments[0]
     n = col(batch, "n")
-    heavy = Aggregate(scan_of(log), (call("modulo", n, lit("BIGINT", 1000)),), (aggregate("sum", n),), (OutputField("k", BIGINT), OutputField("s", BIGINT)))
+    heavy = Aggregate(
+        scan_of(log),
+        (call("modulo", n, lit("BIGINT", 1000)),),
+        (aggregate("sum", n),),
+        (OutputField("k", BIGINT), OutputField("s", BIGINT)),
+    )
     context = context_of(log, cancel=token)
     cancelled_at: list[float] = []
 
@@ -420,7 +442,11 @@ def test_explain_shows_operators_and_analyze_their_rows() -> None:
     scan, context = plan_over(numbers(10), numbers(10))
     batch = numbers(1)
     plan = Limit(Sort(Filter(scan, call("gt", col(batch, "n"), lit("BIGINT", 4))), (SortKey(col(batch, "n")),)), 3)
-    assert [line.strip().split()[0] for line in physical_lines(plan_physical(plan, context))] == ["Top", "Filter", "Scan"]
+    assert [line.strip().split()[0] for line in physical_lines(plan_physical(plan, context))] == [
+        "Top",
+        "Filter",
+        "Scan",
+    ]
     context.measure()
     operator = plan_physical(plan, context)
     assert sum(b.row_count for b in operator.batches()) == 3
