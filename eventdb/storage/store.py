@@ -25,6 +25,7 @@ from eventdb.storage.directory import (
 )
 from eventdb.storage.files import Clock, Files, storage_error
 from eventdb.storage.format import OP_FORGET, OP_PLACE, SHARED_BYTES, SHARED_POISON
+from eventdb.storage.group import GroupCommit
 from eventdb.storage.head import Head
 from eventdb.storage.kv import Index
 from eventdb.storage.log import PartitionLog
@@ -120,6 +121,7 @@ class Store:
         self._head: Head | None = None
         self._writer: Writer | None = None
         self._maintenance: Maintenance | None = None
+        self._group = GroupCommit(self.write)
         with contextlib.ExitStack() as undo:
             undo.callback(self._release)
             if read_only:
@@ -341,9 +343,7 @@ class Store:
             if offset >= 0:
                 self._notifier.announce()
                 return offset
-        with self.write() as transaction:
-            offset = transaction.append_rows(log, (row,))
-        return offset
+        return self._group.append(log, row)
 
     def write(self, *, journaled: bool = True) -> WriteTransaction:
         """A transaction; a context manager. `journaled=False` is for derived rows, which a power cut may set back to a checkpoint."""

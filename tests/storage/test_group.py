@@ -1,0 +1,158 @@
+"""Group commit: every thread's rows arrive once and in its order, share flushes, and fail alone."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eventdb
+from eventdb.errors import OutcomeUnknown, SchemaMismatch, StorageError
+from eventdb.storage.group import GroupCommit
+
+
+def test_threads_share_flushes_and_lose_nothing(tmp_path: Path) -> None:
+    threads, events = 8, 60
+    with eventdb.open(tmp_path / "db") as db:
+        topic = db.create_topic("t", {"thread": "INTEGER", "n": "INTEGER"})
+        topic.append({"thread": -1, "n": 0})
+        before = int(str(db.stats()["flushes"]))
+        offsets: list[list[int]] = [[] for _ in range(threads)]
+
+        def write(thread: int) -> None:
+            offsets[thread] = [topic.append({"thread": thread, "n": n}).offset for n in range(events)]
+
+        workers = [threading.Thread(target=write, args=(i,)) for i in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        flushes = int(str(db.stats()["flushes"])) - before
+        stored = {event.offset: (event["thread"], event["n"]) for event in topic.read(start=1)}
+    assert flushes < threads * events
+    assert sorted(stored) == list(range(1, 1 + threads * events))
+    for thread in range(threads):
+        assert [stored[offset] for offset in offsets[thread]] == [(thread, n) for n in range(events)]
+        assert offsets[thread] == sorted(offsets[thread])
+
+
+class Writer:
+    """A stand-in for the store: each transaction collects rows; a row named 'bad' is refused."""
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+        self.transactions = 0
+        self.entry_error: Exception | None = None
+        self.exit_error: Exception | None = None
+
+    def __call__(self) -> Any:
+        return Transaction(self)
+
+
+class Transaction:
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.rows: list[str] = []
+
+    def __enter__(self) -> Transaction:
+        if self.writer.entry_error is not None:
+            raise self.writer.entry_error
+        return self
+
+    def append_row(self, log: Any, row: Any) -> int:
+        if row == ("bad",):
+            raise SchemaMismatch("bad row")
+        self.rows.append(row[0])
+        return len(self.writer.stored) + len(self.rows) - 1
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            if self.writer.exit_error is not None:
+                raise self.writer.exit_error
+            self.writer.stored += self.rows
+            self.writer.transactions += 1
+
+
+def together(group: GroupCommit, rows: list[str]) -> list[object]:
+    """What each thread got when all queue up behind a leader that waits."""
+    results: list[object] = [None] * len(rows)
+    group._has_leader = True  # the test leads: everybody queues
+
+    def run(i: int) -> None:
+        try:
+            results[i] = group.append(None, (rows[i],))  # type: ignore[arg-type]
+        except Exception as error:
+            results[i] = type(error)
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(len(rows))]
+    for worker in workers:
+        worker.start()
+    while len(group._queue) < len(rows):
+        pass
+    with group._lock:
+        group._pass_on()
+    for worker in workers:
+        worker.join()
+    return results
+
+
+def test_a_queue_is_one_transaction() -> None:
+    writer = Writer()
+    results = together(GroupCommit(writer), ["a", "b", "c"])
+    assert sorted(results) == [0, 1, 2]  # type: ignore[type-var]
+    assert writer.transactions == 1
+
+
+def test_a_bad_row_fails_alone() -> None:
+    writer = Writer()
+    results = together(GroupCommit(writer), ["a", "bad", "c"])
+    assert results[1] is SchemaMismatch
+    assert sorted(writer.stored) == ["a", "c"]
+
+
+def test_an_unknown_outcome_reaches_every_thread() -> None:
+    writer = Writer()
+    writer.exit_error = OutcomeUnknown("flush failed")
+    assert together(GroupCommit(writer), ["a", "b", "c"]) == [OutcomeUnknown] * 3
+    assert writer.stored == []
+
+
+def test_a_writer_that_cannot_be_had_fails_each_thread_and_leaves_nothing_behind() -> None:
+    writer = Writer()
+    writer.entry_error = StorageError("locked")
+    group = GroupCommit(writer)
+    assert together(group, ["a", "b"]) == [StorageError] * 2
+    writer.entry_error = None
+    assert group.append(None, ("later",)) == 0  # type: ignore[arg-type]
+
+
+def test_an_interrupted_wait_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer()
+    group = GroupCommit(writer)
+    group._has_leader = True
+    made = []
+
+    class Interrupted:
+        def acquire(self, blocking: bool = True) -> bool:
+            if blocking and len(made) == 1:
+                raise KeyboardInterrupt
+            return False
+
+    import eventdb.storage.group as module
+
+    original = module._Ticket
+
+    def ticket(log: Any, row: Any) -> Any:
+        one = original(log, row)
+        made.append(one)
+        one.wake = Interrupted()  # type: ignore[assignment]
+        return one
+
+    monkeypatch.setattr(module, "_Ticket", ticket)
+    with pytest.raises(KeyboardInterrupt):
+        group.append(None, ("gone",))  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "_Ticket", original)
+    assert together(group, ["a", "b"]) in ([0, 1], [1, 0])
+    assert sorted(writer.stored) == ["a", "b"]
