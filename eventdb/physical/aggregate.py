@@ -16,7 +16,8 @@ from eventdb.batch import Array, Column, RecordBatch, concat_columns
 from eventdb.config import MORSEL_ROWS
 from eventdb.logical.expressions import Aggregation
 from eventdb.logical.plan import Aggregate
-from eventdb.physical.accumulators import Accumulator, accumulator, accumulator_of, is_distinct_set
+from eventdb.physical.accumulator import Accumulator
+from eventdb.physical.accumulators import accumulator, accumulator_of, is_distinct_set
 from eventdb.physical.aggregate_state import AggregateInputs
 from eventdb.physical.context import QueryContext
 from eventdb.physical.grouping import factorize

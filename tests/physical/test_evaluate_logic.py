@@ -191,6 +191,7 @@ def test_a_predicate_looks_at_distinct_codes_not_at_a_large_dictionary() -> None
 def test_values_no_row_uses_cannot_raise() -> None:
     dictionary = Dictionary(["12", "not a number", "13"])
     codes = batch_of({"x": ("INTEGER", [0, 2, None])}).columns[0]
+    codes.values[2] = 1  # what lies under the NULL
     column = Column(VARCHAR, codes.values, codes.validity, dictionary)
     batch = RecordBatch(("s",), (column,), 3)
     assert value_of(cast_to(col(batch, "s"), BIGINT), batch) == [12, 13, None]

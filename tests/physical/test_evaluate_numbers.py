@@ -78,6 +78,22 @@ def test_integer_arithmetic_is_exact_or_an_error(data: st.DataObject, type: str,
             assert value_of(expression, batch) == expected
 
 
+@pytest.mark.parametrize("type", INTEGERS)
+@pytest.mark.parametrize("name", list(MODEL))
+def test_every_pair_of_edge_values_is_exact_or_an_error(type: str, name: str) -> None:
+    low, high = INTEGER_RANGES[type]
+    edges = [low, low + 1, low // 2, -7, -2, -1, 0, 1, 2, 7, high // 2, high - 1, high]
+    pairs = [(a, b) for a in edges for b in edges]
+    expected = [expected_integer(name, type, a, b) for a, b in pairs]
+    fine = [(pair, e) for pair, e in zip(pairs, expected, strict=True) if e != "error"]
+    batch = batch_of({"a": (type, [a for (a, _), _ in fine]), "b": (type, [b for (_, b), _ in fine])})
+    assert value_of(call(name, col(batch, "a"), col(batch, "b")), batch) == [e for _, e in fine]
+    for (a, b), e in zip(pairs, expected, strict=True):
+        if e == "error":
+            with pytest.raises(EvaluationError):
+                value_of(call(name, lit(type, a), lit(type, b)))
+
+
 @given(st.lists(st.tuples(edge_integers("BIGINT"), edge_integers("BIGINT")), min_size=1, max_size=40))
 def test_products_near_the_limit_are_judged_one_by_one(pairs: list[tuple[int, int]]) -> None:
     low, high = INTEGER_RANGES["BIGINT"]
@@ -218,6 +234,8 @@ def test_rounding_decimals_and_floats_to_places() -> None:
     assert value_of(call("round", col(batch, "d"), col(batch, "n")), batch) == [1600, 1560, 1555, 2000, -1555]
     with pytest.raises(EvaluationError, match="round"):
         value_of(call("round", lit("DECIMAL(2,1)", 99), lit("BIGINT", 0)))
+    halves = batch_of({"d": ("DECIMAL(5,1)", [5, -5, 4, -4, 15, -15, 0])})
+    assert value_of(call("round", col(halves, "d")), halves) == [1, -1, 0, 0, 2, -2, 0]
     assert value_of(call("round", lit("DOUBLE", 2.345), lit("BIGINT", 1))) == [2.3]
     assert value_of(call("round", lit("DOUBLE", 1234.5), lit("BIGINT", -2))) == [1200.0]
     assert value_of(call("round", lit("DOUBLE", 1e300), lit("BIGINT", 20))) == [1e300]

@@ -1,0 +1,109 @@
+"""Aggregate functions as growable arrays with one slot per group.
+
+Every Accumulator has the same shape. `update` takes a batch whose rows carry local group numbers 0..k-1 and the k
+distinct slots they stand for. It reduces the batch to k partial values and combines those with the slots; rows of a
+single group go through `add`, which touches one slot with plain Python numbers and is what makes a batch of one row
+cheap. Cost follows the batch, never the number of groups kept. `merge` combines another accumulator's groups the same
+way, so partial states from batches or threads add up. Input order is the order of the calls (for first, last,
+any_value).
+
+A slot that was never updated holds the value of no rows. `dump` and `load` move one slot as plain Python values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eventdb.batch import Array, Column
+from eventdb.schema import DataType
+
+
+class Accumulator:
+    """One aggregation over many groups."""
+
+    strict = True
+    """Whether rows whose argument is NULL are left out before `reduce`."""
+
+    def __init__(self, type: DataType, argument: DataType | None) -> None:
+        self.type = type
+        self.argument = argument
+        self.slots = 0
+        self.arrays: list[Array] = []
+
+    def empty(self) -> Sequence[Any]:
+        """The value of a fresh slot in each of `arrays`, which have the dtypes of `dtypes`."""
+        raise NotImplementedError
+
+    dtypes: Sequence[Any] = ()
+
+    def resize(self, count: int) -> None:
+        """At least `count` slots exist."""
+        if not self.arrays:
+            self.slots = count
+            self.arrays = [_filled(count, fill, dtype) for fill, dtype in zip(self.empty(), self.dtypes, strict=True)]
+        elif count > self.slots:
+            extra = max(count, 2 * self.slots, 16) - self.slots
+            fills = zip(self.arrays, self.empty(), strict=True)
+            self.arrays = [np.concatenate([a, _filled(extra, fill, a.dtype)]) for a, fill in fills]
+            self.slots += extra
+
+    def update(self, slots: Array, ids: Array | None, column: Column | None, row_count: int) -> None:
+        """Adds rows: row i belongs to slots[ids[i]] (ids None: every row to slots[0])."""
+        if self.strict and column is not None and column.validity is not None:
+            keep = column.validity
+            if not keep.all():
+                column = column.filter(keep)
+                ids = None if ids is None else ids[keep]
+                row_count = len(column)
+        if not row_count:
+            return
+        if ids is None:
+            self.add(int(slots[0]), column, row_count)
+        else:
+            self.combine(slots, self.reduce(ids, len(slots), column, row_count))
+
+    def merge(self, other: Accumulator, slots: Array) -> None:
+        """Adds the first len(slots) groups of `other`: its group g joins slots[g]. The slots are distinct."""
+        count = len(slots)
+        self.combine(slots, [array[:count] for array in other.arrays])
+
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        """Adds rows of one group."""
+        raise NotImplementedError
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
+        """Partial arrays of `count` groups, in the layout of `arrays`."""
+        raise NotImplementedError
+
+    def combine(self, slots: Array, partial: Sequence[Array]) -> None:
+        """Adds partial arrays to distinct slots."""
+        raise NotImplementedError
+
+    def result(self, slots: Array) -> Column:
+        raise NotImplementedError
+
+    def dump(self, slot: int) -> list[Any]:
+        return [array[slot].item() if isinstance(array[slot], np.generic) else array[slot] for array in self.arrays]
+
+    def load(self, slot: int, values: Sequence[Any]) -> None:
+        for array, value in zip(self.arrays, values, strict=True):
+            array[slot] = value
+
+    def reset(self, slots: Array) -> None:
+        for array, fill in zip(self.arrays, self.empty(), strict=True):
+            array[slots] = fill
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(array.nbytes) for array in self.arrays)
+
+
+def _filled(count: int, fill: Any, dtype: Any) -> Array:
+    """np.full, which costs more than np.zeros where few slots are made."""
+    if fill is None or fill != 0:
+        result: Array = np.full(count, fill, dtype)
+        return result
+    return np.zeros(count, dtype)
