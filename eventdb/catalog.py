@@ -7,7 +7,6 @@ Definitions are read once per `generation`, so lookups cost a dictionary access.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -133,15 +132,13 @@ def _catalog_error(error: apsw.Error, path: str) -> Exception:
 
 def _topic_of(row: Sequence[Any]) -> TopicInfo:
     id, name, kind, schema, key, event_time, delay_us, idle_us, future_us, options, created_us = row
-    fields = Schema.from_json(json.loads(schema))
-    return TopicInfo(
-        id, name, kind, fields, key, event_time, delay_us, idle_us, future_us, json.loads(options), created_us
-    )
+    fields, chosen = Schema.from_text(schema), dict(line.split("\t", 1) for line in options.splitlines())
+    return TopicInfo(id, name, kind, fields, key, event_time, delay_us, idle_us, future_us, chosen, created_us)
 
 
 def _view_of(row: Sequence[Any]) -> ViewInfo:
     id, name, sql, schema, output_topic_id, created_us, state, error = row
-    fields = Schema.from_json(json.loads(schema))
+    fields = Schema.from_text(schema)
     return ViewInfo(id, name, sql, fields, output_topic_id, created_us, state, error)
 
 
@@ -328,9 +325,9 @@ class Catalog:
             return self._insert(
                 "topics",
                 {
-                    "name": name, "kind": kind, "schema": json.dumps(schema.to_json()), "key": key,
+                    "name": name, "kind": kind, "schema": schema.to_text(), "key": key,
                     "event_time": event_time, "watermark_delay_us": watermark_delay_us, "idle_after_us": idle_after_us,
-                    "max_future_us": max_future_us, "options": json.dumps(options or {}), "created_us": _now_us(),
+                    "max_future_us": max_future_us, "options": "\n".join(f"{k}\t{v}" for k, v in (options or {}).items()), "created_us": _now_us(),
                 },
             )  # fmt: skip
 
@@ -354,12 +351,12 @@ class Catalog:
 
         def work() -> int:
             self._refuse_taken(name)
-            text, now = json.dumps(schema.to_json()), _now_us()
+            text, now = schema.to_text(), _now_us()
             view = {"name": name, "sql": sql, "schema": text, "created_us": now, "state": "running"}
             id = self._insert("views", view)
             if stores_rows:
                 # '/' keeps the hidden name out of every namespace a user can reach.
-                hidden = {"name": f"view/{id}", "kind": "view", "schema": text, "options": "{}", "created_us": now}
+                hidden = {"name": f"view/{id}", "kind": "view", "schema": text, "options": "", "created_us": now}
                 output = self._insert("topics", hidden)
                 self._connection.execute("UPDATE views SET output_topic_id = ? WHERE id = ?", (output, id))
             return id

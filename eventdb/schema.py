@@ -271,9 +271,21 @@ class Schema:
     def __repr__(self) -> str:
         return f"Schema({', '.join(map(repr, self.fields))})"
 
-    def to_json(self) -> list[list[Any]]:
-        return [[f.name, str(f.type), f.nullable] for f in self.fields]
+    def to_text(self) -> str:
+        """One line a column: type, NULL or NOT NULL, name, separated by tabs; the name's own tabs and line breaks escaped.
+
+        Not JSON, whose module would cost a process that only appends a tenth of its start.
+        """
+        return "\n".join(
+            f"{f.type}\t{'NULL' if f.nullable else 'NOT NULL'}\t{f.name.encode('unicode_escape').decode('ascii')}"
+            for f in self.fields
+        )
 
     @staticmethod
-    def from_json(rows: Iterable[Iterable[Any]]) -> Schema:
-        return Schema(Field(name, parse_type(text), nullable) for name, text, nullable in rows)
+    def from_text(text: str) -> Schema:
+        """What `to_text` wrote."""
+        fields = []
+        for line in text.split("\n"):
+            type, null, name = line.split("\t")
+            fields.append(Field(name.encode("ascii").decode("unicode_escape"), parse_type(type), null == "NULL"))
+        return Schema(fields)

@@ -28,9 +28,13 @@ _ZEROS = bytes(1 << 20)
 def storage_error(error: OSError, action: str, path: str) -> StorageError:
     """The typed error of an OSError met while doing `action` on `path`."""
     if error.errno in _FULL:
-        return DiskFullError(f"no space left while {action} {path}; nothing was stored, free some space and retry", path=path)
+        return DiskFullError(
+            f"no space left while {action} {path}; nothing was stored, free some space and retry", path=path
+        )
     if error.errno == errno.EROFS:
-        return ReadOnlyError(f"{path} lies on a read-only file system; open the database with read_only=True", path=path)
+        return ReadOnlyError(
+            f"{path} lies on a read-only file system; open the database with read_only=True", path=path
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
         return StorageError(f"no permission while {action} {path}: {error.strerror}", path=path)
     if error.errno == errno.ELOOP:
@@ -174,28 +178,22 @@ class Files:
             done += count
 
 
-_NETWORK_TYPES = {
-    0x6969: "NFS",
-    0xFF534D42: "CIFS",
-    0xFE534D42: "SMB2",
-    0x517B: "SMB",
-    0x01021997: "9p",
-    0x00C36400: "Ceph",
-    0x5346414F: "AFS",
-}
+_NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs")
 
 
 def network_file_system(path: str) -> str | None:
-    """The name of the network file system a path lies on, None if it is local or not known. Linux only."""
-    if not sys.platform.startswith("linux"):
-        return None
-    import ctypes
+    """The name of the network file system a path lies on, None if it is local or not known. Linux only.
 
+    The mount table is read, not statfs: loading ctypes for that call costs more than opening the database.
+    """
     try:
-        buffer = ctypes.create_string_buffer(256)
-        if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(path), buffer) != 0:
-            return None
-        word = ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
-    except (OSError, AttributeError):
+        device = os.stat(path).st_dev
+        with open("/proc/self/mountinfo", "rb") as table:
+            number = b" %d:%d " % (os.major(device), os.minor(device))
+            for line in table:
+                if number in line:
+                    kind = line.partition(b" - ")[2].split()[0].decode("ascii", "replace")
+                    return kind if kind in _NETWORK_TYPES else None
+    except (OSError, IndexError):
         return None
-    return _NETWORK_TYPES.get(word)
+    return None

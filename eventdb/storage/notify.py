@@ -8,7 +8,6 @@ at the 64 bytes (all zero = nobody waits) and sends a datagram to each armed slo
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 import threading
 
@@ -18,6 +17,7 @@ from eventdb.storage.format import SHARED_SLOTS, SLOT_COUNT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    import socket
     from collections.abc import Callable
 
     from eventdb.storage.files import Clock
@@ -54,6 +54,8 @@ class Notifier:
         if page is None or not _LINUX:
             return
         if self._sender is None:
+            import socket  # 5 ms that a process without waiters does not pay
+
             self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         for slot in range(SLOT_COUNT):
             if page[SHARED_SLOTS + slot]:
@@ -68,6 +70,8 @@ class Notifier:
             return True
         if self._page is None or not _LINUX:
             return False
+        import socket
+
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         for slot in range(SLOT_COUNT):
             try:
