@@ -103,7 +103,8 @@ def _modulo(writer: ExpressionWriter, call: Call) -> Value:
 def _negate(writer: ExpressionWriter, call: Call) -> Value:
     value = writer.value(call.args[0])
     if value.kind == "i":
-        writer.text.fail_if(f"{value.code} == {integer_text(value_range(call.type)[0])}", value.valid)
+        if call.type.name != "DECIMAL":  # whose range is symmetric
+            writer.text.fail_if(f"{value.code} == {integer_text(value_range(call.type)[0])}", value.valid)
         return Value(writer.text.assign(f"0 - {value.code}"), "i", value.valid)
     return Value(writer.text.assign(f"-{value.code}"), value.kind, value.valid)
 
@@ -111,7 +112,8 @@ def _negate(writer: ExpressionWriter, call: Call) -> Value:
 def _absolute(writer: ExpressionWriter, call: Call) -> Value:
     value = writer.value(call.args[0])
     if value.kind == "i":
-        writer.text.fail_if(f"{value.code} == {integer_text(value_range(call.type)[0])}", value.valid)
+        if call.type.name != "DECIMAL":  # whose range is symmetric
+            writer.text.fail_if(f"{value.code} == {integer_text(value_range(call.type)[0])}", value.valid)
         return Value(writer.text.assign(f"0 - {value.code} if {value.code} < 0 else {value.code}"), "i", value.valid)
     return Value(writer.text.assign(f"abs({value.code})"), value.kind, value.valid)
 

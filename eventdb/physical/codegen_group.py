@@ -340,7 +340,8 @@ class HashLayout:
             words[:, at + i] = self.keys[position].numbers(columns[position])
         for bit, position in enumerate(self.null_bits):
             words[:, -1] |= np.where(columns[position].is_null(), 1 << bit, 0)
-        if any(columns[p].validity is not None and p not in self.null_bits for p in self.words):
+        unbounded = [p for p in self.words if isinstance(self.keys[p], WordKey)]
+        if any(columns[p].validity is not None and p not in self.null_bits for p in unbounded):
             raise CannotCompile("a NULL in a key that has none")
         return words
 
@@ -355,17 +356,13 @@ def write_hash_words(writer: ExpressionWriter, keys: list[Key]) -> tuple[HashLay
             digits.append(position)
             span *= key.size
     rest = [position for position in range(len(keys)) if position not in digits]
-    for position in rest:
-        if key_of := keys[position].size:
-            raise CannotCompile(f"keys with too many values ({key_of})")
     words = [write_number(writer, keys, digits)] if digits else []
     null_bits: list[int] = []
     flags: list[str] = []
     for position in rest:
         key = keys[position]
         words.append(key.write(writer))
-        assert isinstance(key, WordKey)
-        if key.valid is not None:
+        if isinstance(key, WordKey) and key.valid is not None:
             flags.append(f"(0 if {key.valid} else {1 << len(null_bits)})")
             null_bits.append(position)
     if flags:

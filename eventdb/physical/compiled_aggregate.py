@@ -158,6 +158,7 @@ class FusedAggregate(FusedPipeline):
         """Lets the interpreted engine raise what broke in a morsel; CannotCompile if it finds nothing wrong."""
         for _ in self.interpreted(self.only(source, morsel)):
             pass
+        self.accepted_morsel_count += 1
         raise CannotCompile("the interpreted engine accepts these values")
 
     def _result(self, prepared: Prepared, states: list[Any]) -> RecordBatch | None:

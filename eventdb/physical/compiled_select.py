@@ -191,6 +191,7 @@ class FusedSelect(FusedPipeline):
                 self.context.cancel.check()
                 if count < 0:
                     yield from self.interpreted(self.only(source, first.morsel))
+                    self.accepted_morsel_count += 1
                 elif count:
                     yield RecordBatch(self.names, sink.columns(source, first.morsel, count), count)
         finally:

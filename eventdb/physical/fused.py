@@ -164,6 +164,7 @@ class FusedPipeline(Operator):
     def __init__(self, shape: Shape, context: QueryContext) -> None:
         super().__init__(shape.plan.fields, context)
         self.shape = shape
+        self.accepted_morsel_count = 0  # marked bad by the kernel, found sound by the interpreted engine
 
     def label(self) -> str:
         parts = [self.shape.plan.label()]

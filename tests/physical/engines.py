@@ -21,7 +21,7 @@ Rows = list[tuple[Any, ...]]
 
 
 def outcome(plan: Plan, context: QueryContext) -> tuple[Rows | str, str]:
-    """(rows or the error as text, the engine of the root operator after it ran)."""
+    """(rows or the error as text, the engine of the root operator after it ran: 'doubted' if a kernel saw errors that are none)."""
     operator = plan_physical(plan, context)
     found: Rows = []
     try:
@@ -31,7 +31,8 @@ def outcome(plan: Plan, context: QueryContext) -> tuple[Rows | str, str]:
             found += list(zip(*[physical(c) for c in batch.columns], strict=True))
     except EventDBError as error:
         return f"{type(error).__name__}: {error}", operator.engine
-    return found, operator.engine
+    doubted = getattr(operator, "accepted_morsel_count", 0)
+    return found, "doubted" if doubted else operator.engine
 
 
 def check_form(batch: RecordBatch) -> None:
