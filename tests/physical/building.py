@@ -24,9 +24,28 @@ def type_of(text: str | DataType) -> DataType:
 
 
 def batch_of(columns: dict[str, tuple[str | DataType, Sequence[Any]]]) -> RecordBatch:
-    """A batch of physical Python values; None is NULL."""
-    made = [from_values(type_of(t), list(values)) for t, values in columns.values()]
+    """A batch of physical Python values; None is NULL, with values under it that must not matter."""
+    made = [_scrambled(from_values(type_of(t), list(values))) for t, values in columns.values()]
     return RecordBatch(list(columns), made, len(made[0]) if made else 0)
+
+
+def _scrambled(column: Column) -> Column:
+    """The column with extreme values under its NULLs."""
+    if column.validity is None:
+        return column
+    values = column.values.copy()
+    dtype = values.dtype
+    if column.dictionary is not None:
+        junk = np.array([len(column.dictionary) - 1, 0], dtype=dtype)
+    elif dtype.kind == "f":
+        junk = np.array([np.nan, -np.inf, 1e30], dtype=dtype)
+    elif dtype.kind == "b":
+        junk = np.array([True, False])
+    else:
+        junk = np.array([np.iinfo(dtype).max, np.iinfo(dtype).min, 0, -1], dtype=dtype)
+    rows = np.flatnonzero(~column.validity)
+    values[rows] = np.resize(junk, len(rows))
+    return Column(column.type, values, column.validity, column.dictionary)
 
 
 def col(batch: RecordBatch, name: str) -> ColumnRef:
