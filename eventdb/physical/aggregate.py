@@ -14,6 +14,7 @@ import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch, concat_columns
 from eventdb.config import MORSEL_ROWS
+from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Aggregation
 from eventdb.logical.plan import Aggregate
 from eventdb.physical.accumulator import Accumulator
@@ -88,7 +89,7 @@ class GroupRows(Operator):
         pending: list[_Partial] = []
         group_count = merged_count = held = 0
         for batch in self.children[0].batches():
-            partial = self._partial(batch)
+            partial = self._evaluated(batch)
             pending.append(partial)
             group_count += partial.count
             held += partial.nbytes
@@ -123,9 +124,22 @@ class GroupRows(Operator):
     def _nothing(self) -> _Partial:
         return _Partial([], 1, self._fresh(1))
 
-    def _partial(self, batch: RecordBatch) -> _Partial:
-        keys = self._inputs.keys(batch)
-        arguments, filters = self._inputs.arguments(batch)
+    def _evaluated(self, batch: RecordBatch) -> _Partial:
+        try:
+            keys = self._inputs.keys(batch)
+            arguments, filters = self._inputs.arguments(batch)
+        except EvaluationError as error:
+            inputs = self._inputs
+            raise self.blame(error, batch, lambda part: (inputs.keys(part), inputs.arguments(part))) from None
+        return self._partial(batch, keys, arguments, filters)
+
+    def _partial(
+        self,
+        batch: RecordBatch,
+        keys: list[Column],
+        arguments: list[Column | None],
+        filters: list[Array | None],
+    ) -> _Partial:
         groups = factorize(keys, batch.row_count)
         ids = groups.ids if groups.count > 1 else None
         slots = np.arange(groups.count)

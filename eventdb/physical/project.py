@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from eventdb.batch import RecordBatch
+from eventdb.errors import EvaluationError
 from eventdb.logical.plan import Project
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
@@ -20,6 +21,9 @@ class ProjectColumns(Operator):
     def label(self) -> str:
         return self.plan.label()
 
+    def locate(self, row: int) -> int | None:
+        return self.children[0].locate(row)
+
     def apply(self, batch: RecordBatch) -> RecordBatch:
         """The expressions' values; weights are kept."""
         columns = [evaluate(batch) for evaluate in self._evaluators]
@@ -27,4 +31,8 @@ class ProjectColumns(Operator):
 
     def produce(self) -> Iterator[RecordBatch]:
         for batch in self.children[0].batches():
-            yield self.apply(batch)
+            try:
+                projected = self.apply(batch)
+            except EvaluationError as error:
+                raise self.blame(error, batch, self.apply) from None
+            yield projected

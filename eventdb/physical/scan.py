@@ -26,6 +26,10 @@ class LogScan(Operator):
         super().__init__(plan.fields, context)
         self.plan = plan
         self.skipped_segment_count = 0
+        self._first_offset = 0
+
+    def locate(self, row: int) -> int | None:
+        return self._first_offset + row
 
     def label(self) -> str:
         skipped = f" ({self.skipped_segment_count} segments skipped by time)" if self.skipped_segment_count else ""
@@ -47,11 +51,13 @@ class LogScan(Operator):
             context.cancel.check()
             columns = [read(part) for read in readers]
             count = part.row_count
+            self._first_offset = part.first_offset
             if count <= MORSEL_ROWS:
                 yield RecordBatch(self.names, columns, count)
                 continue
             for first in range(0, count, MORSEL_ROWS):
                 last = min(first + MORSEL_ROWS, count)
+                self._first_offset = part.first_offset + first
                 yield RecordBatch(self.names, [column.slice(first, last) for column in columns], last - first)
 
     def _may_hold(self, held: tuple[int, int] | None) -> bool:

@@ -189,6 +189,27 @@ def test_now_is_one_moment_for_the_whole_statement() -> None:
     assert len(set(found)) == 1
 
 
+def test_an_error_names_the_first_row_that_breaks_by_its_offset() -> None:
+    batches = [batch_of({"n": ("BIGINT", values)}) for values in ([1, 2], [3, None, 0, 5, 0], [0])]
+    log = MemoryLog(batches, start=40)
+    n = col(batches[0], "n")
+    broken = call("divide", lit("BIGINT", 10), n)
+    kept = Filter(scan_of(log), call("ne", n, lit("BIGINT", 2)))
+    field = (OutputField("q", BIGINT),)
+    total = Aggregate(kept, (), (aggregate("sum", broken),), field)
+    for plan in (
+        Project(kept, (broken,), field),
+        total,
+        Filter(Project(kept, (n,), field), call("gt", broken, n)),
+    ):
+        with pytest.raises(EvaluationError, match=r"10 is divided by 0.*\(row at offset 44\)"):
+            rows_of(plan, context_of(log))
+    union = UnionAll((scan_of(log), scan_of(log)), field)
+    with pytest.raises(EvaluationError, match="divided by 0") as caught:
+        rows_of(Project(union, (broken,), field), context_of(log))
+    assert "offset" not in str(caught.value)
+
+
 # --- sort, top, distinct ------------------------------------------------------------------------------------------
 
 ROWS = st.lists(
