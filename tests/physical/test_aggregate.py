@@ -258,17 +258,29 @@ def test_a_sum_fails_only_if_the_sum_of_all_rows_does_not_fit() -> None:
     assert rows_of(average, context) == [(float(top),)]
 
 
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=50), st.integers(1, 4))
-def test_grouped_sums_of_huge_integers_are_exact(values: list[int], groups: int) -> None:
+HUGE = st.one_of(st.sampled_from([-(2**63), 2**63 - 1, -(2**62), 2**62]), st.integers(-(2**63), 2**63 - 1))
+
+
+@given(st.lists(HUGE, min_size=1, max_size=40), st.integers(1, 3), st.lists(st.integers(0, 40), max_size=8))
+def test_grouped_sums_of_huge_integers_are_exact(values: list[int], groups: int, cuts: list[int]) -> None:
+    values += [-v for v in values[::2] if v > -(2**63)]  # so that many sums fit in the end, but not on the way
     keys = [i % groups for i in range(len(values))]
     batch = batch_of({"g": ("INTEGER", keys), "i": ("BIGINT", values)})
     sums = {g: sum(v for v, k in zip(values, keys, strict=True) if k == g) for g in set(keys)}
-    plan, context = plan_of([batch], [col(batch, "g")], [aggregate("sum", col(batch, "i"))])
+    plan, context = plan_of(split(batch, cuts), [col(batch, "g")], [aggregate("sum", col(batch, "i"))])
     if all(-(2**63) <= s < 2**63 for s in sums.values()):
         assert dict(rows_of(plan, context)) == sums  # type: ignore[arg-type]
     else:
         with pytest.raises(EvaluationError, match="sum overflow"):
             rows_of(plan, context)
+
+
+def test_sums_that_leave_the_range_downwards_and_return_are_exact_per_group() -> None:
+    low = -(2**63)
+    batch = batch_of({"g": ("INTEGER", [0, 1] * 4), "i": ("BIGINT", [low, 1, low, 1, 2**62, 1, 2**62, 1])})
+    pieces = [batch.slice(i, i + 2) for i in range(0, 8, 2)]
+    plan, context = plan_of(pieces, [col(batch, "g")], [aggregate("sum", col(batch, "i"))])
+    assert sorted(rows_of(plan, context)) == [(0, low), (1, 4)]
 
 
 def test_decimal_sums_keep_their_scale_and_limit() -> None:
