@@ -272,7 +272,8 @@ class Schema:
         return f"Schema({', '.join(map(repr, self.fields))})"
 
     def to_text(self) -> str:
-        """One line a column: type, NULL or NOT NULL, name, separated by tabs; the name's own tabs and line breaks escaped.
+        """One line a column: type, NULL or NOT NULL, name, separated by tabs; the name's own tabs and line breaks
+        escaped.
 
         Not JSON, whose module would cost a process that only appends a tenth of its start.
         """
