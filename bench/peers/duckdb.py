@@ -18,9 +18,9 @@ VERSION = duckdb.__version__
 class DuckDB:
     """One database file; every statement is its own transaction, durable when it returns."""
 
-    def __init__(self, path: Path, threads: int = 2) -> None:
+    def __init__(self, path: Path, threads: int = 2, columns: str = SQL_COLUMNS) -> None:
         self._connection = duckdb.connect(str(path), config={"threads": threads})
-        self._connection.execute(f"CREATE TABLE readings ({SQL_COLUMNS})")
+        self._connection.execute(f"CREATE TABLE readings ({columns})")
 
     def append_table(self, table: pyarrow.Table) -> None:
         """The whole Arrow table in one INSERT."""
@@ -33,6 +33,12 @@ class DuckDB:
         ).fetchone()
         assert row is not None
         return row
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql).fetchall()
+
+    def arrow(self, sql: str) -> pyarrow.Table:
+        return self._connection.sql(sql).to_arrow_table()
 
     def close(self) -> None:
         self._connection.close()
