@@ -319,6 +319,7 @@ class Catalog:
     ) -> TopicInfo:  # fmt: skip
         """Adds a topic. TopicExists if the name is taken by a topic or a view; UsageError if no topic may have it."""
         check_name(name)
+        chosen = "\n".join(f"{option}\t{value}" for option, value in (options or {}).items())
 
         def work() -> int:
             self._refuse_taken(name)
@@ -327,7 +328,7 @@ class Catalog:
                 {
                     "name": name, "kind": kind, "schema": schema.to_text(), "key": key,
                     "event_time": event_time, "watermark_delay_us": watermark_delay_us, "idle_after_us": idle_after_us,
-                    "max_future_us": max_future_us, "options": "\n".join(f"{k}\t{v}" for k, v in (options or {}).items()), "created_us": _now_us(),
+                    "max_future_us": max_future_us, "options": chosen, "created_us": _now_us(),
                 },
             )  # fmt: skip
 

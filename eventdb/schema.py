@@ -15,7 +15,6 @@ from eventdb.errors import SchemaMismatch, UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
 
 #          name        physical struct width
 _STORAGE = {
