@@ -1,8 +1,8 @@
 """The shortest way of one row to a commit: what WriteTransaction does for many rows, unrolled for one.
 
-For each segment a function is generated that checks, packs and stores one row without loops. It applies when every value has
-its place already: known dictionary values, no plainly stored column, room in the segment and in the journal file. Anything
-else is left to WriteTransaction, which also owns every error message.
+For each segment a function is generated that checks, packs and stores one row without loops. It applies when every
+value has its place already: known dictionary values, no plainly stored column, room in the segment and in the journal
+file. Anything else is left to WriteTransaction, which also owns every error message.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.storage.commit import Writer
+    from eventdb.storage.journal import Tail
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Segment
 
 _STATE_START = OP_PLACE.size + OP_ROWS.size
 _STATE_STOP = _STATE_START + PARTITION.size
+_HOLDER = slice(SHARED_HOLDER, SHARED_HOLDER + 4)
 _ZERO = bytes(8)
 _EXCLUSIVE = LOCK_EX | LOCK_NB
 _factories: dict[tuple[object, ...], Any] = {}
@@ -48,8 +50,8 @@ DECLINED = -1
 def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | None) -> Any:
     """bind(...) -> encode(row, i, log_start, low, high, now, flags), for columns of (struct code, nullable, coded).
 
-    encode returns the chunk operation of the row, having stored it at row i; KeyError, ValueError, struct.error or TypeError,
-    having stored nothing, if the row needs the long way.
+    encode returns the chunk operation of the row, having stored it at row i; KeyError, ValueError, struct.error or
+    TypeError, having stored nothing, if the row needs the long way.
     """
     names = [f"v{i}" for i in range(len(columns))]
     body, packed, stores = [f"({', '.join(names)},) = row"], [], []
@@ -116,7 +118,7 @@ def make_encoder(log: PartitionLog, segment: Segment) -> Any:
 
 
 def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
-    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors as Writer.commit."""
+    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit."""
     if getpid() != writer.pid or not writer.mutex.acquire(blocking=False):
         return DECLINED
     files = writer.files
@@ -127,71 +129,7 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
             files.flock(writer.lock_fd, _EXCLUSIVE)
         except OSError:
             return DECLINED
-        shared = writer.shared
-        now = writer.clock.time_us()
-        if shared[SHARED_POISON] or now >= writer.look_us or now < writer.look_us - 1_000_000:
-            return DECLINED
-        shared[SHARED_HOLDER : SHARED_HOLDER + 4] = writer.pid_bytes
-        tail = writer.tail
-        file = writer.journal.file
-        state = log.state
-        encode = log.encoder
-        if (
-            writer.head.sequence() != writer.sequence
-            or encode is None
-            or log.generation != writer.generation
-            or file is None
-            or file.mapping[tail.position : tail.position + 8] != _ZERO
-            or (tail.bulk_lsn and writer.synced)
-            or log.touched != (tail.checkpoint_sequence, state.base)
-        ):
-            return DECLINED
-        i = state.log_end - state.base
-        ahead = writer.ahead
-        if i >= log.capacity or (len(ahead) >= MAX_AHEAD and log.key not in ahead):
-            return DECLINED
-        if now < state.append_us:
-            now = state.append_us
-        try:
-            data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, 0)
-        except (KeyError, ValueError, TypeError, OverflowError, struct.error):
-            return DECLINED
-        position = tail.position
-        record_bytes = (RECORD_BYTES + len(data) + 7) & -8
-        if position + record_bytes + ROLL_BYTES > tail.size:
-            return DECLINED
-        seed = writer.journal.seed
-        lsn = tail.lsn + 1
-        durable = tail.durable_lsn
-        if writer.flushed_lsn > durable:
-            durable = min(writer.flushed_lsn, tail.flushed())
-        head = RECORD_HEAD.pack(
-            RECORD_MAGIC, COMMIT_RECORD, 0, 0, tail.epoch, tail.number, position, lsn, durable, tail.chain, len(data), crc32(data, seed)
-        )
-        crc = crc32(head, seed)
-        if writer.synced:
-            durable = lsn
-        writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
-        writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
-        meta = META.pack(
-            lsn, tail.epoch, tail.number, position + record_bytes, crc, 0, tail.size, durable, tail.checkpoint_sequence, tail.bulk_lsn
-        )
-        ahead[log.key] = data[_STATE_START:_STATE_STOP]
-        writer.sequence = writer.head.write(pack_head(meta, ahead))
-        tail.lsn = writer.own_lsn = lsn
-        tail.position = position + record_bytes
-        tail.chain = crc
-        tail.durable_lsn = durable
-        if writer.synced:
-            writer.flushed_lsn = lsn
-        state.log_end += 1
-        state.min_time = low
-        state.max_time = high
-        state.append_us = now
-        writer.commits += 1
-        writer.journal_bytes += record_bytes
-        writer.bytes_appended += record_bytes
-        return state.log_end - 1
+        return _store(writer, log, row)
     except BaseException:
         log.drop_writer_state()
         raise
@@ -200,3 +138,79 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
             files.flock(writer.lock_fd, LOCK_UN)
         finally:
             writer.mutex.release()
+
+
+def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
+    """append_row() with the lock held."""
+    shared = writer.shared
+    now = writer.clock.time_us()
+    if shared[SHARED_POISON] or now >= writer.look_us or now < writer.look_us - 1_000_000:
+        return DECLINED
+    shared[_HOLDER] = writer.pid_bytes
+    tail = writer.tail
+    file = writer.journal.file
+    state = log.state
+    encode = log.encoder
+    position = tail.position
+    if (
+        writer.head.sequence() != writer.sequence
+        or encode is None
+        or log.generation != writer.generation
+        or file is None
+        or file.mapping[position : position + 8] != _ZERO
+        or (tail.bulk_lsn and writer.synced)
+        or log.touched != (tail.checkpoint_sequence, state.base)
+    ):
+        return DECLINED
+    i = state.log_end - state.base
+    if i >= log.capacity or (len(writer.ahead) >= MAX_AHEAD and log.key not in writer.ahead):
+        return DECLINED
+    if now < state.append_us:
+        now = state.append_us
+    try:
+        data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, 0)
+    except (KeyError, ValueError, TypeError, OverflowError, struct.error):
+        return DECLINED
+    after = position + ((RECORD_BYTES + len(data) + 7) & -8)
+    if after + ROLL_BYTES > tail.size:
+        return DECLINED
+    _commit(writer, tail, log.key, data, after)
+    state.log_end += 1
+    state.min_time = low
+    state.max_time = high
+    state.append_us = now
+    return state.log_end - 1
+
+
+def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int) -> None:
+    """The row's operation is in the journal, up to the byte `after`, and the head says so."""
+    position = tail.position
+    seed = writer.journal.seed
+    lsn = tail.lsn + 1
+    durable = tail.durable_lsn
+    if writer.flushed_lsn > durable:
+        durable = min(writer.flushed_lsn, tail.flushed())
+    head = RECORD_HEAD.pack(
+        RECORD_MAGIC, COMMIT_RECORD, 0, 0, tail.epoch, tail.number, position, lsn, durable, tail.chain, len(data),
+        crc32(data, seed),
+    )  # fmt: skip
+    crc = crc32(head, seed)
+    if writer.synced:
+        durable = lsn
+    writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
+    writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
+    meta = META.pack(
+        lsn, tail.epoch, tail.number, after, crc, 0, tail.size, durable, tail.checkpoint_sequence, tail.bulk_lsn
+    )
+    writer.ahead[key] = data[_STATE_START:_STATE_STOP]
+    sequence = writer.head.write(pack_head(meta, writer.ahead))
+    tail.lsn = writer.own_lsn = lsn
+    tail.position = after
+    tail.chain = crc
+    tail.durable_lsn = durable
+    writer.sequence = sequence
+    if writer.synced:
+        writer.flushed_lsn = lsn
+    writer.commits += 1
+    writer.journal_bytes += after - position
+    writer.bytes_appended += after - position

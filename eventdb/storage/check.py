@@ -56,10 +56,14 @@ def _check_partition(
         try:
             layout = SegmentLayout.unpack(value)
             if not 0 <= end - base <= layout.capacity:
-                problems.append(f"{where}: segment {base} should hold {end - base} rows but has room for {layout.capacity}")
+                problems.append(
+                    f"{where}: segment {base} should hold {end - base} rows but has room for {layout.capacity}"
+                )
                 continue
             segment = open_segment(files, path, uuid, topic_id, partition, base, layout, write=False)
-            problems += [f"{where}: segment {base}: {text}" for text in _check_rows(txn, topic_id, segment, end - base, deep)]
+            problems += [
+                f"{where}: segment {base}: {text}" for text in _check_rows(txn, topic_id, segment, end - base, deep)
+            ]
         except EventDBError as error:
             problems.append(f"{where}: {error}")
     if state.log_end and (not bases or bases[-1] != state.base):
@@ -70,7 +74,7 @@ def _check_partition(
 
 
 def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool) -> list[str]:
-    problems = []
+    problems: list[str] = []
     if not rows:
         return problems
     step = rows if deep else min(rows, 1024)

@@ -2,10 +2,11 @@
 
 LMDB without flushes is not safe by itself: the kernel may write pages in any order. A checkpoint T makes it safe:
 
-1. under the writer lock, flush every segment written since the last one, then LMDB's file, then save LMDB's two meta pages with
-   the journal's tail in the older of two slots and flush that;
-2. the pin: keep a read transaction opened at T. LMDB never reuses a page that a live reader can reach, so whatever later
-   commits write (and whichever of those writes survive), the pages of T stay whole. Writing the saved meta pages back brings T back.
+1. under the writer lock, flush every segment written since the last one, then LMDB's file, then save LMDB's two meta
+   pages with the journal's tail in the older of two slots and flush that;
+2. the pin: keep a read transaction opened at T. LMDB never reuses a page that a live reader can reach, so whatever
+   later commits write (and whichever of those writes survive), the pages of T stay whole. Writing the saved meta pages
+   back brings T back.
 
 Every process that commits holds a pin taken at or before the newest checkpoint.
 """
@@ -40,8 +41,9 @@ class Slot:
     def pack(self) -> bytes:
         tail = self.tail
         head = SLOT.pack(
-            SLOT_MAGIC, self.sequence, SLOT_CLEAN if self.clean else 0, len(self.pages) // 2, self.boot_id.encode("ascii")[:40], tail.lsn,
-            tail.epoch, tail.number, tail.position, tail.chain, 0, tail.size,
+            SLOT_MAGIC, self.sequence, SLOT_CLEAN if self.clean else 0, len(self.pages) // 2,
+            self.boot_id.encode("ascii")[:40], tail.lsn, tail.epoch, tail.number, tail.position, tail.chain, 0,
+            tail.size,
         )  # fmt: skip
         body = head + self.pages
         return body + CRC.pack(crc32(body))
@@ -58,7 +60,14 @@ class Slot:
         tail = Tail()
         tail.lsn, tail.epoch, tail.number, tail.position, tail.chain, tail.size = lsn, epoch, number, at, chain, size
         tail.durable_lsn = lsn
-        return Slot(position, sequence, bool(flags & SLOT_CLEAN), boot_id.rstrip(b"\0").decode("ascii"), tail, data[SLOT.size : end])
+        return Slot(
+            position,
+            sequence,
+            bool(flags & SLOT_CLEAN),
+            boot_id.rstrip(b"\0").decode("ascii"),
+            tail,
+            data[SLOT.size : end],
+        )
 
 
 class CheckpointFile:

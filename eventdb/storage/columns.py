@@ -24,7 +24,8 @@ _INT64 = np.dtype("<i8")
 
 
 class SegmentSlice:
-    """Rows of one segment. `time_range` is (min, max) event time, inclusive, possibly wider than the slice; None if not known."""
+    """Rows of one segment. `time_range` is (min, max) event time, inclusive, possibly wider than the slice; None if not
+    known."""
 
     __slots__ = ("_log", "_row", "_segment", "first_offset", "row_count", "time_range")
 
@@ -37,16 +38,16 @@ class SegmentSlice:
         self.time_range = times
 
     def column(self, index: int) -> Column:
-        """One column: a read-only view of the file for fixed-width and dictionary columns, encoded here if stored plainly."""
+        """One column: a read-only view of the file for fixed-width and dictionary columns, encoded here if stored
+        plainly."""
         segment, row, count = self._segment, self._row, self.row_count
         layout = segment.layout.columns[index]
         type = self._log.schema.fields[index].type
         validity = None
-        if layout.nullable:
-            # One row, the common case of a live query, is looked at without NumPy's 2 us per reduction.
-            if count != 1 or not segment.memory[layout.valid_position + row]:
-                flags = _region(segment, layout.valid_position, _BOOL)[row : row + count]
-                validity = None if flags.all() else flags
+        # One row, the common case of a live query, is looked at without NumPy's 2 us per reduction.
+        if layout.nullable and (count != 1 or not segment.memory[layout.valid_position + row]):
+            flags = _region(segment, layout.valid_position, _BOOL)[row : row + count]
+            validity = None if flags.all() else flags
         if layout.plain:
             return self._encode_plain(index, validity)
         values = _region(segment, layout.value_position, _INT32 if layout.coded else type.physical)[row : row + count]
@@ -67,7 +68,9 @@ class SegmentSlice:
         type = self._log.schema.fields[index].type
         ends = _region(segment, layout.value_position, _INT64)[row : row + count]
         start = segment.heap_end(index, row)
-        heap = bytes(segment.memory[layout.heap_position + start : layout.heap_position + (int(ends[-1]) if count else start)])
+        heap = bytes(
+            segment.memory[layout.heap_position + start : layout.heap_position + (int(ends[-1]) if count else start)]
+        )
         bounds = (ends - start).tolist()
         codes: dict[bytes, int] = {}
         code = codes.setdefault
@@ -98,19 +101,26 @@ def store_columns(transaction: WriteTransaction, staged: Staged, columns: Sequen
     total = len(columns[0])
     for column, field in zip(columns, log.schema.fields, strict=True):
         if column.type != field.type:
-            raise SchemaMismatch(f"column {field.name!r} is {field.type}, not {column.type}", column=field.name, expected=str(field.type))
+            raise SchemaMismatch(
+                f"column {field.name!r} is {field.type}, not {column.type}", column=field.name, expected=str(field.type)
+            )
         if len(column) != total:
-            raise SchemaMismatch(f"column {field.name!r} has {len(column)} rows, the first column {total}", column=field.name)
+            raise SchemaMismatch(
+                f"column {field.name!r} has {len(column)} rows, the first column {total}", column=field.name
+            )
         if not field.nullable and column.validity is not None and not column.validity.all():
             raise SchemaMismatch(f"column {field.name!r} is NOT NULL", column=field.name)
-    sources = [_Source(column, log.dictionaries[i]) if column.type.is_coded else None for i, column in enumerate(columns)]
+    sources = [
+        _Source(column, log.dictionaries[i]) if column.type.is_coded else None for i, column in enumerate(columns)
+    ]
     done = 0
     while done < total:
         done += _store_part(transaction, staged, columns, sources, done, total)
 
 
 def _store_part(
-    transaction: WriteTransaction, staged: Staged, columns: Sequence[Column], sources: list[_Source | None], done: int, total: int
+    transaction: WriteTransaction, staged: Staged, columns: Sequence[Column], sources: list[_Source | None], done: int,
+    total: int,
 ) -> int:  # fmt: skip
     segment = staged.segment
     waiting = total - done
@@ -141,7 +151,14 @@ def _store_part(
     return count
 
 
-def _roll(transaction: WriteTransaction, staged: Staged, sources: list[_Source | None], plain: set[int], done: int, waiting: int) -> int:
+def _roll(
+    transaction: WriteTransaction,
+    staged: Staged,
+    sources: list[_Source | None],
+    plain: set[int],
+    done: int,
+    waiting: int,
+) -> int:
     segment = staged.segment
     if segment is not None and staged.state.log_end == segment.base:
         plain |= set(segment.layout.plain)
@@ -156,8 +173,8 @@ def _roll(transaction: WriteTransaction, staged: Staged, sources: list[_Source |
 
 
 def _copy(
-    staged: Staged, segment: Segment, columns: Sequence[Column], sources: list[_Source | None], ends: dict[int, Array], row: int, done: int,
-    count: int,
+    staged: Staged, segment: Segment, columns: Sequence[Column], sources: list[_Source | None], ends: dict[int, Array],
+    row: int, done: int, count: int,
 ) -> None:  # fmt: skip
     stop = done + count
     for i, layout in enumerate(segment.layout.columns):
@@ -211,7 +228,8 @@ class _Source:
         return np.flatnonzero(seen)
 
     def resolve(self, staged: Staged, index: int) -> bool:
-        """Every used value has a code of the topic's dictionary (known or pending); False if the column must be stored plainly."""
+        """Every used value has a code of the topic's dictionary (known or pending); False if the column must be stored
+        plainly."""
         if self._own or self._table is not None:
             return True
         cache, dictionary = self.cache, self.column.dictionary
@@ -224,7 +242,9 @@ class _Source:
         values = dictionary.values
         codes = used.tolist()
         fresh = [v for v in (values[c] for c in codes) if v not in cache.codes and v not in pending]
-        if not all(map(is_short, fresh)) or cache.is_full(DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))):
+        if not all(map(is_short, fresh)) or cache.is_full(
+            DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))
+        ):
             return False
         if fresh:
             pending = staged.pending.setdefault(index, {})
@@ -252,11 +272,15 @@ class _Source:
         if spelled is None:
             dictionary = self.column.dictionary
             assert dictionary is not None
-            spelled = [v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v) for v in dictionary.values] or [b""]
+            spelled = [
+                v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v) for v in dictionary.values
+            ] or [b""]
             self._spelled = spelled
             self._lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
             if int(self._lengths.max()) > MAX_VALUE_BYTES:
-                raise SchemaMismatch(f"a value of {int(self._lengths.max())} bytes exceeds the limit of {MAX_VALUE_BYTES}")
+                raise SchemaMismatch(
+                    f"a value of {int(self._lengths.max())} bytes exceeds the limit of {MAX_VALUE_BYTES}"
+                )
         return spelled
 
     def lengths(self, start: int, stop: int) -> Array:

@@ -1,7 +1,7 @@
 """The dictionary of one VARCHAR column of a topic, as this process knows it: values in code order and the way back.
 
-The index holds the truth. A code is published here only after the commit that gave it, so a reader never meets a value that
-an aborted commit made up.
+The index holds the truth. A code is published here only after the commit that gave it, so a reader never meets a value
+that an aborted commit made up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class DictionaryCache:
             prefix = dictionary_key(self.topic_id, self.column, 0)[:-4]
             for key, value in scan(txn, prefix, dictionary_key(self.topic_id, self.column, len(self.values))):
                 if DICTIONARY_KEY.unpack(key)[3] != len(self.values):
-                    raise CorruptionError(f"dictionary of topic {self.topic_id} column {self.column}: code {len(self.values)} is missing")
+                    raise CorruptionError(
+                        f"dictionary of topic {self.topic_id} column {self.column}: code {len(self.values)} is missing"
+                    )
                 self._add(value.decode("utf-8", "surrogatepass"), len(value))
 
     def publish(self, pending: dict[str, int]) -> None:

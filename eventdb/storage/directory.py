@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 _DIRECTORIES = ("index", "journal", "topics", "spill")
 # What an interrupted creation can leave; anything else in a directory without FORMAT belongs to somebody else.
-_CREATION_NAMES = {*_DIRECTORIES, "LOCK", "ALIVE", "shared", "reserve", "FORMAT.new", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"}
+_CREATION_NAMES = {
+    *_DIRECTORIES,
+    "LOCK",
+    "ALIVE",
+    "shared",
+    "reserve",
+    "FORMAT.new",
+    "catalog.sqlite",
+    "catalog.sqlite-wal",
+    "catalog.sqlite-shm",
+}
 
 
 def read_format(files: Files, path: str) -> bytes:
@@ -35,7 +45,10 @@ def read_format(files: Files, path: str) -> bytes:
         raise NotADatabase(f"{name} does not begin with EventDB's mark: {path} is not an EventDB database", path=path)
     _, version, _, _, uuid, _ = FORMAT.unpack_from(data)
     if version > FORMAT_VERSION:
-        raise FormatTooNew(f"{path} has format version {version}, this EventDB reads up to {FORMAT_VERSION}: upgrade EventDB", path=path)
+        raise FormatTooNew(
+            f"{path} has format version {version}, this EventDB reads up to {FORMAT_VERSION}: upgrade EventDB",
+            path=path,
+        )
     if CRC.unpack_from(data, FORMAT.size)[0] != crc32(data[: FORMAT.size]):
         raise CorruptionError(f"{name} does not verify: restore it from a backup of this database", path=name)
     return uuid  # type: ignore[no-any-return]
@@ -55,7 +68,9 @@ def ensure_directory(files: Files, path: str, *, create: bool) -> None:
         except FileExistsError:
             pass
         except FileNotFoundError:
-            raise StorageError(f"cannot create {path}: its parent directory {parent} does not exist", path=path) from None
+            raise StorageError(
+                f"cannot create {path}: its parent directory {parent} does not exist", path=path
+            ) from None
         except NotADirectoryError:
             raise StorageError(f"cannot create {path}: {parent} is not a directory", path=path) from None
         except OSError as error:
@@ -63,7 +78,9 @@ def ensure_directory(files: Files, path: str, *, create: bool) -> None:
     network = network_file_system(path)
     if network is not None:
         raise StorageError(
-            f"{path} lies on a {network} file system, where locks and memory maps are not shared reliably; use a local disk", path=path
+            f"{path} lies on a {network} file system, where locks and memory maps are not shared reliably; "
+            "use a local disk",
+            path=path,
         )
 
 
@@ -77,11 +94,15 @@ def refuse_strangers(files: Files, path: str, *, create: bool) -> None:
         return
     strangers = sorted(names - _CREATION_NAMES)
     if strangers:
-        raise NotADatabase(f"{path} is not an EventDB database: it holds {strangers[0]!r} and no file FORMAT", path=path)
+        raise NotADatabase(
+            f"{path} is not an EventDB database: it holds {strangers[0]!r} and no file FORMAT", path=path
+        )
     if not create:
         raise NotADatabase(f"{path} is not an EventDB database: it has no file FORMAT", path=path)
     if files.is_directory(f"{path}/topics") and files.listdir(f"{path}/topics"):
-        raise NotADatabase(f"{path} holds topics but no file FORMAT: restore FORMAT from a backup of this database", path=path)
+        raise NotADatabase(
+            f"{path} holds topics but no file FORMAT: restore FORMAT from a backup of this database", path=path
+        )
 
 
 def create_database(files: Files, clock: Clock, path: str) -> bytes:

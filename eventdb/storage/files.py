@@ -1,4 +1,5 @@
-"""The one seam to the file system and to time. Tests replace both classes; nothing else in storage calls `os` on a file.
+"""The one seam to the file system and to time. Tests replace both classes; nothing else in storage calls `os` on a
+file.
 
 Every open refuses symbolic links and anything that is not a regular file, and marks the descriptor close-on-exec.
 Modes are explicit (0600, directories 0700), whatever the umask.
@@ -11,7 +12,6 @@ import fcntl
 import mmap
 import os
 import stat
-import sys
 import time
 
 from eventdb.errors import DiskFullError, NotADatabase, ReadOnlyError, StorageError
@@ -43,7 +43,8 @@ def storage_error(error: OSError, action: str, path: str) -> StorageError:
 
 
 class Clock:
-    """Time. `monotonic_ns` for intervals, `time_us` for data, `boot_id` names this run of the kernel ('' if unknown)."""
+    """Time. `monotonic_ns` for intervals, `time_us` for data, `boot_id` names this run of the kernel ('' if
+    unknown)."""
 
     monotonic_ns: Callable[[], int] = staticmethod(time.monotonic_ns)
 

@@ -1,10 +1,11 @@
-"""Every byte the storage layer writes: constants, layouts, keys. All integers are little-endian, except in keys (big-endian, so that they sort).
+"""Every byte the storage layer writes: constants, layouts, keys. All integers are little-endian, except in keys
+(big-endian, so that they sort).
 
 Directory::
 
-    FORMAT                      magic, version, uuid, CRC. Written last at creation: a directory without it is not a database
+    FORMAT                      magic, version, uuid, CRC. Written last at creation: without it, this is no database
     LOCK                        flock'd for one commit at a time. Never deleted
-    ALIVE                       flock'd shared by every process that has the database open. Who gets it exclusively is alone
+    ALIVE                       flock'd shared by every process that has the database open; exclusively: it is alone
     shared                      mapped by everybody: poison flag, holder of LOCK, wake-up slots, and the head (head.py):
                                 commits that are ahead of the index. Says nothing that must survive a power loss
     reserve                     space given back when recovery meets a full disk
@@ -26,8 +27,9 @@ Journal record, 8-byte aligned::
 
     RECORD_HEAD | header crc u32 | payload, padded with zeros
 
-The header CRC covers the header, whose fields name the epoch, file number and position, and is seeded with the database's
-uuid: a record copied or left over from elsewhere never verifies. `previous` is the header CRC of the record before.
+The header CRC covers the header, whose fields name the epoch, file number and position, and is seeded with the
+database's uuid: a record copied or left over from elsewhere never verifies. `previous` is the header CRC of the record
+before.
 
 Segment file::
 
@@ -50,9 +52,12 @@ U64 = Struct("<Q")
 # --- index ----------------------------------------------------------------------------------------
 META_KEY = b"m"
 META = Struct("<QIIQIIQQQQ")
-#      lsn, epoch, file number, position_bytes, chain crc, 0, file size, durable lsn, checkpoint sequence, first unsynced bulk lsn
+#      lsn, epoch, file number, position_bytes, chain crc, 0, file size, durable lsn, checkpoint sequence, first
+# unsynced bulk lsn
 PARTITION_KEY = Struct(">cIH")
-PARTITION = Struct("<QQQqqqQ")  # log start, log end, active segment base, its min and max event time, last append time, flags
+PARTITION = Struct(
+    "<QQQqqqQ"
+)  # log start, log end, active segment base, its min and max event time, last append time, flags
 SEGMENT_KEY = Struct(">cIHQ")
 SEGMENT = Struct("<QqqI")  # capacity, min and max event time (final once rolled), column count; then COLUMN each
 COLUMN = Struct("<BBHQ")  # type code, flags, width, heap bytes
@@ -90,14 +95,17 @@ SEGMENT_MAGIC = b"EVDBSEG1"
 SEGMENT_HEAD = Struct("<8s16sIHHQQI")  # magic, uuid, topic, partition, 0, base, capacity, column count
 PAGE_BYTES = 4096
 ALIGN_BYTES = 64
-DICTIONARY_MAX_BYTES = 8 << 20  # of one column's dictionary, in memory of every process; beyond it the column goes plain
+DICTIONARY_MAX_BYTES = (
+    8 << 20
+)  # of one column's dictionary, in memory of every process; beyond it the column goes plain
 DICTIONARY_VALUE_BYTES = 2048  # a longer value makes its column plain at once
 
 # --- journal --------------------------------------------------------------------------------------
 RECORD_MAGIC = 0x314A4445  # "EDJ1"
 RECORD_MAGIC_BYTES = RECORD_MAGIC.to_bytes(4, "little")
 RECORD_HEAD = Struct("<IBBHIIQQQIII")
-#      magic, type, flags, 0, epoch, file number, position_bytes, lsn, durable lsn, previous crc, payload bytes, payload crc
+#      magic, type, flags, 0, epoch, file number, position_bytes, lsn, durable lsn, previous crc, payload bytes, payload
+# crc
 RECORD_BYTES = RECORD_HEAD.size + 4
 OPEN_RECORD = 1  # first of a file
 COMMIT_RECORD = 2
@@ -119,7 +127,8 @@ OP_KEY = Struct("<BHI")  # op, key bytes, value bytes
 # --- checkpoint slots -----------------------------------------------------------------------------
 SLOT_MAGIC = b"EVDBCKP1"
 SLOT = Struct("<8sQII40sQIIQIIQ")
-#      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, 0, file size; crc u32
+#      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, 0, file size;
+# crc u32
 SLOT_CLEAN = 1
 
 # --- the shared pages -----------------------------------------------------------------------------
@@ -129,7 +138,9 @@ SHARED_HOLDER = 8  # u32: pid of the last process that locked LOCK
 SHARED_SEQUENCE = 16  # u64: commit id; its lowest bit chooses the head's slot
 HEAD_POSITIONS = (4096, 8192)
 HEAD_SLOT_BYTES = 4096
-HEAD = Struct("<II")  # content bytes, crc seeded with the sequence; then META, and per partition its key, a zero byte, PARTITION
+HEAD = Struct(
+    "<II"
+)  # content bytes, crc seeded with the sequence; then META, and per partition its key, a zero byte, PARTITION
 HEAD_ENTRY_BYTES = PARTITION_KEY.size + 1 + PARTITION.size
 SHARED_SLOTS = 64  # one byte per waiter slot: 1 = armed
 SLOT_COUNT = 64

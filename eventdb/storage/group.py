@@ -1,9 +1,9 @@
 """Group commit: threads of one process that append at the same time share one journal record and one flush.
 
-Whoever finds the writer busy leaves its row in the queue and waits for its turn. The first of them to get it commits the
-whole queue in one transaction; the others find theirs done. So a lone thread pays one flush a commit, and threads share
-them: with 8 threads 0.26 flushes a commit were measured. A row that breaks the group's transaction fails alone: the rest
-is committed one by one.
+Whoever finds the writer busy leaves its row in the queue and waits for its turn. The first of them to get it commits
+the whole queue in one transaction; the others find theirs done. So a lone thread pays one flush a commit, and threads
+share them: with 8 threads 0.26 flushes a commit were measured. A row that breaks the group's transaction fails alone:
+the rest is committed one by one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class GroupCommit:
         self._has_leader = False
 
     def append(self, log: PartitionLog, row: tuple[Any, ...]) -> int:
-        """The offset of the row, committed. Errors as WriteTransaction; OutcomeUnknown reaches every thread of the group."""
+        """The offset of the row, committed. Errors as WriteTransaction; OutcomeUnknown reaches every thread of the
+        group."""
         ticket = _Ticket(log, row)
         with self._lock:
             self._queue.append(ticket)

@@ -6,14 +6,15 @@ folds the head in; a checkpoint always does. Measured against one LMDB transacti
 pages, none of which may be used again before the next checkpoint (the pin), so 100,000 appends wrote 1.6 GB of index at
 45 us each; through the head they write 140 bytes of shared memory each.
 
-Two slots are written in turn, and the 8-byte `sequence` says which one counts (its lowest bit). A commit fills the other
-slot and then moves `sequence`: a reader sees the old content or the new one, and a writer that is killed in between has
-changed nothing. The CRC, seeded with the sequence, tells a reader that a slot was replaced while it copied it, on machines
-that reorder stores too. `sequence` is the commit id: whoever changes anything moves it, index transactions included.
+Two slots are written in turn, and the 8-byte `sequence` says which one counts (its lowest bit). A commit fills the
+other slot and then moves `sequence`: a reader sees the old content or the new one, and a writer that is killed in
+between has changed nothing. The CRC, seeded with the sequence, tells a reader that a slot was replaced while it copied
+it, on machines that reorder stores too. `sequence` is the commit id: whoever changes anything moves it, index
+transactions included.
 
-Content: empty, or META and then for each partition that is ahead of the index: its key, padded to 8 bytes, and PARTITION.
-It counts while its lsn exceeds the index's. The page survives a process crash (it is in the page cache); after a power
-loss it says nothing and is emptied: the journal is replayed from the checkpoint.
+Content: empty, or META and then for each partition that is ahead of the index: its key, padded to 8 bytes, and
+PARTITION. It counts while its lsn exceeds the index's. The page survives a process crash (it is in the page cache);
+after a power loss it says nothing and is emptied: the journal is replayed from the checkpoint.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Head:
                 data = page[at : at + length]
                 if crc32(data, sequence & 0xFFFFFFFF) == crc or (not length and not crc):
                     return sequence, data
-        raise CorruptionError("the file `shared` does not verify: close the database in every process and open it again")
+        raise CorruptionError(
+            "the file `shared` does not verify: close the database in every process and open it again"
+        )
 
     def write(self, data: bytes) -> int:
         """The content is `data` from now on; returns the new sequence."""

@@ -1,7 +1,7 @@
 """The journal: physical redo records of the commits since the last checkpoint, in files shared by every process.
 
-`Tail` says where the next record goes; it lives in the index, so whoever holds the writer lock knows it. A file is zero-filled
-ahead (an overwrite is flushed in half the time of a growing append), rolled when full, never recycled.
+`Tail` says where the next record goes; it lives in the index, so whoever holds the writer lock knows it. A file is
+zero-filled ahead (an overwrite is flushed in half the time of a growing append), rolled when full, never recycled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,17 @@ _ZERO = bytes(8)
 class Tail:
     """The META value: where the journal ends, what is applied, what is known to be durable."""
 
-    __slots__ = ("bulk_lsn", "chain", "checkpoint_sequence", "durable_lsn", "epoch", "lsn", "number", "position", "size")
+    __slots__ = (
+        "bulk_lsn",
+        "chain",
+        "checkpoint_sequence",
+        "durable_lsn",
+        "epoch",
+        "lsn",
+        "number",
+        "position",
+        "size",
+    )
 
     def __init__(self) -> None:
         self.lsn = self.epoch = self.number = self.position = self.chain = self.size = 0
@@ -51,14 +61,14 @@ class Tail:
 
     def pack(self) -> bytes:
         return META.pack(
-            self.lsn, self.epoch, self.number, self.position, self.chain, 0, self.size, self.durable_lsn, self.checkpoint_sequence,
-            self.bulk_lsn,
+            self.lsn, self.epoch, self.number, self.position, self.chain, 0, self.size, self.durable_lsn,
+            self.checkpoint_sequence, self.bulk_lsn,
         )  # fmt: skip
 
     def unpack(self, value: bytes) -> None:
         (
-            self.lsn, self.epoch, self.number, self.position, self.chain, _, self.size, self.durable_lsn, self.checkpoint_sequence,
-            self.bulk_lsn,
+            self.lsn, self.epoch, self.number, self.position, self.chain, _, self.size, self.durable_lsn,
+            self.checkpoint_sequence, self.bulk_lsn,
         ) = META.unpack(value)  # fmt: skip
 
     def copy(self) -> Tail:
@@ -74,10 +84,35 @@ class Tail:
 class Record:
     """A verified record. `payload` is a view of the mapped journal file: valid while the file object lives."""
 
-    __slots__ = ("crc", "durable_lsn", "epoch", "flags", "length", "lsn", "number", "payload", "position", "previous", "type")
+    __slots__ = (
+        "crc",
+        "durable_lsn",
+        "epoch",
+        "flags",
+        "length",
+        "lsn",
+        "number",
+        "payload",
+        "position",
+        "previous",
+        "type",
+    )
 
     def __init__(self, head: tuple[int, ...], crc: int, payload: memoryview) -> None:
-        (_, self.type, self.flags, _, self.epoch, self.number, self.position, self.lsn, self.durable_lsn, self.previous, size, _) = head
+        (
+            _,
+            self.type,
+            self.flags,
+            _,
+            self.epoch,
+            self.number,
+            self.position,
+            self.lsn,
+            self.durable_lsn,
+            self.previous,
+            size,
+            _,
+        ) = head
         self.crc = crc
         self.payload = payload
         self.length = align(RECORD_BYTES + size, 8)
@@ -117,7 +152,18 @@ class Journal:
         """The bytes of a record at the tail and its header CRC."""
         size = len(payload)
         head = RECORD_HEAD.pack(
-            RECORD_MAGIC, type, flags, 0, at.epoch, at.number, at.position, lsn, at.durable_lsn, at.chain, size, crc32(payload, self.seed)
+            RECORD_MAGIC,
+            type,
+            flags,
+            0,
+            at.epoch,
+            at.number,
+            at.position,
+            lsn,
+            at.durable_lsn,
+            at.chain,
+            size,
+            crc32(payload, self.seed),
         )
         crc = crc32(head, self.seed)
         return b"".join((head, U32.pack(crc), payload, _ZERO[: -(RECORD_BYTES + size) % 8])), crc
@@ -140,7 +186,8 @@ class Journal:
         return Record(head, crc, payload)
 
     def open(self, epoch: int, number: int, *, write: bool = True, fresh: bool = False) -> JournalFile:
-        """The file, mapped. `fresh` forgets cached pages first. FileNotFoundError and CorruptionError (not a journal file)."""
+        """The file, mapped. `fresh` forgets cached pages first. FileNotFoundError and CorruptionError (not a journal
+        file)."""
         path = self.path(epoch, number)
         files = self._files
         fd = files.open(path, write=write)
@@ -160,7 +207,8 @@ class Journal:
         self._files.close(file.fd)
 
     def create(self, at: Tail, epoch: int, number: int, need_bytes: int = 0) -> tuple[JournalFile, Tail]:
-        """A new, zero-filled, durable file that follows `at`, and the tail in it. A leftover of that name is replaced."""
+        """A new, zero-filled, durable file that follows `at`, and the tail in it. A leftover of that name is
+        replaced."""
         files = self._files
         path = self.path(epoch, number)
         tail = at.copy()
@@ -191,7 +239,9 @@ class Journal:
         return file, tail
 
     def roll_record(self, at: Tail, following: Tail) -> bytes:
-        return self.encode(ROLL_RECORD, 0, at, at.lsn, ROLL_PAYLOAD.pack(following.number, following.chain, following.size))[0]
+        return self.encode(
+            ROLL_RECORD, 0, at, at.lsn, ROLL_PAYLOAD.pack(following.number, following.chain, following.size)
+        )[0]
 
     def walk(self, tail: Tail, *, fresh: bool = False, write: bool = True) -> Iterator[Record]:
         """The records from the tail on, across files; `tail` is moved past each record after the caller had it.

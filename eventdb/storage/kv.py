@@ -1,7 +1,8 @@
 """LMDB's only door: one environment per open database, opened so that no commit flushes.
 
-Commits are made durable by checkpoints (checkpoint.py), never by LMDB itself. Transactions are LMDB's own objects (get, put,
-delete, cursor, id, commit, abort); `IndexFault` is the exception they raise and `index_error` makes it a typed one.
+Commits are made durable by checkpoints (checkpoint.py), never by LMDB itself. Transactions are LMDB's own objects (get,
+put, delete, cursor, id, commit, abort); `IndexFault` is the exception they raise and `index_error` makes it a typed
+one.
 """
 
 from __future__ import annotations
@@ -28,11 +29,19 @@ DATA_NAME = "data.mdb"
 def index_error(error: Exception, path: str) -> StorageError:
     """The typed error of an IndexFault."""
     if isinstance(error, lmdb.MapFullError):
-        return DiskFullError(f"the index {path} reached its limit of {INDEX_MAP_BYTES >> 30} GiB; nothing was stored", path=path)
-    if isinstance(error, lmdb.DiskError) or getattr(error, "code", 0) in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
+        return DiskFullError(
+            f"the index {path} reached its limit of {INDEX_MAP_BYTES >> 30} GiB; nothing was stored", path=path
+        )
+    if (
+        isinstance(error, lmdb.DiskError)
+        or getattr(error, "code", 0) in (errno.ENOSPC, errno.EDQUOT)
+        or "No space" in str(error)
+    ):
         return DiskFullError(f"no space left while writing the index {path}; nothing was stored", path=path)
     if isinstance(error, lmdb.PanicError):
-        return PoisonedError(f"the index {path} stopped after an error; close every handle and reopen: {error}", path=path)
+        return PoisonedError(
+            f"the index {path} stopped after an error; close every handle and reopen: {error}", path=path
+        )
     if isinstance(error, (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)):
         return CorruptionError(f"the index {path} does not verify: {error}", path=path)
     if isinstance(error, lmdb.ReadonlyError):
@@ -41,12 +50,14 @@ def index_error(error: Exception, path: str) -> StorageError:
 
 
 class Index:
-    """One LMDB environment. `begin_write()` and `begin_read()` return transactions; `begin_write` blocks on other processes."""
+    """One LMDB environment. `begin_write()` and `begin_read()` return transactions; `begin_write` blocks on other
+    processes."""
 
     def __init__(self, files: Files, directory: str, *, read_only: bool = False, lock: bool = True) -> None:
         self.path = os.path.join(directory, DATA_NAME)
         self._files = files
-        # Our own descriptor comes before the environment and goes after it: closing any descriptor of the file drops LMDB's locks.
+        # Our own descriptor comes before the environment and goes after it: closing any descriptor of the file drops
+        # LMDB's locks.
         fresh = not read_only and not files.exists(self.path)
         self._fd = files.create(self.path) if fresh else files.open(self.path, write=not read_only)
         try:
@@ -109,7 +120,7 @@ class Index:
         return self._files.pread(self._fd, 2 * self.page_bytes, 0)
 
     def reap_readers(self) -> int:
-        return self._env.reader_check()  # type: ignore[no-any-return]
+        return self._env.reader_check()
 
     def size_bytes(self) -> int:
         return self._files.size(self._fd)

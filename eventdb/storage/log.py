@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from eventdb.errors import CorruptionError
 from eventdb.storage.append import make_encoder
 from eventdb.storage.dictionary import DictionaryCache
@@ -39,10 +41,14 @@ class PartitionState:
         self.append_us = self.flags = 0
 
     def pack(self) -> bytes:
-        return PARTITION.pack(self.log_start, self.log_end, self.base, self.min_time, self.max_time, self.append_us, self.flags)
+        return PARTITION.pack(
+            self.log_start, self.log_end, self.base, self.min_time, self.max_time, self.append_us, self.flags
+        )
 
     def unpack(self, value: bytes) -> PartitionState:
-        (self.log_start, self.log_end, self.base, self.min_time, self.max_time, self.append_us, self.flags) = PARTITION.unpack(value)
+        (self.log_start, self.log_end, self.base, self.min_time, self.max_time, self.append_us, self.flags) = (
+            PARTITION.unpack(value)
+        )
         return self
 
     def copy(self) -> PartitionState:
@@ -57,12 +63,12 @@ class PartitionState:
 
 
 class PartitionLog:
-    """Get it from Store.log(). `state` and `segment` belong to the writer and are current only under the writer lock, while
-    `generation` equals the writer's."""
+    """Get it from Store.log(). `state` and `segment` belong to the writer and are current only under the writer lock,
+    while `generation` equals the writer's."""
 
     def __init__(
-        self, files: Files, directory: str, uuid: bytes, topic_id: int, schema: Schema, event_time: int | None, partition: int,
-        dictionaries: list[DictionaryCache | None],
+        self, files: Files, directory: str, uuid: bytes, topic_id: int, schema: Schema, event_time: int | None,
+        partition: int, dictionaries: list[DictionaryCache | None],
     ) -> None:  # fmt: skip
         self._files = files
         self._directory = directory
@@ -114,21 +120,25 @@ class PartitionLog:
         return self._open(base, SegmentLayout.unpack(value), write=True)
 
     def _open(self, base: int, layout: SegmentLayout, *, write: bool) -> Segment:
-        return open_segment(self._files, self._directory, self._uuid, self.topic_id, self.partition, base, layout, write=write)
+        return open_segment(
+            self._files, self._directory, self._uuid, self.topic_id, self.partition, base, layout, write=write
+        )
 
     def mapped(self, base: int, value: bytes) -> Segment:
         """The segment of an index entry, mapped for reading. The newest mappings are kept."""
         segment = self._mapped.get(base)
         if segment is None:
             active = self.segment
-            if active is not None and active.base == base and active.layout.descriptor == value[-len(active.layout.descriptor) :]:
+            if (
+                active is not None
+                and active.base == base
+                and active.layout.descriptor == value[-len(active.layout.descriptor) :]
+            ):
                 return active
             segment = self._open(base, SegmentLayout.unpack(value), write=False)
             if len(self._mapped) >= _MAX_MAPPED:
-                try:
+                with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
                     self._mapped.pop(next(iter(self._mapped)), None)
-                except (StopIteration, RuntimeError):  # another thread was faster
-                    pass
             self._mapped[base] = segment
         return segment
 

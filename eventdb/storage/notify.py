@@ -1,8 +1,9 @@
 """Wake-ups: a reader that waits for the next commit is woken in microseconds, by any process.
 
-The mapped `shared` page has a byte per waiter slot. A process claims a slot by binding an abstract Unix datagram socket named
-after the database and the slot: the kernel frees it when the process dies, so nothing stale needs cleaning. A committer looks
-at the 64 bytes (all zero = nobody waits) and sends a datagram to each armed slot. A lost wake-up costs WAIT_POLL_MS.
+The mapped `shared` page has a byte per waiter slot. A process claims a slot by binding an abstract Unix datagram socket
+named after the database and the slot: the kernel frees it when the process dies, so nothing stale needs cleaning. A
+committer looks at the 64 bytes (all zero = nobody waits) and sends a datagram to each armed slot. A lost wake-up costs
+WAIT_POLL_MS.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _LINUX = sys.platform.startswith("linux")
 
 
 class Notifier:
-    """Waiting for, and announcing, commits. `shared` is None when the page cannot be mapped for writing: then waiting polls."""
+    """Waiting for, and announcing, commits. `shared` is None when the page cannot be mapped for writing: then waiting
+    polls."""
 
     def __init__(self, uuid: bytes, shared: mmap.mmap | None, clock: Clock) -> None:
         self._name = b"\0eventdb-" + uuid.hex().encode() + b"-"

@@ -1,13 +1,16 @@
 """Recovery: from whatever a crash left to a state that is a prefix of the commits and holds every acknowledged one.
 
-Who does it: the first process to open the database (it gets ALIVE exclusively). What it does depends on the newest checkpoint:
+Who does it: the first process to open the database (it gets ALIVE exclusively). What it does depends on the newest
+checkpoint:
 
 - clean: nothing;
-- made in this boot: the page cache survived, so the index is whole; the journal record of a writer that died half-way is applied;
-- made in another boot, or after a failed flush: the saved meta pages are written back, which brings the index to the checkpoint,
-  and the journal is replayed from there.
+- made in this boot: the page cache survived, so the index is whole; the journal record of a writer that died half-way
+  is applied;
+- made in another boot, or after a failed flush: the saved meta pages are written back, which brings the index to the
+  checkpoint, and the journal is replayed from there.
 
-Replaying is idempotent and can be interrupted anywhere. It ends with a checkpoint and a new epoch before anything is accepted.
+Replaying is idempotent and can be interrupted anywhere. It ends with a checkpoint and a new epoch before anything is
+accepted.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ class UnsyncedRows(Exception):
 
 
 class RecordApplier:
-    """Applies journal records to a write transaction and the segment files. Each record may have been applied before, fully or not."""
+    """Applies journal records to a write transaction and the segment files. Each record may have been applied before,
+    fully or not."""
 
     def __init__(self, files: Files, path: str, uuid: bytes, txn: Any, live: Container[int], sequence: int) -> None:
         self._files = files
@@ -84,6 +88,8 @@ class RecordApplier:
             raise index_error(error, self._path) from error
 
     def _apply_key(self, op: int, payload: memoryview, at: int) -> int:
+        key_bytes: int
+        value_bytes: int
         _, key_bytes, value_bytes = OP_KEY.unpack_from(payload, at)
         at += OP_KEY.size
         key = bytes(payload[at : at + key_bytes])
@@ -97,6 +103,7 @@ class RecordApplier:
         return at + value_bytes
 
     def _apply_place(self, op: int, payload: memoryview, at: int, unsynced: bool) -> int:
+        length: int
         _, topic_id, partition, base = OP_PLACE.unpack_from(payload, at)
         at += OP_PLACE.size
         alive = topic_id in self._live
@@ -129,7 +136,9 @@ class RecordApplier:
             self.txn.put(dirty_key(topic_id, partition, base), b"\1")
         return at
 
-    def _verify_bulk(self, topic_id: int, partition: int, base: int, row: int, count: int, crc: int, unsynced: bool) -> None:
+    def _verify_bulk(
+        self, topic_id: int, partition: int, base: int, row: int, count: int, crc: int, unsynced: bool
+    ) -> None:
         try:
             segment = self._segment(topic_id, partition, base)
             found = segment.rows_crc(row, count)
@@ -140,7 +149,10 @@ class RecordApplier:
         if found != crc:
             if unsynced:
                 raise UnsyncedRows
-            raise CorruptionError(f"{segment.path}: rows {row}..{row + count} do not verify (crc {found:08x}, journal {crc:08x})", path=segment.path)
+            raise CorruptionError(
+                f"{segment.path}: rows {row}..{row + count} do not verify (crc {found:08x}, journal {crc:08x})",
+                path=segment.path,
+            )
 
     def _create(self, topic_id: int, partition: int, base: int, value: bytes) -> None:
         """The file exists, whole, and the index knows it. Bulk rows that are in it already stay."""
@@ -159,7 +171,9 @@ class RecordApplier:
         if segment is None:
             value = self.txn.get(segment_key(*place))
             if value is None:
-                raise CorruptionError(f"{self._path}: the journal names segment {base} of topic {topic_id}, which the index does not know")
+                raise CorruptionError(
+                    f"{self._path}: the journal names segment {base} of topic {topic_id}, which the index does not know"
+                )
             segment = open_segment(self._files, self._path, self._uuid, *place, SegmentLayout.unpack(value), write=True)
             self._segments[place] = segment
         return segment
@@ -239,9 +253,11 @@ def _read_tail(txn: Any) -> Tail:
 
 
 def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> dict[str, object]:
-    """The database is at the end of its valid journal, checkpointed, and in a new epoch. Lock held, alone. Returns the report.
+    """The database is at the end of its valid journal, checkpointed, and in a new epoch. Lock held, alone. Returns the
+    report.
 
-    CorruptionError, changing nothing durable, if a record is damaged that was acknowledged as durable or has such ones behind it.
+    CorruptionError, changing nothing durable, if a record is damaged that was acknowledged as durable or has such ones
+    behind it.
     """
     index = writer.index
     writer.start = slot.tail
@@ -270,7 +286,8 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
                     applier.txn = txn
         except FileNotFoundError as error:
             raise CorruptionError(
-                f"{writer.journal.path(tail.epoch, tail.number)} is missing: it holds the commits after record {tail.lsn}",
+                f"{writer.journal.path(tail.epoch, tail.number)} is missing: "
+                f"it holds the commits after record {tail.lsn}",
                 path=writer.journal.directory,
             ) from error
         lost_bytes = _check_tail(writer, tail, cut)
@@ -308,16 +325,17 @@ def _commit_replayed(writer: Writer, txn: Any, record: Record) -> Any:
 
 
 def _check_tail(writer: Writer, tail: Tail, cut: Record | None) -> int:
-    """Bytes cut from the end. CorruptionError if the damage lies below a durable mark, that is, if it is not a torn tail."""
+    """Bytes cut from the end. CorruptionError if the damage lies below a durable mark, that is, if it is not a torn
+    tail."""
     file = writer.journal.file
     assert file is not None
     lost = 0 if cut is None else cut.length
     for record in writer.journal.valid_after(tail):
         if record.durable_lsn > tail.lsn and record.lsn > tail.lsn:
             raise CorruptionError(
-                f"{file.path}: the record at byte {tail.position} (number {tail.lsn + 1}) does not verify, but record {record.lsn} behind it "
-                "does and says it was durable: this is damage, not an interrupted write. The database opens with read_only=True; "
-                "restore a backup to write again",
+                f"{file.path}: the record at byte {tail.position} (number {tail.lsn + 1}) does not verify, but "
+                f"record {record.lsn} behind it does and says it was durable: this is damage, not an interrupted "
+                "write. The database opens with read_only=True; restore a backup to write again",
                 path=file.path,
             )
     if cut is None and tail.position + 8 <= file.size:

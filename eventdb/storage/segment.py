@@ -1,8 +1,8 @@
 """Segment files: a fixed number of rows, each column one contiguous region of a mapped, fully allocated file.
 
-A row exists once the index says so (its offset is below the partition's end); bytes past that end are scrap that the next
-writer overwrites. Rows are therefore stored in place before the commit, and an aborted one needs no undoing. The only rule:
-stores happen with the writer lock held and past the committed end.
+A row exists once the index says so (its offset is below the partition's end); bytes past that end are scrap that the
+next writer overwrites. Rows are therefore stored in place before the commit, and an aborted one needs no undoing. The
+only rule: stores happen with the writer lock held and past the committed end.
 """
 
 from __future__ import annotations
@@ -49,11 +49,21 @@ _STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
 
 
 class ColumnLayout:
-    """Where one column lies in a segment. `struct_code` is that of a stored value: 'i' for codes, 'q' for end positions."""
+    """Where one column lies in a segment. `struct_code` is that of a stored value: 'i' for codes, 'q' for end
+    positions."""
 
     __slots__ = (
-        "coded", "heap_bytes", "heap_position", "nullable", "plain", "struct_code", "text", "type_code", "valid_position",
-        "value_position", "width",
+        "coded",
+        "heap_bytes",
+        "heap_position",
+        "nullable",
+        "plain",
+        "struct_code",
+        "text",
+        "type_code",
+        "valid_position",
+        "value_position",
+        "width",
     )
 
     def __init__(self, type_code: int, flags: int, width: int, heap_bytes: int) -> None:
@@ -105,18 +115,29 @@ class SegmentLayout:
         capacity, _min_time, _max_time, count = SEGMENT.unpack_from(value)
         if len(value) != SEGMENT.size + count * COLUMN.size:
             raise CorruptionError(f"a segment record of {len(value)} bytes cannot describe {count} columns")
-        return SegmentLayout(capacity, [ColumnLayout(*COLUMN.unpack_from(value, SEGMENT.size + i * COLUMN.size)) for i in range(count)])
+        return SegmentLayout(
+            capacity, [ColumnLayout(*COLUMN.unpack_from(value, SEGMENT.size + i * COLUMN.size)) for i in range(count)]
+        )
 
     def header(self, uuid: bytes, topic_id: int, partition: int, base: int) -> bytes:
-        head = SEGMENT_HEAD.pack(SEGMENT_MAGIC, uuid, topic_id, partition, 0, base, self.capacity, len(self.columns)) + self.descriptor
+        head = (
+            SEGMENT_HEAD.pack(SEGMENT_MAGIC, uuid, topic_id, partition, 0, base, self.capacity, len(self.columns))
+            + self.descriptor
+        )
         return head + CRC.pack(crc32(head))
 
     @staticmethod
     def plan(
-        schema: Schema, previous: SegmentLayout | None, want_rows: int, plain: Sequence[int], heap_bytes: dict[int, int], heap_per_row: int
+        schema: Schema,
+        previous: SegmentLayout | None,
+        want_rows: int,
+        plain: Sequence[int],
+        heap_bytes: dict[int, int],
+        heap_per_row: int,
     ) -> SegmentLayout:
-        """The layout of the next segment: room for `want_rows` if the limits allow, `plain` columns without a dictionary,
-        each plain column's heap at least `heap_bytes[column]` and otherwise `heap_per_row` bytes for each row."""
+        """The layout of the next segment: room for `want_rows` if the limits allow, `plain` columns without a
+        dictionary, each plain column's heap at least `heap_bytes[column]` and otherwise `heap_per_row` bytes for each
+        row."""
         capacity = FIRST_SEGMENT_ROWS if previous is None else previous.capacity * SEGMENT_GROWTH
         capacity = align(min(max(capacity, want_rows), MAX_SEGMENT_ROWS), 8)
         columns = []
@@ -146,8 +167,9 @@ class Segment:
         self.arrays: dict[int, Any] = {}  # position_bytes -> NumPy array of the whole region, for columns.py
         self.writable = writable
         capacity = layout.capacity
-        self.value_views = [
-            self.memory[c.value_position : c.value_position + capacity * c.width].cast(c.struct_code) for c in layout.columns
+        self.value_views: list[Any] = [
+            self.memory[c.value_position : c.value_position + capacity * c.width].cast(c.struct_code)  # type: ignore[call-overload]
+            for c in layout.columns
         ]
         self.value_views.append(self.memory[layout.append_position : layout.append_position + capacity * 8].cast("q"))
         self.valid_views = [
@@ -156,7 +178,7 @@ class Segment:
 
     def heap_end(self, column: int, row: int) -> int:
         """Heap bytes used by the rows before `row` of a plain column."""
-        return self.value_views[column][row - 1] if row else 0  # type: ignore[no-any-return]
+        return self.value_views[column][row - 1] if row else 0
 
     def regions(self, row: int, count: int) -> list[tuple[int, int]]:
         """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order."""
@@ -181,15 +203,20 @@ class Segment:
         return crc
 
     def restore_rows(self, row: int, count: int, data: memoryview) -> int:
-        """Rows [row, row + count) hold the bytes `rows_bytes` gave; returns how many were used. CorruptionError if they do not fit."""
+        """Rows [row, row + count) hold the bytes `rows_bytes` gave; returns how many were used. CorruptionError if they
+        do not fit."""
         if row + count > self.layout.capacity:
-            raise CorruptionError(f"{self.path}: rows {row}..{row + count} exceed its capacity {self.layout.capacity}", path=self.path)
+            raise CorruptionError(
+                f"{self.path}: rows {row}..{row + count} exceed its capacity {self.layout.capacity}", path=self.path
+            )
         used = 0
 
         def take(position: int, length: int) -> None:
             nonlocal used
             if used + length > len(data):
-                raise CorruptionError(f"{self.path}: a journal record is shorter than the rows it holds", path=self.path)
+                raise CorruptionError(
+                    f"{self.path}: a journal record is shorter than the rows it holds", path=self.path
+                )
             self.memory[position : position + length] = data[used : used + length]
             used += length
 
@@ -200,7 +227,9 @@ class Segment:
             if column.plain:
                 start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
                 if not 0 <= start <= stop <= column.heap_bytes:
-                    raise CorruptionError(f"{self.path}: heap positions {start}..{stop} of column {i} are impossible", path=self.path)
+                    raise CorruptionError(
+                        f"{self.path}: heap positions {start}..{stop} of column {i} are impossible", path=self.path
+                    )
                 take(column.heap_position + start, stop - start)
         take(self.layout.append_position + row * 8, count * 8)
         return used
@@ -218,7 +247,11 @@ class Segment:
                 stored = self._read_plain(column, stored, self.heap_end(i, row))
             elif column.coded:
                 values = dictionaries[i].values
-                stored = [values[c] for c in stored] if valid is None else [values[c] if ok else None for c, ok in zip(stored, valid, strict=True)]
+                stored = (
+                    [values[c] for c in stored]
+                    if valid is None
+                    else [values[c] if ok else None for c, ok in zip(stored, valid, strict=True)]
+                )
                 valid = None
             lists.append(stored if valid is None else [v if ok else None for v, ok in zip(stored, valid, strict=True)])
         first = self.base + row
@@ -251,8 +284,11 @@ def make_directories(files: Files, directory: str, topic_id: int, partition: int
                 raise storage_error(error, "creating", path) from error
 
 
-def create_segment(files: Files, directory: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SegmentLayout) -> Segment:
-    """A new segment file, every byte allocated. A file left by an aborted commit is replaced. Nothing is left when it fails."""
+def create_segment(
+    files: Files, directory: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SegmentLayout
+) -> Segment:
+    """A new segment file, every byte allocated. A file left by an aborted commit is replaced. Nothing is left when it
+    fails."""
     make_directories(files, directory, topic_id, partition)
     path = segment_path(directory, topic_id, partition, base)
     try:
@@ -276,7 +312,15 @@ def create_segment(files: Files, directory: str, uuid: bytes, topic_id: int, par
 
 
 def open_segment(
-    files: Files, directory: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SegmentLayout, *, write: bool
+    files: Files,
+    directory: str,
+    uuid: bytes,
+    topic_id: int,
+    partition: int,
+    base: int,
+    layout: SegmentLayout,
+    *,
+    write: bool,
 ) -> Segment:
     """The mapped segment; CorruptionError if the file is missing, short or not the one the index describes."""
     path = segment_path(directory, topic_id, partition, base)
@@ -292,7 +336,9 @@ def open_segment(
             raise CorruptionError(f"{path} has {size} bytes, expected {layout.size_bytes}", path=path)
         expected = layout.header(uuid, topic_id, partition, base)
         if files.pread(fd, len(expected), 0) != expected:
-            raise CorruptionError(f"{path}: the header does not match the index (topic {topic_id}, base {base})", path=path)
+            raise CorruptionError(
+                f"{path}: the header does not match the index (topic {topic_id}, base {base})", path=path
+            )
         mapping = files.mmap(fd, layout.size_bytes, write=write)
     except OSError as error:
         raise storage_error(error, "mapping", path) from error

@@ -1,4 +1,5 @@
-"""StoreSnapshot: the database at one commit. Rows below its end offsets never change, so nothing is copied or locked."""
+"""StoreSnapshot: the database at one commit. Rows below its end offsets never change, so nothing is copied or
+locked."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _ROWS_PER_CHUNK = 4096
 
 
 class StoreSnapshot:
-    """Get it from Store.snapshot(). Any thread may use it, one at a time; close it soon: it keeps the index's old pages alive."""
+    """Get it from Store.snapshot(). Any thread may use it, one at a time; close it soon: it keeps the index's old pages
+    alive."""
 
     def __init__(self, txn: Any, commit_id: int, head: bytes) -> None:
         self._txn = txn
@@ -36,7 +38,9 @@ class StoreSnapshot:
     def __enter__(self) -> StoreSnapshot:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -69,7 +73,9 @@ class StoreSnapshot:
         state = self._state(log)
         return state.log_start, state.log_end
 
-    def _parts(self, log: PartitionLog, start: int, stop: int) -> Iterator[tuple[Segment, int, int, tuple[int, int] | None]]:
+    def _parts(
+        self, log: PartitionLog, start: int, stop: int
+    ) -> Iterator[tuple[Segment, int, int, tuple[int, int] | None]]:
         """(segment, first row, last row + 1, event time range) of the segments that hold [start, stop)."""
         txn = self._open()
         state = self._state(log)
@@ -120,7 +126,9 @@ class StoreSnapshot:
         """The rows [start, stop) as one slice per segment, in offset order."""
         from eventdb.storage.columns import SegmentSlice
 
-        return [SegmentSlice(log, segment, row, end, times) for segment, row, end, times in self._parts(log, start, stop)]
+        return [
+            SegmentSlice(log, segment, row, end, times) for segment, row, end, times in self._parts(log, start, stop)
+        ]
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a user key."""

@@ -1,4 +1,5 @@
-"""Store: one open database directory in this process. The only class other layers hold; everything else hangs off it."""
+"""Store: one open database directory in this process. The only class other layers hold; everything else hangs off
+it."""
 
 from __future__ import annotations
 
@@ -65,17 +66,23 @@ def parse_durability(text: str) -> tuple[str, int | None]:
 class Store:
     """Get it from Store.open(). Thread-safe; a forked child must open its own."""
 
+    _identity: tuple[int, int]  # device and inode of the directory
+    _durability: str
+
     def __init__(self) -> None:
         raise UsageError("use Store.open()")
 
     @staticmethod
     def open(
-        path: str, *, durability: str = "commit", read_only: bool = False, create: bool = True, files: Files | None = None,
-        clock: Clock | None = None, live_topics: Callable[[], dict[int, Schema]], maintenance: bool = True,
+        path: str, *, durability: str = "commit", read_only: bool = False, create: bool = True,
+        files: Files | None = None, clock: Clock | None = None, live_topics: Callable[[], dict[int, Schema]],
+        maintenance: bool = True,
     ) -> Store:  # fmt: skip
-        """The database at `path`, created if missing and `create`. A second open in the same process returns the same Store.
+        """The database at `path`, created if missing and `create`. A second open in the same process returns the same
+        Store.
 
-        `live_topics` names the topics the catalog has; recovery collects the rest. `maintenance=False` starts no thread (tests).
+        `live_topics` names the topics the catalog has; recovery collects the rest. `maintenance=False` starts no thread
+        (tests).
         """
         mode, interval_ms = parse_durability(durability)
         files = files or Files()
@@ -89,14 +96,16 @@ class Store:
             store = _stores.get(identity)
             if store is None:
                 store = object.__new__(Store)
-                store._open(path, mode, interval_ms, read_only, create, files, clock or Clock(), live_topics, maintenance)
                 store._identity = identity
                 store._durability = durability
+                store._open(
+                    path, mode, interval_ms, read_only, create, files, clock or Clock(), live_topics, maintenance
+                )
                 _stores[identity] = store
             elif (store._durability, store.read_only) != (durability, read_only):
                 raise UsageError(
-                    f"{path} is open in this process with durability={store._durability!r}, read_only={store.read_only}: "
-                    "open it with the same options, or close it first"
+                    f"{path} is open in this process with durability={store._durability!r}, "
+                    f"read_only={store.read_only}: open it with the same options, or close it first"
                 )
             store._references += 1
             return store
@@ -158,7 +167,12 @@ class Store:
         return True
 
     def _open_for_writing(
-        self, mode: str, interval_ms: int | None, create: bool, live_topics: Callable[[], dict[int, Schema]], maintenance: bool
+        self,
+        mode: str,
+        interval_ms: int | None,
+        create: bool,
+        live_topics: Callable[[], dict[int, Schema]],
+        maintenance: bool,
     ) -> None:
         files, path = self._files, self.path
         refuse_strangers(files, path, create=create)
@@ -176,7 +190,9 @@ class Store:
             self._page = page
             poisoned = bool(page[SHARED_POISON])
             if poisoned and not alone:
-                raise PoisonedError(f"{path}: an earlier flush failed; close every handle in every process, then reopen", path=path)
+                raise PoisonedError(
+                    f"{path}: an earlier flush failed; close every handle in every process, then reopen", path=path
+                )
             slot = self._newest_slot(write=True)
             restoring = alone and needs_restore(slot, self._clock.boot_id(), poisoned)
             if alone:
@@ -216,7 +232,9 @@ class Store:
         finally:
             file.close()
         if slot is None:
-            raise StorageError(f"{self.path}/index/checkpoint: no checkpoint verifies; restore a backup", path=self.path)
+            raise StorageError(
+                f"{self.path}/index/checkpoint: no checkpoint verifies; restore a backup", path=self.path
+            )
         return slot
 
     def _free_reserve(self) -> None:
@@ -235,11 +253,15 @@ class Store:
             self._alive_fd = self._open_file("ALIVE", write=False)
             files.flock(self._alive_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
-            raise StorageError(f"{path} is being opened or recovered by another process; try again", path=path) from error
+            raise StorageError(
+                f"{path} is being opened or recovered by another process; try again", path=path
+            ) from error
         slot = self._newest_slot(write=False)
         if needs_restore(slot, self._clock.boot_id(), False):
             raise StorageError(
-                f"{path} was not closed cleanly before the machine stopped: open it once for writing, so that it recovers", path=path
+                f"{path} was not closed cleanly before the machine stopped: "
+                "open it once for writing, so that it recovers",
+                path=path,
             )
         if not os.access(f"{path}/index", os.W_OK) or not os.access(f"{path}/index/lock.mdb", os.W_OK):
             lock = False  # a medium nobody can write to needs no reader table
@@ -249,7 +271,8 @@ class Store:
     # -- closing -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """This handle is closed; the last one checkpoints (the last in the last process also marks the database clean)."""
+        """This handle is closed; the last one checkpoints (the last in the last process also marks the database
+        clean)."""
         with _stores_lock:
             if self._closed or self._references == 0:
                 return
@@ -346,11 +369,13 @@ class Store:
         return self._group.append(log, row)
 
     def write(self, *, journaled: bool = True) -> WriteTransaction:
-        """A transaction; a context manager. `journaled=False` is for derived rows, which a power cut may set back to a checkpoint."""
+        """A transaction; a context manager. `journaled=False` is for derived rows, which a power cut may set back to a
+        checkpoint."""
         return WriteTransaction(self._require_writer(), self._notifier, journaled=journaled)
 
     def forget(self, topic_id: int) -> None:
-        """A dropped topic: its keys go in one commit, then its files. Snapshots opened before keep what they have mapped."""
+        """A dropped topic: its keys go in one commit, then its files. Snapshots opened before keep what they have
+        mapped."""
         writer = self._require_writer()
         txn: Any = writer.enter()
         try:
@@ -401,10 +426,14 @@ class Store:
         if log is None:
             self._check()
             dictionaries: list[DictionaryCache | None] = [
-                self._dictionaries.setdefault((topic_id, i), DictionaryCache(topic_id, i)) if field.type.name == "VARCHAR" else None
+                self._dictionaries.setdefault((topic_id, i), DictionaryCache(topic_id, i))
+                if field.type.name == "VARCHAR"
+                else None
                 for i, field in enumerate(schema.fields)
             ]
-            made = PartitionLog(self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries)
+            made = PartitionLog(
+                self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries
+            )
             log = self._logs.setdefault(key, made)
         return log
 
@@ -420,7 +449,11 @@ class Store:
     def stats(self) -> dict[str, object]:
         """Counters of this process and sizes of the database."""
         self._check()
-        found: dict[str, object] = {"commit_id": self.commit_id(), "index_bytes": self._index.size_bytes(), "recovery": dict(self.recovery_report)}
+        found: dict[str, object] = {
+            "commit_id": self.commit_id(),
+            "index_bytes": self._index.size_bytes(),
+            "recovery": dict(self.recovery_report),
+        }
         writer = self._writer
         if writer is not None:
             found |= {

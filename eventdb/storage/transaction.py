@@ -71,7 +71,8 @@ class Staged:
 
 
 class WriteTransaction:
-    """Get it from Store.write() and use it as a context manager, in one thread. Leaving it normally commits; an exception aborts.
+    """Get it from Store.write() and use it as a context manager, in one thread. Leaving it normally commits; an
+    exception aborts.
 
     The writer lock of the whole database is held inside: keep it short.
     """
@@ -96,7 +97,9 @@ class WriteTransaction:
         self._now_us = self._writer.clock.time_us()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         txn = self._txn
         if txn is None:
             return
@@ -190,9 +193,13 @@ class WriteTransaction:
         if old is not None:
             kept |= set(old.layout.plain)
         per_row = HEAP_BYTES_PER_ROW
-        layout = SegmentLayout.plan(log.schema, None if old is None else old.layout, want_rows, sorted(kept | plain), heap_bytes, per_row)
+        layout = SegmentLayout.plan(
+            log.schema, None if old is None else old.layout, want_rows, sorted(kept | plain), heap_bytes, per_row
+        )
         writer = self._writer
-        segment = create_segment(writer.files, writer.path, writer.uuid, log.topic_id, log.partition, state.log_end, layout)
+        segment = create_segment(
+            writer.files, writer.path, writer.uuid, log.topic_id, log.partition, state.log_end, layout
+        )
         if old is not None and old.base == state.base:  # else it was rolled already and its successor replaced
             value = old.layout.pack(state.min_time, state.max_time)
             if old.base in staged.created:
@@ -205,7 +212,8 @@ class WriteTransaction:
         return segment
 
     def code_strings(self, staged: Staged, column: int, values: list[Any], need: int) -> list[int] | None:
-        """Codes for str or None values, new ones pending; None if the dictionary is full and the column must go plain."""
+        """Codes for str or None values, new ones pending; None if the dictionary is full and the column must go
+        plain."""
         dictionary = staged.log.dictionaries[column]
         assert dictionary is not None
         known = dictionary.codes
@@ -281,14 +289,16 @@ class WriteTransaction:
         staged.segment = others[-1] if others else staged.log.segment
 
     def _store_lists(
-        self, staged: Staged, segment: Segment, row: int, count: int, columns: list[list[Any]], codes: dict[int, list[int]],
-        encoded: dict[int, list[bytes]],
+        self, staged: Staged, segment: Segment, row: int, count: int, columns: list[list[Any]],
+        codes: dict[int, list[int]], encoded: dict[int, list[bytes]],
     ) -> None:  # fmt: skip
         memory, layout, schema = segment.memory, segment.layout, staged.log.schema
         for i, column in enumerate(layout.columns):
             values = columns[i] if count == len(columns[i]) else columns[i][:count]
             if column.nullable:
-                memory[column.valid_position + row : column.valid_position + row + count] = bytes([v is not None for v in values])
+                memory[column.valid_position + row : column.valid_position + row + count] = bytes(
+                    [v is not None for v in values]
+                )
             elif None in values:
                 raise SchemaMismatch(f"column {schema.fields[i].name!r} is NOT NULL", column=schema.fields[i].name)
             position = column.value_position + row * column.width
@@ -302,7 +312,13 @@ class WriteTransaction:
                     ends.append(end)
                 packed = ends.tobytes()
             else:
-                stored = codes[i][:count] if column.coded else [0 if v is None else v for v in values] if column.nullable else values
+                stored = (
+                    codes[i][:count]
+                    if column.coded
+                    else [0 if v is None else v for v in values]
+                    if column.nullable
+                    else values
+                )
                 packed = _pack(column.struct_code, stored, schema.fields[i].name)
             memory[position : position + len(packed)] = packed
         position = layout.append_position + row * 8
@@ -370,7 +386,7 @@ class WriteTransaction:
 
     def _commit(self) -> None:
         writer = self._writer
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         bulk: list[tuple[Staged, Segment]] = []
         for staged in self._staged.values():
             self._describe(staged, parts, bulk)
@@ -402,13 +418,13 @@ class WriteTransaction:
         self._txn.abort()
         return True
 
-    def _describe(self, staged: Staged, parts: list[bytes], bulk: list[tuple[Staged, Segment]]) -> None:
+    def _describe(self, staged: Staged, parts: list[bytes | memoryview], bulk: list[tuple[Staged, Segment]]) -> None:
         """The index entries of one log, and its operations for the journal."""
         log, writer = staged.log, self._writer
         topic_id, partition = log.topic_id, log.partition
         for i, pending in staged.pending.items():
-            for value, code in pending.items():
-                self._put(dictionary_key(topic_id, i, code), value.encode("utf-8", "surrogatepass"))
+            for text, code in pending.items():
+                self._put(dictionary_key(topic_id, i, code), text.encode("utf-8", "surrogatepass"))
         sequence = writer.tail.checkpoint_sequence
         for segment, value in staged.created.values():
             self._run(self._txn.put, segment_key(topic_id, partition, segment.base), value)
@@ -416,7 +432,7 @@ class WriteTransaction:
         state = staged.state.pack()
         for segment, row, count in staged.chunks:
             if log.touched != (sequence, segment.base):
-                self._run(self._txn.put, dirty_key(topic_id, partition, segment.base), b"\1" if segment.base in staged.created else b"\0")
+                self._mark_dirty(dirty_key(topic_id, partition, segment.base), segment.base in staged.created)
                 log.touched = (sequence, segment.base)
             if not self._journaled:
                 continue
@@ -424,12 +440,23 @@ class WriteTransaction:
             length = sum(size for _, size in regions)
             place = OP_ROWS.pack(row, count) + state
             if length > MAX_PAYLOAD_BYTES:
-                parts.append(OP_PLACE.pack(OP_BULK, topic_id, partition, segment.base) + place + U32.pack(segment.rows_crc(row, count)))
+                parts.append(
+                    OP_PLACE.pack(OP_BULK, topic_id, partition, segment.base)
+                    + place
+                    + U32.pack(segment.rows_crc(row, count))
+                )
                 bulk.append((staged, segment))
             else:
                 parts.append(OP_PLACE.pack(OP_CHUNK, topic_id, partition, segment.base) + place + U32.pack(length))
                 parts.extend(segment.memory[position : position + size] for position, size in regions)
         self._ahead[log.key] = state
+
+    def _mark_dirty(self, key: bytes, created: bool) -> None:
+        """The next checkpoint flushes the segment, and its directory if its file is new since the last one."""
+        if created:
+            self._run(self._txn.put, key, b"\1")
+        elif self._txn.get(key) is None:  # else the mark may say that the file is new: that stays
+            self._run(self._txn.put, key, b"\0")
 
     def _discard(self, staged: dict[PartitionLog, Staged]) -> None:
         """The transaction did not happen: files it made go, handles it changed are reloaded."""
@@ -443,7 +470,9 @@ class WriteTransaction:
 def _encode(values: list[Any]) -> list[bytes]:
     out = []
     for value in values:
-        data = b"" if value is None else value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
+        data = (
+            b"" if value is None else value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
+        )
         if len(data) > MAX_VALUE_BYTES:
             raise SchemaMismatch(f"a value of {len(data)} bytes exceeds the limit of {MAX_VALUE_BYTES}")
         out.append(data)

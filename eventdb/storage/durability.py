@@ -1,0 +1,296 @@
+"""What makes commits outlive a power cut: flushes, checkpoints and the pin (checkpoint.py says why they are enough).
+
+A checkpoint flushes segments and index, saves the index's meta pages, and lets the journal before it go. prepare()
+makes the first one of a process, before it commits anything.
+"""
+
+from __future__ import annotations
+
+import os
+
+from eventdb.errors import ClosedError, OutcomeUnknown, StorageError
+from eventdb.storage.checkpoint import CheckpointFile, Slot
+from eventdb.storage.files import storage_error
+from eventdb.storage.format import META_KEY, SEGMENT_KEY, topic_directory
+from eventdb.storage.journal import Tail
+from eventdb.storage.kv import IndexFault, index_error, scan
+from eventdb.storage.segment import segment_path
+from eventdb.storage.state import CommittedState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+    from typing import Any
+
+    from eventdb.storage.files import Clock, Files
+    from eventdb.storage.kv import Index
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment import Segment
+
+
+class Durability(CommittedState):
+    """Checkpoints of this process, and its pin."""
+
+    def __init__(
+        self, files: Files, clock: Clock, path: str, uuid: bytes, index: Index, shared: mmap.mmap, lock_fd: int
+    ) -> None:
+        super().__init__(files, clock, path, uuid, index, shared, lock_fd)
+        self.slots = CheckpointFile(files, f"{path}/index", write=True)
+        self.boot_id = clock.boot_id()
+        self.pin: Any = None
+        self.prepared = False
+        self.commits = self.checkpoints = 0
+        self.checkpoint_txn = -1
+        self.checkpoint_ns = clock.monotonic_ns()
+        self.journal_bytes = 0  # written by this process since its last checkpoint
+        self.index_bytes = 0  # size of the index at the last checkpoint
+        self.on_first_commit: Callable[[], None] | None = None
+
+    def prepare(self) -> None:
+        """Before this process's first commit: a checkpoint and a pin of its own, and a journal file of this boot. Lock
+        held."""
+        slot = self.slots.newest()
+        if slot is None:
+            raise StorageError(f"{self.slots.path}: no checkpoint verifies; run check()", path=self.path)
+        if slot.clean or slot.boot_id != self.boot_id:
+            self._begin_epoch(slot)
+        else:
+            self.start = slot.tail
+            self.sync_point()
+        self.prepared = True
+        if self.on_first_commit is not None:
+            self.on_first_commit()
+
+    def _begin_epoch(self, slot: Slot) -> None:
+        """The database was closed cleanly: its state is the checkpoint. Only the slot and a journal file are needed."""
+        pin = self.index.begin_read()
+        value = pin.get(META_KEY)
+        tail = Tail()
+        if value is not None:
+            tail.unpack(value)
+        epoch = max([slot.tail.epoch, tail.epoch, *(e for e, _ in self.journal.names())]) + 1
+        self.journal.close()
+        self.journal.file, start = self.journal.create(tail, epoch, 0)
+        self.flushes += 2
+        start.durable_lsn = tail.lsn
+        start.bulk_lsn = 0
+        self._write_slot(slot, start, self.index.meta_pages(), clean=False)
+        self._set_pin(pin)
+        self.start = start
+        self.last_txn = -1
+        self.checkpoint_txn = pin.id()
+        self._reset_counters()
+
+    def _write_slot(self, previous: Slot | None, tail: Tail, pages: bytes, *, clean: bool) -> None:
+        position, sequence = (0, 1) if previous is None else (previous.position ^ 1, previous.sequence + 1)
+        self.slots.write(Slot(position, sequence, clean, self.boot_id, tail, pages))
+        self.flushes += 1
+        try:
+            self.slots.flush()
+        except OSError as error:
+            reason = f"flushing {self.slots.path} failed: {error.strerror or error}"
+            self.poison(reason)
+            raise OutcomeUnknown(reason, path=self.path) from error
+
+    def _set_pin(self, pin: Any) -> None:
+        old, self.pin = self.pin, pin
+        if old is not None:
+            old.abort()
+
+    def drop_pin(self) -> None:
+        """The process goes idle: it takes a new checkpoint and pin before its next commit. Lock held, nothing of its
+        own unsaved."""
+        self.prepared = False
+        self._set_pin(None)
+
+    def _reset_counters(self) -> None:
+        self.checkpoint_ns = self.clock.monotonic_ns()
+        self.journal_bytes = 0
+        self.index_bytes = self.index.size_bytes()
+        self.checkpoints += 1
+
+    def pre_flush(self) -> None:
+        """Most of a checkpoint's flushing, without the lock, so that the locked part is short."""
+        with self.index.begin_read() as txn:
+            dirty = [key for key, _ in scan(txn, b"w")]
+        self._flush_segments([(key, b"\0") for key in dirty])
+        self._sync_index()
+
+    def _sync_index(self) -> None:
+        self.flushes += 1
+        try:
+            self.index.sync()
+        except OSError as error:
+            reason = f"flushing {self.index.path} failed: {error.strerror or error}"
+            self.poison(reason)
+            raise OutcomeUnknown(reason, path=self.path) from error
+
+    def _flush_segments(self, dirty: list[tuple[bytes, bytes]]) -> None:
+        directories = set()
+        for key, value in dirty:
+            _, topic_id, partition, base = SEGMENT_KEY.unpack(key)
+            path = segment_path(self.path, topic_id, partition, base)
+            try:
+                fd = self.files.open(path)
+            except FileNotFoundError:
+                continue  # the topic was dropped
+            except OSError as error:
+                raise storage_error(error, "opening", path) from error
+            try:
+                self.flush(fd, path)
+            finally:
+                self.files.close(fd)
+            if value == b"\1":
+                directories.add((topic_id, partition))
+        self.flush_directories(directories)
+
+    def flush_directories(self, partitions: set[tuple[int, int]]) -> None:
+        """The directory entries of new segments, and of their directories, are durable."""
+        paths = {f"{self.path}/{topic_directory(topic, partition)}" for topic, partition in partitions}
+        paths |= {f"{self.path}/topics/{topic}" for topic, _ in partitions}
+        if paths:
+            paths.add(f"{self.path}/topics")
+        for path in sorted(paths, reverse=True):
+            self.flushes += 1
+            try:
+                self.files.fsync_dir(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                reason = f"flushing {path} failed: {error.strerror or error}"
+                self.poison(reason)
+                raise OutcomeUnknown(reason, path=path) from error
+
+    def sync_point(self, *, clean: bool = False) -> None:
+        """The current state is the newest checkpoint and this process's pin. Lock held, no write transaction open.
+
+        With `clean` it is also marked as complete: nothing needs replaying; the caller closes.
+        """
+        self.fold()
+        pin = self.index.begin_read()
+        try:
+            dirty = list(scan(pin, b"w"))
+            self._flush_segments(dirty)
+            self._sync_index()
+            tail = Tail()
+            value = pin.get(META_KEY)
+            if value is not None:
+                tail.unpack(value)
+            if self.start is not None and self.start.epoch > tail.epoch:
+                tail = self.start.copy()
+            previous = self.slots.newest()
+            self._write_slot(previous, tail, self.index.meta_pages(), clean=clean)
+        except BaseException:
+            pin.abort()
+            raise
+        self._set_pin(pin)
+        self.flushed_lsn = max(self.flushed_lsn, tail.lsn)
+        if not clean:
+            self._unmark(dirty)
+        self._delete_journals(tail, everything=clean)
+        self._reset_counters()
+
+    def _unmark(self, dirty: list[tuple[bytes, bytes]]) -> None:
+        """The dirty marks the checkpoint covers go, in a commit of their own (unsynced like any other)."""
+        self.last_txn = -1
+        try:
+            txn = self.index.begin_write()
+        except IndexFault as error:
+            raise index_error(error, self.index.path) from error
+        try:
+            self.reload(txn)
+            tail = self.tail
+            for key, _ in dirty:
+                txn.delete(key)
+            tail.checkpoint_sequence += 1
+            tail.bulk_lsn = 0
+            tail.durable_lsn = tail.lsn
+            txn.put(META_KEY, tail.pack())
+            number = txn.id()
+            self.commit_txn(txn)
+        except IndexFault as error:
+            txn.abort()
+            raise index_error(error, self.index.path) from error
+        self.last_txn = self.checkpoint_txn = number
+
+    def _delete_journals(self, tail: Tail, *, everything: bool) -> None:
+        """Files that no recovery can need any more go. Late is safe: a failure is left to the next checkpoint."""
+        try:
+            for epoch, number in self.journal.names():
+                if everything or (epoch, number) < (tail.epoch, tail.number):
+                    self.files.unlink(self.journal.path(epoch, number))
+        except OSError:
+            return
+
+    def checkpoint(self) -> None:
+        """Everything committed so far is durable and the journal before it gone."""
+        self.check_usable()
+        if self.closed:
+            raise ClosedError("the database is closed")
+        if self.is_checkpointed():
+            return
+        if not self.poison_reason:
+            self.pre_flush()
+        self.lock()
+        try:
+            if not self.prepared:
+                slot = self.slots.newest()
+                if slot is not None and slot.clean:
+                    return
+                self.start = None if slot is None else slot.tail
+            self.sync_point()
+            self.prepared = True
+        finally:
+            self.unlock()
+
+    def is_checkpointed(self) -> bool:
+        """Whether the newest commit of any process is this process's own last checkpoint."""
+        return self.prepared and self.checkpoint_txn == self.index.last_txn_id() and self.head.is_empty()
+
+    def release_idle_pin(self, commits: int) -> None:
+        """Called when this process has not committed for long: its pin stops holding old index pages."""
+        self.lock()
+        try:
+            if self.prepared and commits == self.commits:
+                self.drop_pin()
+        finally:
+            self.unlock()
+
+    def flush_journal(self) -> None:
+        """Interval mode: everything acknowledged so far is on the device."""
+        if self.flushed_lsn >= self.own_lsn:
+            return
+        self.lock()
+        try:
+            target = self.own_lsn
+            if self.tail.bulk_lsn:
+                self.sync_point()
+                return
+            file = self.journal.file
+            fd = os.dup(file.fd) if file is not None else -1
+        finally:
+            self.unlock()
+        if fd < 0:
+            return
+        try:
+            self.flush(fd, f"{self.path}/journal")
+        finally:
+            os.close(fd)
+        self.flushed_lsn = max(self.flushed_lsn, target)
+
+    def flush_bulk(self, segments: list[tuple[PartitionLog, Segment, bool]]) -> None:
+        """Rows too many for the journal are on the device before the record that names them. (log, segment, whether it
+        is new)."""
+        for _, segment, _ in segments:
+            fd = self.files.open(segment.path)
+            try:
+                self.flush(fd, segment.path)
+            finally:
+                self.files.close(fd)
+        self.flush_directories({(log.topic_id, log.partition) for log, _, created in segments if created})
+
+    def drop(self) -> None:
+        """Descriptors and mappings go; LMDB is not touched (the index closes itself)."""
+        self.journal.close()
+        self.slots.close()

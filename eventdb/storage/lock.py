@@ -1,0 +1,148 @@
+"""The writer lock: one thread of one process changes the database at a time, and a failed flush stops everybody.
+
+The process's mutex comes first, then the flock of LOCK (with a timeout and the holder's pid in the error). LMDB's own
+lock, which cannot time out, is only taken by who holds these two, so it never blocks for long.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+
+from eventdb.config import LOCK_TIMEOUT_MS
+from eventdb.errors import ClosedError, DatabaseLocked, ForkError, OutcomeUnknown, PoisonedError, UsageError
+from eventdb.storage.files import storage_error
+from eventdb.storage.format import SHARED_HOLDER, SHARED_POISON, U32
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+
+    from eventdb.storage.files import Clock, Files
+
+_BUSY = (errno.EAGAIN, errno.EACCES)
+_LOOK_US = 1_000_000  # how often the writer looks whether LOCK is still the file it locked
+
+
+class WriterLock:
+    """Mutex, flock and poison of one process."""
+
+    def __init__(self, files: Files, clock: Clock, path: str, shared: mmap.mmap, lock_fd: int) -> None:
+        self.files = files
+        self.clock = clock
+        self.path = path
+        self.shared = shared
+        self.lock_fd = lock_fd
+        self.lock_path = f"{path}/LOCK"
+        self.pid = os.getpid()
+        self.pid_bytes = U32.pack(self.pid)
+        self.mutex = threading.Lock()
+        self.owner = 0  # the thread that holds it, 0 = none
+        self.look_us = 0
+        self.closed = False
+        self.poison_reason = ""
+        self.flushes = 0
+
+    def check_usable(self) -> None:
+        if os.getpid() != self.pid:
+            raise ForkError("this database was opened before fork(): open it again in the child process")
+        if self.closed:
+            raise ClosedError("the database is closed")
+
+    def lock(self) -> None:
+        """The mutex and the flock are held. Typed errors; nothing is held then."""
+        self.check_usable()
+        me = threading.get_ident()
+        if self.owner == me:
+            raise UsageError("a write transaction of this thread is open: finish it before the next write")
+        if not self.mutex.acquire(timeout=LOCK_TIMEOUT_MS / 1000):
+            raise DatabaseLocked(
+                f"{self.path}: another thread of this process has been writing for {LOCK_TIMEOUT_MS} ms",
+                path=self.path,
+                pid=self.pid,
+            )
+        try:
+            self.owner = me
+            if self.closed:
+                raise ClosedError("the database is closed")
+            try:
+                self.files.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _BUSY:
+                    raise storage_error(error, "locking", self.lock_path) from error
+                self._wait_for_lock()
+            self.shared[SHARED_HOLDER : SHARED_HOLDER + 4] = self.pid_bytes
+            if self.poison_reason or self.shared[SHARED_POISON]:
+                raise PoisonedError(
+                    f"{self.path}: an earlier flush failed{': ' + self.poison_reason if self.poison_reason else ''}; "
+                    "nothing more is accepted until every handle is closed and the database reopened",
+                    path=self.path,
+                )
+            now = self.clock.time_us()
+            if not self.look_us - _LOOK_US <= now < self.look_us:
+                self._check_inode()
+                self.look_us = now + _LOOK_US
+        except BaseException:
+            self.unlock()
+            raise
+
+    def _wait_for_lock(self) -> None:
+        import time
+
+        deadline = self.clock.monotonic_ns() + LOCK_TIMEOUT_MS * 1_000_000
+        pause_s = 20e-6
+        while True:
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.002)
+            try:
+                self.files.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in _BUSY:
+                    raise storage_error(error, "locking", self.lock_path) from error
+            if self.clock.monotonic_ns() > deadline:
+                pid = U32.unpack_from(self.shared, SHARED_HOLDER)[0]
+                raise DatabaseLocked(
+                    f"{self.path}: process {pid} has held the writer lock for {LOCK_TIMEOUT_MS} ms; is it stopped? "
+                    "The lock is never taken away from a live process",
+                    path=self.path,
+                    pid=pid,
+                )
+
+    def _check_inode(self) -> None:
+        try:
+            same = self.files.identity(self.lock_path) == self.files.descriptor_identity(self.lock_fd)
+        except OSError:
+            same = False
+        if not same:
+            self.poison("the file LOCK was removed or replaced while the database was open")
+            raise PoisonedError(
+                f"{self.lock_path} was removed or replaced: close every handle and reopen", path=self.path
+            )
+
+    def unlock(self) -> None:
+        try:
+            self.files.flock(self.lock_fd, fcntl.LOCK_UN)
+        finally:
+            self.owner = 0
+            self.mutex.release()
+
+    def flush(self, fd: int, path: str) -> None:
+        """fdatasync. A failure poisons the database: the kernel may have dropped the data and would call a second try a
+        success."""
+        self.flushes += 1
+        try:
+            self.files.fdatasync(fd)
+        except OSError as error:
+            reason = f"flushing {path} failed: {error.strerror or error}"
+            self.poison(reason)
+            raise OutcomeUnknown(
+                f"{reason}. The commit may or may not survive; close every handle, reopen the database and look",
+                path=path,
+            ) from error
+
+    def poison(self, reason: str) -> None:
+        self.poison_reason = self.poison_reason or reason
+        self.shared[SHARED_POISON] = 1
