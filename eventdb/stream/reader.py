@@ -16,7 +16,6 @@ from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows, breaking_position
 from eventdb.stream.program import UPDATE
-from eventdb.stream.source import read_rows
 from eventdb.stream.state import Progress
 from eventdb.stream.view import ViewSpec, load_query, view_failure
 
@@ -126,7 +125,7 @@ class _KeptView:
 
 def _advance(spec: ViewSpec, query: ContinuousQuery, snapshot: StoreSnapshot, end: int) -> list[OutputRows]:
     outputs = []
-    for rows in read_rows(spec.program, snapshot, spec.input_log, query.input_offset, end, MORSEL_ROWS):
+    for rows in spec.read(snapshot, query.input_offset, end):
         try:
             output = query.advance(rows)
         except EvaluationError as error:

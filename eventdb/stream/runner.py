@@ -27,7 +27,7 @@ from eventdb.errors import (
 )
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
 from eventdb.stream.lease import Lease
-from eventdb.stream.source import InputRows, read_rows
+from eventdb.stream.source import InputRows
 from eventdb.stream.state import Progress
 from eventdb.stream.view import ViewSpec, load_query, save_query, view_failure
 
@@ -220,7 +220,7 @@ class Runner:
             return False
         key = (spec.program.facts.id, spec.program.scan.columns, start, stop)
         if key not in shared:
-            shared[key] = list(read_rows(spec.program, snapshot, spec.input_log, start, stop, MORSEL_ROWS))
+            shared[key] = list(spec.read(snapshot, start, stop))
         for rows in shared[key]:
             try:
                 output = query.advance(rows)

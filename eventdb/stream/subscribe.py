@@ -18,7 +18,7 @@ from eventdb.errors import ClosedError, EvaluationError, UsageError, ViewFailed
 from eventdb.stream.continuous_query import ContinuousQuery, breaking_position
 from eventdb.stream.emission import Changes, LatestRows
 from eventdb.stream.program import APPEND, UPDATE
-from eventdb.stream.source import InputRows, read_rows
+from eventdb.stream.source import InputRows
 from eventdb.stream.view import ViewSpec, load_query, new_query, view_failure
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Subscriber:
         if silent:
             stop = min(stop, self._catch_up_to)
         if stop > start:
-            for rows in read_rows(spec.program, snapshot, spec.input_log, start, stop, MORSEL_ROWS):
+            for rows in spec.read(snapshot, start, stop):
                 self._take_in(query, rows, silent)
         if self._latest is not None:
             self._queue_revisions(query, self._latest)

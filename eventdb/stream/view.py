@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eventdb.config import MORSEL_ROWS
 from eventdb.errors import BindError, EvaluationError, InternalError, UnsupportedSQL, ViewFailed
 from eventdb.logical.plan import Plan
 from eventdb.schema import Field, Schema
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
 from eventdb.stream.program import UPDATE, Program, TopicFacts, analyse
-from eventdb.stream.source import InputRows
+from eventdb.stream.source import InputRows, RowReader
 from eventdb.stream.state import Progress, Reading, StateKeys
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ class ViewSpec:
     program: Program
     input_log: PartitionLog
     output_log: PartitionLog | None = None
+    reader: RowReader = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reader", RowReader(self.program))
+
+    def read(self, snapshot: StoreSnapshot, start: int, stop: int) -> Iterator[InputRows]:
+        """Rows [start, stop) of the input topic in offset order, a morsel at a time."""
+        return self.reader.read(snapshot, self.input_log, start, stop, MORSEL_ROWS)
 
     @property
     def keys(self) -> StateKeys:
@@ -72,18 +81,18 @@ def output_schema(program: Program) -> Schema | None:
     BindError for two columns of one name, UnsupportedSQL for a column of a type that cannot be stored.
     """
     seen: set[str] = set()
-    for field in program.fields:
-        if field.name.lower() in seen:
-            raise BindError(f"two columns of the view are called {field.name!r}: name one of them with AS")
-        seen.add(field.name.lower())
-        if not field.type.is_storable:
+    for column in program.fields:
+        if column.name.lower() in seen:
+            raise BindError(f"two columns of the view are called {column.name!r}: name one of them with AS")
+        seen.add(column.name.lower())
+        if not column.type.is_storable:
             raise UnsupportedSQL(
-                f"column {field.name!r} of the view is of type {field.type}, which cannot be stored: cast it",
-                construct=str(field.type),
+                f"column {column.name!r} of the view is of type {column.type}, which cannot be stored: cast it",
+                construct=str(column.type),
             )
     if program.emission == UPDATE:
         return None
-    return Schema(Field(field.name, field.type, True) for field in program.fields)
+    return Schema(Field(column.name, column.type, True) for column in program.fields)
 
 
 def resolve_start(snapshot: StoreSnapshot, log: PartitionLog, facts: TopicFacts, start: str | int) -> int:

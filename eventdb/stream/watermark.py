@@ -27,11 +27,11 @@ class Watermark:
         self.max_future_us = max_future_us
         self.value_us = value_us
 
-    def advance(self, times: Array, present: Array | None, append_times: Array) -> Array:
+    def advance(self, times: Array, present: Array | None, append_times: Array | None) -> Array:
         """Moves over n rows in offset order; returns n + 1 ascending marks in us: [i] before row i, [i + 1] after it.
 
-        `times` and `append_times` are int64 microseconds of equal length; `present` is False where the time is NULL
-        (None: nowhere). Cutting the rows into several calls gives the same values. Time linear in the rows.
+        `times` and `append_times` (used with MAX FUTURE only) are int64 us of equal length; `present` is False where
+        the time is NULL (None: nowhere). Cutting the rows into several calls gives the same values. Linear time.
         """
         row_count = len(times)
         marks = np.empty(row_count + 1, dtype=np.int64)
@@ -43,7 +43,7 @@ class Watermark:
         np.subtract(np.maximum(times, LOWEST_US + self.delay_us), self.delay_us, out=marks[1:])
         if present is not None:
             marks[1:][~present] = LOWEST_US
-        if self.max_future_us is not None:
+        if self.max_future_us is not None and append_times is not None:
             ahead = np.maximum(times, LOWEST_US + self.max_future_us) - self.max_future_us > append_times
             marks[1:][ahead] = LOWEST_US
         np.maximum.accumulate(marks, out=marks)

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from eventdb.batch import RecordBatch
 from eventdb.stream.program import analyse
 from eventdb.stream.reader import ViewReader
-from eventdb.stream.source import read_rows
 from eventdb.stream.state import StateKeys
 from eventdb.stream.subscribe import Subscriber
 from eventdb.stream.view import ViewSpec, load_query, output_schema, save_query, view_spec
@@ -56,7 +55,7 @@ def maintain(store: MemoryStore, spec: ViewSpec, query: Any = None) -> Any:
         base = spec.keys.progress(snapshot)
         query = load_query(spec, snapshot) if query is None else query
         _, end = snapshot.offsets(spec.input_log)
-        new_rows = read_rows(spec.program, snapshot, spec.input_log, base.input_offset, end, 7)
+        new_rows = spec.reader.read(snapshot, spec.input_log, base.input_offset, end, 7)
         outputs = [query.advance(rows) for rows in new_rows]
     with store.write(journaled=False) as transaction:
         assert save_query(transaction, spec, base, query, [output for output in outputs if output is not None])
