@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
 
 import lmdb
 
@@ -18,6 +19,7 @@ from eventdb.errors import CorruptionError, DiskFullError, PoisonedError, ReadOn
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
     from typing import Any
 
     from eventdb.storage.files import Files
@@ -47,6 +49,51 @@ def index_error(error: Exception, path: str) -> StorageError:
     if isinstance(error, lmdb.ReadonlyError):
         return ReadOnlyError(f"the index {path} cannot be written: {error}", path=path)
     return StorageError(f"the index {path} failed: {error}", path=path)
+
+
+class IndexTransaction:
+    """An LMDB transaction. Reads raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and `commit`
+    are LMDB's own and raise IndexFault, which the commit section judges."""
+
+    __slots__ = ("_get", "_txn", "abort", "commit", "cursor", "delete", "id", "path", "put")
+
+    def __init__(self, txn: Any, path: str) -> None:
+        self._txn = txn
+        self._get = txn.get
+        self.path = path
+        self.put: Callable[[bytes, bytes], bool] = txn.put
+        self.delete: Callable[[bytes], bool] = txn.delete
+        self.commit: Callable[[], None] = txn.commit
+        self.abort: Callable[[], None] = txn.abort
+        self.id: Callable[[], int] = txn.id
+        self.cursor: Callable[[], Any] = txn.cursor  # its errors are IndexFault: see `reading`
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            return self._get(key)  # type: ignore[no-any-return]
+        except lmdb.Error as error:
+            raise index_error(error, self.path) from error
+
+    def __enter__(self) -> IndexTransaction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commits (a read transaction just ends), or aborts after an exception."""
+        if kind is None:
+            self.commit()
+        else:
+            self.abort()
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Around a cursor's use: its faults become typed errors."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise index_error(error, path) from error
 
 
 class Index:
@@ -86,20 +133,16 @@ class Index:
         self._begin: Any = self._env.begin
         self._info: Any = self._env.info
 
-    def begin_write(self) -> Any:
-        return self._begin(write=True)
+    def begin_write(self) -> IndexTransaction:
+        return IndexTransaction(self._begin(write=True), self.path)
 
-    @property
-    def begin(self) -> Callable[..., Any]:
-        return self._begin  # type: ignore[no-any-return]
-
-    def begin_read(self) -> Any:
+    def begin_read(self) -> IndexTransaction:
         try:
-            return self._begin()
+            return IndexTransaction(self._begin(), self.path)
         except lmdb.ReadersFullError:
             self._env.reader_check()  # slots of killed processes
             try:
-                return self._begin()
+                return IndexTransaction(self._begin(), self.path)
             except lmdb.Error as error:
                 raise index_error(error, self.path) from error
         except lmdb.Error as error:
@@ -130,14 +173,15 @@ class Index:
         self._files.close(self._fd)
 
 
-def scan(txn: Any, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+def scan(txn: IndexTransaction, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of every key with the prefix, in order, from `start` on."""
-    cursor = txn.cursor()
-    if cursor.set_range(prefix if start is None else start):
-        for key, value in cursor:
-            if not key.startswith(prefix):
-                return
-            yield key, value
+    with reading(txn.path):
+        cursor = txn.cursor()
+        if cursor.set_range(prefix if start is None else start):
+            for key, value in cursor:
+                if not key.startswith(prefix):
+                    return
+                yield key, value
 
 
 def restore_meta_pages(files: Files, directory: str, pages: bytes, *, drop_cache: bool) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from eventdb.errors import ClosedError, OffsetOutOfRange
 from eventdb.storage.format import META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
 from eventdb.storage.head import ahead_of, head_lsn
-from eventdb.storage.kv import scan
+from eventdb.storage.kv import reading, scan
 from eventdb.storage.log import PartitionState
 
 TYPE_CHECKING = False
@@ -100,14 +100,15 @@ class StoreSnapshot:
 
     def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes]]:
         prefix = segment_key(log.topic_id, log.partition, 0)[:-8]
-        cursor = txn.cursor()
         target = segment_key(log.topic_id, log.partition, start)
         first = target
-        if not cursor.set_range(target) or cursor.key() != target:
-            # The segment that holds `start` begins before it.
-            before = cursor.prev() if cursor.key() else cursor.last()
-            if before and cursor.key().startswith(prefix):
-                first = cursor.key()
+        with reading(txn.path):
+            cursor = txn.cursor()
+            if not cursor.set_range(target) or cursor.key() != target:
+                # The segment that holds `start` begins before it.
+                before = cursor.prev() if cursor.key() else cursor.last()
+                if before and cursor.key().startswith(prefix):
+                    first = cursor.key()
         found = []
         for key, value in scan(txn, prefix, first):
             base = SEGMENT_KEY.unpack(key)[3]
