@@ -52,7 +52,8 @@ def index_error(error: Exception, path: str) -> StorageError:
 
 
 class IndexTransaction:
-    """An LMDB transaction. Reads raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and `commit`
+    """An LMDB transaction. Reads raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and
+    `commit`
     are LMDB's own and raise IndexFault, which the commit section judges."""
 
     __slots__ = ("_get", "_txn", "abort", "commit", "cursor", "delete", "id", "path", "put")
