@@ -191,7 +191,7 @@ class RowCodec:
 
     def _generate_encode(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
         fields = list(self._schema)
-        lines = ["def encode(event):", f"  if len(event) != {len(fields)}: return slow(event)", "  try:"]
+        lines = ["def encode(event):", "  try:", f"    if len(event) != {len(fields)}: return slow(event)"]
         scope: dict[str, Any] = {"slow": self._encode_slow, "datetime": dt.datetime}
         scope |= {"EPOCH": EPOCH, "EPOCH_UTC": EPOCH_UTC}
         lines.extend(f"    v{i} = event[{field.name!r}]" for i, field in enumerate(fields))
