@@ -5,6 +5,7 @@ python -m bench startup [rounds]
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -44,8 +45,12 @@ print(" ".join(name for name in heavy if name in sys.modules))
 """
 
 
+# Compiled modules are kept, as in any installation; some shells forbid writing them.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def _process(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
     return done.stdout.strip()
 
 

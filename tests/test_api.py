@@ -1,0 +1,656 @@
+"""The public API refuses what is wrong with one typed error that names it and says what to do, and stores nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eventdb
+from tests.strategies import VALUES, WRONG
+
+COLUMNS = {"device": "VARCHAR NOT NULL", "temp": "DOUBLE", "n": "BIGINT", "ts": "TIMESTAMP"}
+GOOD = {"device": "d1", "temp": 21.5, "n": 1, "ts": dt.datetime(2024, 1, 1)}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "db"
+
+
+@pytest.fixture
+def db(path: Path) -> Iterator[eventdb.Database]:
+    with eventdb.open(path, durability="os") as opened:
+        yield opened
+
+
+@pytest.fixture
+def topic(db: eventdb.Database) -> eventdb.Topic:
+    return db.create_topic("readings", COLUMNS, event_time="ts", key="device")
+
+
+def in_one_transaction(db: eventdb.Database, *appends: tuple[Any, Any]) -> None:
+    with db.transaction() as tx:
+        for topic, event in appends:
+            tx.append(topic, event)
+
+
+def consume(results: Iterable[object]) -> None:
+    for _ in results:
+        pass
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"path": ""}, "path"),
+        ({"path": None}, "path"),
+        ({"path": 7}, "path"),
+        ({"path": "a\0b"}, "NUL"),
+        ({"durability": "always"}, "durability"),
+        ({"durability": "interval:"}, "durability"),
+        ({"durability": "interval:-5ms"}, "durability"),
+        ({"durability": "interval:fast"}, "durability"),
+        ({"durability": None}, "durability"),
+        ({"durability": 3}, "durability"),
+        ({"read_only": "yes"}, "read_only"),
+        ({"memory_limit": "lots"}, "memory_limit"),
+        ({"memory_limit": 0}, "memory_limit"),
+        ({"memory_limit": -1}, "memory_limit"),
+        ({"memory_limit": None}, "memory_limit"),
+        ({"threads": 0}, "threads"),
+        ({"threads": True}, "threads"),
+        ({"threads": "two"}, "threads"),
+        ({"path": ":memory:", "read_only": True}, "memory"),
+    ],
+)
+def test_a_wrong_option_of_open_is_named_and_nothing_is_made(path: Path, arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(eventdb.UsageError, match=named):
+        eventdb.open(**{"path": path, **arguments})
+    assert not path.exists()
+
+
+def test_what_is_not_a_database_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    with pytest.raises(eventdb.NotADatabase, match=r"notes\.txt"):
+        eventdb.open(file)
+    full = tmp_path / "folder"
+    full.mkdir()
+    (full / "photo.jpg").write_bytes(b"jpeg")
+    with pytest.raises(eventdb.NotADatabase, match="folder"):
+        eventdb.open(full)
+    assert file.read_text() == "mine"
+    assert [one.name for one in full.iterdir()] == ["photo.jpg"]
+
+
+def test_a_missing_database_cannot_be_opened_read_only(path: Path) -> None:
+    with pytest.raises(eventdb.StorageError, match="db"):
+        eventdb.open(path, read_only=True)
+    assert not path.exists()
+
+
+def test_a_missing_parent_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(eventdb.StorageError, match="nowhere"):
+        eventdb.open(tmp_path / "nowhere" / "db")
+
+
+def test_a_newer_format_is_refused(path: Path) -> None:
+    eventdb.open(path).close()
+    raw = bytearray((path / "FORMAT").read_bytes())
+    raw[8] += 1  # the version; whether its checksum is looked at first or not, nothing may be touched
+    (path / "FORMAT").write_bytes(raw)
+    with pytest.raises((eventdb.FormatTooNew, eventdb.CorruptionError, eventdb.NotADatabase), match="db"):
+        eventdb.open(path)
+
+
+# --- topics -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["", "_hidden", "eventdb.mine", "a b", "a/b", "../up", "a\0b", "ü", "9lives", "x" * 250, 5, None]
+)
+def test_a_wrong_topic_name_is_refused(db: eventdb.Database, name: Any) -> None:
+    with pytest.raises(eventdb.UsageError):
+        db.create_topic(name, COLUMNS)
+    assert db.topics() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"columns": {}}, "column"),
+        ({"columns": None}, "columns"),
+        ({"columns": ["a"]}, "columns"),
+        ({"columns": {"a": "DUOBLE"}}, "DOUBLE"),
+        ({"columns": {"a": "DECIMAL(40,2)"}}, "precision"),
+        ({"columns": {"a": "DECIMAL(4,9)"}}, "scale"),
+        ({"columns": {"a": 5}}, "a"),
+        ({"columns": {"": "BIGINT"}}, "name"),
+        ({"columns": {"_offset": "BIGINT"}}, "_offset"),
+        ({"columns": {"a": "BIGINT", "A": "BIGINT"}}, "twice"),
+        ({"columns": {"a": "INTERVAL"}}, "INTERVAL"),
+        ({"key": "devcie"}, "device"),
+        ({"event_time": "temp"}, "TIMESTAMP"),
+        ({"event_time": "tss"}, "ts"),
+        ({"watermark": "5 seconds"}, "event_time"),
+        ({"event_time": "ts", "watermark": "soon"}, "watermark"),
+        ({"event_time": "ts", "watermark": 5}, "watermark"),
+        ({"partitions": 3}, "partition"),
+        ({"retention": "7 days"}, "retention"),
+        ({"compression": "zip"}, "compression"),
+        ({"like": {"a": 1}}, "like"),
+    ],
+)
+def test_a_wrong_option_of_create_topic_is_named_and_no_topic_is_made(
+    db: eventdb.Database, arguments: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(eventdb.UsageError, match=named):
+        db.create_topic("readings", **{"columns": COLUMNS, **arguments})
+    assert db.topics() == []
+
+
+def test_a_taken_name_is_refused_in_any_case(db: eventdb.Database, topic: eventdb.Topic) -> None:
+    with pytest.raises(eventdb.TopicExists, match="readings"):
+        db.create_topic("READINGS", {"x": "BIGINT"})
+    assert db.create_topic("readings", COLUMNS, if_not_exists=True).name == "readings"
+
+
+def test_a_missing_topic_is_named_with_near_ones(db: eventdb.Database, topic: eventdb.Topic) -> None:
+    with pytest.raises(eventdb.TopicNotFound, match="readings") as caught:
+        db.topic("raedings")
+    assert caught.value.name == "raedings"
+    assert "readings" in caught.value.near
+    with pytest.raises(eventdb.TopicNotFound, match="nothing"):
+        db.drop_topic("nothing")
+    db.drop_topic("nothing", if_exists=True)
+    with pytest.raises(eventdb.UsageError, match="string"):
+        db.topic(5)  # type: ignore[arg-type]
+
+
+def test_a_dropped_topic_is_gone_for_every_handle(path: Path, db: eventdb.Database, topic: eventdb.Topic) -> None:
+    topic.append(GOOD)
+    with eventdb.open(path, durability="os") as other:
+        other.drop_topic("readings")
+    with pytest.raises(eventdb.TopicNotFound, match="readings"):
+        db.topic("readings")
+    with pytest.raises(eventdb.TopicNotFound, match="readings"):
+        topic.append_many([GOOD])
+    again = db.create_topic("readings", {"x": "BIGINT"})
+    assert again.offsets() == (0, 0)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type_", sorted(VALUES))
+def test_every_wrong_value_is_refused_with_column_value_and_type(db: eventdb.Database, type_: str) -> None:
+    topic = db.create_topic("one", {"x": type_})
+    for value in WRONG[type_]:
+        with pytest.raises(eventdb.SchemaMismatch, match="'x'") as caught:
+            topic.append({"x": value})
+        assert caught.value.column == "x"
+        assert caught.value.value is value
+        assert caught.value.expected == type_
+        with pytest.raises(eventdb.SchemaMismatch, match="'x'"):
+            topic.append_many([{"x": None}, {"x": value}])
+    assert len(topic) == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{}, {"device": None}, {**GOOD, "extra": 1}, {**GOOD, "DEVICE": "twice"}, {1: 2}, [1, 2], "row", None, 5],
+    ids=repr,
+)
+def test_a_row_that_does_not_fit_stores_nothing(db: eventdb.Database, topic: eventdb.Topic, event: Any) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: topic.append(event),
+        lambda: topic.append_many([GOOD, event]),
+        lambda: topic.producer().send(event),
+    ]
+    for call in calls:
+        with pytest.raises(eventdb.SchemaMismatch):
+            call()
+    with pytest.raises(eventdb.SchemaMismatch):
+        in_one_transaction(db, (topic, GOOD), (topic, event))
+    assert len(topic) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"device": ["a"], "temp": ["hot"]}, "temp"),
+        ({"device": ["a", "b"], "temp": [1.0]}, "temp|length"),
+        ({"device": ["a", None]}, "device"),
+        ({"temp": [1.0]}, "device"),
+        ({"device": ["a"], "where": [1]}, "where"),
+        ({"device": ["a"], "n": [1.5]}, "n"),
+        ({"device": ["a"], "n": [2**70]}, "n"),
+        ([GOOD], "append_many|dict"),
+        (5, "int"),
+        (None, "None"),
+        ("device", "str"),
+    ],
+)
+def test_a_batch_that_does_not_fit_stores_nothing(topic: eventdb.Topic, data: Any, named: str) -> None:
+    with pytest.raises(eventdb.UsageError, match=named):
+        topic.append_batch(data)
+    assert len(topic) == 0
+
+
+def test_append_many_wants_rows_and_takes_none(topic: eventdb.Topic) -> None:
+    assert topic.append_many([]) == []
+    for wrong in (GOOD, topic):
+        with pytest.raises((eventdb.UsageError, TypeError)):
+            topic.append_many(wrong)  # type: ignore[arg-type]
+    assert len(topic) == 0
+
+
+def test_values_come_back_as_they_went_in(db: eventdb.Database) -> None:
+    typed = {
+        "BOOLEAN": True,
+        "TINYINT": -128,
+        "SMALLINT": 32767,
+        "INTEGER": -(2**31),
+        "BIGINT": 2**63 - 1,
+        "FLOAT": 0.5,
+        "DOUBLE": -0.0,
+        "DECIMAL(10,2)": Decimal("-12345678.91"),
+        "VARCHAR": "naïve \0 \U0001f40d",
+        "BLOB": b"\0\xff",
+        "DATE": dt.date(1899, 12, 31),
+        "TIMESTAMP": dt.datetime(2262, 4, 12, 1, 2, 3, 4),
+    }
+    row = {f"c{i}": value for i, value in enumerate(typed.values())}
+    topic = db.create_topic("all_types", dict(zip(row, typed, strict=True)))
+    topic.append(row)
+    topic.append(dict.fromkeys(row))
+    topic.append_batch({name: [value] for name, value in row.items()})
+    found = [event.row for event in topic.read()]
+    assert found == [row, dict.fromkeys(row), row]
+    assert [type(value) for value in found[0].values()] == [type(value) for value in row.values()]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"start": "middle"}, {"start": 1.5}, {"start": True}, {"start": None}, {"stop": "latest?"}, {"limit": -1},
+     {"limit": 1.0}, {"limit": True}, {"follow": True, "timeout": -1}, {"timeout": "1"}],
+    ids=repr,
+)  # fmt: skip
+def test_a_wrong_argument_of_read_is_refused_at_once(topic: eventdb.Topic, arguments: dict[str, Any]) -> None:
+    with pytest.raises(eventdb.UsageError, match=next(reversed(arguments))):
+        topic.read(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"start": 3}, {"stop": 3}, {"start": 10**20}], ids=repr)
+def test_an_offset_outside_the_log_says_what_there_is(topic: eventdb.Topic, arguments: dict[str, Any]) -> None:
+    topic.append_many([GOOD, GOOD])
+    with pytest.raises(eventdb.OffsetOutOfRange, match="0 to 2") as caught:
+        topic.read(**arguments)
+    assert (caught.value.earliest, caught.value.latest) == (0, 2)
+
+
+def test_reading_from_and_to_times_and_offsets(topic: eventdb.Topic) -> None:
+    day = dt.timedelta(days=1)
+    start = dt.datetime(2024, 1, 1)
+    topic.append_many([{**GOOD, "n": n, "ts": start + n * day} for n in range(10)])
+
+    def numbers(*arguments: Any, **named: Any) -> list[int]:
+        return [event["n"] for event in topic.read(*arguments, **named)]
+
+    assert numbers(start + 3 * day, stop=start + 5 * day) == [3, 4]
+    assert numbers(-2) == [8, 9]
+    assert numbers(7, limit=2) == [7, 8]
+    assert numbers("latest") == []
+    assert numbers(start + 99 * day) == []
+
+
+# --- handles ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_read_only_handle_reads_and_refuses_every_write(path: Path) -> None:
+    with eventdb.open(path) as db:
+        db.create_topic("readings", COLUMNS).append(GOOD)
+    with eventdb.open(path, read_only=True) as db:
+        topic = db.topic("readings")
+        assert [event.row for event in topic.read()] == [GOOD]
+        writes: list[Callable[[], object]] = [
+            lambda: topic.append(GOOD),
+            lambda: topic.append_many([GOOD]),
+            lambda: topic.append_batch({"device": ["a"]}),
+            lambda: db.create_topic("more", COLUMNS),
+            lambda: db.drop_topic("readings"),
+            db.transaction,
+            db.checkpoint,
+            lambda: db.sql("INSERT INTO readings (device) VALUES ('x')"),
+            lambda: db.sql("CREATE TOPIC t (a BIGINT)"),
+            lambda: db.sql("DROP TOPIC readings"),
+        ]
+        for write in writes:
+            with pytest.raises(eventdb.ReadOnlyError):
+                write()
+        assert len(topic) == 1
+
+
+def test_every_call_on_a_closed_database_is_a_closed_error(path: Path) -> None:
+    db = eventdb.open(path)
+    topic = db.create_topic("readings", COLUMNS)
+    producer = topic.producer()
+    snapshot = db.snapshot()
+    snapshot.close()
+    db.close()
+    db.close()  # twice is once
+    calls: list[Callable[[], object]] = [
+        lambda: topic.append(GOOD),
+        lambda: topic.append_many([GOOD]),
+        lambda: topic.append_batch({"device": ["a"]}),
+        lambda: list(topic.read()),
+        topic.offsets,
+        lambda: producer.send(GOOD),
+        lambda: db.topic("readings"),
+        db.topics,
+        lambda: db.create_topic("x", COLUMNS),
+        lambda: db.drop_topic("readings"),
+        lambda: db.sql("SELECT 1"),
+        db.snapshot,
+        db.transaction,
+        lambda: db.subscribe("readings"),
+        lambda: db.wait("v", 0),
+        db.check,
+        db.stats,
+        db.checkpoint,
+        db.__enter__,
+        lambda: snapshot.sql("SELECT 1"),
+    ]
+    for call in calls:
+        with pytest.raises(eventdb.ClosedError):
+            call()
+
+
+def test_a_transaction_ends_once(db: eventdb.Database, topic: eventdb.Topic) -> None:
+    with db.transaction() as tx:
+        tx.append("readings", GOOD)
+    for call in (lambda: tx.append("readings", GOOD), tx.commit, tx.__enter__):
+        with pytest.raises(eventdb.UsageError):
+            call()
+    with pytest.raises(eventdb.TopicNotFound):
+        in_one_transaction(db, ("readings", GOOD), ("nowhere", GOOD))
+    assert len(topic) == 1
+
+
+def test_a_forked_child_cannot_use_what_it_inherited(db: eventdb.Database, topic: eventdb.Topic) -> None:
+    topic.append(GOOD)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            calls: list[Callable[[], object]] = [
+                lambda: topic.append(GOOD),
+                lambda: topic.append_many([GOOD]),
+                lambda: list(topic.read()),
+                lambda: db.sql("SELECT count(*) FROM readings"),
+                db.snapshot,
+                db.stats,
+            ]
+            for call in calls:
+                try:
+                    call()
+                except eventdb.ForkError:
+                    continue
+                os._exit(2)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    topic.append(GOOD)
+    assert len(topic) == 2
+    assert db.check() == []
+
+
+def test_memory_databases_are_private_and_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with eventdb.open(":memory:") as one, eventdb.open(":memory:") as two:
+        one.create_topic("a", {"x": "BIGINT"}).append({"x": 1})
+        assert two.topics() == []
+        assert one.sql("SELECT sum(x) FROM a").fetchone() == (1,)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_import_and_appending_load_nothing_heavy(path: Path) -> None:
+    code = f"""
+import eventdb, sys
+db = eventdb.open({str(path)!r})
+t = db.create_topic("r", {{"a": "BIGINT", "s": "VARCHAR"}})
+t.append({{"a": 1, "s": "x"}}); t.append_many([{{"a": 2, "s": "y"}}])
+with t.producer() as out: out.send({{"a": 3, "s": "z"}}).result()
+with db.transaction() as tx: tx.append("r", {{"a": 4}})
+assert [e["a"] for e in t.read()] == [1, 2, 3, 4]
+db.close()
+heavy = ("numpy", "pyarrow", "numba", "sqlglot", "pandas", "asyncio", "inspect", "dataclasses", "logging")
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+def test_threads_append_at_once_and_nothing_is_lost(db: eventdb.Database, topic: eventdb.Topic) -> None:
+    def write(thread: int) -> None:
+        for n in range(0, 60, 3):
+            topic.append({**GOOD, "device": f"t{thread}", "n": n})
+            with db.transaction() as tx:
+                tx.append(topic, {**GOOD, "device": f"t{thread}", "n": n + 1})
+                tx.append(topic, {**GOOD, "device": f"t{thread}", "n": n + 2})
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = list(topic.read())
+    assert [event.offset for event in events] == list(range(240))
+    for thread in range(4):
+        assert [event["n"] for event in events if event["device"] == f"t{thread}"] == list(range(60))
+
+
+def test_a_closed_database_ends_a_follower_in_another_thread(path: Path) -> None:
+    db = eventdb.open(path, durability="os")
+    topic = db.create_topic("readings", COLUMNS)
+    ended: list[BaseException | None] = []
+    reading = threading.Event()
+
+    def follow() -> None:
+        try:
+            for _ in topic.read(follow=True):
+                reading.set()
+            ended.append(None)
+        except eventdb.ClosedError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    topic.append(GOOD)
+    assert reading.wait(30)
+    db.close()
+    thread.join(30)
+    assert len(ended) == 1
+
+
+def test_another_process_follows_and_its_events_come_back(
+    path: Path, db: eventdb.Database, topic: eventdb.Topic
+) -> None:
+    db.create_topic("echo", {"n": "BIGINT"})
+    code = f"""
+import eventdb
+with eventdb.open({str(path)!r}, durability="os") as db:
+    echo = db.topic("echo")
+    echo.append({{"n": -1}})
+    for event in db.topic("readings").read(follow=True, timeout=30):
+        echo.append({{"n": event["n"]}})
+        if event["n"] == 4:
+            break
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    answers = db.topic("echo").read(follow=True, timeout=30)
+    assert next(answers)["n"] == -1
+    for n in range(5):
+        topic.append({**GOOD, "n": n})
+        assert next(answers)["n"] == n
+    assert process.wait(30) == 0
+
+
+def test_follow_with_a_timeout_ends(topic: eventdb.Topic) -> None:
+    topic.append(GOOD)
+    assert len(list(topic.read(follow=True, timeout=0.01))) == 1
+
+
+# --- producers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"linger_ms": -1},
+        {"linger_ms": "5"},
+        {"linger_ms": True},
+        {"max_rows": 0},
+        {"max_rows": 1.5},
+        {"id": ""},
+        {"id": 5},
+        {"id": "x" * 201},
+    ],
+    ids=repr,
+)
+def test_a_wrong_option_of_a_producer_is_named(topic: eventdb.Topic, options: dict[str, Any]) -> None:
+    with pytest.raises(eventdb.UsageError, match=next(iter(options)).split("_")[0]):
+        topic.producer(**options)
+
+
+def test_a_repeated_sequence_gives_the_first_position_and_a_gap_is_refused(topic: eventdb.Topic) -> None:
+    with topic.producer(id="pump") as out:
+        first = [out.send({**GOOD, "n": n}, sequence=n).result(30) for n in range(3)]
+        assert [out.send({**GOOD, "n": n}, sequence=n).result(30) for n in range(3)] == first
+        with pytest.raises(eventdb.UsageError, match="gap"):
+            out.send(GOOD, sequence=7)
+        for wrong in (-1, "2", True, 1.0):
+            with pytest.raises(eventdb.UsageError, match="sequence"):
+                out.send(GOOD, sequence=wrong)  # type: ignore[arg-type]
+    with topic.producer(id="pump") as out:
+        assert out.next_sequence == 3
+        assert out.send({**GOOD, "n": 2}, sequence=2).result(30) == first[2]
+    with topic.producer() as out, pytest.raises(eventdb.UsageError, match="id"):
+        out.send(GOOD, sequence=5)
+    assert [event["n"] for event in topic.read()] == [0, 1, 2]
+
+
+def test_the_older_producer_of_an_id_is_fenced(topic: eventdb.Topic) -> None:
+    old = topic.producer(id="pump")
+    with topic.producer(id="pump") as new:
+        with pytest.raises(eventdb.UsageError, match="fenced"):
+            old.send({**GOOD, "n": 666}).result(30)
+        with pytest.raises(eventdb.UsageError, match="fenced"):
+            old.close()
+        new.send(GOOD).result(30)
+    assert [event["n"] for event in topic.read()] == [1]
+
+
+def test_a_producer_flushes_when_it_closes(topic: eventdb.Topic) -> None:
+    with topic.producer(linger_ms=60_000) as out:
+        futures = [out.send({**GOOD, "n": n}) for n in range(100)]
+        with pytest.raises(TimeoutError):
+            futures[-1].result(0.01)
+    assert [future.result(0).offset for future in futures] == list(range(100))
+    with pytest.raises(eventdb.ClosedError):
+        out.send(GOOD)
+
+
+# --- SQL through the facade -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "error"),
+    [
+        ("SELEC 1", {}, eventdb.ParseError),
+        ("SELECT nope FROM readings", {}, eventdb.BindError),
+        ("SELECT * FROM nowhere", {}, eventdb.BindError),
+        ("SELECT 1 / 0", {}, eventdb.EvaluationError),
+        ("SELECT * FROM readings WHERE n > ?", {}, eventdb.UsageError | eventdb.QueryError),
+        ("SELECT * FROM readings WHERE n > ?", {"parameters": [1, 2]}, eventdb.UsageError | eventdb.QueryError),
+        ("SELECT $a", {"parameters": {"b": 1}}, eventdb.UsageError | eventdb.QueryError),
+        ("SELECT $a", {"parameters": [1], "a": 1}, eventdb.UsageError),
+        ("SELECT ?", {"parameters": [object()]}, eventdb.UsageError | eventdb.QueryError),
+        ("INSERT INTO readings (device, temp) VALUES ('a', 'warm')", {}, eventdb.EventDBError),
+        ("INSERT INTO readings (temp) VALUES (1.0)", {}, eventdb.EventDBError),
+        ("", {}, eventdb.EventDBError),
+        ("SELECT 1; SELECT 2", {}, eventdb.EventDBError),
+        ("SELECT 1", {"timeout": 0}, eventdb.UsageError),
+        ("SELECT 1", {"timeout": "1"}, eventdb.UsageError),
+        ("SET nothing = 1", {}, eventdb.UsageError),
+        ("SUBSCRIBE TO readings", {}, eventdb.UsageError),
+        (5, {}, eventdb.UsageError),
+    ],
+)
+def test_wrong_sql_is_a_typed_error_and_changes_nothing(
+    db: eventdb.Database, topic: eventdb.Topic, text: Any, arguments: dict[str, Any], error: Any
+) -> None:
+    with pytest.raises(getattr(error, "__args__", error)):
+        db.sql(text, **arguments)
+    assert len(topic) == 0
+
+
+def test_a_snapshot_refuses_to_change_anything(db: eventdb.Database, topic: eventdb.Topic) -> None:
+    with db.snapshot() as snapshot:
+        for text in ("INSERT INTO readings (device) VALUES ('x')", "CREATE TOPIC t (a BIGINT)", "DROP TOPIC readings"):
+            with pytest.raises(eventdb.UsageError, match="snapshot"):
+                snapshot.sql(text)
+    assert len(topic) == 0
+
+
+def test_waiting_for_a_view_times_out(db: eventdb.Database, topic: eventdb.Topic) -> None:
+    db.sql("CREATE MATERIALIZED VIEW v AS SELECT device, count(*) AS c FROM readings GROUP BY device")
+    position = topic.append(GOOD)
+    db.wait("v", position, timeout=30)
+    assert db.sql("SELECT * FROM v").fetchall() == [("d1", 1)]
+    with pytest.raises(TimeoutError):
+        db.wait("v", position.offset + 10, timeout=0.01)
+    with pytest.raises(eventdb.CatalogError):
+        db.wait("nothing", position)
+    with pytest.raises(eventdb.UsageError, match="feeds"):
+        db.drop_topic("readings")
+
+
+def test_an_interrupted_query_stops(db: eventdb.Database, topic: eventdb.Topic) -> None:
+    topic.append_batch({"device": ["d"] * 3_000, "n": list(range(3_000))})
+    join = "SELECT count(*) FROM readings a JOIN readings b ON a.device = b.device WHERE a.n + b.n > 5"
+    stop = threading.Event()
+
+    def interrupt() -> None:
+        while not stop.wait(0.01):
+            db.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(eventdb.QueryCancelled):
+            consume(db.sql(text) for text in [join] * 200)
+    finally:
+        stop.set()
+        thread.join()
+    assert db.sql("SELECT count(*) FROM readings").fetchone() == (3_000,)
