@@ -153,8 +153,11 @@ class RecordBatch:
         self.columns = tuple(columns)
         self.row_count = len(columns[0]) if row_count is None else row_count
         self.weight = weight
-        if len(self.names) != len(self.columns) or any(len(c) != self.row_count for c in self.columns):
-            raise InternalError(f"columns of a batch differ in length: {[len(c) for c in self.columns]}")
+        for column in self.columns:
+            if len(column.values) != self.row_count:
+                raise InternalError(f"columns of a batch differ in length: {[len(c) for c in self.columns]}")
+        if len(self.names) != len(self.columns):
+            raise InternalError(f"a batch of {len(self.columns)} columns has {len(self.names)} names")
 
     def __len__(self) -> int:
         return self.row_count

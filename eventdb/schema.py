@@ -66,13 +66,20 @@ MAX_DECIMAL_DIGITS = 18
 class DataType:
     """A SQL type. Equal types compare and hash equal. `precision` and `scale` are 0 except for DECIMAL."""
 
-    __slots__ = ("name", "physical", "precision", "scale", "struct_code", "width_bytes")
+    __slots__ = (
+        "is_coded", "is_float", "is_integer", "is_numeric", "name", "physical", "precision", "scale", "struct_code",
+        "width_bytes",
+    )  # fmt: skip
 
     def __init__(self, name: str, precision: int = 0, scale: int = 0) -> None:
         self.name = name
         self.precision = precision
         self.scale = scale
         self.physical, self.struct_code, self.width_bytes = _STORAGE[name]
+        self.is_integer = name in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
+        self.is_float = name in ("FLOAT", "DOUBLE")
+        self.is_numeric = self.is_integer or self.is_float or name == "DECIMAL"
+        self.is_coded = name in ("VARCHAR", "BLOB")  # values are codes of a dictionary
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -90,23 +97,6 @@ class DataType:
 
     def __str__(self) -> str:
         return f"DECIMAL({self.precision},{self.scale})" if self.name == "DECIMAL" else self.name
-
-    @property
-    def is_integer(self) -> bool:
-        return self.name in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
-
-    @property
-    def is_float(self) -> bool:
-        return self.name in ("FLOAT", "DOUBLE")
-
-    @property
-    def is_numeric(self) -> bool:
-        return self.is_integer or self.is_float or self.name == "DECIMAL"
-
-    @property
-    def is_coded(self) -> bool:
-        """Whether values are codes of a dictionary (VARCHAR, BLOB)."""
-        return self.name in ("VARCHAR", "BLOB")
 
     @property
     def is_storable(self) -> bool:

@@ -86,6 +86,9 @@ class PartitionLog:
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # of `segment`
         self._mapped: dict[int, Segment] = {}
+        # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
+        # known.
+        self.newest: tuple[int, int, Segment] | None = None
 
     def load(self, txn: Any) -> None:
         """`state` and `segment` are those of the write transaction."""
@@ -153,3 +156,4 @@ class PartitionLog:
         """Forgets everything cached; mappings in use stay valid."""
         self.drop_writer_state()
         self._mapped = {}
+        self.newest = None

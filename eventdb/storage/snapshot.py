@@ -86,6 +86,11 @@ class StoreSnapshot:
             )  # fmt: skip
         if start >= stop:
             return
+        txn_id = txn.id()
+        if log.newest is not None and log.newest[:2] == (txn_id, state.base) and start >= state.base:
+            # A reader at the log's end, the common case: nothing but the head has moved since it looked last.
+            yield log.newest[2], start - state.base, stop - state.base, _time_range(state.min_time, state.max_time)
+            return
         for dictionary in log.dictionaries:
             if dictionary is not None:
                 dictionary.refresh(txn)
@@ -93,10 +98,11 @@ class StoreSnapshot:
         for i, (base, value) in enumerate(found):
             end = found[i + 1][0] if i + 1 < len(found) else stop
             _, low, high, _ = SEGMENT.unpack_from(value)
+            segment = log.mapped(base, value)
             if base == state.base:
                 low, high = state.min_time, state.max_time
-            times = None if low == NO_MIN_TIME and high == NO_MAX_TIME else (low, high)
-            yield log.mapped(base, value), max(start, base) - base, min(stop, end) - base, times
+                log.newest = (txn_id, base, segment)
+            yield segment, max(start, base) - base, min(stop, end) - base, _time_range(low, high)
 
     def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes]]:
         prefix = segment_key(log.topic_id, log.partition, 0)[:-8]
@@ -139,3 +145,8 @@ class StoreSnapshot:
         """(key, value) of the user keys with the prefix, in key order."""
         for key, value in scan(self._open(), b"u" + prefix):
             yield key[1:], value
+
+
+def _time_range(low: int, high: int) -> tuple[int, int] | None:
+    """(min, max) event time; None where no row has one."""
+    return None if low == NO_MIN_TIME and high == NO_MAX_TIME else (low, high)
