@@ -65,7 +65,10 @@ class ClosedError(UsageError):
 
 
 class ForkError(UsageError):
-    """The handle was opened before fork() and is used in the child: open the database again in the child."""
+    """The database was opened before fork() and is used in the child: start processes with spawn, or fork first.
+
+    The child cannot open it either: LMDB's locks belong to the process that opened it.
+    """
 
 
 class UnsupportedError(UsageError):

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Clock, Files
 
 _BUSY = (errno.EAGAIN, errno.EACCES)
+FORKED = (
+    "this database was opened before fork(), so the child process can neither use nor open it: start processes with "
+    "multiprocessing's spawn, or fork before opening"
+)
 _LOOK_US = 1_000_000  # how often the writer looks whether LOCK is still the file it locked
 
 
@@ -47,7 +51,7 @@ class WriterLock:
 
     def check_usable(self) -> None:
         if os.getpid() != self.pid:
-            raise ForkError("this database was opened before fork(): open it again in the child process")
+            raise ForkError(FORKED)
         if self.closed:
             raise ClosedError("the database is closed")
 

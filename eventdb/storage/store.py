@@ -29,6 +29,7 @@ from eventdb.storage.format import OP_FORGET, OP_PLACE, SHARED_BYTES, SHARED_POI
 from eventdb.storage.group import GroupCommit
 from eventdb.storage.head import Head
 from eventdb.storage.kv import Index
+from eventdb.storage.lock import FORKED
 from eventdb.storage.log import PartitionLog
 from eventdb.storage.maintenance import Maintenance
 from eventdb.storage.notify import Notifier
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _stores: dict[tuple[int, int], Store] = {}
 _stores_lock = threading.RLock()
+_forked: set[tuple[int, int]] = set()  # databases the parent had open: LMDB cannot open them here
 _inherited: list[object] = []  # what a forked child must neither use nor destroy
 
 
@@ -93,6 +95,8 @@ class Store:
                 identity = files.identity(path)
             except OSError as error:
                 raise storage_error(error, "opening", path) from error
+            if identity in _forked:
+                raise ForkError(FORKED)
             store = _stores.get(identity)
             if store is None:
                 store = object.__new__(Store)
@@ -345,7 +349,7 @@ class Store:
 
     def _check(self) -> None:
         if os.getpid() != self._pid:
-            raise ForkError("this database was opened before fork(): open it again in the child process")
+            raise ForkError(FORKED)
         if self._closed:
             raise ClosedError("the database is closed")
 
@@ -473,6 +477,7 @@ def _after_fork_in_child() -> None:
     global _stores_lock
     _stores_lock = threading.RLock()
     stores = list(_stores.values())
+    _forked.update(_stores)
     _stores.clear()
     for store in stores:
         store._abandon()
