@@ -119,25 +119,25 @@ def make_encoder(log: PartitionLog, segment: Segment) -> Any:
 
 def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit."""
-    if getpid() != writer.pid or not writer.mutex.acquire(blocking=False):
+    if writer.busy or getpid() != writer.pid:
         return DECLINED
     files = writer.files
-    try:
-        if not writer.prepared or writer.closed:
+    with writer.mutex:  # a `with` of a C object: Ctrl-C cannot come between taking it and the block
+        if writer.busy or not writer.prepared or writer.closed:
             return DECLINED
+        writer.busy = True
         try:
-            files.flock(writer.lock_fd, _EXCLUSIVE)
-        except OSError:
-            return DECLINED
-        return _store(writer, log, row)
-    except BaseException:
-        log.drop_writer_state()
-        raise
-    finally:
-        try:
-            files.flock(writer.lock_fd, LOCK_UN)
+            try:
+                files.flock(writer.lock_fd, _EXCLUSIVE)
+            except OSError:
+                return DECLINED
+            return _store(writer, log, row)
+        except BaseException:
+            log.drop_writer_state()
+            raise
         finally:
-            writer.mutex.release()
+            writer.busy = False
+            files.flock(writer.lock_fd, LOCK_UN)
 
 
 def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:

@@ -6,8 +6,6 @@ makes the first one of a process, before it commits anything.
 
 from __future__ import annotations
 
-import os
-
 from eventdb.errors import ClosedError, OutcomeUnknown, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.files import storage_error
@@ -167,7 +165,18 @@ class Durability(CommittedState):
 
         With `clean` it is also marked as complete: nothing needs replaying; the caller closes.
         """
+        if self.pin is None and not self.head.is_empty():
+            # Folding commits, and nothing may keep the newest checkpoint's pages: this state becomes one first.
+            self._save_checkpoint(clean=False)
         self.fold()
+        tail, dirty = self._save_checkpoint(clean=clean)
+        if not clean:
+            self._unmark(dirty)
+        self._delete_journals(tail, everything=clean)
+        self._reset_counters()
+
+    def _save_checkpoint(self, *, clean: bool) -> tuple[Tail, list[tuple[bytes, bytes]]]:
+        """What the index holds is the newest checkpoint and this process's pin. Returns its tail and dirty marks."""
         pin = self.index.begin_read()
         try:
             dirty = list(scan(pin, b"w"))
@@ -186,10 +195,7 @@ class Durability(CommittedState):
             raise
         self._set_pin(pin)
         self.flushed_lsn = max(self.flushed_lsn, tail.lsn)
-        if not clean:
-            self._unmark(dirty)
-        self._delete_journals(tail, everything=clean)
-        self._reset_counters()
+        return tail, dirty
 
     def _unmark(self, dirty: list[tuple[bytes, bytes]]) -> None:
         """The dirty marks the checkpoint covers go, in a commit of their own (unsynced like any other)."""
@@ -268,7 +274,7 @@ class Durability(CommittedState):
                 self.sync_point()
                 return
             file = self.journal.file
-            fd = os.dup(file.fd) if file is not None else -1
+            fd = self.files.duplicate(file.fd) if file is not None else -1
         finally:
             self.unlock()
         if fd < 0:
@@ -276,7 +282,7 @@ class Durability(CommittedState):
         try:
             self.flush(fd, f"{self.path}/journal")
         finally:
-            os.close(fd)
+            self.files.close(fd)
         self.flushed_lsn = max(self.flushed_lsn, target)
 
     def flush_bulk(self, segments: list[tuple[PartitionLog, Segment, bool]]) -> None:

@@ -87,6 +87,10 @@ class Files:
     def close(self, fd: int) -> None:
         os.close(fd)
 
+    def duplicate(self, fd: int) -> int:
+        """Another descriptor of the same open file."""
+        return os.dup(fd)
+
     def pread(self, fd: int, length_bytes: int, position_bytes: int) -> bytes:
         return os.pread(fd, length_bytes, position_bytes)
 

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 
 class _Ticket:
-    __slots__ = ("error", "log", "offset", "row", "wake")
+    __slots__ = ("error", "leads", "log", "offset", "row", "wake")
 
     def __init__(self, log: PartitionLog, row: tuple[Any, ...]) -> None:
         self.log = log
         self.row = row
         self.offset = -1
         self.error: BaseException | None = None
+        self.leads = False  # set under the group's lock, by the ticket itself or by who led before it
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -50,38 +51,29 @@ class GroupCommit:
         """The offset of the row, committed. Errors as WriteTransaction; OutcomeUnknown reaches every thread of the
         group."""
         ticket = _Ticket(log, row)
-        with self._lock:
-            self._queue.append(ticket)
-            leads, self._has_leader = not self._has_leader, True
-        if not leads:
-            try:
+        try:
+            with self._lock:
+                if not self._has_leader:
+                    self._has_leader = ticket.leads = True
+                self._queue.append(ticket)
+            if not ticket.leads:
                 ticket.wake.acquire()  # until it is done, or it is its turn to lead
-            except BaseException:  # Ctrl-C: a row that a leader has taken already is stored all the same
-                self._abandon(ticket)
-                raise
-        if not ticket.done:
-            try:
+            if ticket.leads:
                 self._lead(ticket)
-            finally:
-                with self._lock:
-                    self._pass_on()
+        finally:
+            # Ctrl-C may come at any call above. A row that a leader has taken already is stored all the same.
+            with self._lock:
+                if ticket in self._queue:
+                    self._queue.remove(ticket)
+                if ticket.leads:
+                    if self._queue:
+                        self._queue[0].leads = True
+                        self._queue[0].wake.release()
+                    else:
+                        self._has_leader = False
         if ticket.error is not None:
             raise ticket.error
         return ticket.offset
-
-    def _pass_on(self) -> None:
-        """The next in the queue leads; the lock is held."""
-        if self._queue:
-            self._queue[0].wake.release()
-        else:
-            self._has_leader = False
-
-    def _abandon(self, ticket: _Ticket) -> None:
-        with self._lock:
-            if ticket in self._queue:
-                self._queue.remove(ticket)
-                if ticket.wake.acquire(blocking=False):  # it was told to lead
-                    self._pass_on()
 
     def _lead(self, own: _Ticket) -> None:
         """Commits everything that waits once the writer is free: whoever came while it was not, rides along."""

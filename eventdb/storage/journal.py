@@ -260,8 +260,7 @@ class Journal:
             if record is None or record.previous != tail.chain:
                 return
             if record.type == ROLL_RECORD and record.lsn == tail.lsn:
-                if not self._follow(record, tail, fresh, write):
-                    return
+                self._follow(record, tail, fresh, write)
                 continue
             if record.type != COMMIT_RECORD or record.lsn != tail.lsn + 1:
                 return
@@ -270,22 +269,25 @@ class Journal:
             tail.position += record.length
             tail.chain = record.crc
 
-    def _follow(self, roll: Record, tail: Tail, fresh: bool, write: bool) -> bool:
+    def _follow(self, roll: Record, tail: Tail, fresh: bool, write: bool) -> None:
         number, crc, _size = ROLL_PAYLOAD.unpack(roll.payload)
+        path = self.path(tail.epoch, number)
         try:
             file = self.open(tail.epoch, number, fresh=fresh, write=write)
         except FileNotFoundError:
-            return False
+            # The next file is durable before the record that names it: this is not an interrupted roll.
+            raise CorruptionError(
+                f"{path} is missing: the journal goes on in it after record {tail.lsn}", path=path
+            ) from None
         first = self.read(file, 0)
         if first is None or first.crc != crc or first.type != OPEN_RECORD:
             self.close_file(file)
-            return False
+            raise CorruptionError(f"{path} does not begin as the journal before it says: restore a backup", path=path)
         if self.file is not None:
             self.close_file(self.file)
         self.file = file
         tail.number, tail.position, tail.chain, tail.size = number, first.length, crc, file.size
         tail.durable_lsn = max(tail.durable_lsn, tail.flushed())
-        return True
 
     def valid_after(self, tail: Tail) -> Iterator[Record]:
         """Every verifying record behind the tail, in its file and in later files of the epoch, whatever it follows."""
@@ -294,8 +296,8 @@ class Journal:
                 continue
             try:
                 file = self.open(epoch, number, write=False)
-            except FileNotFoundError:
-                continue
+            except (FileNotFoundError, CorruptionError):
+                continue  # too short: a roll was interrupted before anything was in it
             try:
                 at = tail.position if number == tail.number else 0
                 data = file.mapping

@@ -2,6 +2,9 @@
 
 The process's mutex comes first, then the flock of LOCK (with a timeout and the holder's pid in the error). LMDB's own
 lock, which cannot time out, is only taken by who holds these two, so it never blocks for long.
+
+Ctrl-C may strike between any two calls. The mutex is an RLock because it knows whether this thread holds it: what an
+interrupt left locked is noticed and released (unlock() in a handler, or the next lock() of the thread).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from eventdb.storage.format import SHARED_HOLDER, SHARED_POISON, U32
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    from typing import Any
 
     from eventdb.storage.files import Clock, Files
 
@@ -42,8 +46,10 @@ class WriterLock:
         self.lock_path = f"{path}/LOCK"
         self.pid = os.getpid()
         self.pid_bytes = U32.pack(self.pid)
-        self.mutex = threading.Lock()
-        self.owner = 0  # the thread that holds it, 0 = none
+        self.mutex: Any = threading.RLock()
+        self.busy = False  # whether anybody holds it
+        self.owner = 0  # the thread that holds it by lock(), 0 = none
+        self.token: object = None  # of the transaction it is held for
         self.look_us = 0
         self.closed = False
         self.poison_reason = ""
@@ -60,14 +66,18 @@ class WriterLock:
         self.check_usable()
         me = threading.get_ident()
         if self.owner == me:
-            raise UsageError("a write transaction of this thread is open: finish it before the next write")
-        if not self.mutex.acquire(timeout=LOCK_TIMEOUT_MS / 1000):
-            raise DatabaseLocked(
-                f"{self.path}: another thread of this process has been writing for {LOCK_TIMEOUT_MS} ms",
-                path=self.path,
-                pid=self.pid,
-            )
+            if self.token is not None:
+                raise UsageError("a write transaction of this thread is open: finish it before the next write")
+            self.distrust()  # Ctrl-C struck while this thread was leaving its last section
+            self.unlock()
         try:
+            if not self.mutex.acquire(timeout=LOCK_TIMEOUT_MS / 1000):
+                raise DatabaseLocked(
+                    f"{self.path}: another thread of this process has been writing for {LOCK_TIMEOUT_MS} ms",
+                    path=self.path,
+                    pid=self.pid,
+                )
+            self.busy = True
             self.owner = me
             if self.closed:
                 raise ClosedError("the database is closed")
@@ -127,11 +137,19 @@ class WriterLock:
             )
 
     def unlock(self) -> None:
+        """Nothing is held by this thread any more."""
+        if not self.mutex._is_owned():
+            return
         try:
             self.files.flock(self.lock_fd, fcntl.LOCK_UN)
         finally:
+            self.token = None
             self.owner = 0
+            self.busy = False
             self.mutex.release()
+
+    def distrust(self) -> None:
+        """A section ended without saying how: nothing cached is believed."""
 
     def flush(self, fd: int, path: str) -> None:
         """fdatasync. A failure poisons the database: the kernel may have dropped the data and would call a second try a

@@ -15,6 +15,8 @@ accepted.
 
 from __future__ import annotations
 
+from struct import error as StructError
+
 from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
@@ -43,7 +45,7 @@ from eventdb.storage.segment import Segment, SegmentLayout, create_segment, open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterator
     from typing import Any
 
     from eventdb.storage.checkpoint import Slot
@@ -57,8 +59,54 @@ class UnsyncedRows(Exception):
     """A record names rows that were never flushed and are gone: the log ends before it."""
 
 
+class Operation:
+    """One operation of a record. Which fields count depends on `op` (format.py)."""
+
+    __slots__ = ("base", "count", "crc", "data", "key", "op", "partition", "row", "state", "topic_id")
+
+    def __init__(self, op: int) -> None:
+        self.op = op
+        self.key = self.state = b""
+        self.topic_id = self.partition = self.base = self.row = self.count = self.crc = 0
+        self.data = memoryview(b"")
+
+
+def parse(record: Record) -> Iterator[Operation]:
+    """The operations of a record. CorruptionError if one is unknown; IndexError, ValueError, struct.error if cut."""
+    payload = record.payload
+    at = 0
+    while at < len(payload):
+        found = Operation(payload[at])
+        length = 0
+        if found.op in (OP_PUT, OP_DELETE):
+            _, key_bytes, length = OP_KEY.unpack_from(payload, at)
+            at += OP_KEY.size
+            found.key = bytes(payload[at : at + key_bytes])
+            at += key_bytes
+        elif found.op in (OP_SEGMENT, OP_CHUNK, OP_BULK, OP_FORGET):
+            _, found.topic_id, found.partition, found.base = OP_PLACE.unpack_from(payload, at)
+            at += OP_PLACE.size
+            if found.op in (OP_CHUNK, OP_BULK):
+                found.row, found.count = OP_ROWS.unpack_from(payload, at)
+                at += OP_ROWS.size
+                found.state = bytes(payload[at : at + PARTITION.size])
+                at += PARTITION.size
+            if found.op != OP_FORGET:
+                (length,) = U32.unpack_from(payload, at)
+                at += U32.size
+            if found.op == OP_BULK:
+                found.crc, length = length, 0
+        else:
+            raise CorruptionError(f"journal record {record.lsn} holds an unknown operation {found.op}")
+        if at + length > len(payload):
+            raise ValueError(f"an operation of {length} bytes begins {len(payload) - at} bytes before the end")
+        found.data = payload[at : at + length]
+        at += length
+        yield found
+
+
 class RecordApplier:
-    """Applies journal records to a write transaction and the segment files. Each record may have been applied before,
+    """Applies journal records to a write transaction and segment files. Each may have been applied before,
     fully or not."""
 
     def __init__(self, files: Files, path: str, uuid: bytes, txn: Any, live: Container[int], sequence: int) -> None:
@@ -71,88 +119,69 @@ class RecordApplier:
         self._segments: dict[tuple[int, int, int], Segment] = {}
 
     def apply(self, record: Record) -> None:
-        payload = record.payload
-        at = 0
+        """UnsyncedRows, nothing changed, if the record names unflushed rows that are gone."""
         try:
-            while at < len(payload):
-                op = payload[at]
-                if op in (OP_PUT, OP_DELETE):
-                    at = self._apply_key(op, payload, at)
-                elif op in (OP_SEGMENT, OP_CHUNK, OP_BULK, OP_FORGET):
-                    at = self._apply_place(op, payload, at, bool(record.flags & BULK_UNSYNCED))
-                else:
-                    raise CorruptionError(f"journal record {record.lsn} holds an unknown operation {op}")
-        except (IndexError, ValueError) as error:
+            if record.flags & BULK_UNSYNCED:
+                self._require_rows(record)
+            for operation in parse(record):
+                self._apply(operation)
+        except (IndexError, ValueError, StructError) as error:
             raise CorruptionError(f"journal record {record.lsn} cannot be read: {error}") from error
         except IndexFault as error:
             raise index_error(error, self._path) from error
 
-    def _apply_key(self, op: int, payload: memoryview, at: int) -> int:
-        key_bytes: int
-        value_bytes: int
-        _, key_bytes, value_bytes = OP_KEY.unpack_from(payload, at)
-        at += OP_KEY.size
-        key = bytes(payload[at : at + key_bytes])
-        at += key_bytes
-        if key[:1] in b"psd" and TOPIC_PREFIX.unpack_from(key)[1] not in self._live:
-            return at + value_bytes
-        if op == OP_DELETE:
-            self.txn.delete(key)
-        else:
-            self.txn.put(key, bytes(payload[at : at + value_bytes]))
-        return at + value_bytes
-
-    def _apply_place(self, op: int, payload: memoryview, at: int, unsynced: bool) -> int:
-        length: int
-        _, topic_id, partition, base = OP_PLACE.unpack_from(payload, at)
-        at += OP_PLACE.size
-        alive = topic_id in self._live
+    def _apply(self, operation: Operation) -> None:
+        op, topic_id = operation.op, operation.topic_id
+        if op in (OP_PUT, OP_DELETE):
+            key = operation.key
+            if key[:1] in b"psd" and TOPIC_PREFIX.unpack_from(key)[1] not in self._live:
+                return
+            if op == OP_DELETE:
+                self.txn.delete(key)
+            else:
+                self.txn.put(key, bytes(operation.data))
+            return
         if op == OP_FORGET:
             forget_keys(self.txn, topic_id)
-            return at
+            return
+        if topic_id not in self._live:
+            return
+        place = (topic_id, operation.partition, operation.base)
         if op == OP_SEGMENT:
-            (length,) = U32.unpack_from(payload, at)
-            at += U32.size
-            if alive:
-                self._create(topic_id, partition, base, bytes(payload[at : at + length]))
-            return at + length
-        row, count = OP_ROWS.unpack_from(payload, at)
-        at += OP_ROWS.size
-        state = bytes(payload[at : at + PARTITION.size])
-        at += PARTITION.size
+            self._create(*place, bytes(operation.data))
+            return
+        row, count = operation.row, operation.count
+        segment = self._segment(*place)
         if op == OP_CHUNK:
-            (length,) = U32.unpack_from(payload, at)
-            at += U32.size
-            if alive:
-                self._segment(topic_id, partition, base).restore_rows(row, count, payload[at : at + length])
-            at += length
-        else:
-            (crc,) = U32.unpack_from(payload, at)
-            at += U32.size
-            if alive:
-                self._verify_bulk(topic_id, partition, base, row, count, crc, unsynced)
-        if alive:
-            self.txn.put(partition_key(topic_id, partition), state)
-            self.txn.put(dirty_key(topic_id, partition, base), b"\1")
-        return at
-
-    def _verify_bulk(
-        self, topic_id: int, partition: int, base: int, row: int, count: int, crc: int, unsynced: bool
-    ) -> None:
-        try:
-            segment = self._segment(topic_id, partition, base)
-            found = segment.rows_crc(row, count)
-        except (StorageError, ValueError):
-            if unsynced:
-                raise UnsyncedRows from None
-            raise
-        if found != crc:
-            if unsynced:
-                raise UnsyncedRows
+            segment.restore_rows(row, count, operation.data)
+        elif (found := segment.rows_crc(row, count)) != operation.crc:
             raise CorruptionError(
-                f"{segment.path}: rows {row}..{row + count} do not verify (crc {found:08x}, journal {crc:08x})",
+                f"{segment.path}: rows {row}..{row + count} do not verify "
+                f"(crc {found:08x}, journal {operation.crc:08x})",
                 path=segment.path,
             )
+        self.txn.put(partition_key(topic_id, operation.partition), operation.state)
+        self.txn.put(dirty_key(*place), b"\1")
+
+    def _require_rows(self, record: Record) -> None:
+        """All rows the record names without holding them are in their segments, or UnsyncedRows. Changes nothing."""
+        made: dict[tuple[int, int, int], SegmentLayout] = {}
+        for operation in parse(record):
+            place = (operation.topic_id, operation.partition, operation.base)
+            if operation.op == OP_SEGMENT:
+                made[place] = SegmentLayout.unpack(bytes(operation.data))
+            elif operation.op == OP_BULK and operation.topic_id in self._live:
+                try:
+                    layout = made.get(place)
+                    if layout is None:
+                        segment = self._segment(*place)
+                    else:
+                        segment = open_segment(self._files, self._path, self._uuid, *place, layout, write=False)
+                    found = segment.rows_crc(operation.row, operation.count)
+                except (StorageError, ValueError):
+                    raise UnsyncedRows from None
+                if found != operation.crc:
+                    raise UnsyncedRows
 
     def _create(self, topic_id: int, partition: int, base: int, value: bytes) -> None:
         """The file exists, whole, and the index knows it. Bulk rows that are in it already stay."""

@@ -42,6 +42,9 @@ class CommittedState(WriterLock):
         self.own_lsn = 0  # last record this process wrote
         self.flushed_lsn = 0  # last record known durable to this process
 
+    def distrust(self) -> None:
+        self.last_txn = self.sequence = -1
+
     def reload(self, txn: Any) -> None:
         """`tail` and `ahead` are what the index and the head say."""
         value = txn.get(META_KEY)

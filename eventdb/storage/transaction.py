@@ -90,12 +90,27 @@ class WriteTransaction:
         self._index_changed = False  # by more than partitions' ends: those may go to the head
         self._ahead: dict[bytes, bytes] = {}
         self._committing = False
+        self._token: object = None  # set while the section is entered
 
     def __enter__(self) -> WriteTransaction:
-        self._txn = self._writer.enter()
-        self._thread = threading.get_ident()
-        self._now_us = self._writer.clock.time_us()
+        writer = self._writer
+        if writer.owner == threading.get_ident() and writer.token is not None:
+            raise UsageError("a write transaction of this thread is open: finish it before the next write")
+        try:
+            self._txn = writer.enter()
+            writer.token = self._token = object()
+            self._thread = threading.get_ident()
+            self._now_us = writer.clock.time_us()
+        except BaseException:  # Ctrl-C, too, leaves nothing locked
+            writer.leave(self._txn)
+            self._txn = None
+            raise
         return self
+
+    def __del__(self) -> None:
+        """Ctrl-C can strike before the first line of __exit__: then nobody else ends the section."""
+        if self._token is not None and self._writer.token is self._token:
+            self._writer.leave(self._txn)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
