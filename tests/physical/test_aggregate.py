@@ -312,6 +312,16 @@ def test_a_filtered_argument_is_not_evaluated_where_the_filter_is_false() -> Non
     assert rows_of(*plan_of([batch], [], [safe])) == [(7,)]
 
 
+def test_distinct_arguments_obey_the_filter() -> None:
+    batch = batch_of(
+        {"g": ("INTEGER", [1, 1, 1, 2]), "i": ("BIGINT", [5, 5, 7, None]), "b": ("BOOLEAN", [True, True, None, True])}
+    )
+    count = aggregate("count", col(batch, "i"), distinct=True, where=col(batch, "b"))
+    total = aggregate("sum", col(batch, "i"), distinct=True)
+    plan, context = plan_of([batch], [col(batch, "g")], [count, total])
+    assert sorted(rows_of(plan, context)) == [(1, 1, 12), (2, 0, None)]
+
+
 def test_many_groups_over_many_batches_merge_exactly() -> None:
     rng = np.random.default_rng(1)
     keys = rng.integers(0, 60_000, 200_000)

@@ -195,6 +195,15 @@ def test_text_is_read_strictly(text: str, type: str, expected: Any) -> None:
     assert cast(VARCHAR, f"  {text}\t", type) == expected or type == "BLOB"
 
 
+@pytest.mark.parametrize(
+    ("scaled", "target", "expected"),
+    [(150, "INTEGER", 2), (-150, "INTEGER", -2), (149, "INTEGER", 1), (-149, "INTEGER", -1), (250, "DECIMAL(3,0)", 3),
+     (5, "DECIMAL(3,1)", 1), (-5, "DECIMAL(3,1)", -1), (4, "DECIMAL(3,1)", 0), (123, "DECIMAL(9,4)", 12300)],
+)  # fmt: skip
+def test_decimals_lose_digits_by_rounding_halves_away_from_zero(scaled: int, target: str, expected: int) -> None:
+    assert cast("DECIMAL(5,2)", scaled, target) == expected
+
+
 def test_dates_and_times_convert_by_floor() -> None:
     assert cast("TIMESTAMP", -1, "DATE") == -1
     assert cast("DATE", -1, "TIMESTAMP") == -86_400_000_000

@@ -47,6 +47,16 @@ def test_like_matches_its_definition(texts: list[str | None], pattern: str) -> N
     assert value_of(call("ilike", s, lit("VARCHAR", pattern)), batch) == lowered
 
 
+@pytest.mark.parametrize(
+    ("text", "pattern", "matches"),
+    [("aba", "%ab%ba%", False), ("abba", "%ab%ba%", True), ("a", "a%a", False), ("aa", "a%a", True), ("aa", "_%_", True),
+     ("a", "_%_", False), ("aaa", "%aa%aa%", False), ("ab", "%b%b%", False), ("", "%", True), ("", "_", False)],
+)  # fmt: skip
+def test_pieces_of_a_pattern_do_not_overlap(text: str, pattern: str, matches: bool) -> None:
+    assert reference_like(text, pattern) is matches
+    assert like_matcher(pattern)(text) is matches
+
+
 def test_a_pattern_that_would_backtrack_for_ever_is_fast() -> None:
     match = like_matcher("%a" * 40 + "%b")
     started = time.perf_counter()
