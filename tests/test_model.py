@@ -257,4 +257,4 @@ class DatabaseMachine(RuleBasedStateMachine):
 
 
 TestDatabase = DatabaseMachine.TestCase
-TestDatabase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestDatabase.settings = settings(stateful_step_count=30)

@@ -141,7 +141,7 @@ class Campaign:
             pid = self._start(victim, *more)
             if rng.random() < 0.9:
                 self._await_acks(pid, victim, start + 1)
-            time.sleep(rng.uniform(0, 0.05))
+            time.sleep(rng.expovariate(1 / rng.choice((0.01, 0.05, 0.2))))
         self._kill(pid, victim)
         for name, other in others:
             if name != "follower":  # a killed process holds nobody up

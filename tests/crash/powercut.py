@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -169,7 +168,7 @@ class CutCampaign:
         *,
         plant: str = "",
         run_s: float = 0.3,
-        more: Sequence[object] = (),
+        views: bool = False,
     ) -> None:
         self._zygote = zygote
         self._work = work
@@ -178,7 +177,7 @@ class CutCampaign:
         self._rng = random.Random(seed)
         self._plant = plant
         self._run_s = run_s
-        self._more = more
+        self._more = ["--view"] if views else []
         self._fresh = True
         self._boot = 0
         self.tally = CutTally()
@@ -230,7 +229,7 @@ class CutCampaign:
         self._boot += 1
         report = run_checker(
             self._zygote, directory, history, output, "--durability", self._durability, "--power", "--cut-s", cut_s,
-            "--boot-id", f"boot-{self._boot}", seconds=60,
+            "--boot-id", f"boot-{self._boot}", *self._more, seconds=120,
         )  # fmt: skip
         self._note(report, f"seed {self._seed} cut {tally.cuts}")
         os.sync()

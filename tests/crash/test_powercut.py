@@ -50,6 +50,17 @@ def test_other_modes_lose_only_the_newest_commits(
     assert tally.counted >= cuts
 
 
+def test_a_view_is_what_its_query_gives_after_a_cut(
+    zygote: Zygote, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cuts = max(5, CUTS // 5)
+    tally = CutCampaign(zygote, tmp_path, "interval:50ms", SEED, views=True).run(cuts)
+    with capsys.disabled():
+        print(f"\nview: {tally}")
+    assert not tally.problems
+    assert tally.counted >= cuts
+
+
 @pytest.mark.parametrize(
     ("plant", "durability"), [("ack-before-flush", "commit"), ("checkpoint-without-pin", "interval:20ms")]
 )

@@ -1,0 +1,134 @@
+"""The judge is judged: each kind of damage, made on purpose, is named; an undamaged history is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import eventdb
+from tests.crash.checker import check
+from tests.crash.history import SEND, Recorder, read_history
+from tests.crash.workload import COLUMNS, TOPICS, event
+
+FIRST, SECOND = TOPICS
+
+
+class Scene:
+    """A database and a history that may tell another story."""
+
+    def __init__(self, work: Path) -> None:
+        self.directory = work / "db"
+        self.path = str(work / "history")
+        self.history = Recorder(self.path)
+        with eventdb.open(self.directory, durability="os") as db:
+            for name in TOPICS:
+                db.create_topic(name, COLUMNS, event_time="ts")
+
+    def store(self, topic: str, *numbers: int, writer: str = "w") -> list[int]:
+        with eventdb.open(self.directory, durability="os") as db:
+            positions = db.topic(topic).append_many([event(writer, n) for n in numbers])
+        return [position.offset for position in positions]
+
+    def told(self, op: str, kind: str, parts: list[tuple[str, int, int]], offsets: list[list[int]] | None) -> None:
+        self.history.begin("w", op, kind, parts)
+        if offsets is not None:
+            self.history.ack("w", op, offsets)
+
+    def kinds(self, *, power: bool = False, durability: str = "commit") -> list[str]:
+        found: list[str] = check(
+            str(self.directory), self.path, durability=durability, power=power, cut_s=0.0, view=False
+        )["kinds"]
+        return found
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def test_a_true_history_has_no_problems(scene: Scene) -> None:
+    scene.told("1", "many", [(FIRST, 0, 3)], [scene.store(FIRST, 0, 1, 2)])
+    scene.told("2", "transaction", [(FIRST, 3, 1), (SECOND, 4, 1)], [scene.store(FIRST, 3), scene.store(SECOND, 4)])
+    scene.told("3", "append", [(FIRST, 5, 1)], None)
+    assert scene.kinds() == []
+
+
+def test_an_event_that_is_gone_is_lost(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], [[0]])
+    assert scene.kinds() == ["lost"]
+
+
+def test_after_a_power_cut_only_commit_mode_must_keep_everything(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], [[0]])
+    assert scene.kinds(power=True) == ["lost"]
+    assert scene.kinds(power=True, durability="os") == []
+
+
+def test_what_was_found_gone_must_not_come_back(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], None)
+    assert scene.kinds() == []
+    scene.store(FIRST, 0)
+    assert "phantom" in scene.kinds()
+
+
+def test_what_was_found_there_must_stay(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], None)
+    scene.history.found("w", "1", [[0]])
+    assert scene.kinds(power=True, durability="os") == ["lost"]
+
+
+def test_an_event_at_another_offset_has_moved(scene: Scene) -> None:
+    scene.store(FIRST, 0)
+    scene.told("1", "append", [(FIRST, 0, 1)], [[5]])
+    assert scene.kinds() == ["moved"]
+
+
+def test_an_event_stored_twice_is_a_duplicate(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], [scene.store(FIRST, 0)])
+    scene.store(FIRST, 0)
+    assert scene.kinds() == ["duplicate"]
+
+
+def test_half_a_transaction_is_torn(scene: Scene) -> None:
+    scene.store(FIRST, 0)
+    scene.told("1", "transaction", [(FIRST, 0, 1), (SECOND, 1, 1)], None)
+    assert scene.kinds() == ["torn"]
+
+
+def test_a_later_event_without_an_earlier_one_is_a_hole(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], [[0]])
+    scene.store(FIRST, 1)
+    scene.told("2", "append", [(FIRST, 1, 1)], None)
+    assert "hole" in scene.kinds(power=True, durability="os")
+
+
+def test_events_out_of_order_are_noticed(scene: Scene) -> None:
+    scene.told("1", SEND, [(FIRST, 0, 2)], None)
+    scene.store(FIRST, 1, 0)
+    assert "disorder" in scene.kinds()
+
+
+def test_a_repeat_with_another_answer_is_noticed(scene: Scene) -> None:
+    scene.told("1", SEND, [(FIRST, 0, 1)], [scene.store(FIRST, 0)])
+    scene.history.same("w", 0, 0)
+    assert scene.kinds() == []
+    scene.history.same("w", 0, 3)
+    assert scene.kinds() == ["reader"]
+
+
+def test_a_changed_value_is_noticed(scene: Scene) -> None:
+    with eventdb.open(scene.directory, durability="os") as db:
+        db.topic(FIRST).append({**event("w", 0), "reading": 1e9})
+    scene.told("1", "append", [(FIRST, 0, 1)], [[0]])
+    assert scene.kinds() == ["changed"]
+
+
+def test_a_directory_that_does_not_open_is_noticed(scene: Scene) -> None:
+    (scene.directory / "FORMAT").write_bytes(b"")
+    assert "unopenable" in scene.kinds()
+
+
+def test_offsets_survive_the_history_file(scene: Scene) -> None:
+    scene.told("1", SEND, [(FIRST, 0, 4)], [[0, 1, 5, 9]])
+    assert read_history(scene.path).operations[0].offsets == [[0, 1, 5, 9]]
