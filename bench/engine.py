@@ -83,7 +83,9 @@ def same(ours: list[tuple[Any, ...]], theirs: list[tuple[Any, ...]]) -> bool:
         return math.isclose(a, b, rel_tol=1e-9) if isinstance(a, float) else bool(a == b)
 
     return len(ours) == len(theirs) and all(
-        equal(a, b) for left, right in zip(order(ours), order(theirs), strict=True) for a, b in zip(left, right, strict=True)
+        equal(a, b)
+        for left, right in zip(order(ours), order(theirs), strict=True)
+        for a, b in zip(left, right, strict=True)
     )
 
 

@@ -1,9 +1,9 @@
 """Where compiled kernels lie on disk, and whether one is there. Imports nothing heavy: asked before Numba is loaded.
 
 A kernel file is a pickle and machine code: whoever can write it can run code as the user. So the directory is the
-user's own (`$XDG_CACHE_HOME` or `~/.cache`, then eventdb/kernels-<versions>), made 0700, and trusted only if it is a real
-directory, owned by the user, closed to everybody else, below directories nobody else can replace. It is never inside
-a database, and NUMBA_CACHE_DIR is not looked at. Without a trusted directory nothing is cached.
+user's own (`$XDG_CACHE_HOME` or `~/.cache`, then eventdb/kernels-<versions>), made 0700, and trusted only if it is a
+real directory, owned by the user, closed to everybody else, below directories nobody else can replace. It is never
+inside a database, and NUMBA_CACHE_DIR is not looked at. Without a trusted directory nothing is cached.
 
 One file a kernel: `<sha256 of what it was compiled from>.kernel` = magic, sha256 of the rest, the rest. Written under
 another name, then renamed, so a reader sees a whole file or none.

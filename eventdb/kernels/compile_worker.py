@@ -21,6 +21,7 @@ def main() -> None:
         try:
             request = json.loads(line)
             jit.build(request["source"], tuple(request["tokens"]))
+            jit.warm_families(request["source"])
             answer: dict[str, object] = {"ok": True}
         except Exception as error:  # reported to the asking process, which interprets then
             answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}

@@ -49,3 +49,11 @@ def absorb(table, keys, hashes, count, width, other_keys, other_hashes, other_co
                 break
             place = (place + np.uint64(1)) & mask
     return count
+
+
+def warm() -> None:
+    """Compiles or loads the kernels of this file, so that no query does."""
+    table = np.full(4, -1, dtype=np.int32)
+    words, hashes, groups = np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int64)
+    place_all(table, hashes, 1)
+    absorb(table, words, hashes, 1, 1, words.copy(), hashes.copy(), 1, groups)

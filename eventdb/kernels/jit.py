@@ -25,7 +25,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 class DiskCache(_Cache):
-    """Numba's cache interface over `kernels.cache`. `parts` name what is compiled; the processor is checked at loading."""
+    """Numba's cache interface over `kernels.cache`. `parts` name what is compiled; loading checks the processor."""
 
     def __init__(self, *parts: str, with_signature: bool) -> None:
         self._parts = parts
@@ -36,7 +36,9 @@ class DiskCache(_Cache):
         return cache.directory()
 
     def _key(self, signature: Any) -> str:
-        return cache.kernel_key(*self._parts, *((str(getattr(signature, "args", signature)),) if self._with_signature else ()))
+        return cache.kernel_key(
+            *self._parts, *((str(getattr(signature, "args", signature)),) if self._with_signature else ())
+        )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         target_context.refresh()
@@ -157,6 +159,14 @@ def build(source: str, tokens: tuple[str, ...]) -> Callable[..., int]:
             compiled.disable_compile()
             _loaded[key] = compiled
         return _loaded[key]
+
+
+def warm_families(source: str) -> None:
+    """Compiles or loads the hand-written kernels that a generated source is run together with."""
+    if "gk[" in source:
+        from eventdb.kernels import hashing
+
+        hashing.warm()
 
 
 def is_loaded(source: str, tokens: tuple[str, ...]) -> bool:

@@ -1,7 +1,8 @@
 """Kernels for queries that must not wait: from memory, from disk, or compiled in a helper process meanwhile.
 
 `find` never blocks. A kernel that is not in memory is fetched by one background thread of the process: it imports Numba
-(0.3 s, once), asks the helper to compile what is not on disk, and loads the file. The helper ends after a few idle seconds.
+(0.3 s, once), asks the helper to compile what is not on disk, and loads the file. The helper ends when
+idle.
 """
 
 from __future__ import annotations
@@ -162,6 +163,8 @@ class KernelService:
         if kernel is None:  # written for another processor, or damaged
             error = helper.compile(request.source, request.tokens)
             kernel = jit.load(request.source, request.tokens) if error is None else None
+        if kernel is not None:
+            jit.warm_families(request.source)
         request.settle(kernel, None if kernel is not None else error or "the stored kernel does not load")
 
 

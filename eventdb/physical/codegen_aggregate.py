@@ -33,6 +33,10 @@ class Cell:
     count: Cell | None = None
 
 
+Result = tuple[Cell | None, Cell | None, Dictionary | None]
+"""Of an aggregation: the cell of its value, the cell that counts, the strings its value is a rank among."""
+
+
 @dataclass(slots=True)
 class Input:
     """What several aggregations share: an argument under a filter."""
@@ -46,7 +50,9 @@ class Input:
 class AggregateCells:
     """Allocates cells for aggregations and writes their updates. `grouped`: cells live in memory at a group's row."""
 
-    def __init__(self, text: PipelineText, writer: ExpressionWriter, aggregations: tuple[Aggregation, ...], grouped: bool) -> None:
+    def __init__(
+        self, text: PipelineText, writer: ExpressionWriter, aggregations: tuple[Aggregation, ...], grouped: bool
+    ) -> None:
         self._text = text
         self._writer = writer
         self._grouped = grouped
@@ -54,11 +60,13 @@ class AggregateCells:
         self._cells: dict[tuple[Any, ...], Cell] = {}
         self._updates: list[tuple[Cell, Input, Cell | None]] = []
         self._widths = {"i": 0, "f": 0}
-        self._results: list[tuple[Cell | None, Cell | None, Dictionary | None]] = []
+        self._results: list[Result] = []
         # Counts beside the floats keep a group in one cache line; they are exact up to 2**53 rows.
         kinds = {register_kind(a.args[0].type) for a in aggregations if a.args and not a.args[0].type.is_coded}
         integral = any(
-            a.function not in ("count", "count_star", *_SPREADS) and register_kind(a.args[0].type) in "ib" for a in aggregations if a.args
+            a.function not in ("count", "count_star", *_SPREADS) and register_kind(a.args[0].type) in "ib"
+            for a in aggregations
+            if a.args
         )
         self._count_store = "f" if grouped and kinds & {"f", "e"} and not integral else "i"
         self.rows = self._cell(("rows", None, None), "count", self._count_store)
@@ -147,7 +155,11 @@ class AggregateCells:
                 text.emit(f"{place} = {total}")
                 text.fail_if(wrapped)
         elif cell.kind == "sum_f":
-            text.emit(f"{place} = fast_add({place}, np.float64({code}))" if not self._grouped else f"{place} += np.float64({code})")
+            text.emit(
+                f"{place} = fast_add({place}, np.float64({code}))"
+                if not self._grouped
+                else f"{place} += np.float64({code})"
+            )
         elif cell.kind == "mean":
             assert count is not None
             seen = self._place(count)
@@ -161,7 +173,7 @@ class AggregateCells:
             self._update_extreme(cell, code, place, self._place(count))
 
     def _update_extreme(self, cell: Cell, code: str, place: str, seen: str) -> None:
-        """least / greatest. NaN is the greatest value: the rare branch sorts it out, the usual one is one comparison."""
+        """least / greatest. NaN is the greatest value: the rare branch sorts it out, the usual is one comparison."""
         text = self._text
         held = text.assign(place)
         if cell.store == "i":
@@ -178,7 +190,7 @@ class AggregateCells:
 
     # --- which cells an aggregation needs ---
 
-    def _plan(self, aggregation: Aggregation, inputs: dict[tuple[Any, ...], Input]) -> tuple[Cell | None, Cell | None, Dictionary | None]:
+    def _plan(self, aggregation: Aggregation, inputs: dict[tuple[Any, ...], Input]) -> Result:
         """(value cell, count cell, dictionary of ranks) of an aggregation; schedules the updates."""
         name = aggregation.function
         if name not in GENERATED or (aggregation.distinct and name not in ("min", "max", "bool_and", "bool_or")):
@@ -320,8 +332,7 @@ class AggregateCells:
             for aggregation, result, type in zip(self._aggregations, self._results, types, strict=True)
         ]
 
-    def _column(self, aggregation: Aggregation, result: tuple[Cell | None, Cell | None, Dictionary | None], type: DataType,
-                stores: dict[str, Array]) -> Column:  # fmt: skip
+    def _column(self, aggregation: Aggregation, result: Result, type: DataType, stores: dict[str, Array]) -> Column:
         cell, count, ranks = result
         assert count is not None
         counts = stores[count.store][:, count.position].astype(np.int64)
@@ -348,7 +359,9 @@ class AggregateCells:
         return Column(type, np.ascontiguousarray(values).astype(type.physical, copy=False), validity)
 
     @staticmethod
-    def _quotient(aggregation: Aggregation, cell: Cell, values: Array, counts: Array, stores: dict[str, Array]) -> Array:
+    def _quotient(
+        aggregation: Aggregation, cell: Cell, values: Array, counts: Array, stores: dict[str, Array]
+    ) -> Array:
         name = aggregation.function
         some = np.maximum(counts, 1)
         with np.errstate(all="ignore"):
@@ -360,4 +373,3 @@ class AggregateCells:
             variance = squares / np.maximum(counts - 1, 1) if name.endswith("_samp") else squares / some
             variance = np.where(variance < 0, 0.0, variance)
             return np.sqrt(variance) if name.startswith("stddev") else variance
-

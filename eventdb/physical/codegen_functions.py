@@ -51,7 +51,9 @@ def _arithmetic(writer: ExpressionWriter, call: Call) -> Value:
         if left.kind != "i" or right.kind != "i":
             raise CannotCompile(f"{call.function} of an interval and a float")
         bits = max(8 * arg.type.width_bytes for arg in call.args)
-        return Value(_integer_operation(writer, call.function, left.code, right.code, call.type, bits, valid), "i", valid)
+        return Value(
+            _integer_operation(writer, call.function, left.code, right.code, call.type, bits, valid), "i", valid
+        )
     if left.kind != kind or right.kind != kind:
         raise CannotCompile(f"{call.function} of mixed types")
     return Value(writer.text.assign(f"{left.code} {_SYMBOLS[call.function]} {right.code}"), kind, valid)
@@ -97,7 +99,11 @@ def _modulo(writer: ExpressionWriter, call: Call) -> Value:
     if unsafe:  # x % -1 is 0, and so is x % 1
         divisor = text.assign(f"1 if ({divisor} == 0) | ({divisor} == -1) else {divisor}")
     rest = text.assign(f"{left.code} % {divisor}")  # with the divisor's sign
-    return Value(text.assign(f"{rest} - {divisor} if ({rest} != 0) & (({rest} < 0) != ({left.code} < 0)) else {rest}"), "i", valid)
+    return Value(
+        text.assign(f"{rest} - {divisor} if ({rest} != 0) & (({rest} < 0) != ({left.code} < 0)) else {rest}"),
+        "i",
+        valid,
+    )
 
 
 def _negate(writer: ExpressionWriter, call: Call) -> Value:
@@ -327,7 +333,9 @@ def write_cast(writer: ExpressionWriter, cast: Cast) -> Value:
     if from_ == "i" and to == "i":
         return _integer_cast(writer, cast, value)
     if source.name == "DECIMAL" and to in "fe":
-        number = text.assign(f"np.float64({value.code}) / {float(10**source.scale)!r}" if source.scale else f"np.float64({value.code})")
+        number = text.assign(
+            f"np.float64({value.code}) / {float(10**source.scale)!r}" if source.scale else f"np.float64({value.code})"
+        )
         return Value(number if to == "f" else text.assign(f"np.float32({number})"), to, value.valid)
     if from_ == "i":
         return Value(text.assign(f"{'np.float64' if to == 'f' else 'np.float32'}({value.code})"), to, value.valid)
@@ -400,4 +408,6 @@ def _round_half_away(writer: ExpressionWriter, code: str, unit: int) -> str:
     text = writer.text
     quotient = text.assign(f"{code} // {unit}")
     rest = text.assign(f"{code} - {quotient} * {unit}")
-    return text.assign(f"{quotient} + (1 if ({rest} > {unit} - {rest}) | (({rest} == {unit} - {rest}) & ({code} >= 0)) else 0)")
+    return text.assign(
+        f"{quotient} + (1 if ({rest} > {unit} - {rest}) | (({rest} == {unit} - {rest}) & ({code} >= 0)) else 0)"
+    )

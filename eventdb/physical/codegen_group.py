@@ -1,9 +1,9 @@
 """Group keys of a generated pipeline: which slot a row belongs to, and which key values a slot stands for.
 
-A key with a small known range (dictionary codes, booleans, small integers, time buckets between the least and greatest time) is a
-digit; digits combine to one number, NULL being the last value of a digit. If the number of slots is small enough it
-addresses the group's cells directly; otherwise digits are packed, keys without a range get a word of their own, and a hash
-table finds the group.
+A key with a small known range (dictionary codes, booleans, small integers, time buckets between the least and greatest
+time) is a digit; digits combine to one number, NULL being the last value of a digit. If the number of slots is small
+enough it addresses the group's cells directly; otherwise digits are packed, keys without a range get a word of their
+own, and a hash table finds the group.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from eventdb.batch import Array, Column, Dictionary
 from eventdb.logical.expressions import Call, Cast, ColumnRef, Expression, Literal
 from eventdb.physical.codegen import CannotCompile, PipelineText, register_kind
 from eventdb.physical.codegen_expression import DAY_US, UNIT_US, ExpressionWriter
-from eventdb.physical.grouping import key_values
 from eventdb.schema import DataType
 
 MAX_DIRECT_SLOTS = 1 << 22
@@ -57,7 +56,9 @@ class CodeKey:
         assert self.size is not None
         present = numbers < self.size - 1
         codes = np.where(present, numbers, 0).astype(np.int32)
-        dictionary = self.dictionary if len(self.dictionary) else Dictionary(["" if self.type.name == "VARCHAR" else b""])
+        dictionary = (
+            self.dictionary if len(self.dictionary) else Dictionary(["" if self.type.name == "VARCHAR" else b""])
+        )
         return Column(self.type, codes, None if present.all() else present, dictionary)
 
     def numbers(self, column: Column) -> Array:
@@ -156,8 +157,7 @@ class WordKey:
         return Column(type, numbers.astype(type.physical))
 
     def numbers(self, column: Column) -> Array:
-        numbers = key_values(column)
-        return numbers if column.validity is None else np.where(column.validity, numbers, 0)
+        raise CannotCompile("a key without a range has no number")
 
 
 # --- which key ----------------------------------------------------------------------------------------------------
@@ -195,7 +195,9 @@ _PART_RANGES = {
 }  # fmt: skip
 
 
-def value_bounds(expression: Expression, column_range: Callable[[int], tuple[int, int] | None]) -> tuple[int, int] | None:
+def value_bounds(
+    expression: Expression, column_range: Callable[[int], tuple[int, int] | None]
+) -> tuple[int, int] | None:
     """Bounds of an integer-like expression over the rows to be scanned; None if unknown or too wide to matter."""
     if isinstance(expression, ColumnRef):
         return column_range(expression.index)
@@ -216,7 +218,9 @@ def value_bounds(expression: Expression, column_range: Callable[[int], tuple[int
     return None
 
 
-def plan_key(expression: Expression, writer: ExpressionWriter, column_range: Callable[[int], tuple[int, int] | None]) -> Key:
+def plan_key(
+    expression: Expression, writer: ExpressionWriter, column_range: Callable[[int], tuple[int, int] | None]
+) -> Key:
     """The cheapest form of a group key."""
     type = expression.type
     if type.is_coded:
@@ -329,22 +333,6 @@ class HashLayout:
             result[position] = Column(column.type, column.values, None if present.all() else present, column.dictionary)
         return [result[i] for i in range(len(self.keys))]
 
-    def words_of(self, columns: list[Column]) -> Array:
-        """The inverse of `columns`: (groups, width) words."""
-        words = np.zeros((len(columns[0]), self.width), dtype=np.int64)
-        at = 0
-        if self.digits:
-            words[:, 0] = combine_numbers(columns, self.keys, self.digits)
-            at = 1
-        for i, position in enumerate(self.words):
-            words[:, at + i] = self.keys[position].numbers(columns[position])
-        for bit, position in enumerate(self.null_bits):
-            words[:, -1] |= np.where(columns[position].is_null(), 1 << bit, 0)
-        unbounded = [p for p in self.words if isinstance(self.keys[p], WordKey)]
-        if any(columns[p].validity is not None and p not in self.null_bits for p in unbounded):
-            raise CannotCompile("a NULL in a key that has none")
-        return words
-
 
 def write_hash_words(writer: ExpressionWriter, keys: list[Key]) -> tuple[HashLayout, list[str]]:
     """The words of the row's key."""
@@ -373,8 +361,8 @@ def write_hash_words(writer: ExpressionWriter, keys: list[Key]) -> tuple[HashLay
 def write_hash_lookup(text: PipelineText, words: list[str]) -> str:
     """The group of a row, inserted if new. Leaves the pipeline with the row's position when the arrays are full.
 
-    State: `table` (group of a place, -1 free), `gk` (words), `gh` (hash) per group, `st` = [groups]. The table has a power
-    of two places, at least twice `limit`.
+    State: `table` (group of a place, -1 free), `gk` (words), `gh` (hash) per group, `st` = [groups, limit, first row].
+    The table has a power of two places, at least twice `limit`.
     """
     width = len(words)
     text.emit("h = np.uint64(0x9E3779B97F4A7C15)")
@@ -395,7 +383,9 @@ def write_hash_lookup(text: PipelineText, words: list[str]) -> str:
     for j, word in enumerate(words):
         text.emit(f"        gk[np.uint64(g) * np.uint64({width}) + np.uint64({j})] = {word}")
     text.emit("        break")
-    same = " & ".join(f"(gk[np.uint64(g) * np.uint64({width}) + np.uint64({j})] == {word})" for j, word in enumerate(words))
+    same = " & ".join(
+        f"(gk[np.uint64(g) * np.uint64({width}) + np.uint64({j})] == {word})" for j, word in enumerate(words)
+    )
     text.emit(f"    if {same}:")
     text.emit("        break")
     text.emit("    p = (p + np.uint64(1)) & mask")

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eventdb.batch import Column, RecordBatch
+from eventdb.errors import EvaluationError
 from eventdb.kernels.service import Kernel, Request
 from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal
-from eventdb.physical.codegen import CannotCompile, PipelineText
+from eventdb.physical.codegen import CannotCompile, PipelineText, register_kind
 from eventdb.physical.codegen_expression import ExpressionWriter
 from eventdb.physical.codegen_group import bucket_of
 from eventdb.physical.compiled_input import ScanInput
 from eventdb.physical.compiled_prefix import InterpretedPrefix
-from eventdb.physical.compiled_sinks import AggregateSink, choose_sink
+from eventdb.physical.compiled_sinks import AggregateSink, HashSink, choose_sink
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.fused import FusedPipeline, request_kernel, write_steps
 from eventdb.physical.morsels import Morsel, cut, run
@@ -48,7 +49,9 @@ class KeyPlan:
         for key in keys:
             base = _base_of(key)
             reference = ColumnRef(base.type, bases.index(base), str(base))
-            outputs.append(reference if base is key or base == key else key.with_children((reference, *key.children()[1:])))
+            outputs.append(
+                reference if base is key or base == key else key.with_children((reference, *key.children()[1:]))
+            )
         return KeyPlan(bases, tuple(outputs))
 
     def columns(self, bases: list[Column], row_count: int) -> list[Column]:
@@ -113,6 +116,8 @@ class FusedAggregate(FusedPipeline):
         morsels = cut(source.row_counts, max(1, self.context.threads))
         states: list[Any] = []
         if not request.settled:
+            if isinstance(prepared.sink, HashSink):
+                raise CannotCompile("the kernel is being compiled for the next query")
             states, morsels = self._interpret_meanwhile(prepared, request, morsels)
         if morsels:
             if request.kernel is None:
@@ -150,16 +155,28 @@ class FusedAggregate(FusedPipeline):
         left = deque(morsels)
         while left and not request.settled:
             self.context.cancel.check()
-            for batch in self.interpreted(self.only(prepared.source, left.popleft(), prefix.plan)):
-                prefix.add(batch)
+            morsel = left.popleft()
+            try:
+                for batch in self.interpreted(self.only(prepared.source, morsel, prefix.plan)):
+                    prefix.add(batch)
+            except EvaluationError:
+                self._explain(prepared.source, morsel)  # perhaps only a partial sum is too large
         return prefix.states, list(left)
 
     def _explain(self, source: ScanInput, morsel: Morsel) -> None:
         """Lets the interpreted engine raise what broke in a morsel; CannotCompile if it finds nothing wrong."""
+        if self._sums_may_overflow():
+            raise CannotCompile("perhaps only a partial sum passes 64 bits: that depends on all rows")
         for _ in self.interpreted(self.only(source, morsel)):
             pass
         self.accepted_morsel_count += 1
         raise CannotCompile("the interpreted engine accepts these values")
+
+    def _sums_may_overflow(self) -> bool:
+        return any(
+            a.function in ("sum", "avg") and register_kind(a.args[0].type) == "i" and a.args[0].type.width_bytes == 8
+            for a in self.shape.aggregations or ()
+        )
 
     def _result(self, prepared: Prepared, states: list[Any]) -> RecordBatch | None:
         groups = prepared.sink.merge(states)
@@ -170,5 +187,3 @@ class FusedAggregate(FusedPipeline):
         columns = prepared.keys.columns(groups.keys, count)
         columns += prepared.sink.cells.columns(groups.integers, groups.floats, types)
         return RecordBatch(self.names, columns, count)
-
-

@@ -113,7 +113,7 @@ class ScanInput:
     # --- facts ---
 
     def column_range(self, index: int) -> tuple[int, int] | None:
-        """Least and greatest value of an integer-like column over all slices (perhaps wider); None if unknown or wide."""
+        """Least and greatest value of an integer-like column over all slices, or wider; None if unknown or wide."""
         type = self.type_of(index)
         if type.is_integer and type.width_bytes <= 2:
             limit = 1 << (8 * type.width_bytes - 1)
@@ -122,7 +122,9 @@ class ScanInput:
         if name == "_offset" and self.slices:
             last = self.slices[-1]
             return self.slices[0].first_offset, last.first_offset + last.row_count - 1
-        is_time = name == "_time" or (self._log.event_time is not None and self._log.schema.find(name) == self._log.event_time)
+        is_time = name == "_time" or (
+            self._log.event_time is not None and self._log.schema.find(name) == self._log.event_time
+        )
         if is_time and self._log.event_time is not None and all(s.time_range is not None for s in self.slices):
             ranges = [s.time_range for s in self.slices]
             return (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 0)

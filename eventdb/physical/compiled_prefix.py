@@ -1,7 +1,8 @@
 """Rows aggregated by the interpreted engine while the kernel compiles, as a state the kernel's states merge with.
 
-The interpreted engine runs the same pipeline with the primitive cells as its aggregates (counts, sums, extremes, mean and
-variance), a morsel at a time; keys become slots and hashes exactly as in the generated code.
+The interpreted engine runs the same pipeline with the primitive cells as its aggregates (counts, sums, extremes, mean
+and variance), a morsel at a time; keys become slots exactly as in the generated code. Hashed groups are not merged so:
+there the whole query is interpreted, and the kernel serves the next one.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ from typing import Any
 import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch
-from eventdb.logical.expressions import Aggregation, Cast, Expression
+from eventdb.logical.expressions import Aggregation, Cast, ColumnRef, Expression
 from eventdb.logical.functions import aggregation_type
-from eventdb.logical.plan import Aggregate, Filter, OutputField, Plan
+from eventdb.logical.plan import Aggregate, Filter, OutputField, Plan, Project
 from eventdb.physical.codegen import CannotCompile
 from eventdb.physical.codegen_aggregate import Cell
-from eventdb.physical.compiled_sinks import AggregateSink, CellState, DirectSink, HashSink, HashState
+from eventdb.physical.compiled_sinks import AggregateSink, CellState, DirectSink
 from eventdb.physical.fused import Shape
 from eventdb.schema import BIGINT
 
-_FUNCTIONS = {"sum_i": "sum", "sum_f": "sum", "mean": "avg", "min_i": "min", "min_f": "min", "max_i": "max", "max_f": "max"}
+_FUNCTIONS = {
+    "sum_i": "sum", "sum_f": "sum", "mean": "avg", "min_i": "min", "min_f": "min", "max_i": "max", "max_f": "max",
+}  # fmt: skip
 
 
 class InterpretedPrefix:
-    """`plan` gives batches of primitive aggregates for any range of rows; `add` takes them; `states` is what they amount to."""
+    """`plan` gives batches of primitive aggregates for a range of rows; `add` takes them; `states` is their sum."""
 
     def __init__(self, sink: AggregateSink, keys: tuple[Expression, ...], shape: Shape) -> None:
         self._sink = sink
@@ -43,7 +46,7 @@ class InterpretedPrefix:
         return [] if self._state is None else [self._state]
 
     def add(self, batch: RecordBatch) -> None:
-        """Merges the groups of a batch of `plan`. CannotCompile if one cannot be placed (a time outside the known range)."""
+        """Merges the groups of a batch of `plan`. CannotCompile if one cannot be placed."""
         sink = self._sink
         width_i, width_f = sink.cells.widths
         count = batch.row_count
@@ -65,18 +68,6 @@ class InterpretedPrefix:
     def _merge(self, batch: RecordBatch, integers: Array, floats: Array) -> None:
         sink = self._sink
         columns = list(batch.columns[: len(self._keys)])
-        if isinstance(sink, HashSink):
-            words = sink.layout.words_of(columns)
-            state = HashState(sink.cells.widths, sink.layout.width, max(1, 1 << (batch.row_count - 1).bit_length()))
-            state.keys[: words.size] = words.reshape(-1)
-            state.hashes[: len(words)] = hash_words(words)
-            state.control[0] = batch.row_count
-            state.integers[: integers.size] = integers.reshape(-1)
-            state.floats[: floats.size] = floats.reshape(-1)
-            if self._state is None:
-                self._state = sink.new_state()
-            sink.fold(self._state, state)
-            return
         slots = sink.numbers(columns) if isinstance(sink, DirectSink) else np.zeros(batch.row_count, dtype=np.int64)
         if self._state is None:
             self._state = sink.new_state()
@@ -87,46 +78,44 @@ class InterpretedPrefix:
         arrays[0][slots], arrays[1][slots] = part
 
 
-def hash_words(words: Array) -> Array:
-    """The hash of each row of words, as `write_hash_lookup` generates it."""
-    result = np.full(len(words), 0x9E3779B97F4A7C15, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for j in range(words.shape[1]):
-            result = (result ^ words[:, j].astype(np.uint64)) * np.uint64(0xFF51AFD7ED558CCD)
-            result ^= result >> np.uint64(32)
-    return result.view(np.int64)
-
-
 def _present(column: Column) -> Array:
     return column.values if column.validity is None else np.where(column.validity, column.values, 0)
 
 
 def _primitives(key: tuple[Any, ...], cell: Cell) -> list[Aggregation]:
     """The interpreted aggregates that give a cell."""
-    argument: Expression | None = key[1]
+    source: Expression | None = key[1]
     condition: Expression | None = key[2]
     if cell.kind == "count":
-        if argument is None:
+        if source is None:
             return [Aggregation("count_star", (), BIGINT, filter=condition)]
-        return [Aggregation("count", (argument,), BIGINT, filter=condition)]
-    assert argument is not None
+        return [Aggregation("count", (source,), BIGINT, filter=condition)]
+    assert source is not None
+    argument = source
     name = _FUNCTIONS[cell.kind]
     if name == "sum" and argument.type.name == "BOOLEAN":
-        argument = Cast(BIGINT, argument)
+        argument = Cast(BIGINT, source)
     if argument.type.name in ("DATE", "TIMESTAMP") and name == "sum":
         raise CannotCompile("a sum of times")
     names = (name, "var_pop") if cell.kind == "mean" else (name,)
-    bare = [Aggregation(n, (argument,), BIGINT, filter=condition) for n in names]
-    return [Aggregation(a.function, a.args, aggregation_type(a), filter=condition) for a in bare]
+    typed: list[Aggregation] = []
+    for function in names:
+        bare = Aggregation(function, (argument,), BIGINT)
+        typed.append(Aggregation(function, (argument,), aggregation_type(bare), filter=condition))
+    return typed
 
 
 def _plan(shape: Shape, keys: tuple[Expression, ...], aggregations: tuple[Aggregation, ...]) -> Plan:
     """The pipeline over its scan with the primitive aggregates; raising expressions are kept where they were."""
-    if any(not step.keeps and not step.window_us for step in shape.steps):
-        raise CannotCompile("expressions that can raise below the aggregate")
     node: Plan = shape.scan
+    columns = tuple(ColumnRef(field.type, i, field.name) for i, field in enumerate(shape.scan.output))
     for step in shape.steps:
         if step.keeps:
             node = Filter(node, step.expressions[0])
-    fields = tuple(OutputField(str(i), e.type) for i, e in enumerate((*keys, *aggregations)))
+        else:
+            extra = tuple(OutputField(str(e), e.type) for e in step.expressions)
+            node = Project(node, (*columns, *step.expressions), (*shape.scan.output, *extra))
+            node = Project(node, columns, shape.scan.output)
+    types = [key.type for key in keys] + [aggregation.type for aggregation in aggregations]
+    fields = tuple(OutputField(str(i), type) for i, type in enumerate(types))
     return Aggregate(node, keys, aggregations, fields)

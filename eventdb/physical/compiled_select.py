@@ -1,7 +1,7 @@
 """FusedSelect: filter and computed columns of a scan in one loop; NumPy takes the plain columns of the rows kept.
 
-Morsels run on several threads and come out in offset order. A morsel with a bad row goes through the interpreted engine,
-which raises what broke (or returns the rows, if nothing did).
+Morsels run on several threads and come out in offset order. A morsel with a bad row goes through the interpreted
+engine, which raises what broke (or returns the rows, if nothing did).
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class SelectSink:
         value = writer.value(output)
         number = len(self._types)
         self._types.append(output.type)
-        name = text.named_argument(f"o{number}", f"{_TOKENS[output.type.physical]}[w]", lambda m: m.state.values[number])
+        name = text.named_argument(
+            f"o{number}", f"{_TOKENS[output.type.physical]}[w]", lambda m: m.state.values[number]
+        )
         code = value.code if value.valid != "False" else DEFAULTS[value.kind]
         yield f"{name}[m] = {_NARROW.get(output.type.physical, '')}({code})"
         place = None
@@ -202,4 +204,3 @@ class FusedSelect(FusedPipeline):
 def worth_fusing(shape: Shape) -> bool:
     """Whether there is something to compute: plain columns of all rows come straight from the scan."""
     return bool(shape.steps) or not all(isinstance(output, ColumnRef) for output in shape.outputs)
-

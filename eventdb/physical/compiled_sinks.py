@@ -74,16 +74,25 @@ class HashState(CellState):
 
     @property
     def nbytes(self) -> int:
-        return int(self.integers.nbytes + self.floats.nbytes + self.keys.nbytes + self.hashes.nbytes + self.table.nbytes)
+        return int(
+            self.integers.nbytes + self.floats.nbytes + self.keys.nbytes + self.hashes.nbytes + self.table.nbytes
+        )
 
     def grow(self, least: int) -> None:
         """Makes room for at least `least` groups (a power of two of them)."""
         from eventdb.kernels.hashing import place_all
 
         limit = int(self.control[1])
+        if least <= limit:
+            return
         while limit < least:
             limit *= 2
-        for name, width in (("integers", self.widths[0]), ("floats", self.widths[1]), ("keys", self.words), ("hashes", 1)):
+        for name, width in (
+            ("integers", self.widths[0]),
+            ("floats", self.widths[1]),
+            ("keys", self.words),
+            ("hashes", 1),
+        ):
             old: Array = getattr(self, name)
             new = np.zeros(limit * width, dtype=old.dtype)
             new[: self.count * width] = old[: self.count * width]
@@ -244,7 +253,15 @@ class HashSink(AggregateSink):
         first.grow(first.count + state.count)
         groups = np.empty(state.count, dtype=np.int64)
         first.control[0] = absorb(
-            first.table, first.keys, first.hashes, first.count, first.words, state.keys, state.hashes, state.count, groups
+            first.table,
+            first.keys,
+            first.hashes,
+            first.count,
+            first.words,
+            state.keys,
+            state.hashes,
+            state.count,
+            groups,
         )
         mine, theirs = self._rows_of(first), self._rows_of(state)
         part = (mine[0][groups], mine[1][groups])
@@ -278,4 +295,3 @@ def choose_sink(
     if slots is not None and slots <= min(MAX_DIRECT_SLOTS, max(65_536, _SLOTS_PER_ROW * source.row_count)):
         return DirectSink(aggregations, planned, slots)
     return HashSink(aggregations, planned)
-

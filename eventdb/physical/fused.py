@@ -184,5 +184,3 @@ class FusedPipeline(Operator):
         """A plan (default: the pipeline's) over the rows of one morsel."""
         part = source.restricted(morsel)
         return transform_plan(plan or self.shape.plan, lambda node: part if isinstance(node, Scan) else node)
-
-

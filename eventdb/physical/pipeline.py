@@ -1,7 +1,7 @@
 """Fused pipelines: Aggregate? over Filter, Project and TUMBLE over a topic's Scan, run as one generated loop.
 
-`compile_pipeline` gives an operator for such plans, or None. Whether this query is compiled in the end is decided when it
-runs and its columns are known: what has no generated form runs interpreted, with the same rows and errors.
+`compile_pipeline` gives an operator for such plans, or None. Whether this query is compiled in the end is decided when
+it runs and its columns are known: what has no generated form runs interpreted, with the same rows and errors.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Rows = list[tuple[Any, ...]]
 
 
 def outcome(plan: Plan, context: QueryContext) -> tuple[Rows | str, str]:
-    """(rows or the error as text, the engine of the root operator after it ran: 'doubted' if a kernel saw errors that are none)."""
+    """(rows or the error as text, the engine that ran: 'doubted' if the kernel saw errors that are none)."""
     operator = plan_physical(plan, context)
     found: Rows = []
     try:
@@ -61,7 +61,9 @@ def same_value(left: Any, right: Any, tolerance: float = 0.0) -> bool:
     return type(left) is type(right) and bool(left == right)
 
 
-def assert_same_rows(expected: Rows | str, found: Rows | str, *, ordered: bool, tolerance: float = 0.0, keys: int = 0) -> None:
+def assert_same_rows(
+    expected: Rows | str, found: Rows | str, *, ordered: bool, tolerance: float = 0.0, keys: int = 0
+) -> None:
     """Equal errors, or equal rows: in order, or matched by their first `keys` values."""
     if isinstance(expected, str) or isinstance(found, str):
         assert found == expected
@@ -84,9 +86,13 @@ def plain_kernel(source: str, tokens: tuple[str, ...]) -> Callable[..., int]:
     """A generated pipeline as plain Python: as many shapes as wanted without a compile."""
     scope: dict[str, Any] = {"np": np}
     plain = {
-        "checked_add": intrinsics._plain_add, "checked_sub": intrinsics._plain_sub, "checked_mul": intrinsics._plain_mul,
-        "fast_add": intrinsics._plain_fast_add, "bits_of": intrinsics._plain_bits_of, "float_of": intrinsics._plain_float_of,
-    }  # fmt: skip
+        "checked_add": intrinsics._plain_add,
+        "checked_sub": intrinsics._plain_sub,
+        "checked_mul": intrinsics._plain_mul,
+        "fast_add": intrinsics._plain_fast_add,
+        "bits_of": intrinsics._plain_bits_of,
+        "float_of": intrinsics._plain_float_of,
+    }
     scope.update(plain)
     exec(compile(source, "<pipeline>", "exec"), scope)
     pipeline = scope["pipeline"]

@@ -41,7 +41,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "big": st.sampled_from([0, 1, -1, 7, 2**62, -(2**62), 2**63 - 1, -(2**63)]) | st.integers(-100, 100),
     "num": st.sampled_from([0, 1, -1, 2**31 - 1, -(2**31)]) | st.integers(-50, 50),
     "tiny": st.sampled_from([0, 127, -128]) | st.integers(-9, 9),
-    "dbl": st.sampled_from([0.0, -0.0, 1.5, math.inf, -math.inf, math.nan, 1e308, 2.5, -0.5, 0.1]) | st.floats(-100, 100),
+    "dbl": st.sampled_from([0.0, -0.0, 1.5, math.inf, -math.inf, math.nan, 1e308, 2.5, -0.5, 0.1])
+    | st.floats(-100, 100),
     "flt": st.sampled_from([0.0, 1.5, math.inf, math.nan]) | st.floats(-100, 100, width=32),
     "money": st.sampled_from([0, 1, -1, 10**10 - 1, 1 - 10**10]) | st.integers(-1000, 1000),
     "name": st.sampled_from(["", "a", "b", "ab", "Ünï", "zz", "10"]),
@@ -173,7 +174,9 @@ def predicates(draw: st.DrawFn, depth: int = 2) -> Expression:
     if depth <= 0:
         return draw(leaf(BOOLEAN))
     below = depth - 1
-    kind = draw(st.sampled_from(["compare", "compare", "logic", "logic", "not", "null", "text", "in", "distinct", "nan"]))
+    kind = draw(
+        st.sampled_from(["compare", "compare", "logic", "logic", "not", "null", "text", "in", "distinct", "nan"])
+    )
     if kind == "logic":
         count = draw(st.integers(2, 3))
         return Call(BOOLEAN, draw(st.sampled_from(["and", "or"])), tuple(draw(predicates(below)) for _ in range(count)))
@@ -188,7 +191,9 @@ def predicates(draw: st.DrawFn, depth: int = 2) -> Expression:
         return call(draw(st.sampled_from(["is_null", "is_not_null"])), draw(expressions(type, below)))
     if kind == "in":
         found = draw(st.lists(_LITERALS[type.name], min_size=1, max_size=4))
-        return InList(BOOLEAN, draw(expressions(type, below)), tuple(Literal(type, v) for v in found), draw(st.booleans()))
+        return InList(
+            BOOLEAN, draw(expressions(type, below)), tuple(Literal(type, v) for v in found), draw(st.booleans())
+        )
     sign = draw(st.sampled_from(_SIGNS if kind == "compare" else ["is_distinct_from", "is_not_distinct_from"]))
     return Call(BOOLEAN, sign, (draw(expressions(type, below)), draw(expressions(type, below))))
 

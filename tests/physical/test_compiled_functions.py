@@ -12,7 +12,19 @@ from eventdb.logical.expressions import Call, Case, Cast, Expression, InList, In
 from eventdb.logical.plan import Filter, OutputField, Project
 from eventdb.physical import fused
 from eventdb.physical.codegen_functions import FUNCTIONS
-from eventdb.schema import BIGINT, BOOLEAN, DATE, DOUBLE, FLOAT, INTEGER, INTERVAL, TIMESTAMP, TINYINT, VARCHAR, DataType
+from eventdb.schema import (
+    BIGINT,
+    BOOLEAN,
+    DATE,
+    DOUBLE,
+    FLOAT,
+    INTEGER,
+    INTERVAL,
+    TIMESTAMP,
+    TINYINT,
+    VARCHAR,
+    DataType,
+)
 from tests.physical.building import MemoryLog, call, context_of, scan_of
 from tests.physical.engines import assert_same_rows, both, plain_kernel
 from tests.physical.expressions import COLUMNS, HOUR, MONEY, NULLABLE, START, column, table
@@ -28,13 +40,16 @@ EDGES: dict[str, list[Any]] = {
     "name": [None, "", "a", "Ünï", "zz"],
     "site": ["north", "south", "east"],
     "flag": [None, True, False],
-    "ts": [START, START + 3 * DAY + 7, 0, -1, -DAY - 1, 951_782_400_000_000, 951_868_799_999_999, -62_135_596_800_000_000,
-           253_402_300_799_999_999, START + 5 * DAY],
+    "ts": [START, START + 3 * DAY + 7, 0, -1, -DAY - 1, 951_782_400_000_000, 951_868_799_999_999,
+           -62_135_596_800_000_000, 253_402_300_799_999_999, START + 5 * DAY],
     "day": [None, 0, -1, 19_000, 2_932_896, -719_162],
 }  # fmt: skip
 COUNT = 30
 # Columns are shifted against each other, so that edges of one meet many of another.
-DATA = [tuple(EDGES[n][(r * (c + 1) + r // len(EDGES[n])) % len(EDGES[n])] for c, n in enumerate(COLUMNS)) for r in range(COUNT)]
+DATA = [
+    tuple(EDGES[n][(r * (c + 1) + r // len(EDGES[n])) % len(EDGES[n])] for c, n in enumerate(COLUMNS))
+    for r in range(COUNT)
+]
 UNITS = ["microsecond", "millisecond", "second", "minute", "hour", "day", "week"]
 PARTS = ["year", "quarter", "month", "day", "hour", "minute", "second", "millisecond", "microsecond", "dow", "isodow"]
 TYPES: list[DataType] = [BIGINT, INTEGER, TINYINT, DOUBLE, FLOAT, MONEY]
@@ -61,7 +76,12 @@ def arithmetic() -> list[Expression]:
     for (a, b), divisor in itertools.product(itertools.product(integers, integers), [3, 7, -7, -1]):
         found.append(call("modulo", of(a)[0], of(b)[0]))
         found += [call("modulo", of(a)[0], Literal(a, divisor)), call("divide", of(a)[0], Literal(a, divisor))]
-    found += [call(name, of(type)[0]) for name in ("negate", "abs", "floor", "ceil", "trunc") for type in TYPES if type != MONEY or name in ("negate", "abs")]
+    found += [
+        call(name, of(type)[0])
+        for name in ("negate", "abs", "floor", "ceil", "trunc")
+        for type in TYPES
+        if type != MONEY or name in ("negate", "abs")
+    ]
     found += [call("sqrt", column("dbl")), call("isnan", column("flt")), call("isfinite", column("dbl"))]
     found += [call("epoch_ms", column("ts")), call("epoch_us", column("ts"))]
     return found
@@ -70,9 +90,22 @@ def arithmetic() -> list[Expression]:
 def logic() -> list[Expression]:
     found: list[Expression] = []
     for name in ("eq", "ne", "lt", "le", "gt", "ge", "is_distinct_from", "is_not_distinct_from"):
-        found += [call(name, of(a)[0], of(b)[0]) for a, b in [*itertools.product(TYPES, TYPES), (DATE, TIMESTAMP), (BOOLEAN, BOOLEAN)]]
-        found += [call(name, column("name"), text("a")), call(name, text("south"), column("site")), call(name, column("name"), text("no"))]
-    truth = [column("flag"), Literal(BOOLEAN, True), Literal(BOOLEAN, False), Literal(BOOLEAN, None), call("gt", column("big"), Literal(BIGINT, 0))]
+        found += [
+            call(name, of(a)[0], of(b)[0])
+            for a, b in [*itertools.product(TYPES, TYPES), (DATE, TIMESTAMP), (BOOLEAN, BOOLEAN)]
+        ]
+        found += [
+            call(name, column("name"), text("a")),
+            call(name, text("south"), column("site")),
+            call(name, column("name"), text("no")),
+        ]
+    truth = [
+        column("flag"),
+        Literal(BOOLEAN, True),
+        Literal(BOOLEAN, False),
+        Literal(BOOLEAN, None),
+        call("gt", column("big"), Literal(BIGINT, 0)),
+    ]
     risky = call("eq", call("divide", Literal(BIGINT, 10), column("big")), Literal(BIGINT, 10))
     for name in ("and", "or"):
         found += [Call(BOOLEAN, name, pair) for pair in itertools.product(truth, truth)]
@@ -104,7 +137,9 @@ def casts() -> list[Expression]:
     for scale in (0, 1, 4):
         from eventdb.schema import decimal_type
 
-        found += [Cast(decimal_type(12, scale), column(c), safe) for c in ("money", "big", "dbl") for safe in (True, False)]
+        found += [
+            Cast(decimal_type(12, scale), column(c), safe) for c in ("money", "big", "dbl") for safe in (True, False)
+        ]
     return [*found, Cast(TIMESTAMP, column("day")), Cast(DATE, column("ts"))]
 
 
@@ -119,10 +154,14 @@ def conditionals() -> list[Expression]:
         Call(BIGINT, "coalesce", (none, risky, Literal(BIGINT, 3))),
         Call(BIGINT, "coalesce", (column("big"), Literal(BIGINT, 3))),
         Call(DOUBLE, "coalesce", (column("dbl"), Literal(DOUBLE, None))),
-        call("length", column("name")), call("length", call("upper", column("name"))), call("strpos", column("site"), text("o")),
-        call("like", column("name"), text("%a%")), call("coalesce", column("name"), text("?")), call("upper", column("name")),
+        call("length", column("name")),
+        call("length", call("upper", column("name"))),
+        call("strpos", column("site"), text("o")),
+        call("like", column("name"), text("%a%")),
+        call("coalesce", column("name"), text("?")),
+        call("upper", column("name")),
         call("eq", call("coalesce", column("name"), text("a")), text("a")),
-    ]  # fmt: skip
+    ]
     for negated, more in itertools.product([False, True], [[], [None]]):
         found.append(InList(BOOLEAN, column("big"), tuple(Literal(BIGINT, v) for v in [0, 7, *more]), negated))
         found.append(InList(BOOLEAN, column("name"), tuple(Literal(VARCHAR, v) for v in ["a", "x", *more]), negated))

@@ -125,7 +125,9 @@ def test_a_hash_table_grows_through_several_sizes(monkeypatch: pytest.MonkeyPatc
 def test_windows_share_one_digit_for_start_end_and_time() -> None:
     log = MemoryLog([table(ORDINARY)], event_time=TIME)
     windows = TimeWindow(scan_of(log), column("ts"), HOUR, HOUR)
-    start, end, last = (ColumnRef(TIMESTAMP, len(COLUMNS) + i, n) for i, n in enumerate(("window_start", "window_end", "window_time")))
+    start, end, last = (
+        ColumnRef(TIMESTAMP, len(COLUMNS) + i, n) for i, n in enumerate(("window_start", "window_end", "window_time"))
+    )
     plan = plan_of(windows, (last, column("name"), start, end), [aggregate("count_star")])
     expected, found, engine = both(plan, context_of(log))
     assert engine == "compiled"

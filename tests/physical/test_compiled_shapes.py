@@ -18,7 +18,7 @@ from tests.physical.building import MemoryLog, aggregate, call, context_of, scan
 from tests.physical.engines import assert_same_rows, both, plain_kernel
 from tests.physical.expressions import COLUMNS, HOUR, MONEY, column, expressions, predicates, rows, table
 
-EXAMPLES = 150
+EXAMPLES = 100
 PHASES = (Phase.explicit, Phase.generate)  # a failing plan is printed as found: shrinking it takes minutes
 TIME = list(COLUMNS).index("ts")
 
@@ -49,7 +49,12 @@ _TYPES = st.sampled_from([BIGINT, INTEGER, DOUBLE, FLOAT, MONEY, BOOLEAN, TIMEST
 
 
 @settings(max_examples=EXAMPLES, phases=PHASES)
-@given(data=rows(), cut=st.integers(0, 6), condition=predicates(), outputs=st.lists(_TYPES.flatmap(expressions), min_size=1, max_size=3))
+@given(
+    data=rows(),
+    cut=st.integers(0, 6),
+    condition=predicates(),
+    outputs=st.lists(_TYPES.flatmap(expressions), min_size=1, max_size=3),
+)
 def test_filter_and_project_agree(
     engines: Counter[str], data: list[tuple[Any, ...]], cut: int, condition: Expression, outputs: list[Expression]
 ) -> None:
@@ -66,7 +71,11 @@ _NUMERIC = st.sampled_from([BIGINT, INTEGER, DOUBLE, FLOAT, MONEY])
 
 @st.composite
 def aggregations(draw: st.DrawFn) -> Aggregation:
-    name = draw(st.sampled_from(["count_star", "count", "sum", "avg", "min", "max", "stddev_samp", "var_pop", "bool_and", "bool_or"]))
+    name = draw(
+        st.sampled_from(
+            ["count_star", "count", "sum", "avg", "min", "max", "stddev_samp", "var_pop", "bool_and", "bool_or"]
+        )
+    )
     where = draw(st.none() | predicates(1))
     if name == "count_star":
         return aggregate(name, where=where)
@@ -82,11 +91,21 @@ def aggregations(draw: st.DrawFn) -> Aggregation:
 @st.composite
 def group_keys(draw: st.DrawFn) -> tuple[Expression, ...]:
     choices = [
-        column("name"), column("site"), column("flag"), column("tiny"), column("big"), column("dbl"), column("day"), column("num"),
-        call("upper", column("name")), call("reverse", column("name")),
-        call("date_trunc", _text("hour"), column("ts")), call("date_trunc", _text("week"), column("ts")),
-        call("date_part", _text("hour"), column("ts")), call("length", column("name")),
-    ]  # fmt: skip
+        column("name"),
+        column("site"),
+        column("flag"),
+        column("tiny"),
+        column("big"),
+        column("dbl"),
+        column("day"),
+        column("num"),
+        call("upper", column("name")),
+        call("reverse", column("name")),
+        call("date_trunc", _text("hour"), column("ts")),
+        call("date_trunc", _text("week"), column("ts")),
+        call("date_part", _text("hour"), column("ts")),
+        call("length", column("name")),
+    ]
     return tuple(draw(st.lists(st.sampled_from(choices), min_size=0, max_size=3, unique=True)))
 
 
@@ -102,7 +121,13 @@ def aggregate_plan(source: Plan, keys: tuple[Expression, ...], found: list[Aggre
 
 
 @settings(max_examples=EXAMPLES, phases=PHASES)
-@given(data=rows(), cut=st.integers(0, 6), condition=st.none() | predicates(1), keys=group_keys(), found=st.lists(aggregations(), min_size=1, max_size=4))
+@given(
+    data=rows(),
+    cut=st.integers(0, 6),
+    condition=st.none() | predicates(1),
+    keys=group_keys(),
+    found=st.lists(aggregations(), min_size=1, max_size=4),
+)
 def test_group_by_agrees(
     engines: Counter[str],
     data: list[tuple[Any, ...]],
