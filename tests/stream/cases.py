@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
@@ -263,47 +264,59 @@ _AGGREGATE_TEXTS = [
 ]  # fmt: skip
 
 
+_WINDOWS = [("tumble", 10, 10), ("hop", 10, 5), ("bucket", 10, 10), ("hop", 10, 4), ("hop", 4, 6)]
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    window = draw(
-        st.sampled_from([None, ("tumble", 10, 10), ("hop", 10, 5), ("hop", 10, 4), ("hop", 4, 6), ("bucket", 10, 10)])
-    )
-    has_aggregate = draw(st.integers(0, 5)) > 0
+    """Mostly groups by a window of a topic with a watermark: that is where rows are late and windows close."""
+    shape = draw(st.sampled_from(["windowed", "windowed", "windowed", "grouped", "plain"]))
+    window = draw(st.sampled_from(_WINDOWS)) if shape == "windowed" else draw(st.sampled_from([None, *_WINDOWS]))
     keys: tuple[str, ...] | None = None
     aggregates: tuple[str, ...] = ()
-    if has_aggregate:
-        names = ["device", "third"]
-        if window is not None:
-            names += ["bucket"] if window[0] == "bucket" else ["window_start", "window_end", "window_time"]
-        keys = tuple(draw(st.lists(st.sampled_from(names), unique=True, max_size=3)))
-        others = draw(st.lists(st.sampled_from(_AGGREGATE_TEXTS), unique=True, max_size=3))
-        aggregates = ("count_star", *others)
-    having = draw(st.sampled_from([None, None, 1, 2])) if has_aggregate else None
+    having, delay_s = None, draw(st.sampled_from([3, 0, 12, None]))
+    if shape != "plain":
+        others = draw(st.sampled_from([("device",), (), ("device", "third"), ("third",)]))
+        keys = others
+        if shape == "windowed":
+            assert window is not None
+            times = ["bucket"] if window[0] == "bucket" else ["window_end", "window_start", "window_time"]
+            time = draw(st.sampled_from(times))
+            keys = draw(st.sampled_from([(time, *others), (*others, time), (times[0], *others, time)]))
+            keys = tuple(dict.fromkeys(keys))
+        chosen = draw(st.lists(st.sampled_from(_AGGREGATE_TEXTS), unique=True, max_size=3))
+        aggregates = ("count_star", *chosen)
+        having = draw(st.sampled_from([None, None, 1, 2]))
     emit = draw(st.sampled_from([None, None, "update"]))
-    delay_s = draw(st.sampled_from([None, 0, 3, 12]))
     where = draw(st.sampled_from([None, None, "v > 3", "device = 'a'"]))
-    max_future_s = draw(st.sampled_from([None, 30]))
+    max_future_s = draw(st.sampled_from([30, None]))
     return Case(where, window, keys, aggregates, having, emit, delay_s, draw(st.sampled_from([0, 0, 4])), max_future_s)
 
 
 @st.composite
 def inputs(draw: st.DrawFn) -> tuple[list[Row], list[int]]:
-    """Rows whose times mostly advance, with disorder, repetitions, NULLs and wrong clocks; and their append times."""
-    steps = draw(st.lists(st.tuples(st.integers(0, 6), st.integers(-20, 3), st.integers(0, 30)), max_size=60))
+    """Rows whose times mostly advance, with disorder, repetitions, NULLs and wrong clocks; and their append times.
+
+    The rows come from a seed: drawn one by one they would nearly all be alike.
+    """
+    count = draw(st.sampled_from([40, 40, 15, 80, 5, 2, 1, 0]))
+    random = Random(draw(st.integers(0, 1 << 32)))
+    devices, pace = ["a", "b", "c", None, ""][: random.randint(1, 5)], random.randint(0, 3)
     now, rows, appended = 0, [], []
-    for step, shift, kind in steps:
-        now += step * SECOND
-        time: int | None = now + (shift * SECOND if kind > 12 else 0)
-        if kind == 0:
+    while len(rows) < count:
+        now += random.randint(0, pace) * SECOND
+        time: int | None = now
+        kind = random.random()
+        if kind < 0.05:
             time = None
-        elif kind == 1:
+        elif kind < 0.08:
             time = now + 500 * SECOND
-        device = draw(st.sampled_from(["a", "b", "c", None, ""]))
-        value = draw(st.one_of(st.none(), st.integers(-5, 20)))
-        number = draw(st.sampled_from([None, 0.0, -1.5, 2.0, 7.25]))
-        rows.append((device, value, number, time))
+        elif kind < 0.5:
+            time = now + random.randint(-20, 3) * SECOND
+        value = random.choice([None, random.randint(-5, 20)])
+        rows.append((random.choice(devices), value, random.choice([None, 0.0, -1.5, 2.0, 7.25]), time))
         appended.append(now)
-        if kind == 2:
+        if kind > 0.97:
             rows.append(rows[-1])
             appended.append(now)
     return rows, appended
@@ -311,7 +324,13 @@ def inputs(draw: st.DrawFn) -> tuple[list[Row], list[int]]:
 
 def cuts(row_count: int) -> st.SearchStrategy[list[int]]:
     """Ascending positions at which rows [0, row_count) are cut into batches."""
-    return st.lists(st.integers(0, row_count), max_size=6).map(lambda points: sorted({*points, row_count} - {0}))
+
+    def cut(seed: int) -> list[int]:
+        random = Random(seed)
+        points = {random.randint(0, row_count) for _ in range(random.randint(0, 12))}
+        return sorted({*points, row_count} - {0})
+
+    return st.integers(0, 1 << 32).map(cut)
 
 
 def comparable(rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdb.batch import RecordBatch
@@ -62,6 +62,7 @@ def maintain(store: MemoryStore, spec: ViewSpec, query: Any = None) -> Any:
     return query
 
 
+@settings(max_examples=200)
 @given(cases(), inputs(), st.data())
 def test_content_is_the_batch_answer_after_every_commit_and_crash(case, given_rows, data):
     rows, appended = given_rows
@@ -95,6 +96,7 @@ def test_content_is_the_batch_answer_after_every_commit_and_crash(case, given_ro
             assert len(list(StateKeys(VIEW_ID).groups(snapshot))) == expected.open_groups
 
 
+@settings(max_examples=200)
 @given(cases(), inputs(), st.data())
 def test_changes_of_a_subscriber_add_up_to_the_content(case, given_rows, data):
     rows, appended = given_rows
