@@ -80,6 +80,7 @@ class SimulatedDisk:
         self.root = root
         self.random = random.Random(seed)
         self.tree = SimulatedDirectory()
+        self.odds: Callable[[str], float | None] = lambda path: None  # of unflushed changes to survive; None = draw
         self.boots = 0
         self.power_cuts = self.process_crashes = self.bytes_lost = self.entries_lost = 0
 
@@ -111,17 +112,18 @@ class SimulatedDisk:
         return image
 
     def _collect(self, directory: SimulatedDirectory, prefix: str, image: Image, power: bool) -> None:
-        entries = self._surviving(directory) if power else directory.visible
+        entries = self._surviving(directory, prefix) if power else directory.visible
         for name, node in entries.items():
             if isinstance(node, SimulatedDirectory):
                 image[prefix + name] = None
                 self._collect(node, f"{prefix}{name}/", image, power)
             else:
-                image[prefix + name] = self._left_of(node) if power else node.visible()
+                image[prefix + name] = self._left_of(node, prefix + name) if power else node.visible()
 
-    def _surviving(self, directory: SimulatedDirectory) -> dict[str, Node]:
+    def _surviving(self, directory: SimulatedDirectory, path: str) -> dict[str, Node]:
         entries = dict(directory.durable)
-        odds = self.random.choice((0.0, 0.5, 0.5, 1.0))
+        fixed = self.odds(path)
+        odds = self.random.choice((0.0, 0.5, 0.5, 1.0)) if fixed is None else fixed
         for changes in directory.log:
             if self.random.random() < odds:
                 _apply(entries, changes)
@@ -129,10 +131,14 @@ class SimulatedDisk:
                 self.entries_lost += 1
         return entries
 
-    def _left_of(self, file: SimulatedFile) -> bytes:
+    def _left_of(self, file: SimulatedFile, path: str) -> bytes:
         old, new = file.durable, file.visible()
-        if old == new:
+        fixed = self.odds(path)
+        if old == new or fixed == 1.0:
             return new
+        if fixed == 0.0:
+            self.bytes_lost += sum(a != b for a, b in zip(old, new, strict=False))
+            return old
         size = self.random.choice((len(old), len(new), len(new)))
         if len(new) > len(old):
             size = self.random.choice((len(old), len(new), self.random.randint(len(old), len(new))))

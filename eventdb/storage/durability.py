@@ -298,5 +298,6 @@ class Durability(CommittedState):
 
     def drop(self) -> None:
         """Descriptors and mappings go; LMDB is not touched (the index closes itself)."""
+        self.token = None  # a forgotten transaction must not unlock what the descriptor's number means by then
         self.journal.close()
         self.slots.close()

@@ -83,6 +83,7 @@ class PartitionLog:
         self.segment: Segment | None = None
         self.generation = -1
         self.touched = (-1, NO_SEGMENT)  # checkpoint sequence and segment base of the last dirty mark of this process
+        self.durable_base = NO_SEGMENT  # of a segment whose directory entry this process has flushed
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # of `segment`
         self._mapped: dict[int, Segment] = {}

@@ -12,6 +12,7 @@ from eventdb.storage.dictionary import is_short
 from eventdb.storage.format import (
     NO_MAX_TIME,
     NO_MIN_TIME,
+    NO_SEGMENT,
     OP_BULK,
     OP_CHUNK,
     OP_DELETE,
@@ -77,6 +78,8 @@ class WriteTransaction:
     The writer lock of the whole database is held inside: keep it short.
     """
 
+    _token: object = None  # set once the section is entered; on the class, for __del__ after an interrupted __init__
+
     def __init__(self, writer: Writer, notifier: Notifier, *, journaled: bool) -> None:
         self._writer = writer
         self._notifier = notifier
@@ -90,7 +93,6 @@ class WriteTransaction:
         self._index_changed = False  # by more than partitions' ends: those may go to the head
         self._ahead: dict[bytes, bytes] = {}
         self._committing = False
-        self._token: object = None  # set while the section is entered
 
     def __enter__(self) -> WriteTransaction:
         writer = self._writer
@@ -222,6 +224,7 @@ class WriteTransaction:
             else:
                 self._put(segment_key(log.topic_id, log.partition, old.base), value)
         staged.created[segment.base] = (segment, layout.pack())
+        log.durable_base = NO_SEGMENT
         staged.segment = segment
         state.base, state.min_time, state.max_time = segment.base, NO_MIN_TIME, NO_MAX_TIME
         return segment
@@ -408,7 +411,7 @@ class WriteTransaction:
         unsynced = False
         if bulk:
             if writer.synced:
-                writer.flush_bulk([(s.log, segment, segment.base in s.created) for s, segment in bulk])
+                self._flush_bulk(bulk)
             else:
                 unsynced = True
         parts.extend(self._key_ops)
@@ -425,6 +428,18 @@ class WriteTransaction:
                 dictionary = log.dictionaries[i]
                 assert dictionary is not None
                 dictionary.publish(pending)
+
+    def _flush_bulk(self, bulk: list[tuple[Staged, Segment]]) -> None:
+        """The rows are on the device, and their files can be found there, before the record that names them."""
+        found = []
+        for staged, segment in bulk:
+            log = staged.log
+            # A file that is new since the checkpoint, made by this commit or an earlier one, may have no durable entry.
+            mark = self._txn.get(dirty_key(log.topic_id, log.partition, segment.base))
+            found.append((log, segment, mark == b"\1" and log.durable_base != segment.base))
+        self._writer.flush_bulk(found)
+        for staged, segment in bulk:
+            staged.log.durable_base = segment.base
 
     def _commit_head(self, payload: bytes, unsynced: bool) -> bool:
         """The commit goes to the head, if it fits; the index transaction ends without a trace."""
