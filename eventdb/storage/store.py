@@ -53,11 +53,11 @@ _inherited: list[object] = []  # what a forked child must neither use nor destro
 
 def parse_durability(text: str) -> tuple[str, int | None]:
     """('commit' | 'interval' | 'os', flush interval in ms or None). UsageError names the choices."""
-    name, _, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
-    if name in ("commit", "os") and not rest:
+    name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if name in ("commit", "os") and not colon:
         return name, None
     if name == "interval":
-        if not rest:
+        if not colon:
             return name, DEFAULT_FLUSH_INTERVAL_MS
         number = rest.removesuffix("ms").strip()
         if number.isdecimal() and 1 <= int(number) <= 3_600_000:
