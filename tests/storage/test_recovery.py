@@ -1,0 +1,240 @@
+"""Crashes that once went wrong, each by itself: the name says what must hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eventdb.errors import CorruptionError
+from eventdb.storage import PartitionLog, Store
+from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
+from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SMALL_LIMITS.items():
+        monkeypatch.setattr(f"eventdb.storage.{name}", value)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> SimulatedDisk:
+    (tmp_path / "disk").mkdir()
+    found = SimulatedDisk(str(tmp_path / "disk"))
+    found.odds = lambda path: 0.0  # everything that was not flushed is gone
+    return found
+
+
+def start(disk: SimulatedDisk, durability: str = "commit", files: SimulatedFiles | None = None) -> Store:
+    return Store.open(
+        disk.root + "/db", durability=durability, files=files or disk.files(), clock=disk.clock(),
+        live_topics=lambda: SCHEMAS, maintenance=False,
+    )  # fmt: skip
+
+
+def crash(disk: SimulatedDisk, store: Store, *, power: bool) -> None:
+    image = disk.image(power=power)
+    let_go(store)
+    disk.restart(image, power=power)
+
+
+def log(store: Store, topic: int = 1) -> PartitionLog:
+    return store.log(topic, SCHEMAS[topic], EVENT_TIMES[topic])
+
+
+def rows(store: Store, topic: int = 1) -> list[Row]:
+    with store.snapshot() as snapshot:
+        return [
+            row[2] for chunk in snapshot.rows(log(store, topic), *snapshot.offsets(log(store, topic))) for row in chunk
+        ]
+
+
+def append(store: Store, count: int, topic: int = 1, first: int = 0) -> list[Row]:
+    made: list[Row] = [("a", first + i) for i in range(count)]
+    with store.write() as transaction:
+        transaction.append_rows(log(store, topic), made)
+    return made
+
+
+def test_a_new_segment_is_found_although_another_handle_marked_it_after(disk: SimulatedDisk) -> None:
+    store = start(disk, "os")
+    kept = append(store, 2)
+    log(store).touched = (-1, 0)  # as in any process but the one that made the segment
+    kept += append(store, 2, first=2)
+    store.checkpoint()
+    crash(disk, store, power=True)
+    store = start(disk, "os")
+    assert rows(store) == kept
+    assert store.check(deep=True) == []
+    store.close()
+
+
+def test_bulk_rows_in_a_segment_of_an_earlier_commit_are_found(disk: SimulatedDisk) -> None:
+    store = start(disk)
+    kept = append(store, 1)  # makes the segment; the journal holds the row
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eventdb.storage.transaction.MAX_PAYLOAD_BYTES", 1)
+        kept += append(store, 5, first=1)
+    crash(disk, store, power=True)
+    store = start(disk)
+    assert rows(store) == kept
+    store.close()
+
+
+def test_a_commit_whose_unflushed_rows_are_gone_leaves_no_part_of_itself(disk: SimulatedDisk) -> None:
+    store = start(disk, "os")
+    kept = append(store, 1)
+    with store.write() as transaction:
+        transaction.append_rows(log(store, 2), [(1, "a", b"x")])
+        transaction.append_rows(log(store), [(f"w{i}" * 20, i) for i in range(60)])
+        transaction.put(b"key", b"value")
+    disk.odds = lambda path: 1.0 if "/journal" in path else 0.0
+    crash(disk, store, power=True)
+    store = start(disk, "os")
+    assert rows(store) == kept
+    assert rows(store, 2) == []
+    assert store.check(deep=True) == []
+    with store.snapshot() as snapshot:
+        assert snapshot.get(b"key") is None
+    assert store.recovery_report["bytes_cut"]
+    store.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recovering_after_a_killed_process_may_lose_power_anywhere(disk: SimulatedDisk, seed: int) -> None:
+    """The dead process's pin is gone: folding the head in first may reuse pages of the only checkpoint."""
+    fired, count = 1, 0
+    disk.random.seed(seed)
+    disk.odds = lambda path: None
+    kept: list[Row] = []
+    while fired:
+        count += 1
+        store = start(disk)
+        for i in range(4):
+            kept.append(("a", 10 * count + i))
+            assert store.append_row(log(store), kept[-1]) == len(kept) - 1
+        crash(disk, store, power=False)
+        files = disk.files()
+        files.crash_at(count, power=True)
+        try:
+            start(disk, files=files).close()
+        except Crash:
+            disk.restart(files.left, power=True)
+        fired = files.fired
+        store = start(disk)
+        assert rows(store) == kept
+        store.close()
+    assert count > 20
+
+
+def test_a_power_cut_while_the_journal_rolls_leaves_an_openable_database(disk: SimulatedDisk) -> None:
+    count, rolled = 0, 0
+    kept: list[Row] = []
+    while count < 80:
+        count += 1
+        store = start(disk)
+        files = store._files
+        assert isinstance(files, SimulatedFiles)
+        kept += append(store, 1, first=1000 * count)
+        assert store._writer is not None
+        tail = store._writer.tail
+        while tail.number == 0 and store._writer.tail.size - store._writer.tail.position > 200:
+            kept += append(store, 1, first=count)
+        files.crash_at(1 + count % 25, power=True)
+        disk.odds = [lambda path: 0.0, lambda path: None, lambda path: 1.0][count % 3]
+        try:
+            while True:
+                made = [("a", count)]
+                store.append_row(log(store), made[0])
+                kept += made
+        except Crash:
+            rolled += "create" in files.log
+            let_go(store)
+            disk.restart(files.left, power=True)
+        store = start(disk)
+        assert rows(store)[: len(kept)] == kept
+        kept = rows(store)
+        store.close()
+    assert rolled >= 1
+
+
+def damage(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0xFF
+    path.write_bytes(data)
+
+
+def crashed(disk: SimulatedDisk, count: int, *, power: bool) -> tuple[Path, list[Row]]:
+    """A crashed database whose journal holds `count` commits of one row; the path of that journal file."""
+    store = start(disk)
+    append(store, 1, first=-1)
+    made = [("a", i) for i in range(count)]
+    for row in made:
+        store.append_row(log(store), row)
+    assert store._writer is not None
+    assert store._writer.journal.file is not None
+    path = store._writer.journal.file.path
+    crash(disk, store, power=power)
+    return Path(path), [("a", -1), *made]
+
+
+def test_rot_in_the_middle_of_the_journal_is_refused_not_cut(disk: SimulatedDisk) -> None:
+    path, _ = crashed(disk, 10, power=True)
+    data = path.read_bytes()
+    records = [i for i in range(0, len(data) - 4, 8) if data[i : i + 4] == b"EDJ1"]
+    damage(path, records[len(records) // 2] + 60)
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match=r"does not verify.*damage"):
+            start(disk)
+
+
+def test_a_torn_tail_is_cut_and_reported(disk: SimulatedDisk) -> None:
+    path, kept = crashed(disk, 10, power=True)
+    data = path.read_bytes()
+    last = max(i for i in range(0, len(data) - 4, 8) if data[i : i + 4] == b"EDJ1")
+    damage(path, last + 60)
+    store = start(disk)
+    assert rows(store) == kept[:-1]
+    assert store.recovery_report["kind"] == "power loss"
+    assert int(str(store.recovery_report["bytes_cut"])) > 0
+    assert store.append_row(log(store), ("a", 99)) == len(kept) - 1
+    store.close()
+
+
+def test_a_missing_journal_file_is_refused(disk: SimulatedDisk) -> None:
+    path, _ = crashed(disk, 3, power=True)
+    path.unlink()
+    with pytest.raises(CorruptionError, match="is missing"):
+        start(disk)
+
+
+def test_a_missing_next_journal_file_is_refused_not_forgotten(disk: SimulatedDisk) -> None:
+    store = start(disk)
+    assert store._writer is not None
+    while store._writer.tail.number < 1:
+        append(store, 1)
+    file = store._writer.journal.file
+    assert file is not None
+    path = Path(file.path)
+    crash(disk, store, power=True)
+    path.unlink()
+    with pytest.raises(CorruptionError, match="is missing: the journal goes on in it"):
+        start(disk)
+
+
+def test_a_torn_head_slot_of_a_crash_without_power_loss_falls_back_to_the_journal(disk: SimulatedDisk) -> None:
+    """A process killed while it fills the unused slot has changed nothing: the sequence still names the other."""
+    store = start(disk)
+    append(store, 1)
+    assert store.append_row(log(store), ("a", 1)) == 1
+    assert store._page is not None
+    sequence = store._head.sequence() if store._head else 0
+    unused = 4096 + 4096 * ((sequence + 1) & 1)
+    store._page[unused : unused + 100] = b"\xa5" * 100
+    assert len(rows(store)) == 2
+    crash(disk, store, power=False)
+    store = start(disk)
+    assert len(rows(store)) == 2
+    assert store.append_row(log(store), ("a", 2)) == 2
+    store.close()
