@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eventdb.batch import RecordBatch
+from eventdb.physical.context import QueryContext
+from eventdb.physical.planner import run
 from eventdb.stream.program import analyse
 from eventdb.stream.reader import ViewReader
 from eventdb.stream.state import StateKeys
@@ -129,3 +131,33 @@ def test_changes_of_a_subscriber_add_up_to_the_content(case, given_rows, data):
 
 def view_spec_without_store(spec: ViewSpec) -> ViewSpec:
     return ViewSpec(-1, "", spec.program, spec.input_log)
+
+
+@settings(max_examples=100)
+@given(cases(), inputs())
+def test_content_is_what_the_query_engine_answers_over_the_accepted_rows(case, given_rows):
+    rows, appended = given_rows
+    expected = expect(case, rows, appended)
+    assume(not expected.partly_late)
+    store = MemoryStore()
+    spec = create(store, case)
+    for row, append_us in zip(rows, appended, strict=True):
+        store.append(spec.input_log, [row], append_us)
+    with store.snapshot() as snapshot:
+        got = content(ViewReader(), spec, snapshot)
+    batch = MemoryStore()
+    log = batch.log(TOPIC_ID, SCHEMA, 3)
+    batch.append(log, [row for i, row in enumerate(rows) if i not in expected.fully_late])
+    with batch.snapshot() as snapshot:
+        context = QueryContext(snapshot=snapshot, logs=lambda topic_id: log, execution="interpreted")
+        answer = [row for result in run(plan_of(case), context) for row in physical_rows(result.columns)]
+    if case.closes:
+        window, limit = spec.program.window, expected.watermark_us
+        assert window is not None
+        ends = [None if row[window.position] is None else row[window.position] + window.to_end_us for row in answer]
+        closed_by = None if limit is None else limit - spec.program.grace_us
+        answer = [
+            row for row, end in zip(answer, ends, strict=True)
+            if end is not None and closed_by is not None and end <= closed_by
+        ]  # fmt: skip
+    assert comparable(got) == comparable(answer)
