@@ -78,14 +78,16 @@ class GroupCommit:
     def _lead(self, own: _Ticket) -> None:
         """Commits everything that waits once the writer is free: whoever came while it was not, rides along."""
         taken: list[_Ticket] = []
+        transaction = self._write()
         try:
-            with self._write() as transaction:
+            with transaction:
                 with self._lock:
                     taken, self._queue = self._queue, []
                 offsets = [transaction.append_row(ticket.log, ticket.row) for ticket in taken]
             for ticket, offset in zip(taken, offsets, strict=True):
                 ticket.offset = offset
         except BaseException as error:
+            transaction.abandon()
             if not taken:  # the writer was not to be had: the others try for themselves
                 with self._lock:
                     self._queue.remove(own)
@@ -101,6 +103,10 @@ class GroupCommit:
     def _fail(self, taken: list[_Ticket], error: BaseException) -> None:
         """Nothing of the group was stored, or nobody knows: then all are told; else each is tried alone."""
         alone = isinstance(error, EventDBError) and not isinstance(error, OutcomeUnknown | PoisonedError)
+        if not isinstance(error, Exception):
+            error = OutcomeUnknown(
+                f"the commit was interrupted ({type(error).__name__}): it may or may not have happened"
+            )
         for ticket in taken:
             if not alone or len(taken) == 1:
                 ticket.error = error

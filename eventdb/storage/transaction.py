@@ -71,6 +71,31 @@ class Staged:
         self.state.log_end += count
 
 
+class _Guard:
+    """Ends a commit section that Ctrl-C kept from ending: it can strike before the first line of __exit__."""
+
+    __slots__ = ("mark", "txn", "writer")
+
+    mark: object
+    txn: Any
+    writer: Writer
+
+    def __del__(self) -> None:
+        if self.writer.token is self.mark:
+            self.writer.leave(self.txn)
+
+
+class _Spent:
+    """A guard before its section is entered and after it ended in order: without __del__, where Ctrl-C would go
+    unheard."""
+
+    __slots__ = ("mark", "txn", "writer")
+
+    mark: object
+    txn: Any
+    writer: Writer
+
+
 class WriteTransaction:
     """Get it from Store.write() and use it as a context manager, in one thread. Leaving it normally commits; an
     exception aborts.
@@ -78,13 +103,12 @@ class WriteTransaction:
     The writer lock of the whole database is held inside: keep it short.
     """
 
-    _token: object = None  # set once the section is entered; on the class, for __del__ after an interrupted __init__
-
     def __init__(self, writer: Writer, notifier: Notifier, *, journaled: bool) -> None:
         self._writer = writer
         self._notifier = notifier
         self._journaled = journaled
         self._txn: Any = None
+        self._guard: Any = None
         self._staged: dict[PartitionLog, Staged] = {}
         self._key_ops: list[bytes] = []
         self._thread = 0
@@ -100,7 +124,10 @@ class WriteTransaction:
             raise UsageError("a write transaction of this thread is open: finish it before the next write")
         try:
             self._txn = writer.enter()
-            writer.token = self._token = object()
+            mark, guard = object(), _Spent()
+            guard.mark, guard.txn, guard.writer = mark, self._txn, writer
+            guard.__class__ = _Guard  # type: ignore[assignment]
+            writer.token, self._guard = mark, guard
             self._thread = threading.get_ident()
             self._now_us = writer.clock.time_us()
         except BaseException:  # Ctrl-C, too, leaves nothing locked
@@ -109,10 +136,10 @@ class WriteTransaction:
             raise
         return self
 
-    def __del__(self) -> None:
-        """Ctrl-C can strike before the first line of __exit__: then nobody else ends the section."""
-        if self._token is not None and self._writer.token is self._token:
-            self._writer.leave(self._txn)
+    def abandon(self) -> None:
+        """Ends the section if __exit__ was kept from it; for those who keep a transaction alive beyond its block."""
+        guard, self._guard, self._txn = self._guard, None, None
+        del guard
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -124,13 +151,22 @@ class WriteTransaction:
         try:
             if kind is None and self._changed:
                 self._commit()
+                self._guard.txn = None
                 committed = True
         finally:
             self._txn = None
             staged, self._staged = self._staged, {}
-            if not committed:
-                self._discard(staged)
-            self._writer.leave(None if committed else txn)
+            try:
+                if not committed:
+                    self._discard(staged)
+            finally:
+                try:
+                    self._writer.leave(None if committed else txn)
+                except BaseException:  # Ctrl-C in the middle of it
+                    self._writer.leave(None if committed else txn)
+                    raise
+                finally:
+                    self._guard.__class__ = _Spent
         if committed:
             self._notifier.announce()
 

@@ -56,6 +56,9 @@ class Transaction:
         self.writer = writer
         self.rows: list[str] = []
 
+    def abandon(self) -> None:
+        """The section ended with the block."""
+
     def __enter__(self) -> Transaction:
         if self.writer.entry_error is not None:
             raise self.writer.entry_error
@@ -92,7 +95,8 @@ def together(group: GroupCommit, rows: list[str]) -> list[object]:
     while len(group._queue) < len(rows):
         pass
     with group._lock:
-        group._pass_on()
+        group._queue[0].leads = True
+        group._queue[0].wake.release()
     for worker in workers:
         worker.join()
     return results
