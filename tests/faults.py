@@ -40,6 +40,9 @@ class SimulatedFile:
         self.durable = durable
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # keeps the content readable after an unlink
 
+    def __del__(self) -> None:
+        os.close(self.fd)
+
     def visible(self) -> bytes:
         return os.pread(self.fd, os.fstat(self.fd).st_size, 0)
 
@@ -172,8 +175,6 @@ class SimulatedDisk:
                         out.write(content)
                         out.truncate()
             return
-        for node in self._files_of(self.tree):
-            os.close(node.fd)
         for name in os.listdir(self.root):
             shutil.rmtree(os.path.join(self.root, name))
         self.tree = SimulatedDirectory()
@@ -193,17 +194,6 @@ class SimulatedDisk:
             directory.durable[name] = directory.visible[name] = node
         self.boots += 1
         self.power_cuts += 1
-
-    def _files_of(self, directory: SimulatedDirectory) -> set[SimulatedFile]:
-        found: set[SimulatedFile] = set()
-        nodes = [*directory.durable.values(), *directory.visible.values()]
-        nodes += [node for changes in directory.log for _, node in changes if node is not None]
-        for node in nodes:
-            if isinstance(node, SimulatedDirectory):
-                found |= self._files_of(node)
-            else:
-                found.add(node)
-        return found
 
 
 class SimulatedClock(Clock):
@@ -234,7 +224,8 @@ class SimulatedFiles(Files):
         self.operations = 0
         self.strike_at = -1
         self.strike: Callable[[str], None] | None = None
-        self.short_write = False
+        self.short_every = 0  # each so-manieth write stores half of what it should
+        self.writes = 0
         self.crashed = False
         self.fired = 0
         self.lost_power = False
@@ -290,23 +281,14 @@ class SimulatedFiles(Files):
     # -- what storage calls --------------------------------------------------------------------
 
     def pwrite(self, fd: int, data: bytes, position_bytes: int) -> int:  # type: ignore[override]
-        if self.short_write and len(data) > 1:
-            self.tick_short()
-            if self.short_due:
-                self.short_due = False
-                return os.pwrite(fd, data[: len(data) // 2], position_bytes)
+        self.writes += 1
+        if self.short_every and len(data) > 1 and self.writes % self.short_every == 0:
+            self.fired += 1
+            return os.pwrite(fd, data[: len(data) // 2], position_bytes)
         self.tick("pwrite")
         done = os.pwrite(fd, data, position_bytes)
         self.tick("pwrite")
         return done
-
-    short_due = False
-
-    def tick_short(self) -> None:
-        self.operations += 1
-        if self.operations == self.strike_at:
-            self.fired += 1
-            self.short_due = True
 
     def fdatasync(self, fd: int) -> None:  # type: ignore[override]
         self.tick("fdatasync")

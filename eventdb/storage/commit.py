@@ -209,6 +209,8 @@ class Writer(Durability):
         """A record that must not count is made unreadable: its first bytes become zero."""
         file = self.journal.file
         assert file is not None
+        if file.mapping[position : position + RECORD_BYTES] == bytes(RECORD_BYTES):
+            return  # the write failed before its first byte
         try:
             self.files.write_fully(file.fd, bytes(RECORD_BYTES), position)
         except OSError as error:

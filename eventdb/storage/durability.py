@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.storage.files import Clock, Files
+    from eventdb.storage.journal import JournalFile
     from eventdb.storage.kv import Index
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Segment
@@ -48,9 +49,7 @@ class Durability(CommittedState):
     def prepare(self) -> None:
         """Before this process's first commit: a checkpoint and a pin of its own, and a journal file of this boot. Lock
         held."""
-        slot = self.slots.newest()
-        if slot is None:
-            raise StorageError(f"{self.slots.path}: no checkpoint verifies; run check()", path=self.path)
+        slot = self._newest_slot()
         if slot.clean or slot.boot_id != self.boot_id:
             self._begin_epoch(slot)
         else:
@@ -59,6 +58,21 @@ class Durability(CommittedState):
         self.prepared = True
         if self.on_first_commit is not None:
             self.on_first_commit()
+
+    def _newest_slot(self) -> Slot:
+        try:
+            slot = self.slots.newest()
+        except OSError as error:
+            raise storage_error(error, "reading", self.slots.path) from error
+        if slot is None:
+            raise StorageError(f"{self.slots.path}: no checkpoint verifies; run check()", path=self.path)
+        return slot
+
+    def _meta_pages(self) -> bytes:
+        try:
+            return self.index.meta_pages()
+        except OSError as error:
+            raise storage_error(error, "reading", self.index.path) from error
 
     def _begin_epoch(self, slot: Slot) -> None:
         """The database was closed cleanly: its state is the checkpoint. Only the slot and a journal file are needed."""
@@ -73,7 +87,7 @@ class Durability(CommittedState):
         self.flushes += 2
         start.durable_lsn = tail.lsn
         start.bulk_lsn = 0
-        self._write_slot(slot, start, self.index.meta_pages(), clean=False)
+        self._write_slot(slot, start, self._meta_pages(), clean=False)
         self._set_pin(pin)
         self.start = start
         self.last_txn = -1
@@ -188,8 +202,8 @@ class Durability(CommittedState):
                 tail.unpack(value)
             if self.start is not None and self.start.epoch > tail.epoch:
                 tail = self.start.copy()
-            previous = self.slots.newest()
-            self._write_slot(previous, tail, self.index.meta_pages(), clean=clean)
+            previous = self._newest_slot()
+            self._write_slot(previous, tail, self._meta_pages(), clean=clean)
         except BaseException:
             pin.abort()
             raise
@@ -226,7 +240,7 @@ class Durability(CommittedState):
             for epoch, number in self.journal.names():
                 if everything or (epoch, number) < (tail.epoch, tail.number):
                     self.files.unlink(self.journal.path(epoch, number))
-        except OSError:
+        except (OSError, StorageError):
             return
 
     def checkpoint(self) -> None:
@@ -241,10 +255,10 @@ class Durability(CommittedState):
         self.lock()
         try:
             if not self.prepared:
-                slot = self.slots.newest()
-                if slot is not None and slot.clean:
+                slot = self._newest_slot()
+                if slot.clean:
                     return
-                self.start = None if slot is None else slot.tail
+                self.start = slot.tail
             self.sync_point()
             self.prepared = True
         finally:
@@ -274,7 +288,7 @@ class Durability(CommittedState):
                 self.sync_point()
                 return
             file = self.journal.file
-            fd = self.files.duplicate(file.fd) if file is not None else -1
+            fd = self._duplicate(file) if file is not None else -1
         finally:
             self.unlock()
         if fd < 0:
@@ -285,11 +299,20 @@ class Durability(CommittedState):
             self.files.close(fd)
         self.flushed_lsn = max(self.flushed_lsn, target)
 
+    def _duplicate(self, file: JournalFile) -> int:
+        try:
+            return self.files.duplicate(file.fd)
+        except OSError as error:
+            raise storage_error(error, "opening", file.path) from error
+
     def flush_bulk(self, segments: list[tuple[PartitionLog, Segment, bool]]) -> None:
         """Rows too many for the journal are on the device before the record that names them. (log, segment, whether it
         is new)."""
         for _, segment, _ in segments:
-            fd = self.files.open(segment.path)
+            try:
+                fd = self.files.open(segment.path)
+            except OSError as error:
+                raise storage_error(error, "opening", segment.path) from error
             try:
                 self.flush(fd, segment.path)
             finally:

@@ -146,7 +146,11 @@ class Journal:
         return f"{self.directory}/{journal_name(epoch, number)}"
 
     def names(self) -> list[tuple[int, int]]:
-        return sorted(found for name in self._files.listdir(self.directory) if (found := parse_journal_name(name)))
+        try:
+            names = self._files.listdir(self.directory)
+        except OSError as error:
+            raise storage_error(error, "reading", self.directory) from error
+        return sorted(found for name in names if (found := parse_journal_name(name)))
 
     def encode(self, type: int, flags: int, at: Tail, lsn: int, payload: bytes) -> tuple[bytes, int]:
         """The bytes of a record at the tail and its header CRC."""
@@ -190,17 +194,22 @@ class Journal:
         file)."""
         path = self.path(epoch, number)
         files = self._files
-        fd = files.open(path, write=write)
         try:
-            if fresh:
-                files.drop_cache(fd)
-            size = files.size(fd)
-            if size < RECORD_BYTES:
-                raise CorruptionError(f"{path} has {size} bytes: too short for a journal file", path=path)
-            return JournalFile(path, fd, files.mmap(fd, size), epoch, number, size)
-        except BaseException:
-            files.close(fd)
+            fd = files.open(path, write=write)
+            try:
+                if fresh:
+                    files.drop_cache(fd)
+                size = files.size(fd)
+                if size < RECORD_BYTES:
+                    raise CorruptionError(f"{path} has {size} bytes: too short for a journal file", path=path)
+                return JournalFile(path, fd, files.mmap(fd, size), epoch, number, size)
+            except BaseException:
+                files.close(fd)
+                raise
+        except FileNotFoundError:
             raise
+        except OSError as error:
+            raise storage_error(error, "opening", path) from error
 
     def close_file(self, file: JournalFile) -> None:
         """The descriptor goes; the mapping goes with its last view."""

@@ -8,9 +8,19 @@ import errno
 import fcntl
 import os
 import threading
+import time
 
-from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS
-from eventdb.errors import ClosedError, ForkError, PoisonedError, ReadOnlyError, StorageError, UsageError
+from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS, LOCK_TIMEOUT_MS
+from eventdb.errors import (
+    ClosedError,
+    CorruptionError,
+    DatabaseLocked,
+    ForkError,
+    PoisonedError,
+    ReadOnlyError,
+    StorageError,
+    UsageError,
+)
 from eventdb.storage.append import append_row
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.commit import Writer
@@ -25,7 +35,7 @@ from eventdb.storage.directory import (
     require_writable,
 )
 from eventdb.storage.files import Clock, Files, storage_error
-from eventdb.storage.format import OP_FORGET, OP_PLACE, SHARED_BYTES, SHARED_POISON
+from eventdb.storage.format import OP_FORGET, OP_PLACE, SHARED_BYTES, SHARED_HOLDER, SHARED_POISON, U32
 from eventdb.storage.group import GroupCommit
 from eventdb.storage.head import Head
 from eventdb.storage.kv import Index
@@ -137,10 +147,13 @@ class Store:
         self._group = GroupCommit(self.write)
         with contextlib.ExitStack() as undo:
             undo.callback(self._release)
-            if read_only:
-                self._open_read_only()
-            else:
-                self._open_for_writing(mode, interval_ms, create, live_topics, maintenance)
+            try:
+                if read_only:
+                    self._open_read_only()
+                else:
+                    self._open_for_writing(mode, interval_ms, create, live_topics, maintenance)
+            except OSError as error:
+                raise storage_error(error, "opening", path) from error
             undo.pop_all()
         self._notifier = Notifier(self.uuid, self._page, clock)
 
@@ -156,18 +169,50 @@ class Store:
         return fd
 
     def _lock_opening(self, fd: int) -> None:
-        try:
-            self._files.flock(fd, fcntl.LOCK_EX)
-        except OSError as error:
-            raise storage_error(error, "locking", f"{self.path}/LOCK") from error
+        deadline = self._clock.monotonic_ns() + LOCK_TIMEOUT_MS * 1_000_000
+        while not self._try_lock(fd, "LOCK"):
+            if self._clock.monotonic_ns() > deadline:
+                pid = self._holder()
+                raise DatabaseLocked(
+                    f"{self.path}: process {pid} has held the writer lock for {LOCK_TIMEOUT_MS} ms; is it stopped? "
+                    "The lock is never taken away from a live process",
+                    path=self.path,
+                    pid=pid,
+                )
+            time.sleep(0.001)
+
+    def _holder(self) -> int:
+        """The pid of the last process that locked LOCK, 0 if unknown."""
+        with contextlib.suppress(OSError):
+            data = self._files.read_all(f"{self.path}/shared", SHARED_HOLDER + 4)
+            if len(data) == SHARED_HOLDER + 4:
+                return U32.unpack_from(data, SHARED_HOLDER)[0]  # type: ignore[no-any-return]
+        return 0
+
+    def _map_shared(self, alone: bool) -> mmap.mmap:
+        """The shared pages, made anew if they are gone: they say nothing that must survive."""
+        fd = self._open_file("shared", create=alone)
+        if alone and self._files.size(fd) < SHARED_BYTES:
+            self._files.allocate(fd, SHARED_BYTES)
+        return self._map(fd, write=True)
+
+    def _map(self, fd: int, *, write: bool) -> mmap.mmap:
+        if self._files.size(fd) < SHARED_BYTES:
+            raise CorruptionError(
+                f"{self.path}/shared is too short; open the database once for writing", path=self.path
+            )
+        return self._files.mmap(fd, SHARED_BYTES, write=write)
 
     def _try_alone(self) -> bool:
+        return self._try_lock(self._alive_fd, "ALIVE")
+
+    def _try_lock(self, fd: int, name: str) -> bool:
         try:
-            self._files.flock(self._alive_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._files.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
-            raise storage_error(error, "locking", f"{self.path}/ALIVE") from error
+            raise storage_error(error, "locking", f"{self.path}/{name}") from error
         return True
 
     def _open_for_writing(
@@ -190,8 +235,8 @@ class Store:
                 self.uuid = create_database(files, self._clock, path)
             else:
                 self.uuid = read_format(files, path)
-            page = files.mmap(self._open_file("shared", create=False), SHARED_BYTES, write=True)
-            self._page = page
+            page = self._page = self._map_shared(alone)
+            page[SHARED_HOLDER : SHARED_HOLDER + 4] = U32.pack(self._pid)
             poisoned = bool(page[SHARED_POISON])
             if poisoned and not alone:
                 raise PoisonedError(
@@ -213,8 +258,7 @@ class Store:
                 self._head.reset()  # left by a crash whose page cache is gone, or by an older life
             check_identity(writer, slot, restoring)
             if alone and (not slot.clean or poisoned):
-                if restoring or poisoned or self._needs_replay(writer, slot):
-                    self.recovery_report = recover(writer, slot, restored=restoring, poisoned=poisoned)
+                self.recovery_report = recover(writer, slot, restored=restoring, poisoned=poisoned)
                 ensure_reserve(files, path)
             files.flock(self._alive_fd, fcntl.LOCK_SH)
         finally:
@@ -222,9 +266,6 @@ class Store:
         if maintenance:
             self._maintenance = Maintenance(writer, interval_ms if mode == "interval" else None)
             writer.on_first_commit = self._maintenance.start
-
-    def _needs_replay(self, writer: Writer, slot: Slot) -> bool:
-        return not slot.clean
 
     def _newest_slot(self, *, write: bool) -> Slot:
         try:
@@ -270,7 +311,7 @@ class Store:
         if not os.access(f"{path}/index", os.W_OK) or not os.access(f"{path}/index/lock.mdb", os.W_OK):
             lock = False  # a medium nobody can write to needs no reader table
         self._index = Index(files, f"{path}/index", read_only=True, lock=lock)
-        self._head = Head(files.mmap(self._open_file("shared", write=False), SHARED_BYTES, write=False))
+        self._head = Head(self._map(self._open_file("shared", write=False), write=False))
 
     # -- closing -------------------------------------------------------------------------------
 
