@@ -2,7 +2,7 @@
 
 Every aggregation is made of primitive cells: rows, values present, sum, least, greatest, mean and squared deviations.
 A group is a row of one int64 and one float64 array (`AggregateCells.widths`); an ungrouped query has one group, kept in
-registers during a morsel. A new group is all zeros: a cell is meaningful once its count is positive.
+registers during a morsel. A cell is meaningful once its count is positive.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from eventdb.physical.codegen_expression import ExpressionWriter
 from eventdb.schema import DOUBLE, DataType
 
 _SPREADS = ("stddev_samp", "stddev_pop", "var_samp", "var_pop")
+# What every value replaces. NaN, the greatest value, is replaced by any number when the least is sought.
+_FIRST_VALUES = {"min_i": (1 << 63) - 1, "max_i": -(1 << 63), "min_f": np.nan, "max_f": -np.inf}
 GENERATED = ("count_star", "count", "sum", "avg", "min", "max", "bool_and", "bool_or", *_SPREADS)
 
 
@@ -75,6 +77,13 @@ class AggregateCells:
     def widths(self) -> tuple[int, int]:
         """Cells of a group in the int64 and in the float64 array (at least 1)."""
         return max(1, self._widths["i"]), max(1, self._widths["f"])
+
+    def fill(self, integers: Array, floats: Array) -> None:
+        """Makes zeroed cells of new groups, flat arrays of both kinds, ready for their first value."""
+        stores = {"i": integers.reshape(-1, self.widths[0]), "f": floats.reshape(-1, self.widths[1])}
+        for cell in self._cells.values():
+            if cell.kind in _FIRST_VALUES:
+                stores[cell.store][:, cell.position] = _FIRST_VALUES[cell.kind]
 
     def primitives(self) -> Iterator[tuple[tuple[Any, ...], Cell]]:
         """(what it is made of, cell), counts first; the squares of a mean come with it."""
@@ -169,24 +178,21 @@ class AggregateCells:
             text.emit(f"{place} += {step} / ({seen} + 1)")
             text.emit(f"{squares} += {step} * ({value} - {place})")
         else:
-            assert count is not None
-            self._update_extreme(cell, code, place, self._place(count))
+            self._update_extreme(cell, code, place)
 
-    def _update_extreme(self, cell: Cell, code: str, place: str, seen: str) -> None:
+    def _update_extreme(self, cell: Cell, code: str, place: str) -> None:
         """least / greatest. NaN is the greatest value: the rare branch sorts it out, the usual is one comparison."""
         text = self._text
         held = text.assign(place)
         if cell.store == "i":
-            sign = "<" if cell.kind == "min_i" else ">"
-            with text.only_if(f"({seen} == 0) | ({code} {sign} {held})"):
+            with text.only_if(f"{code} {'<' if cell.kind == 'min_i' else '>'} {held}"):
                 text.emit(f"{place} = {code}")
             return
         value = text.assign(f"np.float64({code})")
         least = cell.kind == "min_f"
-        with text.only_if(f"({seen} == 0) | (not ({value} {'>=' if least else '<='} {held}))"):
-            keeps = f"{value} == {value}" if least else f"{held} == {held}"
-            with text.only_if(f"({seen} == 0) | ({keeps})"):
-                text.emit(f"{place} = {value}")
+        rare = text.only_if(f"not ({value} {'>=' if least else '<='} {held})")
+        with rare, text.only_if(f"{value} == {value}" if least else f"{held} == {held}"):
+            text.emit(f"{place} = {value}")
 
     # --- which cells an aggregation needs ---
 
@@ -351,7 +357,7 @@ class AggregateCells:
         if ranks is not None:
             if not len(ranks):
                 ranks = Dictionary(["" if type.name == "VARCHAR" else b""])
-            return Column(type, values.astype(np.int32), validity, ranks)
+            return Column(type, np.where(valid, values, 0).astype(np.int32), validity, ranks)
         if name == "sum" and type.name == "DECIMAL":
             limit = 10**type.precision
             if (np.abs(values) >= limit).any():

@@ -161,13 +161,16 @@ class ExpressionWriter:
         marker = Literal(self.source.type_of(index), ("slot", index))
         found = self.text.known(marker)
         if found is None:
-            code = self.value(ColumnRef(self.source.type_of(index), index, f"#{index}"))
-            limit = self._slots.setdefault(index, self.text.integer(size))
+            if index not in self._slots:
+                self._slots[index] = self.text.integer(size)
+            limit, valid = self._slots[index], self.validity(index)
+            array = self._array("c", "i4[]", index, self.source.values(index))
+            code = self.text.assign(f"np.int64(np.uint32({array}[i]))")  # never negative, which spares a comparison
             # A code outside the dictionary means a damaged file: it must not be used as an address.
-            outside = self.text.assign(f"({code.code} < 0) | ({code.code} >= {limit})")
-            self.text.fail_if(outside, code.valid)
-            hidden = outside if code.valid is None else f"{outside} | (not {code.valid})"
-            found = self.text.remember(marker, Value(self.text.assign(f"{limit} if {hidden} else {code.code}"), "i"))
+            outside = self.text.assign(f"{code} >= {limit}")
+            self.text.fail_if(outside, valid)
+            hidden = outside if valid is None else f"{outside} | (not {valid})"
+            found = self.text.remember(marker, Value(self.text.assign(f"{limit} if {hidden} else {code}"), "i"))
         return found.code, size
 
     def evaluate_dictionary(self, expression: Expression, index: int) -> Column:

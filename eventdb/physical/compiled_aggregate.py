@@ -90,7 +90,9 @@ class FusedAggregate(FusedPipeline):
         text = PipelineText()
         writer = ExpressionWriter(text, source)
         keys = KeyPlan.of(shape.keys)
-        sink = choose_sink(keys.bases, shape.aggregations, writer, source)
+        context = self.context
+        memory = context.memory_limit_bytes // 2
+        sink = choose_sink(keys.bases, shape.aggregations, writer, source, max(1, context.threads), memory)
         with ExitStack() as stack:
             write_steps(shape, text, writer, stack)
             sink.write(text, writer)

@@ -46,10 +46,13 @@ class Groups:
 class CellState:
     """The cells of one thread."""
 
-    def __init__(self, groups: int, widths: tuple[int, int]) -> None:
-        # Zeros come from the system untouched: pages of groups that never occur cost nothing.
+    def __init__(self, groups: int, cells: AggregateCells) -> None:
+        self.cells = cells
+        widths = cells.widths
+        # Zeros come from the system untouched: without least and greatest values unused groups cost nothing.
         self.integers = np.zeros(groups * widths[0], dtype=np.int64)
         self.floats = np.zeros(groups * widths[1], dtype=np.float64)
+        cells.fill(self.integers, self.floats)
 
     @property
     def nbytes(self) -> int:
@@ -59,9 +62,8 @@ class CellState:
 class HashState(CellState):
     """The groups of one thread: cells, key words, hashes and the table that finds them."""
 
-    def __init__(self, widths: tuple[int, int], words: int, limit: int = _FIRST_GROUPS) -> None:
-        super().__init__(limit, widths)
-        self.widths = widths
+    def __init__(self, cells: AggregateCells, words: int, limit: int = _FIRST_GROUPS) -> None:
+        super().__init__(limit, cells)
         self.words = words
         self.keys = np.zeros(limit * words, dtype=np.int64)
         self.hashes = np.zeros(limit, dtype=np.int64)
@@ -87,19 +89,23 @@ class HashState(CellState):
             return
         while limit < least:
             limit *= 2
-        for name, width in (
-            ("integers", self.widths[0]),
-            ("floats", self.widths[1]),
-            ("keys", self.words),
-            ("hashes", 1),
-        ):
-            old: Array = getattr(self, name)
-            new = np.zeros(limit * width, dtype=old.dtype)
-            new[: self.count * width] = old[: self.count * width]
-            setattr(self, name, new)
+        count = self.count
+        width_i, width_f = self.cells.widths
+        self.integers = _longer(self.integers, limit * width_i, count * width_i)
+        self.floats = _longer(self.floats, limit * width_f, count * width_f)
+        self.cells.fill(self.integers[count * width_i :], self.floats[count * width_f :])
+        self.keys = _longer(self.keys, limit * self.words, count * self.words)
+        self.hashes = _longer(self.hashes, limit, count)
         self.table = np.full(2 * limit, -1, dtype=np.int32)
         self.control[1] = limit
         place_all(self.table, self.hashes, self.count)
+
+
+def _longer(array: Array, size: int, used: int) -> Array:
+    """A zeroed array of `size` that begins with the first `used` values of another."""
+    result = np.zeros(size, dtype=array.dtype)
+    result[:used] = array[:used]
+    return result
 
 
 class AggregateSink:
@@ -152,7 +158,7 @@ class UngroupedSink(AggregateSink):
         self.cells.registers()
 
     def new_state(self) -> CellState:
-        return CellState(1, self.cells.widths)
+        return CellState(1, self.cells)
 
     def merge(self, states: list[CellState]) -> Groups:
         first = self._rows_of(states[0])
@@ -177,7 +183,7 @@ class DirectSink(AggregateSink):
         self.cells.write(number)
 
     def new_state(self) -> CellState:
-        return CellState(self.slots, self.cells.widths)
+        return CellState(self.slots, self.cells)
 
     def numbers(self, columns: list[Column]) -> Array:
         """The slots of key columns."""
@@ -232,7 +238,7 @@ class HashSink(AggregateSink):
         return "start", "n"
 
     def new_state(self) -> HashState:
-        return HashState(self.cells.widths, self.layout.width)
+        return HashState(self.cells, self.layout.width)
 
     def call(self, kernel: Any, arguments: list[Any], morsel: Any, rows: int) -> int:
         state: HashState = morsel.state
@@ -285,13 +291,21 @@ class HashSink(AggregateSink):
 
 
 def choose_sink(
-    keys: tuple[Expression, ...], aggregations: tuple[Aggregation, ...], writer: ExpressionWriter, source: ScanInput
+    keys: tuple[Expression, ...],
+    aggregations: tuple[Aggregation, ...],
+    writer: ExpressionWriter,
+    source: ScanInput,
+    threads: int,
+    memory_bytes: int,
 ) -> AggregateSink:
-    """The sink that fits the keys and the number of rows."""
+    """The sink that fits the keys, the number of rows and the memory."""
     if not keys:
         return UngroupedSink(aggregations)
     planned = [plan_key(key, writer, source.column_range) for key in keys]
     slots = slot_count(planned)
-    if slots is not None and slots <= min(MAX_DIRECT_SLOTS, max(65_536, _SLOTS_PER_ROW * source.row_count)):
+    # Each thread has its own slots: they must stay a fair part of the memory, however few rows fall into each.
+    slot_bytes = 8 * (2 * len(aggregations) + 1) * threads
+    most = min(MAX_DIRECT_SLOTS, max(65_536, _SLOTS_PER_ROW * source.row_count), memory_bytes // slot_bytes)
+    if slots is not None and slots <= most:
         return DirectSink(aggregations, planned, slots)
     return HashSink(aggregations, planned)

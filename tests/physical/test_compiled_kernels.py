@@ -220,6 +220,7 @@ _CAMPAIGN_TYPES = st.sampled_from([BIGINT, DOUBLE, TIMESTAMP])
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)
 @settings(max_examples=300, phases=(Phase.explicit, Phase.generate))
 @given(
     data=rows(most=60),
