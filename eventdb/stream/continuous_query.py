@@ -160,7 +160,8 @@ class ContinuousQuery:
 
 
 def _named(batch: RecordBatch, program: Program) -> RecordBatch:
-    return RecordBatch(program.names, batch.columns, batch.row_count)
+    names = program.names
+    return batch if batch.names == names else RecordBatch(names, batch.columns, batch.row_count)
 
 
 def breaking_position(program: Program, rows: InputRows) -> int:

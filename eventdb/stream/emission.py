@@ -118,7 +118,11 @@ def physical_rows(batch: RecordBatch) -> list[Row]:
         return [()] * batch.row_count
     columns = []
     for column in batch.columns:
-        values = column.decoded().tolist() if column.type.is_coded else column.values.tolist()
+        values = column.values.tolist()
+        if column.dictionary is not None:
+            # For a few rows the array of all the dictionary's values is not worth making.
+            spelled = column.dictionary.values
+            values = [spelled[code] for code in values] if spelled else [None] * len(values)
         if column.validity is not None:
             values = [value if ok else None for value, ok in zip(values, column.validity.tolist(), strict=True)]
         columns.append(values)

@@ -82,7 +82,9 @@ class GroupSet:
         parts, self._touched = self._touched, []
         if not parts:
             return _NO_IDS
-        ids = np.unique(np.concatenate(parts)) if len(parts) > 1 or len(parts[0]) > 1 else parts[0]
+        if len(parts) == 1 and len(parts[0]) == 1:  # one new row: the whole path is worth microseconds
+            return parts[0] if self._alive[parts[0][0]] else _NO_IDS
+        ids = np.unique(np.concatenate(parts))
         alive: Array = ids[self._alive[ids]]
         return alive
 
@@ -113,6 +115,8 @@ class GroupSet:
     def _take_note(self, touched: Array) -> None:
         """Marks groups as touched, and gives the new ones among them a number and their window."""
         self._touched.append(touched)
+        if len(touched) == 1 and touched[0] < len(self._alive) and self._alive[touched[0]]:
+            return
         highest = int(touched.max())
         if highest >= len(self._alive):
             more = max(highest + 1, 2 * len(self._alive)) - len(self._alive)

@@ -7,7 +7,7 @@ through `time_bucket` and `date_trunc` of the event time. That decides when a gr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,10 +134,10 @@ class Program:
     emission: str
     grace_us: int
     window: WindowKey | None
+    names: tuple[str, ...] = field(init=False)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(field.name for field in self.fields)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(field.name for field in self.fields))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ class _Task:
         self.careful_until = -1
         self.retry_at_s = 0.0
         self.failure: ViewFailed | None = None
+        self.reported = False
 
     def reload(self) -> None:
         """Forgets what is not stored; the next pass loads what is."""
@@ -178,11 +179,12 @@ class Runner:
                     if self._advance(task, snapshot, shared):
                         moved.append(task)
         again = self._commit(moved)
-        for task in tasks:
-            if task.failure is not None:
+        for task in self._tasks.values():
+            if task.failure is not None and not task.reported:
                 self._on_failure(task.spec, task.failure)
-                again = True
-            again = again or (task.query is None and task.retry_at_s <= time.monotonic())
+                task.reported = True
+        for task in tasks:
+            again = again or task.failure is not None or (task.query is None and task.retry_at_s <= time.monotonic())
         return again
 
     @contextmanager

@@ -64,6 +64,7 @@ class Subscriber:
     def read(self, timeout_s: float | None = None) -> Changes | None:
         """The next changes, waiting for them up to `timeout_s` (None: for ever); None when there were none in time.
 
+        Rows that are there already are always taken in first, however long that takes: 0 means what is there now.
         ClosedError once the subscriber or its database is closed. ViewFailed when a row breaks an expression; the
         subscriber is closed then.
         """
@@ -80,13 +81,12 @@ class Subscriber:
             except ViewFailed:
                 self.close()
                 raise
-            if self._ready:
+            if self._ready or moved:
                 continue
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            if not moved:
-                self._store.wait(commit_id, _POLL_S if left is None else min(left, _POLL_S))
+            self._store.wait(commit_id, _POLL_S if left is None else min(left, _POLL_S))
 
     def __iter__(self) -> Iterator[Changes]:
         """Changes until the subscriber is closed."""
