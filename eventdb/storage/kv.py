@@ -15,6 +15,7 @@ import lmdb
 
 from eventdb.config import INDEX_MAP_BYTES, INDEX_MAX_READERS
 from eventdb.errors import CorruptionError, DiskFullError, PoisonedError, ReadOnlyError, StorageError
+from eventdb.storage.files import storage_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ class Index:
         # Our own descriptor comes before the environment and goes after it: closing any descriptor of the file drops
         # LMDB's locks.
         fresh = not read_only and not files.exists(self.path)
-        self._fd = files.create(self.path) if fresh else files.open(self.path, write=not read_only)
+        try:
+            self._fd = files.create(self.path) if fresh else files.open(self.path, write=not read_only)
+        except OSError as error:
+            raise storage_error(error, "opening", self.path) from error
         try:
             self._env = lmdb.open(
                 directory,

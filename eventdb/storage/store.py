@@ -35,7 +35,16 @@ from eventdb.storage.directory import (
     require_writable,
 )
 from eventdb.storage.files import Clock, Files, storage_error
-from eventdb.storage.format import OP_FORGET, OP_PLACE, SHARED_BYTES, SHARED_HOLDER, SHARED_POISON, U32
+from eventdb.storage.format import (
+    OP_FORGET,
+    OP_PLACE,
+    SHARED_BYTES,
+    SHARED_HOLDER,
+    SHARED_LOCK,
+    SHARED_POISON,
+    U32,
+    U64,
+)
 from eventdb.storage.group import GroupCommit
 from eventdb.storage.head import Head
 from eventdb.storage.kv import Index
@@ -237,6 +246,7 @@ class Store:
                 self.uuid = read_format(files, path)
             page = self._page = self._map_shared(alone)
             page[SHARED_HOLDER : SHARED_HOLDER + 4] = U32.pack(self._pid)
+            self._check_lock_file(page, lock_fd, alone)
             poisoned = bool(page[SHARED_POISON])
             if poisoned and not alone:
                 raise PoisonedError(
@@ -257,15 +267,29 @@ class Store:
             if alone and (slot.clean or restoring):
                 self._head.reset()  # left by a crash whose page cache is gone, or by an older life
             check_identity(writer, slot, restoring)
-            if alone and (not slot.clean or poisoned):
+            if alone and not slot.clean:
                 self.recovery_report = recover(writer, slot, restored=restoring, poisoned=poisoned)
                 ensure_reserve(files, path)
+            elif poisoned:
+                page[SHARED_POISON] = 0  # before anything was written: there is nothing to replay
             files.flock(self._alive_fd, fcntl.LOCK_SH)
         finally:
             files.flock(lock_fd, fcntl.LOCK_UN)
         if maintenance:
             self._maintenance = Maintenance(writer, interval_ms if mode == "interval" else None)
             writer.on_first_commit = self._maintenance.start
+
+    def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
+        """Everybody locks the same file. A LOCK that was replaced lets two processes write at once, each with a lock."""
+        inode = self._files.descriptor_identity(lock_fd)[1]
+        if alone:
+            page[SHARED_LOCK : SHARED_LOCK + 8] = U64.pack(inode)
+        elif U64.unpack_from(page, SHARED_LOCK)[0] != inode:
+            raise PoisonedError(
+                f"{self.path}/LOCK was removed or replaced while another process has the database open; "
+                "close every handle in every process, then reopen",
+                path=self.path,
+            )
 
     def _newest_slot(self, *, write: bool) -> Slot:
         try:
@@ -411,6 +435,8 @@ class Store:
             if offset >= 0:
                 self._notifier.announce()
                 return offset
+            if writer.owner == threading.get_ident() and writer.token is not None:
+                raise UsageError("a write transaction of this thread is open: finish it before the next write")
         return self._group.append(log, row)
 
     def write(self, *, journaled: bool = True) -> WriteTransaction:
