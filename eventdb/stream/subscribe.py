@@ -48,6 +48,7 @@ class Subscriber:
         self._query: ContinuousQuery | None = None
         self._ready: deque[Changes] = deque()
         self._closed = threading.Event()
+        self._seen_end = 0
         self._catch_up_to = -1  # rows below it are taken in without handing out changes
         self._everything = False  # the next revisions are against nothing: the content itself
         self._latest: LatestRows | None = None
@@ -69,6 +70,7 @@ class Subscriber:
         subscriber is closed then.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        goal = -1
         while True:
             if self._closed.is_set():
                 raise ClosedError("the subscription is closed")
@@ -81,12 +83,15 @@ class Subscriber:
             except ViewFailed:
                 self.close()
                 raise
-            if self._ready or moved:
+            if goal < 0:
+                goal = self._seen_end
+            if self._ready or (moved and self.offset < goal):
                 continue
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            self._store.wait(commit_id, _POLL_S if left is None else min(left, _POLL_S))
+            if not moved:
+                self._store.wait(commit_id, _POLL_S if left is None else min(left, _POLL_S))
 
     def __iter__(self) -> Iterator[Changes]:
         """Changes until the subscriber is closed."""
@@ -106,6 +111,7 @@ class Subscriber:
         """Takes in some rows and queues their changes; False when there are no new rows."""
         spec, query = self._spec, self._query
         first, end = snapshot.offsets(spec.input_log)
+        self._seen_end = end
         if query is None:
             query = self._query = self._begin(snapshot, first, end)
         start = query.input_offset
