@@ -167,6 +167,10 @@ def warm_families(source: str) -> None:
         from eventdb.kernels import hashing
 
         hashing.warm()
+    elif "base_i" in source:
+        from eventdb.kernels import slots
+
+        slots.warm()
 
 
 def is_loaded(source: str, tokens: tuple[str, ...]) -> bool:

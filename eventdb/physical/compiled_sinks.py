@@ -58,6 +58,10 @@ class CellState:
     def nbytes(self) -> int:
         return int(self.integers.nbytes + self.floats.nbytes)
 
+    @property
+    def float_bits(self) -> Array:
+        return self.floats.view(np.int64)
+
 
 class HashState(CellState):
     """The groups of one thread: cells, key words, hashes and the table that finds them."""
@@ -142,11 +146,6 @@ class AggregateSink:
         width_i, width_f = self.cells.widths
         return state.integers.reshape(-1, width_i), state.floats.reshape(-1, width_f)
 
-    def _counts(self, arrays: tuple[Array, Array]) -> Array:
-        cell = self.cells.rows
-        counts: Array = arrays["if".index(cell.store)][:, cell.position]
-        return counts
-
 
 class UngroupedSink(AggregateSink):
     """No keys: one group, kept in registers within a morsel."""
@@ -190,26 +189,39 @@ class DirectSink(AggregateSink):
         return combine_numbers(columns, self.keys, self._order)
 
     def merge(self, states: list[CellState]) -> Groups:
-        first = self._rows_of(states[0])
-        mine = self._counts(first)
+        from eventdb.kernels import slots as kernels
+
+        first = states[0]
+        width_i, width_f = self.cells.widths
+        place = self.cells.rows.position
+        store = "if".index(self.cells.rows.store)
+        slots = np.empty(self.slots + 1, dtype=np.int64)
         for state in states[1:]:
-            other = self._rows_of(state)
-            used = np.flatnonzero(self._counts(other))
-            fresh = mine[used] == 0
-            moved, shared = used[fresh], used[~fresh]
-            for target, source in zip(first, other, strict=True):
-                target[moved] = source[moved]
-            if len(shared):
-                part = (first[0][shared], first[1][shared])
-                self.cells.merge(part, (other[0][shared], other[1][shared]))
-                for target, merged in zip(first, part, strict=True):
+            count = kernels.adopt(
+                first.integers,
+                width_i,
+                first.float_bits,
+                width_f,
+                state.integers,
+                state.float_bits,
+                store,
+                place,
+                slots,
+            )
+            if count:
+                shared = slots[:count]
+                mine, theirs = self._rows_of(first), self._rows_of(state)
+                part = (mine[0][shared], mine[1][shared])
+                self.cells.merge(part, (theirs[0][shared], theirs[1][shared]))
+                for target, merged in zip(mine, part, strict=True):
                     target[shared] = merged
-        slots = np.flatnonzero(mine)
-        digits = split_number(slots, self.keys, self._order)
+        count = kernels.used((first.integers, first.float_bits)[store], (width_i, width_f)[store], place, slots)
+        digits = split_number(slots[:count], self.keys, self._order)
         columns = [key.column(digits[i]) for i, key in enumerate(self.keys)]
-        if len(slots) == self.slots:
-            return Groups(columns, *first)
-        return Groups(columns, first[0][slots], first[1][slots])
+        integers, floats = np.empty(count * width_i, dtype=np.int64), np.empty(count * width_f, dtype=np.float64)
+        kernels.take(first.integers, width_i, slots, count, integers)
+        kernels.take(first.float_bits, width_f, slots, count, floats.view(np.int64))
+        return Groups(columns, integers.reshape(count, width_i), floats.reshape(count, width_f))
 
 
 class HashSink(AggregateSink):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eventdb.kernels import cache, hashing, intrinsics, jit, service
+from eventdb.kernels import cache, hashing, intrinsics, jit, service, slots
 from eventdb.physical.codegen import frozen
 
 SOURCE = """
@@ -138,5 +138,6 @@ def pipeline(n, a, b, out, flags):
 
 def test_hand_written_kernels_are_compiled_for_one_signature() -> None:
     hashing.warm()
-    for kernel in (hashing.place_all, hashing.absorb):
+    slots.warm()
+    for kernel in (hashing.place_all, hashing.absorb, slots.adopt, slots.used, slots.take):
         assert not hasattr(kernel, "signatures") or jit.signature_count(kernel) == 1
