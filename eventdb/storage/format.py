@@ -142,6 +142,7 @@ HEAD = Struct(
     "<II"
 )  # content bytes, crc seeded with the sequence; then META, and per partition its key, a zero byte, PARTITION
 HEAD_ENTRY_BYTES = PARTITION_KEY.size + 1 + PARTITION.size
+SHARED_LOCK = 24  # u64: inode of LOCK, as whoever opened the database first saw it
 SHARED_SLOTS = 64  # one byte per waiter slot: 1 = armed
 SLOT_COUNT = 64
 

@@ -280,7 +280,7 @@ class Store:
             writer.on_first_commit = self._maintenance.start
 
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
-        """Everybody locks the same file. A LOCK that was replaced lets two processes write at once, each with a lock."""
+        """Everybody locks the same file: had LOCK been replaced, two processes could write at once."""
         inode = self._files.descriptor_identity(lock_fd)[1]
         if alone:
             page[SHARED_LOCK : SHARED_LOCK + 8] = U64.pack(inode)
