@@ -32,7 +32,7 @@ from typing import Any
 import eventdb
 from tests.crash import plants
 from tests.crash.history import SEND, History, Operation, Recorder, read_history
-from tests.crash.workload import CREATE_VIEW, TOPICS, VIEW, event
+from tests.crash.workload import TOPICS, VIEW, VIEW_QUERY, event
 
 
 class Checker:
@@ -169,10 +169,9 @@ def judge_view(db: eventdb.Database) -> list[tuple[str, str]]:
     """The view, if there is one, against its own query over the same snapshot."""
     if VIEW not in [row[0] for row in db.sql("SHOW VIEWS").fetchall()]:
         return []
-    query = CREATE_VIEW.partition(" AS ")[2]
     with db.snapshot() as snapshot:
         kept = sorted(snapshot.sql(f"SELECT writer, events, total FROM {VIEW}").fetchall())
-        batch = sorted(snapshot.sql(query).fetchall())
+        batch = sorted(snapshot.sql(VIEW_QUERY).fetchall())
     return [] if kept == batch else [("view", f"{VIEW} holds {kept!r:.300}, its query gives {batch!r:.300}")]
 
 

@@ -20,9 +20,8 @@ COLUMNS = {
     "ts": "TIMESTAMP",
 }
 VIEW = "per_writer"
-CREATE_VIEW = (
-    f"CREATE MATERIALIZED VIEW {VIEW} AS SELECT writer, count(*) AS events, sum(n) AS total FROM alpha GROUP BY writer"
-)
+VIEW_QUERY = "SELECT writer, count(*) AS events, sum(n) AS total FROM alpha GROUP BY writer"
+CREATE_VIEW = f"CREATE MATERIALIZED VIEW IF NOT EXISTS {VIEW} AS {VIEW_QUERY}"
 PRODUCER_PREFIX = "pump"  # writers with this prefix go on counting after a restart: their n is the producer's sequence
 
 _EPOCH = dt.datetime(2024, 1, 1)
