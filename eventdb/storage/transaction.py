@@ -265,6 +265,18 @@ class WriteTransaction:
         state.base, state.min_time, state.max_time = segment.base, NO_MIN_TIME, NO_MAX_TIME
         return segment
 
+    @staticmethod
+    def _require_text(staged: Staged, column: int, values: list[Any]) -> None:
+        for value in values:
+            if value is not None and not isinstance(value, str):
+                name = staged.log.schema.fields[column].name
+                raise SchemaMismatch(
+                    f"column {name!r} is VARCHAR: {value!r} is not a string",
+                    column=name,
+                    value=value,
+                    expected="VARCHAR",
+                )
+
     def code_strings(self, staged: Staged, column: int, values: list[Any], need: int) -> list[int] | None:
         """Codes for str or None values, new ones pending; None if the dictionary is full and the column must go
         plain."""
@@ -273,8 +285,8 @@ class WriteTransaction:
         known = dictionary.codes
         try:
             return [known[v] for v in values]
-        except KeyError:
-            pass
+        except (KeyError, TypeError):
+            self._require_text(staged, column, values)
         pending = staged.pending.setdefault(column, {})
         fresh = {v for v in values if v not in known and v not in pending}
         length = sum(map(len, fresh))
