@@ -120,7 +120,7 @@ def make_encoder(log: PartitionLog, segment: Segment) -> Any:
 def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit."""
     if writer.busy or getpid() != writer.pid:
-        return DECLINED
+        return DECLINED  # whoever finds the writer busy joins the group that commits next
     files = writer.files
     with writer.mutex:  # a `with` of a C object: Ctrl-C cannot come between taking it and the block
         if writer.busy or not writer.prepared or writer.closed:

@@ -63,7 +63,7 @@ class Files:
     """File operations. They raise OSError; `storage_error` turns it into a typed one."""
 
     # Bound directly: these two run in every commit.
-    pwrite: Callable[[int, bytes, int], int] = staticmethod(os.pwrite)
+    pwrite: Callable[[int, bytes | memoryview, int], int] = staticmethod(os.pwrite)
     fdatasync: Callable[[int], None] = staticmethod(getattr(os, "fdatasync", os.fsync))
     flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
 
@@ -173,7 +173,7 @@ class Files:
         finally:
             self.close(fd)
 
-    def write_fully(self, fd: int, data: bytes, position_bytes: int) -> None:
+    def write_fully(self, fd: int, data: bytes | memoryview, position_bytes: int) -> None:
         """All of `data` at the position; a short write is continued so that its cause shows up as an OSError."""
         done = 0
         while done < len(data):

@@ -39,13 +39,17 @@ class _Ticket:
 
 
 class GroupCommit:
-    """`append` from any thread. `write` opens a transaction of the store."""
+    """`append` from any thread. `write` opens a transaction of the store.
+
+    `has_leader` says that rows wait or are being committed: then nobody may pass them by taking the writer directly, or
+    one busy thread would keep the group waiting and flush for every row of its own.
+    """
 
     def __init__(self, write: Callable[[], WriteTransaction]) -> None:
         self._write = write
         self._lock = threading.Lock()
         self._queue: list[_Ticket] = []
-        self._has_leader = False
+        self.has_leader = False
 
     def append(self, log: PartitionLog, row: tuple[Any, ...]) -> int:
         """The offset of the row, committed. Errors as WriteTransaction; OutcomeUnknown reaches every thread of the
@@ -53,8 +57,8 @@ class GroupCommit:
         ticket = _Ticket(log, row)
         try:
             with self._lock:
-                if not self._has_leader:
-                    self._has_leader = ticket.leads = True
+                if not self.has_leader:
+                    self.has_leader = ticket.leads = True
                 self._queue.append(ticket)
             if not ticket.leads:
                 ticket.wake.acquire()  # until it is done, or it is its turn to lead
@@ -70,7 +74,7 @@ class GroupCommit:
                         self._queue[0].leads = True
                         self._queue[0].wake.release()
                     else:
-                        self._has_leader = False
+                        self.has_leader = False
         if ticket.error is not None:
             raise ticket.error
         return ticket.offset

@@ -430,13 +430,13 @@ class Store:
     def append_row(self, log: PartitionLog, row: tuple[Any, ...]) -> int:
         """One committed row; returns its offset."""
         writer = self._writer
-        if writer is not None:
+        if writer is not None and not self._group.has_leader:
             offset = append_row(writer, log, row)
             if offset >= 0:
                 self._notifier.announce()
                 return offset
-            if writer.owner == threading.get_ident() and writer.token is not None:
-                raise UsageError("a write transaction of this thread is open: finish it before the next write")
+        if writer is not None and writer.owner == threading.get_ident() and writer.token is not None:
+            raise UsageError("a write transaction of this thread is open: finish it before the next write")
         return self._group.append(log, row)
 
     def write(self, *, journaled: bool = True) -> WriteTransaction:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from eventdb.batch import Column
     from eventdb.storage.commit import Writer
+    from eventdb.storage.files import Files
     from eventdb.storage.notify import Notifier
 
 MAX_KEY_BYTES = 500
@@ -171,6 +172,11 @@ class WriteTransaction:
             self._notifier.announce()
 
     # -- rows ----------------------------------------------------------------------------------
+
+    @property
+    def files(self) -> Files:
+        """Where file operations of this database go."""
+        return self._writer.files
 
     def append_row(self, log: PartitionLog, row: tuple[Any, ...]) -> int:
         """The offset the row gets."""

@@ -81,7 +81,7 @@ class Transaction:
 def together(group: GroupCommit, rows: list[str]) -> list[object]:
     """What each thread got when all queue up behind a leader that waits."""
     results: list[object] = [None] * len(rows)
-    group._has_leader = True  # the test leads: everybody queues
+    group.has_leader = True  # the test leads: everybody queues
 
     def run(i: int) -> None:
         try:
@@ -135,7 +135,7 @@ def test_a_writer_that_cannot_be_had_fails_each_thread_and_leaves_nothing_behind
 def test_an_interrupted_wait_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Writer()
     group = GroupCommit(writer)
-    group._has_leader = True
+    group.has_leader = True
     made = []
 
     class Interrupted:
