@@ -202,7 +202,8 @@ class RowCodec:
                 lines.append(f"  if type(v{i}) is datetime:")
                 lines.append(f"    d = v{i} - (EPOCH if v{i}.tzinfo is None else EPOCH_UTC)")
                 lines.append(f"    v{i} = (d.days * 86400 + d.seconds) * 1000000 + d.microseconds")
-                lines.append(f"  else: v{i} = check{i}(v{i})")
+                lines.append(f"  elif type(v{i}) is not int or not {MIN_TIMESTAMP_US} <= v{i} <= {MAX_TIMESTAMP_US}:")
+                lines.append(f"    v{i} = check{i}(v{i})")
                 continue
             lines.append(f"  if not ({_fast_test(field, f'v{i}')}): v{i} = check{i}(v{i})")
         lines.append(f"  return ({', '.join(f'v{i}' for i in range(len(fields)))},)")
