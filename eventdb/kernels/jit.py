@@ -109,6 +109,15 @@ def _signature(tokens: tuple[str, ...]) -> Any:
 
 _lock = threading.Lock()
 _loaded: dict[str, Callable[..., int]] = {}
+_MAX_LOADED = 1_024
+
+
+def _keep(key: str, compiled: Any) -> Any:
+    """Remembers a kernel, forgetting the oldest ones when there are too many."""
+    while len(_loaded) >= _MAX_LOADED:
+        del _loaded[next(iter(_loaded))]
+    _loaded[key] = compiled
+    return compiled
 
 
 def _define(source: str, tokens: tuple[str, ...]) -> Any:
@@ -130,8 +139,8 @@ def load(source: str, tokens: tuple[str, ...]) -> Callable[..., int] | None:
             return found
         compiled = _define(source, tokens)
         if not hasattr(compiled, "_cache"):
-            _loaded[key] = compiled
-            return _loaded[key]
+            kept: Callable[..., int] = _keep(key, compiled)
+            return kept
         signature = _signature(tokens)
         result = compiled._cache.load_overload(signature, compiled.targetctx)
         if result is None:
@@ -139,8 +148,8 @@ def load(source: str, tokens: tuple[str, ...]) -> Callable[..., int] | None:
         compiled.targetctx.insert_user_function(result.entry_point, result.fndesc, [result.library])
         compiled.add_overload(result)
         compiled.disable_compile()  # another argument type is a bug here, not a reason to compile again
-        _loaded[key] = compiled
-        return _loaded[key]
+        loaded: Callable[..., int] = _keep(key, compiled)
+        return loaded
 
 
 def build(source: str, tokens: tuple[str, ...]) -> Callable[..., int]:
@@ -157,7 +166,7 @@ def build(source: str, tokens: tuple[str, ...]) -> Callable[..., int]:
             compiled = _define(source, tokens)
             compiled.compile(_signature(tokens))
             compiled.disable_compile()
-            _loaded[key] = compiled
+            _keep(key, compiled)
         return _loaded[key]
 
 

@@ -46,6 +46,10 @@ class Input(Protocol):
     def validity(self, index: int) -> Callable[[Any], Array]:
         """Gives the column's validity for a morsel (all True where it has none)."""
 
+    @property
+    def dictionary_limit(self) -> int:
+        """The largest dictionary worth evaluating an expression for."""
+
     def column_range(self, index: int) -> tuple[int, int] | None:
         """Bounds of an integer-like column over all rows, None if unknown or wide."""
 
@@ -177,6 +181,8 @@ class ExpressionWriter:
         """The expression for every value of a dictionary, then for NULL. CannotCompile if one of them raises."""
         type = self.source.type_of(index)
         dictionary, size = self.source.dictionary(index)
+        if size > max(1_000, self.source.dictionary_limit):
+            raise CannotCompile("a dictionary larger than the rows")
         codes = np.arange(size + 1, dtype=np.int32)
         codes[size] = 0
         present = np.ones(size + 1, dtype=bool)

@@ -83,12 +83,21 @@ class ScanInput:
         return self.scan.output[index].type
 
     def is_nullable(self, index: int) -> bool:
+        if self.type_of(index).is_coded:
+            self.dictionary(index)
         return any(column.validity is not None for column in self.columns(index))
 
     def dictionary(self, index: int) -> tuple[Dictionary, int]:
         """The one dictionary of a coded column and its size now; CannotCompile when slices have different ones."""
+        if not self.slices:
+            return Dictionary(), 0
+        if index not in self._columns and len(self.slices) > 1:
+            # Segments that store strings plainly are encoded when fetched: two of them tell what all would.
+            ends = [self._fetch(index, self.slices[i]) for i in (0, -1)]
+            if ends[0].dictionary is not ends[1].dictionary:
+                raise CannotCompile("slices with dictionaries of their own")
         columns = self.columns(index)
-        first = columns[0].dictionary if columns else Dictionary()
+        first = columns[0].dictionary
         assert first is not None
         if any(column.dictionary is not first for column in columns):
             raise CannotCompile("slices with dictionaries of their own")
@@ -135,6 +144,11 @@ class ScanInput:
             if high - low > _MAX_RANGE:
                 return None
         return low, high
+
+    @property
+    def dictionary_limit(self) -> int:
+        """Evaluating an expression for more dictionary values than there are rows costs more than it saves."""
+        return self.row_count
 
     def restricted(self, morsel: Morsel) -> Scan:
         """A scan of the rows of a morsel only."""

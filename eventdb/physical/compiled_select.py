@@ -151,6 +151,8 @@ class FusedSelect(FusedPipeline):
         text.finish("0", "m")
         for output in shape.outputs:
             if isinstance(output, ColumnRef):
+                if output.type.is_coded:
+                    source.dictionary(output.index)  # plainly stored strings are better encoded as they stream past
                 source.columns(output.index)  # fetched here, not by many threads at once
         return source, text, sink
 

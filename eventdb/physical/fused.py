@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from eventdb.batch import RecordBatch
 from eventdb.config import COMPILE_MIN_ROWS
+from eventdb.kernels.cache import has_numba
 from eventdb.kernels.service import SERVICE, Request, build_now
 from eventdb.logical.expressions import (
     Aggregation,
@@ -141,10 +142,20 @@ def _is_safe(step: Step, writer: ExpressionWriter) -> bool:
 LEAST_COMPILED_ROWS = 20_000  # below, generating the text costs more than interpreting the rows
 
 
+def scanned_rows(scan: Scan, context: QueryContext) -> int:
+    """How many rows a scan has at most. Cost: one look-up in the index."""
+    low, high = context.snapshot.offsets(context.logs(scan.topic_id))
+    start = low if scan.start_offset is None else max(low, scan.start_offset)
+    stop = high if scan.stop_offset is None else min(high, scan.stop_offset)
+    return max(0, int(stop) - int(start))
+
+
 def request_kernel(text: PipelineText, context: QueryContext, row_count: int) -> Request:
     """The kernel of a text, or the promise of one. CannotCompile if this query should not wait for it."""
     source, tokens = text.source, text.tokens
     if context.execution == "compiled":
+        if not has_numba():
+            raise CannotCompile("Numba is not installed")
         request = Request(source, tokens)
         request.settle(build_now(source, tokens))
         return request

@@ -10,7 +10,7 @@ from eventdb.logical.plan import Plan
 from eventdb.physical.compiled_aggregate import FusedAggregate
 from eventdb.physical.compiled_select import FusedSelect, worth_fusing
 from eventdb.physical.context import QueryContext
-from eventdb.physical.fused import recognise
+from eventdb.physical.fused import LEAST_COMPILED_ROWS, recognise, scanned_rows
 from eventdb.physical.operator import Operator
 
 
@@ -20,6 +20,8 @@ def compile_pipeline(plan: Plan, context: QueryContext) -> Operator | None:
         return None
     shape = recognise(plan)
     if shape is None:
+        return None
+    if context.execution == "auto" and scanned_rows(shape.scan, context) < LEAST_COMPILED_ROWS:
         return None
     if shape.aggregations is not None:
         return FusedAggregate(shape, context)

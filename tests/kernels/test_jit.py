@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -93,6 +94,7 @@ def test_the_service_compiles_in_a_helper_and_answers_without_blocking() -> None
     assert request.kernel(3, frozen(np.arange(3, dtype=np.int32)), np.zeros(3)) == 3
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
 def test_a_source_that_does_not_compile_is_an_error_of_its_request_only() -> None:
     own = service.KernelService()
     broken = own.find("def pipeline(n):\n    return undefined_name\n", ("i8",))
