@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,23 @@ def single(work: Path) -> Report:
         for one in block:
             append(one)
 
+    cpu: dict[str, list[float]] = {"ours": [], "named": []}
+
+    def measured(name: str, work: Callable[[], None]) -> float:
+        def counted() -> None:
+            started = time.thread_time()
+            work()
+            cpu[name].append((time.thread_time() - started) / SINGLE_ROWS)
+
+        return timed(counted) / SINGLE_ROWS
+
     def ours() -> float:
         block = blocks["ours"]()
-        return timed(lambda: append_all(block)) / SINGLE_ROWS
+        return measured("ours", lambda: append_all(block))
 
     def sqlite_named() -> float:
         block = blocks["named"]()
-        return timed(lambda: named.append_each(block)) / SINGLE_ROWS
+        return measured("named", lambda: named.append_each(block))
 
     def sqlite_tuples() -> float:
         block = [tuple(one.values()) for one in blocks["tuples"]()]
@@ -130,6 +141,8 @@ def single(work: Path) -> Report:
     report.add(
         "append / the same from a tuple", f"{show_s(mine)} against {show_s(tuple_s)}", f"{tuple_s / mine:.2f}x SQLite"
     )
+    ours_cpu, theirs_cpu = median(cpu["ours"]), median(cpu["named"])
+    report.note(f"CPU time of the appending thread: {show_s(ours_cpu)} against {show_s(theirs_cpu)}")
     db.close()
     named.close()
     tuples.close()
