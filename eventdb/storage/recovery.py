@@ -15,6 +15,7 @@ accepted.
 
 from __future__ import annotations
 
+import contextlib
 from struct import error as StructError
 
 from eventdb.errors import CorruptionError, StorageError
@@ -328,6 +329,11 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
     except IndexFault as error:
         txn.abort()
         raise index_error(error, index.path) from error
+    except CorruptionError:
+        txn.abort()
+        if restored:
+            _allow_reading(writer, slot)
+        raise
     except BaseException:
         txn.abort()
         raise
@@ -342,6 +348,12 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
         "last_record": tail.lsn,
         "topics_collected": len(dropped),
     }
+
+
+def _allow_reading(writer: Writer, slot: Slot) -> None:
+    """The index is whole, at the checkpoint, though the journal after it is not: read-only handles may look at that."""
+    with contextlib.suppress(StorageError):
+        writer._write_slot(slot, slot.tail, slot.pages, clean=False)
 
 
 def _commit_replayed(writer: Writer, txn: Any, record: Record) -> Any:
@@ -364,7 +376,7 @@ def _check_tail(writer: Writer, tail: Tail, cut: Record | None) -> int:
             raise CorruptionError(
                 f"{file.path}: the record at byte {tail.position} (number {tail.lsn + 1}) does not verify, but "
                 f"record {record.lsn} behind it does and says it was durable: this is damage, not an interrupted "
-                "write. The database opens with read_only=True; restore a backup to write again",
+                "write. The database opens with read_only=True, as of its last checkpoint; restore a backup to write",
                 path=file.path,
             )
     if cut is None and tail.position + 8 <= file.size:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from eventdb.batch import Column, Dictionary
 from eventdb.errors import DiskFullError, OutcomeUnknown, PoisonedError, StorageError
 from eventdb.schema import DataType
 from eventdb.storage import Store
+from eventdb.storage.kv import Index
 from tests.faults import SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import SMALL_LIMITS, Row
 from tests.storage.test_recovery import append, crash, log, rows, start
@@ -228,3 +231,45 @@ def test_a_full_disk_refuses_appends_and_goes_on_when_there_is_room(disk: Simula
     assert rows(store) == kept
     assert store.check(deep=True) == []
     let_go(store)
+
+
+class FullIndex:
+    """An index transaction whose commit finds no room."""
+
+    def __init__(self, txn: Any) -> None:
+        self._txn = txn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._txn, name)
+
+    def commit(self) -> None:
+        self._txn.abort()
+        raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+
+
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("durability", ["commit", "os"])
+def test_a_commit_the_index_cannot_take_did_not_happen(
+    disk: SimulatedDisk, durability: str, power: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = start(disk, durability)
+    kept = append(store, 2)
+    store.checkpoint()
+    whole = Index.begin_write
+    monkeypatch.setattr(Index, "begin_write", lambda self: FullIndex(whole(self)))
+    for _ in range(2):
+        with pytest.raises(DiskFullError):
+            append(store, 40, first=50)
+        assert rows(store) == kept
+    monkeypatch.undo()
+    for name, value in SMALL_LIMITS.items():
+        monkeypatch.setattr(f"eventdb.storage.{name}", value)
+    kept += append(store, 1, first=100)
+    assert rows(store) == kept
+    crash(disk, store, power=power)
+    store = start(disk, durability)
+    found = rows(store)
+    assert found == kept[: len(found)]
+    assert len(found) == 3 or (power and durability == "os")
+    assert store.check(deep=True) == []
+    store.close()

@@ -179,14 +179,35 @@ def crashed(disk: SimulatedDisk, count: int, *, power: bool) -> tuple[Path, list
     return Path(path), [("a", -1), *made]
 
 
-def test_rot_in_the_middle_of_the_journal_is_refused_not_cut(disk: SimulatedDisk) -> None:
-    path, _ = crashed(disk, 10, power=True)
+@pytest.mark.parametrize("power", [False, True])
+def test_rot_in_the_middle_of_the_journal_is_refused_not_cut_and_can_be_read(disk: SimulatedDisk, power: bool) -> None:
+    path, kept = crashed(disk, 10, power=True)
+    if not power:
+        store = start(disk)
+        kept += append(store, 1)
+        for i in range(10):
+            kept.append(("a", i))
+            store.append_row(log(store), kept[-1])
+        assert store._writer is not None
+        assert store._writer.journal.file is not None
+        path = Path(store._writer.journal.file.path)
+        crash(disk, store, power=False)
+        (path.parent.parent / "shared").write_bytes(bytes(4096 * 3))  # the head cannot help
     data = path.read_bytes()
     records = [i for i in range(0, len(data) - 4, 8) if data[i : i + 4] == b"EDJ1"]
     damage(path, records[len(records) // 2] + 60)
     for _ in range(2):
         with pytest.raises(CorruptionError, match=r"does not verify.*damage"):
             start(disk)
+    reader = Store.open(
+        disk.root + "/db", read_only=True, files=disk.files(), clock=disk.clock(), live_topics=lambda: SCHEMAS
+    )
+    found = rows(reader)
+    assert found == kept[: len(found)]
+    assert reader.check(deep=True) == []
+    reader.close()
+    with pytest.raises(CorruptionError):
+        start(disk)
 
 
 def test_a_torn_tail_is_cut_and_reported(disk: SimulatedDisk) -> None:
