@@ -82,6 +82,7 @@ class SimulatedDisk:
     def __init__(self, root: str, seed: int = 0) -> None:
         self.root = root
         self.random = random.Random(seed)
+        self.in_place = seed % 2 == 1  # what the file system is said to be: the journal is mapped, or written
         self.tree = SimulatedDirectory()
         self.odds: Callable[[str], float | None] = lambda path: None  # of unflushed changes to survive; None = draw
         self.boots = 0
@@ -354,6 +355,9 @@ class SimulatedFiles(Files):
     def mmap(self, fd: int, length_bytes: int, *, write: bool = False) -> Any:
         self.tick("mmap")
         return super().mmap(fd, length_bytes, write=write)
+
+    def overwrites_in_place(self, path: str) -> bool:
+        return self.disk.in_place
 
     def drop_cache(self, fd: int) -> None:
         self.tick("drop_cache")

@@ -120,6 +120,11 @@ class Files:
     def mmap(self, fd: int, length_bytes: int, *, write: bool = False) -> mmap.mmap:
         return mmap.mmap(fd, length_bytes, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
 
+    def overwrites_in_place(self, path: str) -> bool:
+        """Whether overwriting written bytes below `path` needs no new space, ever: then a store into a mapping of them
+        cannot meet a full disk. Copy-on-write file systems (btrfs, zfs, f2fs, bcachefs) do need it."""
+        return file_system(path) in _IN_PLACE_TYPES
+
     def drop_cache(self, fd: int) -> None:
         """Clean cached pages of the file are forgotten, so that the next read shows what the medium holds."""
         if hasattr(os, "posix_fadvise"):
@@ -184,10 +189,11 @@ class Files:
 
 
 _NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs")
+_IN_PLACE_TYPES = ("ext2", "ext3", "ext4", "xfs", "tmpfs")
 
 
-def network_file_system(path: str) -> str | None:
-    """The name of the network file system a path lies on, None if it is local or not known. Linux only.
+def file_system(path: str) -> str:
+    """The type of the file system a path lies on, '' if not known. Linux only.
 
     The mount table is read, not statfs: loading ctypes for that call costs more than opening the database.
     """
@@ -197,8 +203,13 @@ def network_file_system(path: str) -> str | None:
             number = b" %d:%d " % (os.major(device), os.minor(device))
             for line in table:
                 if number in line:
-                    kind = line.partition(b" - ")[2].split()[0].decode("ascii", "replace")
-                    return kind if kind in _NETWORK_TYPES else None
+                    return line.partition(b" - ")[2].split()[0].decode("ascii", "replace")
     except (OSError, IndexError):
-        return None
-    return None
+        return ""
+    return ""
+
+
+def network_file_system(path: str) -> str | None:
+    """The name of the network file system a path lies on, None if it is local or not known."""
+    kind = file_system(path)
+    return kind if kind in _NETWORK_TYPES else None

@@ -202,7 +202,7 @@ class Journal:
                 size = files.size(fd)
                 if size < RECORD_BYTES:
                     raise CorruptionError(f"{path} has {size} bytes: too short for a journal file", path=path)
-                return JournalFile(path, fd, files.mmap(fd, size), epoch, number, size)
+                return JournalFile(path, fd, files.mmap(fd, size, write=write), epoch, number, size)
             except BaseException:
                 files.close(fd)
                 raise
@@ -237,7 +237,7 @@ class Journal:
                 files.write_fully(fd, first, 0)
                 files.fsync(fd)
                 files.fsync_dir(self.directory)
-                file = JournalFile(path, fd, files.mmap(fd, size), epoch, number, size)
+                file = JournalFile(path, fd, files.mmap(fd, size, write=True), epoch, number, size)
             except BaseException:
                 files.close(fd)
                 files.unlink(path)
