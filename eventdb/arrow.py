@@ -7,6 +7,7 @@ copied) and results become Arrow here.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -301,6 +302,7 @@ def columns_for(data: Any, schema: Schema) -> list[Column]:
         if index in found:
             raise SchemaMismatch(f"column {name!r} is given twice", column=name)
         found[index] = source
+    _encode_ahead(found)
     columns = []
     for index, field in enumerate(schema):
         source = found.get(index)
@@ -318,6 +320,28 @@ def columns_for(data: Any, schema: Schema) -> list[Column]:
             )
         columns.append(column)
     return columns
+
+
+def _encode_ahead(found: dict[int, Any]) -> None:
+    """Long columns of strings are dictionary-encoded in threads, side by side (pyarrow lets go of the GIL)."""
+
+    def encode(index: int) -> None:
+        found[index] = found[index].combine_chunks().dictionary_encode()
+
+    long = [
+        index
+        for index, source in found.items()
+        if isinstance(source, pa.ChunkedArray)
+        and len(source) >= READ_BATCH_ROWS
+        and (pa.types.is_string(source.type) or pa.types.is_large_string(source.type))
+    ]
+    threads = [threading.Thread(target=encode, args=(index,)) for index in long[1:]]
+    for thread in threads:
+        thread.start()
+    if long:
+        encode(long[0])
+    for thread in threads:
+        thread.join()
 
 
 def infer_schema(data: Any) -> Schema:

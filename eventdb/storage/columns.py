@@ -16,12 +16,14 @@ from eventdb.storage.files import Files, storage_error
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Segment
-    from eventdb.storage.transaction import Staged, WriteTransaction
+    from eventdb.storage.staging import Staged
+    from eventdb.storage.transaction import WriteTransaction
 
 
 _BOOL = np.dtype(bool)
 _INT32 = np.dtype("<i4")
 _INT64 = np.dtype("<i8")
+FEW_VALUES = 4_096
 PWRITE_BYTES = 65_536  # a column's part of at least this size is written by pwrite
 
 
@@ -58,6 +60,10 @@ class SegmentSlice:
         dictionary = self._log.dictionaries[index]
         assert dictionary is not None
         return Column(type, values, validity, dictionary.shared())
+
+    def is_plain(self, index: int) -> bool:
+        """Whether a VARCHAR or BLOB column is stored without codes, so that `column` has to encode it."""
+        return bool(self._segment.layout.columns[index].plain)
 
     def append_times(self) -> Array:
         """int64 microseconds, read-only view."""
@@ -239,8 +245,11 @@ class _Source:
     def _used(self) -> Array:
         """Codes that some present row has."""
         column = self.column
-        values = column.values if column.validity is None else column.values[column.validity]
         assert column.dictionary is not None
+        if len(column.dictionary) <= FEW_VALUES and len(column) >= FEW_VALUES * 16:
+            # Finding the few that are not used costs more than giving them codes.
+            return np.arange(len(column.dictionary))
+        values = column.values if column.validity is None else column.values[column.validity]
         seen = np.zeros(max(1, len(column.dictionary)), dtype=bool)
         seen[values] = True
         return np.flatnonzero(seen)

@@ -6,7 +6,7 @@ import struct
 import threading
 from array import array
 
-from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
+from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS
 from eventdb.errors import ClosedError, InternalError, SchemaMismatch, UsageError
 from eventdb.storage.dictionary import is_short
 from eventdb.storage.format import (
@@ -28,8 +28,9 @@ from eventdb.storage.format import (
     segment_key,
 )
 from eventdb.storage.kv import IndexFault, index_error, scan
-from eventdb.storage.log import PartitionLog, PartitionState
+from eventdb.storage.log import PartitionLog
 from eventdb.storage.segment import Segment, SegmentLayout, create_segment
+from eventdb.storage.staging import Staged, count_fitting, encode_values, pack_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,33 +44,6 @@ if TYPE_CHECKING:
     from eventdb.storage.notify import Notifier
 
 MAX_KEY_BYTES = 500
-
-
-class Staged:
-    """What one transaction has appended to one log so far. Rows are in the segment, past the committed end."""
-
-    __slots__ = ("chunks", "created", "log", "pending", "segment", "state")
-
-    def __init__(self, log: PartitionLog) -> None:
-        self.log = log
-        self.state: PartitionState = log.state.copy()
-        self.segment: Segment | None = log.segment
-        self.chunks: list[tuple[Segment, int, int]] = []  # segment, first row, rows
-        self.created: dict[int, tuple[Segment, bytes]] = {}  # by base
-        self.pending: dict[int, dict[str, int]] = {}
-
-    def room(self) -> int:
-        segment = self.segment
-        return 0 if segment is None else segment.layout.capacity - (self.state.log_end - segment.base)
-
-    def add(self, row: int, count: int) -> None:
-        assert self.segment is not None
-        if self.chunks and self.chunks[-1][0] is self.segment:
-            segment, first, before = self.chunks[-1]
-            self.chunks[-1] = (segment, first, before + count)
-        else:
-            self.chunks.append((self.segment, row, count))
-        self.state.log_end += count
 
 
 class _Guard:
@@ -97,6 +71,26 @@ class _Spent:
     writer: Writer
 
 
+class _Checksum(threading.Thread):
+    """The CRC of many rows, computed while they are flushed: a third of the time of a large batch's commit."""
+
+    def __init__(self, segment: Segment, row: int, count: int) -> None:
+        super().__init__(daemon=True)
+        self._rows = (segment, row, count)
+        self._crc: int | None = None
+        self.start()
+
+    def run(self) -> None:
+        segment, row, count = self._rows
+        self._crc = segment.rows_crc(row, count)
+
+    def result(self) -> int:
+        self.join()
+        if self._crc is None:
+            raise InternalError("the rows of a batch could not be read back for their checksum")
+        return self._crc
+
+
 class WriteTransaction:
     """Get it from Store.write() and use it as a context manager, in one thread. Leaving it normally commits; an
     exception aborts.
@@ -117,6 +111,7 @@ class WriteTransaction:
         self._changed = False
         self._index_changed = False  # by more than partitions' ends: those may go to the head
         self._ahead: dict[bytes, bytes] = {}
+        self._checksums: list[tuple[int, _Checksum]] = []  # position among the parts of the record
         self._committing = False
 
     def __enter__(self) -> WriteTransaction:
@@ -325,9 +320,9 @@ class WriteTransaction:
             codes[i] = found
         if not plain:
             for i in segment.layout.plain:
-                encoded[i] = _encode(columns[i][:count])
+                encoded[i] = encode_values(columns[i][:count])
                 column = segment.layout.columns[i]
-                count = min(count, _fitting(encoded[i], column.heap_bytes - segment.heap_end(i, row)))
+                count = min(count, count_fitting(encoded[i], column.heap_bytes - segment.heap_end(i, row)))
         if plain or count == 0:
             # The row does not fit this segment: a new one with plain columns or a larger heap does.
             if row == 0:
@@ -349,7 +344,7 @@ class WriteTransaction:
             if dictionary is None or i in already or dictionary.is_full(DICTIONARY_LIMIT - 1):
                 plain.add(i)
             if i in plain:
-                heap[i] = sum(map(len, _encode(columns[i])))
+                heap[i] = sum(map(len, encode_values(columns[i])))
 
     def replace_empty(self, staged: Staged) -> None:
         """The segment this very transaction created is still empty: its file is dropped and made anew."""
@@ -391,7 +386,7 @@ class WriteTransaction:
                     if column.nullable
                     else values
                 )
-                packed = _pack(column.struct_code, stored, schema.fields[i].name)
+                packed = pack_values(column.struct_code, stored, schema.fields[i].name)
             memory[position : position + len(packed)] = packed
         position = layout.append_position + row * 8
         memory[position : position + count * 8] = struct.pack("<q", staged.state.append_us) * count
@@ -468,6 +463,8 @@ class WriteTransaction:
                 self._flush_bulk(bulk)
             else:
                 unsynced = True
+        for position, checksum in self._checksums:
+            parts[position] = bytes(parts[position]) + U32.pack(checksum.result())
         parts.extend(self._key_ops)
         self._committing = True
         payload = b"".join(parts) if self._journaled else None
@@ -524,11 +521,8 @@ class WriteTransaction:
             length = sum(size for _, size in regions)
             place = OP_ROWS.pack(row, count) + state
             if length > MAX_PAYLOAD_BYTES:
-                parts.append(
-                    OP_PLACE.pack(OP_BULK, topic_id, partition, segment.base)
-                    + place
-                    + U32.pack(segment.rows_crc(row, count))
-                )
+                self._checksums.append((len(parts), _Checksum(segment, row, count)))
+                parts.append(OP_PLACE.pack(OP_BULK, topic_id, partition, segment.base) + place)
                 bulk.append((staged, segment))
             else:
                 parts.append(OP_PLACE.pack(OP_CHUNK, topic_id, partition, segment.base) + place + U32.pack(length))
@@ -549,31 +543,3 @@ class WriteTransaction:
             if not self._committing:  # else the journal may name them: the next writer completes the commit
                 for segment, _ in changes.created.values():
                     self._writer.discard_file(segment.path)
-
-
-def _encode(values: list[Any]) -> list[bytes]:
-    out = []
-    for value in values:
-        data = (
-            b"" if value is None else value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
-        )
-        if len(data) > MAX_VALUE_BYTES:
-            raise SchemaMismatch(f"a value of {len(data)} bytes exceeds the limit of {MAX_VALUE_BYTES}")
-        out.append(data)
-    return out
-
-
-def _fitting(values: list[bytes], room_bytes: int) -> int:
-    """How many of the values, from the first on, fit the room."""
-    for i, value in enumerate(values):
-        room_bytes -= len(value)
-        if room_bytes < 0:
-            return i
-    return len(values)
-
-
-def _pack(code: str, values: list[Any], name: str) -> bytes:
-    try:
-        return bytes(map(bool, values)) if code == "?" else array(code, values).tobytes()
-    except (TypeError, OverflowError, ValueError) as error:
-        raise SchemaMismatch(f"column {name!r}: {error}", column=name) from error
