@@ -91,17 +91,22 @@ class ScanInput:
         """The one dictionary of a coded column and its size now; CannotCompile when slices have different ones."""
         if not self.slices:
             return Dictionary(), 0
-        if index not in self._columns and len(self.slices) > 1:
-            # Segments that store strings plainly are encoded when fetched: two of them tell what all would.
-            ends = [self._fetch(index, self.slices[i]) for i in (0, -1)]
-            if ends[0].dictionary is not ends[1].dictionary:
-                raise CannotCompile("slices with dictionaries of their own")
+        if index not in self._columns and len(self.slices) > 1 and self._has_plain_slice(index):
+            raise CannotCompile("segments that store the strings plainly")
         columns = self.columns(index)
         first = columns[0].dictionary
         assert first is not None
         if any(column.dictionary is not first for column in columns):
             raise CannotCompile("slices with dictionaries of their own")
         return first, len(first)
+
+    def _has_plain_slice(self, index: int) -> bool:
+        """Asked before anything is fetched: fetching a plainly stored column encodes it."""
+        name = self.scan.columns[index]
+        position = None if name.startswith("_") and name != "_key" else self._position(name)
+        return position is not None and any(
+            part.is_plain(position) for part in self.slices if hasattr(part, "is_plain")
+        )
 
     def values(self, index: int) -> Callable[[Morsel], Array]:
         if index not in self._arrays:
