@@ -57,7 +57,7 @@ def read_format(files: Files, path: str) -> bytes:
 def ensure_directory(files: Files, path: str, *, create: bool) -> None:
     """The path is a directory that may hold a database. Typed errors name what it is instead."""
     if not os.path.isdir(path):
-        if os.path.lexists(path):
+        if os.path.lexists(path) and not os.path.isdir(path):  # else another process has just made it
             raise NotADatabase(f"{path} is a file; a database is a directory", path=path)
         if not create:
             raise NotADatabase(f"{path} does not exist", path=path)

@@ -38,6 +38,7 @@ SMALL_LIMITS = {
     "transaction.MAX_PAYLOAD_BYTES": 700,
     "transaction.DICTIONARY_LIMIT": 24,
     "columns.DICTIONARY_LIMIT": 24,
+    "columns.PWRITE_BYTES": 64,
     "transaction.HEAP_BYTES_PER_ROW": 4,
     "journal.JOURNAL_FIRST_BYTES": 4096,
     "journal.JOURNAL_MAX_BYTES": 16384,

@@ -1,0 +1,70 @@
+"""Rows on their way into a segment: what a transaction has placed so far, and values as the bytes that are stored."""
+
+from __future__ import annotations
+
+from array import array
+
+from eventdb.config import MAX_VALUE_BYTES
+from eventdb.errors import SchemaMismatch
+from eventdb.storage.log import PartitionLog, PartitionState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from eventdb.storage.segment import Segment
+
+
+class Staged:
+    """What one transaction has appended to one log so far. Rows are in the segment, past the committed end."""
+
+    __slots__ = ("chunks", "created", "log", "pending", "segment", "state")
+
+    def __init__(self, log: PartitionLog) -> None:
+        self.log = log
+        self.state: PartitionState = log.state.copy()
+        self.segment: Segment | None = log.segment
+        self.chunks: list[tuple[Segment, int, int]] = []  # segment, first row, rows
+        self.created: dict[int, tuple[Segment, bytes]] = {}  # by base
+        self.pending: dict[int, dict[str, int]] = {}
+
+    def room(self) -> int:
+        segment = self.segment
+        return 0 if segment is None else segment.layout.capacity - (self.state.log_end - segment.base)
+
+    def add(self, row: int, count: int) -> None:
+        assert self.segment is not None
+        if self.chunks and self.chunks[-1][0] is self.segment:
+            segment, first, before = self.chunks[-1]
+            self.chunks[-1] = (segment, first, before + count)
+        else:
+            self.chunks.append((self.segment, row, count))
+        self.state.log_end += count
+
+
+def encode_values(values: list[Any]) -> list[bytes]:
+    out = []
+    for value in values:
+        data = (
+            b"" if value is None else value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
+        )
+        if len(data) > MAX_VALUE_BYTES:
+            raise SchemaMismatch(f"a value of {len(data)} bytes exceeds the limit of {MAX_VALUE_BYTES}")
+        out.append(data)
+    return out
+
+
+def count_fitting(values: list[bytes], room_bytes: int) -> int:
+    """How many of the values, from the first on, fit the room."""
+    for i, value in enumerate(values):
+        room_bytes -= len(value)
+        if room_bytes < 0:
+            return i
+    return len(values)
+
+
+def pack_values(code: str, values: list[Any], name: str) -> bytes:
+    try:
+        return bytes(map(bool, values)) if code == "?" else array(code, values).tobytes()
+    except (TypeError, OverflowError, ValueError) as error:
+        raise SchemaMismatch(f"column {name!r}: {error}", column=name) from error
