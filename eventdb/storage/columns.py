@@ -206,7 +206,7 @@ def _copy(
 
 
 def _write(files: Files, segment: Segment, pieces: list[tuple[int, Array | bytes]]) -> None:
-    """Large pieces go through pwrite: storing into fresh pages of the mapping costs a fault each, five times as much."""
+    """Large pieces go through pwrite: a store into a fresh page of the mapping costs a fault, five times as much."""
     fd = -1
     try:
         for position, piece in pieces:
