@@ -107,19 +107,22 @@ class Views:
         """The bound form of a view."""
         with self._lock:
             spec = self._specs.get(info.id)
-            if spec is None:
-                statement = self._bind(info.sql)
-                spec = self._specs[info.id] = view_spec(
-                    info.id,
-                    info.name,
-                    continuous_plan(statement.query),
-                    self._facts(statement.topic.id),
-                    self._database._log_by_id,
-                    emit=statement.emit,
-                    grace_us=statement.grace_us,
-                    output_topic_id=info.output_topic_id,
-                )
-            return spec
+        if spec is None:
+            # Binding takes the database's lock, whose holders take this one: it must not be held meanwhile.
+            statement = self._bind(info.sql)
+            made = view_spec(
+                info.id,
+                info.name,
+                continuous_plan(statement.query),
+                self._facts(statement.topic.id),
+                self._database._log_by_id,
+                emit=statement.emit,
+                grace_us=statement.grace_us,
+                output_topic_id=info.output_topic_id,
+            )
+            with self._lock:
+                spec = self._specs.setdefault(info.id, made)
+        return spec
 
     def _bind(self, sql: str) -> st.CreateView:
         from eventdb.session import Names
