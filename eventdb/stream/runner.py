@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from eventdb.storage.transaction import WriteTransaction
 
 STEP_ROWS = 2 * MORSEL_ROWS  # rows a view takes in between two commits while it catches up
-GATHER_S = 0.005  # new rows are left to gather this long before a pass
+GATHER_S = 0.02  # new rows are left to gather this long before a pass
 IDLE_S = 0.05  # how often the thread looks whether it should stop
 RETRY_S = 1.0  # after an error that may go away, such as a full disk
 
