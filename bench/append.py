@@ -21,11 +21,12 @@ import eventdb
 from bench.measure import Report, median, scratch, show_s, take_turns, timed
 from bench.peers.duckdb import DuckDB
 from bench.peers.sqlite import Sqlite
-from bench.readings import COLUMNS, event, events, table
+from bench.readings import COLUMNS, DEVICES, event, events, table
 
 BATCH_ROWS = 1_000_000
-SINGLE_ROWS = 4_000
-COMMIT_ROWS = 300
+SINGLE_ROWS = 1_000
+COMMIT_ROWS = 40
+ROUNDS = 51  # short turns, many of them: the disk's mood changes faster than a second
 PRODUCER_ROWS = 200_000
 RECORD_BYTES = 192  # of the bare write: about what a six-column event takes in a journal
 
@@ -99,7 +100,7 @@ def _blocks(count: int, size: int) -> Callable[[], list[dict[str, Any]]]:
 
 
 def single(work: Path) -> Report:
-    rounds = 9
+    rounds = ROUNDS
     db, topic = _open(work / "ours", "interval:100ms")
     named = Sqlite(_fresh(work / "named.db"), "NORMAL")
     tuples = Sqlite(_fresh(work / "tuples.db"), "NORMAL")
@@ -167,12 +168,14 @@ class BareWrite:
 
 
 def commit(work: Path) -> Report:
-    rounds = 9
+    rounds = ROUNDS
     db, topic = _open(work / "ours", "commit")
     sqlite_peer = Sqlite(_fresh(work / "lite.db"), "FULL")
     bare = BareWrite(work / "bare", rounds * COMMIT_ROWS)
     blocks = {name: _blocks(rounds, COMMIT_ROWS) for name in ("ours", "sqlite")}
-    topic.append(event(0))  # opening costs are startup's question
+    topic.append_many(events(DEVICES))  # every device has been heard of; strings never seen before are asked for below
+    sqlite_peer.append_all([tuple(one.values()) for one in events(DEVICES)])
+    topic.append(event(0))
     before = db.stats()
 
     def append_all(block: Sequence[dict[str, Any]]) -> None:
@@ -208,6 +211,9 @@ def commit(work: Path) -> Report:
     report.add(
         "flushes per commit", f"{flushes} for {commits}", f"{flushes / commits:.3f}", "<= 1.2", flushes <= 1.2 * commits
     )
+    news = [{**event(n), "device": f"never heard of {n}"} for n in range(COMMIT_ROWS * 5)]
+    new_s = timed(lambda: append_all(news)) / len(news)
+    report.note(f"an event with a string never seen before: {show_s(new_s)}")
     db.close()
     sqlite_peer.close()
     return report
