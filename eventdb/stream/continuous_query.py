@@ -75,7 +75,7 @@ class ContinuousQuery:
         output = None
         if self.program.emission == APPEND:
             if batch.row_count:
-                output = OutputRows(_named(batch, self.program), rows.first_offset + origin)
+                output = OutputRows(_named(batch, self.program), rows.first_offset + _positions(origin, batch))
         else:
             self._group(batch, origin, marks)
             if self.program.emission == WINDOW_CLOSE:
@@ -106,19 +106,17 @@ class ContinuousQuery:
             return None
         return self._watermark.advance(rows.event_times.values, rows.event_times.validity, rows.append_times)
 
-    def _run_before(self, rows: InputRows) -> tuple[RecordBatch, Array]:
-        """The rows that reach the groups or the output, and the input position each came from."""
+    def _run_before(self, rows: InputRows) -> tuple[RecordBatch, Array | None]:
+        """The rows that reach the groups or the output, and the input position each came from (None: the same)."""
         scan, batch = self.program.scan, rows.batch
         low = 0 if scan.start_offset is None else min(max(scan.start_offset - rows.first_offset, 0), rows.row_count)
         high = rows.row_count if scan.stop_offset is None else max(scan.stop_offset - rows.first_offset, low)
         if low or high < rows.row_count:
             batch = batch.slice(low, high)
         batch, origin = self._before.run(batch)
-        if origin is None:
-            origin = np.arange(batch.row_count, dtype=np.int64)
-        return batch, origin + low if low else origin
+        return batch, _positions(origin, batch) + low if low else origin
 
-    def _group(self, batch: RecordBatch, origin: Array, marks: Array | None) -> None:
+    def _group(self, batch: RecordBatch, origin: Array | None, marks: Array | None) -> None:
         groups, window = self.groups, self.program.window
         assert groups is not None
         if not batch.row_count:
@@ -126,6 +124,7 @@ class ContinuousQuery:
         keys = groups.keys_of(batch)
         if window is not None and marks is not None:
             key = keys[window.position]
+            origin = _positions(origin, batch)
             late = is_closed(window.ends(key.values), marks[origin], self.program.grace_us)
             if key.validity is not None:
                 late &= key.validity
@@ -157,6 +156,10 @@ class ContinuousQuery:
             ends = ends[origin]
         position = np.searchsorted(marks[1:], ends + grace_us, side="left")
         return OutputRows(_named(batch, self.program), rows.first_offset + position)
+
+
+def _positions(origin: Array | None, batch: RecordBatch) -> Array:
+    return np.arange(batch.row_count, dtype=np.int64) if origin is None else origin
 
 
 def _named(batch: RecordBatch, program: Program) -> RecordBatch:

@@ -18,6 +18,7 @@ from eventdb.values import decode_value
 
 INSERT, UPDATE_BEFORE, UPDATE_AFTER, DELETE = range(4)
 OPS = ("+I", "-U", "+U", "-D")
+_CODED_VALUES = ("TIMESTAMP", "DATE", "DECIMAL", "INTERVAL")  # physical values that are not yet Python's
 _WEIGHTS = (1, -1, 1, -1)
 
 Row = tuple[Any, ...]
@@ -77,9 +78,14 @@ class Changes:
     def __iter__(self) -> Iterator[Change]:
         types = self._types
         offsets = self._offsets.tolist() if isinstance(self._offsets, np.ndarray) else self._offsets
+        coded = [i for i, type in enumerate(types) if type.name in _CODED_VALUES]
         for op, row, offset in zip(self._ops, self.physical_rows, offsets, strict=True):
-            values = tuple([decode_value(type, value) for type, value in zip(types, row, strict=True)])
-            yield Change(OPS[op], values, offset)
+            if coded:
+                values = list(row)
+                for i in coded:
+                    values[i] = decode_value(types[i], row[i])
+                row = tuple(values)
+            yield Change(OPS[op], row, offset)
 
     def head(self, count: int) -> Changes:
         """The first `count` changes."""
