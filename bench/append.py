@@ -63,6 +63,7 @@ def batch(work: Path) -> Report:
 
     def ours() -> float:
         db, topic = _open(work / "ours", "commit")
+        os.sync()  # nobody flushes what another one left behind
         seconds = timed(lambda: topic.append_batch(data))
         found["eventdb"] = _summary(db)
         db.close()
@@ -70,6 +71,7 @@ def batch(work: Path) -> Report:
 
     def duckdb() -> float:
         peer = DuckDB(_fresh(work / "duck.db"))
+        os.sync()
         seconds = timed(lambda: peer.append_table(data))
         found["duckdb"] = peer.summary()
         peer.close()
@@ -77,6 +79,7 @@ def batch(work: Path) -> Report:
 
     def sqlite() -> float:
         peer = Sqlite(_fresh(work / "lite.db"), "FULL")
+        os.sync()
         seconds = timed(lambda: peer.append_all(rows))
         found["sqlite"] = peer.summary()
         peer.close()
