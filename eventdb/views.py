@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventdb.batch import RecordBatch
-from eventdb.errors import InternalError, TopicExists, TopicNotFound, UsageError, ViewFailed
+from eventdb.errors import CatalogError, InternalError, QueryError, TopicExists, TopicNotFound, UsageError, ViewFailed
 from eventdb.event import Position
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, Values
@@ -96,7 +96,16 @@ class Views:
                 self._reader.forget(view_id)
 
     def _running(self) -> list[ViewSpec]:
-        return [self.spec(info) for info in self._database._catalog.views() if info.state == "running"]
+        """What the maintainer keeps up. A view that no longer binds stops, with its reason; the others go on."""
+        found = []
+        for info in self._database._catalog.views():
+            if info.state != "running":
+                continue
+            try:
+                found.append(self.spec(info))
+            except (CatalogError, QueryError, UsageError) as error:
+                self._database._catalog.fail_view(info.name, f"view {info.name!r} cannot be bound: {error}")
+        return found
 
     def _on_failure(self, spec: ViewSpec, error: ViewFailed) -> None:
         self._database._catalog.fail_view(spec.name, str(error))
