@@ -64,6 +64,8 @@ def castable(source: DataType, target: DataType) -> bool:
 
 def cast_may_fail(source: DataType, target: DataType) -> bool:
     """Whether some value of `source` does not fit `target`."""
+    if source.name == "BOOLEAN" and target.name == "DECIMAL":
+        return target.precision == target.scale  # no digit before the point for true
     if source == target or (
         source.name in ("NULL", "BOOLEAN", "DATE", "TIMESTAMP", "INTERVAL") and target.name != "BLOB"
     ):

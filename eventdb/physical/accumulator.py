@@ -50,6 +50,7 @@ class Accumulator:
             self.arrays = [np.concatenate([a, _filled(extra, fill, a.dtype)]) for a, fill in fills]
             self.slots += extra
 
+    @np.errstate(all="ignore")  # infinities and NaN are values here, not accidents
     def update(self, slots: Array, ids: Array | None, column: Column | None, row_count: int) -> None:
         """Adds rows: row i belongs to slots[ids[i]] (ids None: every row to slots[0])."""
         if self.strict and column is not None and column.validity is not None:
@@ -65,6 +66,7 @@ class Accumulator:
         else:
             self.combine(slots, self.reduce(ids, len(slots), column, row_count))
 
+    @np.errstate(all="ignore")
     def merge(self, other: Accumulator, slots: Array) -> None:
         """Adds the first len(slots) groups of `other`: its group g joins slots[g]. The slots are distinct."""
         count = len(slots)

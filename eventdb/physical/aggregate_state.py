@@ -204,6 +204,7 @@ class GroupedState:
             self._group_of[key] = group
         return group
 
+    @np.errstate(all="ignore")
     def merge(self, other: GroupedState) -> Array:
         """Adds every group of another state over the same aggregations; its rows count as later. Returns the groups."""
         theirs = other.group_ids()
@@ -228,6 +229,7 @@ class GroupedState:
         keys = [self.key_of(group) for group in groups.tolist()]
         return [from_values(type, [key[i] for key in keys]) for i, type in enumerate(self.key_types)]
 
+    @np.errstate(all="ignore")
     def result_columns(self, groups: Array) -> list[Column]:
         """One column per aggregation. EvaluationError when a sum left its type's range."""
         return [accumulator.result(groups) for accumulator in self._accumulators]
