@@ -217,6 +217,7 @@ def _write(files: Files, segment: Segment, pieces: list[tuple[int, Array | bytes
             if fd < 0:
                 fd = files.open(segment.path, write=True)
             files.write_fully(fd, data, position)
+            files.start_writing(fd, position, len(data))
     except OSError as error:
         raise storage_error(error, "writing", segment.path) from error
     finally:
@@ -281,7 +282,10 @@ class _Source:
         table = np.zeros(max(1, len(values)), dtype=np.int32)
         known = cache.codes
         table[used] = [known[v] if v in known else pending[v] for v in (values[c] for c in codes)]
-        self._table = table
+        if len(used) == len(values) and bool((table == np.arange(len(table))).all()):
+            self._own = True  # a fresh topic takes the codes as they come
+        else:
+            self._table = table
         return True
 
     def codes(self, start: int, stop: int) -> Array:

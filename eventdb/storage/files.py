@@ -63,6 +63,8 @@ class Files:
     """File operations. They raise OSError; `storage_error` turns it into a typed one."""
 
     # Bound directly: these two run in every commit.
+    _sync_file_range: Callable[[int, int, int, int], int] | None = None
+    _looked_up = False
     pwrite: Callable[[int, bytes | memoryview, int], int] = staticmethod(os.pwrite)
     fdatasync: Callable[[int], None] = staticmethod(getattr(os, "fdatasync", os.fsync))
     flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
@@ -178,6 +180,17 @@ class Files:
         finally:
             self.close(fd)
 
+    def start_writing(self, fd: int, position_bytes: int, length_bytes: int) -> None:
+        """A hint: the device may begin with these bytes, so that the flush that follows has less to wait for.
+
+        It promises nothing, and an error of the device is still the flush's to report.
+        """
+        if not self._looked_up:
+            self._sync_file_range = _find_sync_file_range()
+            self._looked_up = True
+        if self._sync_file_range is not None:
+            self._sync_file_range(fd, position_bytes, length_bytes, _START_WRITING)
+
     def write_fully(self, fd: int, data: bytes | memoryview, position_bytes: int) -> None:
         """All of `data` at the position; a short write is continued so that its cause shows up as an OSError."""
         done = 0
@@ -188,6 +201,19 @@ class Files:
             done += count
 
 
+def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    import ctypes  # loaded by NumPy already when columns are written
+
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    found: Callable[[int, int, int, int], int] = function
+    return found
+
+
+_START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
 _NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs")
 _IN_PLACE_TYPES = ("ext2", "ext3", "ext4", "xfs", "tmpfs")
 
