@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
-from eventdb.config import DICTIONARY_LIMIT, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
+from eventdb.config import DICTIONARY_LIMIT, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
 from eventdb.errors import SchemaMismatch
+from eventdb.storage.checksum import Checksum
 from eventdb.storage.dictionary import DictionaryCache, is_short
 from eventdb.storage.files import Files, storage_error
 
@@ -186,31 +187,36 @@ def _copy(
 ) -> None:  # fmt: skip
     """Rows [done, done + count) of the columns are in the segment from `row` on."""
     stop = done + count
-    pieces: list[tuple[int, Array | bytes]] = []
+    pieces: list[tuple[int, memoryview]] = []
+
+    def put(position: int, piece: Array | bytes) -> None:
+        data = memoryview(piece) if isinstance(piece, bytes) else np.ascontiguousarray(piece).data.cast("B")
+        pieces.append((position, data))
+
     for i, layout in enumerate(segment.layout.columns):
         column, source = columns[i], sources[i]
         if layout.nullable:
             flags = np.ones(count, dtype=bool) if column.validity is None else column.validity[done:stop]
-            pieces.append((layout.valid_position + row, flags))
+            put(layout.valid_position + row, flags)
         position = layout.value_position + row * layout.width
         if source is None:
-            pieces.append((position, column.values[done:stop].astype(column.type.physical, copy=False)))
+            put(position, column.values[done:stop].astype(column.type.physical, copy=False))
         elif layout.coded:
-            pieces.append((position, source.codes(done, stop)))
+            put(position, source.codes(done, stop))
         else:
-            pieces.append((position, ends[i][:count]))
-            pieces.append((layout.heap_position + segment.heap_end(i, row), source.heap(done, stop)))
-    times = np.full(count, staged.state.append_us, dtype=_INT64)
-    pieces.append((segment.layout.append_position + row * 8, times))
+            put(position, ends[i][:count])
+            put(layout.heap_position + segment.heap_end(i, row), source.heap(done, stop))
+    put(segment.layout.append_position + row * 8, np.full(count, staged.state.append_us, dtype=_INT64))
+    if sum(len(data) for _, data in pieces) > MAX_PAYLOAD_BYTES:
+        staged.checksums[segment.base, row, count] = Checksum(lambda: (data for _, data in pieces))
     _write(files, segment, pieces)
 
 
-def _write(files: Files, segment: Segment, pieces: list[tuple[int, Array | bytes]]) -> None:
+def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview]]) -> None:
     """Large pieces go through pwrite: a store into a fresh page of the mapping costs a fault, five times as much."""
     fd = -1
     try:
-        for position, piece in pieces:
-            data = memoryview(piece) if isinstance(piece, bytes) else np.ascontiguousarray(piece).data.cast("B")
+        for position, data in pieces:
             if len(data) < PWRITE_BYTES:
                 segment.memory[position : position + len(data)] = data
                 continue

@@ -12,13 +12,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from eventdb.storage.checksum import Checksum
     from eventdb.storage.segment import Segment
 
 
 class Staged:
     """What one transaction has appended to one log so far. Rows are in the segment, past the committed end."""
 
-    __slots__ = ("chunks", "created", "log", "pending", "segment", "state")
+    __slots__ = ("checksums", "chunks", "created", "log", "pending", "segment", "state")
 
     def __init__(self, log: PartitionLog) -> None:
         self.log = log
@@ -27,6 +28,7 @@ class Staged:
         self.chunks: list[tuple[Segment, int, int]] = []  # segment, first row, rows
         self.created: dict[int, tuple[Segment, bytes]] = {}  # by base
         self.pending: dict[int, dict[str, int]] = {}
+        self.checksums: dict[tuple[int, int, int], Checksum] = {}  # by segment base, first row, rows; of large parts
 
     def room(self) -> int:
         segment = self.segment
