@@ -25,6 +25,7 @@ from eventdb.storage.format import (
     ROLL_BYTES,
     SHARED_HOLDER,
     SHARED_POISON,
+    SHARED_WAITING,
     U32,
 )
 from eventdb.storage.head import MAX_AHEAD, pack_head
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 _STATE_START = OP_PLACE.size + OP_ROWS.size
 _STATE_STOP = _STATE_START + PARTITION.size
 _HOLDER = slice(SHARED_HOLDER, SHARED_HOLDER + 4)
+_WAITING = slice(SHARED_WAITING, SHARED_WAITING + 4)
+_NOBODY = bytes(4)
 _ZERO = bytes(8)
 _EXCLUSIVE = LOCK_EX | LOCK_NB
 _factories: dict[tuple[object, ...], Any] = {}
@@ -119,7 +122,7 @@ def make_encoder(log: PartitionLog, segment: Segment) -> Any:
 
 def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit."""
-    if writer.busy or getpid() != writer.pid:
+    if writer.busy or getpid() != writer.pid or writer.shared[_WAITING] != _NOBODY:
         return DECLINED  # whoever finds the writer busy joins the group that commits next
     files = writer.files
     with writer.mutex:  # a `with` of a C object: Ctrl-C cannot come between taking it and the block

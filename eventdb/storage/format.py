@@ -135,6 +135,7 @@ SLOT_CLEAN = 1
 SHARED_BYTES = 3 * 4096
 SHARED_POISON = 0  # u8
 SHARED_HOLDER = 8  # u32: pid of the last process that locked LOCK
+SHARED_WAITING = 12  # u32: pid of a process that waits for LOCK, 0 = none: others let it go first (lock.py)
 SHARED_SEQUENCE = 16  # u64: commit id; its lowest bit chooses the head's slot
 HEAD_POSITIONS = (4096, 8192)
 HEAD_SLOT_BYTES = 4096
