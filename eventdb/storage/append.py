@@ -74,7 +74,7 @@ def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | Non
         stores.append(f"s{i}[i] = x{i}")
         if nullable:
             packed.append(f"p{i}")
-            body.append(f"p{i} = {value} is not None")
+            body.append(f"p{i} = {value} is None")
             arguments.append(f"n{i}")
             stores.append(f"n{i}[i] = p{i}")
         packed.append(f"x{i}")
@@ -116,7 +116,7 @@ def make_encoder(log: PartitionLog, segment: Segment) -> Any:
             arguments.append(dictionary.codes)
         arguments.append(segment.value_views[i])
         if column.nullable:
-            arguments.append(segment.valid_views[i])
+            arguments.append(segment.null_views[i])
     return bind(pack, log.topic_id, log.partition, segment.base, length, segment.value_views[-1], *arguments)
 
 

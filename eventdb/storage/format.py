@@ -34,8 +34,11 @@ before.
 Segment file::
 
     header page(s): SEGMENT_HEAD, columns, CRC      then per column, 64-byte aligned and in this order:
-    [validity: 1 byte per row, if nullable] [values: width bytes per row | int64 end positions] [heap, if plain]
-    and last the int64 append times.
+    [nulls: 1 byte per row, 1 = NULL, if nullable] [values: width bytes per row | int64 end positions] [heap, if plain]
+    and last the int64 append times, where 0 says: as in the row before. Every TIME_STRIDE_ROWS-th row holds its time.
+
+A new segment file is all zeros. So whoever stores many rows in one may leave out the nulls of columns without any, and
+nearly all append times. Rows that follow others are stored in full: an aborted commit may have left scrap there.
 """
 
 from __future__ import annotations
@@ -95,6 +98,7 @@ SEGMENT_MAGIC = b"EVDBSEG1"
 SEGMENT_HEAD = Struct("<8s16sIHHQQI")  # magic, uuid, topic, partition, 0, base, capacity, column count
 PAGE_BYTES = 4096
 ALIGN_BYTES = 64
+TIME_STRIDE_ROWS = 8192  # a reader looks back this far at most; 64 KiB, so that the times of a bulk touch few pages
 DICTIONARY_MAX_BYTES = (
     8 << 20
 )  # of one column's dictionary, in memory of every process; beyond it the column goes plain
