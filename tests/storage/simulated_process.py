@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,11 +85,14 @@ class Process:
         self.durability, self.last, self.checkpointed = mode, None, -1
         if draw.random() < (0.05 if several and simulation.is_open() else 0.3):
             self.files.crash_at(draw.randint(1, 90), power=draw.random() < 0.5)
+        # A writer that recovers waits for a read-only open to end: it cannot run inside one.
+        waited_for = read_only and simulation.power_since
         try:
-            self.store = Store.open(
-                simulation.path, durability=mode, read_only=read_only, files=self.files,
-                clock=simulation.disk.clock(), live_topics=lambda: SCHEMAS, maintenance=False,
-            )  # fmt: skip
+            with simulation.undisturbed() if waited_for else nullcontext():
+                self.store = Store.open(
+                    simulation.path, durability=mode, read_only=read_only, files=self.files,
+                    clock=simulation.disk.clock(), live_topics=lambda: SCHEMAS, maintenance=False,
+                )  # fmt: skip
         except StorageError as error:
             if not read_only:
                 raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -258,4 +261,21 @@ def test_a_torn_head_slot_of_a_crash_without_power_loss_falls_back_to_the_journa
     store = start(disk)
     assert len(rows(store)) == 2
     assert store.append_row(log(store), ("a", 2)) == 2
+    store.close()
+
+
+def test_a_writer_recovers_although_a_read_only_open_held_the_database_for_a_moment(disk: SimulatedDisk) -> None:
+    """It held ALIVE while it was finding out that the database must be recovered: the writer went on beside it,
+    without recovery."""
+    store = start(disk)
+    kept = append(store, 20)
+    crash(disk, store, power=True)
+    fd = os.open(disk.root + "/db/ALIVE", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    reader = threading.Timer(0.05, os.close, (fd,))
+    reader.start()
+    store = start(disk)
+    reader.join()
+    assert store.recovery_report["kind"] == "power loss"
+    assert rows(store) == kept
     store.close()
