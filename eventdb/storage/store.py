@@ -259,6 +259,9 @@ class Store:
                 self.uuid = create_database(files, self._clock, path)
             else:
                 self.uuid = read_format(files, path)
+            if not alone and needs_restore(self._newest_slot(write=True), self._clock.boot_id(), False):
+                self._wait_until_alone()
+                alone = True
             page = self._page = self._map_shared(alone)
             page[SHARED_HOLDER : SHARED_HOLDER + 4] = U32.pack(self._pid)
             self._check_lock_file(page, lock_fd, alone)
@@ -268,9 +271,6 @@ class Store:
                     f"{path}: an earlier flush failed; close every handle in every process, then reopen", path=path
                 )
             slot = self._newest_slot(write=True)
-            if not alone and needs_restore(slot, self._clock.boot_id(), False):
-                self._wait_until_alone()
-                alone = True
             restoring = alone and needs_restore(slot, self._clock.boot_id(), poisoned)
             if alone:
                 clear_spill(files, path)

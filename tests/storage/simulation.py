@@ -107,9 +107,11 @@ class Simulation:
         for _ in range(lives):
             self.live()
         self.open_one()
-        for process in self.processes:
-            if process.store is not None:
-                process.close()
+        with self.undisturbed():
+            for process in self.processes:
+                if process.store is not None:
+                    process.files.heal()
+                    process.close()
 
     def open_one(self) -> None:
         """Somebody has the database open, however often the first to try dies of it."""

@@ -11,6 +11,7 @@ import pytest
 
 from eventdb.errors import CorruptionError
 from eventdb.storage import PartitionLog, Store
+from eventdb.storage.format import SHARED_LOCK, U64
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
 
@@ -269,7 +270,10 @@ def test_a_writer_recovers_although_a_read_only_open_held_the_database_for_a_mom
     without recovery."""
     store = start(disk)
     kept = append(store, 20)
+    disk.odds = lambda path: 1.0 if path in ("", "db", "db/shared") else 0.0
     crash(disk, store, power=True)
+    with open(disk.root + "/db/shared", "r+b") as shared:  # as on a disk that kept it
+        os.pwrite(shared.fileno(), U64.pack(os.stat(disk.root + "/db/LOCK").st_ino), SHARED_LOCK)
     fd = os.open(disk.root + "/db/ALIVE", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
     reader = threading.Timer(0.05, os.close, (fd,))

@@ -310,7 +310,8 @@ def test_a_planted_bug_is_caught(
     for seed in range(40):
         try:
             simulate(tmp_path, watch, seed, durability, 14 if processes == 1 else 8, processes)
-        except (AssertionError, StorageError, IndexError, ValueError):
+        except (AssertionError, StorageError, IndexError, ValueError, lmdb.Error) as error:
+            print(f"seed {seed}: {error!r}"[:300])
             return
         finally:
             for simulation in watch:
