@@ -215,6 +215,21 @@ class Store:
     def _try_alone(self) -> bool:
         return self._try_lock(self._alive_fd, "ALIVE")
 
+    def _wait_until_alone(self) -> None:
+        """ALIVE is ours. Nobody has recovered the database since the power failed, and LOCK keeps other writers out: who
+        holds ALIVE is a read-only open that is about to find that out and let go. Going on beside it would skip
+        recovery."""
+        deadline = self._clock.monotonic_ns() + LOCK_TIMEOUT_MS * 1_000_000
+        while not self._try_alone():
+            if self._clock.monotonic_ns() > deadline:
+                raise DatabaseLocked(
+                    f"{self.path} must be recovered after a power loss, but another process has kept it open read-only "
+                    f"for {LOCK_TIMEOUT_MS} ms; close it there, then open again",
+                    path=self.path,
+                    pid=self._holder(),
+                )
+            time.sleep(0.001)
+
     def _try_lock(self, fd: int, name: str) -> bool:
         try:
             self._files.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -244,6 +259,9 @@ class Store:
                 self.uuid = create_database(files, self._clock, path)
             else:
                 self.uuid = read_format(files, path)
+            if not alone and needs_restore(self._newest_slot(write=True), self._clock.boot_id(), False):
+                self._wait_until_alone()
+                alone = True
             page = self._page = self._map_shared(alone)
             page[SHARED_HOLDER : SHARED_HOLDER + 4] = U32.pack(self._pid)
             self._check_lock_file(page, lock_fd, alone)
