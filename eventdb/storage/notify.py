@@ -141,7 +141,8 @@ class Notifier:
         if pause_ms != self._pause_ms:
             import socket
 
-            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(pause_ms // 1000, pause_ms % 1000 * 1000))
+            timeout = _TIMEVAL.pack(pause_ms // 1000, pause_ms % 1000 * 1000)
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
             self._pause_ms = pause_ms
         # A datagram left over from an earlier wait wakes for nothing, once: the caller looks and comes back.
         with contextlib.suppress(OSError):  # a timeout is one
