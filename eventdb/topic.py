@@ -255,6 +255,10 @@ class Topic:
     def _chunk(self, position: int, last: int | None) -> tuple[int, list[tuple[int, int, tuple[Any, ...]]]]:
         """The commit id looked at and up to READ_CHUNK_ROWS rows; no snapshot is held while the caller works."""
         self._database._check_open()
+        if last is None:
+            tail = self._store.tail(self._log, position)
+            if tail is not None:
+                return tail.commit_id, tail.rows(self._log)
         with self._store.snapshot() as snapshot:
             earliest, end = snapshot.offsets(self._log)
             position = max(position, earliest)
@@ -278,5 +282,5 @@ class Topic:
             if self._encode is not self._codec.encode and self._info.kind == "topic":
                 with suppress(ReadOnlyError):  # a read-only handle cannot append but reads on
                     self._encode({})  # raises: dropped or closed meanwhile
-            if self.offsets()[1] > position:
+            if self._store.tail(self._log, position) is not None or self.offsets()[1] > position:
                 return True

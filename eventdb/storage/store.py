@@ -54,6 +54,7 @@ from eventdb.storage.maintenance import Maintenance
 from eventdb.storage.notify import Notifier
 from eventdb.storage.recovery import check_identity, forget_keys, needs_restore, recover, remove_topic_files, restore
 from eventdb.storage.snapshot import StoreSnapshot
+from eventdb.storage.tail import LogTail, read_tail
 from eventdb.storage.transaction import WriteTransaction
 
 TYPE_CHECKING = False
@@ -497,6 +498,13 @@ class Store:
         # The head first: if the index is folded in between, its lsn is no longer behind and the head does not count.
         sequence, data = head.read()
         return StoreSnapshot(self._index.begin_read(), sequence, data)
+
+    def tail(self, log: PartitionLog, start: int) -> LogTail | None:
+        """The committed rows of the log from `start` on when they can be had without a snapshot, and there are some;
+        None says nothing: take a snapshot."""
+        self._check()
+        head = self._head
+        return None if head is None else read_tail(head, log, start)
 
     def commit_id(self) -> int:
         """The id of the newest commit of any process; only grows."""
