@@ -283,3 +283,27 @@ def test_a_writer_recovers_although_a_read_only_open_held_the_database_for_a_mom
     assert store.recovery_report["kind"] == "power loss"
     assert rows(store) == kept
     store.close()
+
+
+def test_a_database_whose_creator_was_killed_is_found_after_a_power_loss(tmp_path: Path) -> None:
+    """Its directory or FORMAT was there for the next process, but nobody had flushed the entry."""
+    for count in range(1, 1000):
+        root = tmp_path / str(count)
+        root.mkdir()
+        disk = SimulatedDisk(str(root))
+        disk.odds = lambda path: 0.0
+        files = disk.files()
+        files.crash_at(count, power=False)
+        try:
+            store = start(disk, files=files)
+        except Crash:
+            disk.restart(files.left, power=False)
+            store = start(disk)
+        kept = append(store, 2)
+        crash(disk, store, power=True)
+        store = start(disk)
+        assert rows(store) == kept, f"operation {count}"
+        store.close()
+        if not files.crashed:
+            break
+    assert count > 20
