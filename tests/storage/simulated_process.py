@@ -83,7 +83,7 @@ class Process:
         read_only = read_only or (several and simulation.created and draw.random() < 0.15)
         self.files = ProcessFiles(simulation.disk, simulation.preempt)
         self.durability, self.last, self.checkpointed = mode, None, -1
-        if draw.random() < (0.05 if several and simulation.is_open() else simulation.dying_openings):
+        if draw.random() < (0.05 if several and simulation.is_open() else 0.3):
             self.files.crash_at(draw.randint(1, 90), power=draw.random() < 0.5)
         # A writer that recovers waits for a read-only open to end: it cannot run inside one.
         waited_for = read_only and simulation.power_since

@@ -77,7 +77,6 @@ class Simulation:
         self.history = History(JOURNALED, (DERIVED,))
         self.serial = 0
         self.created = False
-        self.dying_openings = 0.3  # share of the openings of a database nobody has open
         self.power_since = False  # a power cut happened since anybody opened the database
         self.kinds: dict[str, int] = {}
         self.operations = self.preemptions = self.kills = self.crashes_in_opening = 0
