@@ -30,6 +30,7 @@ from eventdb.storage.directory import (
     create_database,
     ensure_directory,
     ensure_reserve,
+    flush_entries,
     read_format,
     refuse_strangers,
     require_writable,
@@ -272,6 +273,8 @@ class Store:
                     f"{path}: an earlier flush failed; close every handle in every process, then reopen", path=path
                 )
             slot = self._newest_slot(write=True)
+            if slot.sequence == 1:
+                flush_entries(files, path)  # nothing was ever committed: its creator may have died before it did this
             restoring = alone and needs_restore(slot, self._clock.boot_id(), poisoned)
             if alone:
                 clear_spill(files, path)
