@@ -50,7 +50,7 @@ def murmur2(data: bytes) -> int:
 def key_bytes(type: DataType) -> Callable[[Any], bytes]:
     """Physical value of a key column -> the bytes that are hashed."""
     if type.name == "VARCHAR":
-        return lambda value: value.encode("utf-8", "surrogatepass")  # type: ignore[no-any-return]
+        return lambda value: value.encode("utf-8", "surrogatepass")
     if type.name == "BLOB":
         return bytes
     packer = struct.Struct(_FORMATS[type.name])
@@ -97,9 +97,9 @@ class Partitioner:
             seen[used] = True
             codes = np.flatnonzero(seen)
             table = np.zeros(len(seen), dtype=np.int64)
-            values = column.dictionary.values
+            keys = column.dictionary.values
             if len(used):
-                table[codes] = self._fold(murmur2_many([self._bytes_of(values[code]) for code in codes.tolist()]))
+                table[codes] = self._fold(murmur2_many([self._bytes_of(keys[code]) for code in codes.tolist()]))
             found = table[np.minimum(column.values, len(table) - 1)]
         return found if column.validity is None else np.where(column.validity, found, -1)
 

@@ -90,6 +90,7 @@ class PartitionLog:
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # rows of `segment` that the short way (append.py) may fill
         self.limits: Limits | None = None
+        self.beside: PartitionLog | None = None  # rows (offset in this log, ...): what some of its rows carry
         self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
         self._mapped: dict[int, Segment] = {}
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are

@@ -211,7 +211,8 @@ class WriteTransaction:
         staged = self._staged.get(log)
         if staged is None:
             self._refresh(log)
-            staged = Staged(log, self._pending.setdefault(log.topic_id, {}))
+            coded = any(dictionary is not None for dictionary in log.dictionaries)
+            staged = Staged(log, self._pending.setdefault(log.topic_id, {}) if coded else {})
             state = staged.state
             if not self._journaled:
                 if state.log_end and not state.derived:
