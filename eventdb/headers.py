@@ -71,8 +71,8 @@ def decode_headers(data: bytes) -> Pairs:
 
 
 def headers_text(data: bytes) -> str:
-    """The JSON text of a stored form: an array of [name, value] pairs. A value is its UTF-8 text; one that is no text, or
-    begins with a backslash and 'x', is written as PostgreSQL writes bytea: \\x and hexadecimal digits."""
+    """The JSON text of a stored form: an array of [name, value] pairs. A value is its UTF-8 text; one that is no text,
+    or begins with a backslash and 'x', is written as PostgreSQL writes bytea: \\x and hexadecimal digits."""
     import json
 
     return json.dumps([[name, _value_text(value)] for name, value in decode_headers(data)], ensure_ascii=False)

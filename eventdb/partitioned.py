@@ -141,8 +141,8 @@ class PartitionedTopic(Topic):
         for what, place in (("start", start), ("stop", stop)):
             if isinstance(place, int):
                 raise UsageError(
-                    f"{what}={place!r}: topic {self.name!r} has {len(self._logs)} partitions, and offsets belong to one: "
-                    "pass partition=..., or start={partition: offset, ...}"
+                    f"{what}={place!r}: topic {self.name!r} has {len(self._logs)} partitions, and offsets belong to "
+                    "one: pass partition=..., or start={partition: offset, ...}"
                 )
         starts = [start] * len(self._logs)
         if hasattr(start, "keys"):

@@ -1,9 +1,9 @@
 """Which partition a key belongs to: Kafka's default partitioner, so that both agree on every key.
 
-partition = (murmur2(key bytes) & 0x7fffffff) % partitions, where the key bytes are those of Kafka's serializers: UTF-8
-of a VARCHAR, the bytes of a BLOB, big-endian two's complement of SMALLINT (2 bytes), INTEGER and DATE (4: days), BIGINT,
-TIMESTAMP (8: microseconds) and DECIMAL (8: the unscaled number), big-endian IEEE of FLOAT and DOUBLE, one byte of
-BOOLEAN (0 or 1) and TINYINT. Keys that compare equal give equal bytes: -0.0 hashes as 0.0, every NaN as one NaN.
+partition = (murmur2(key bytes) & 0x7fffffff) % partitions, where the key bytes are those of Kafka's serializers: the
+UTF-8 of a VARCHAR, the bytes of a BLOB, big-endian two's complement of SMALLINT (2 bytes), INTEGER and DATE (4: days),
+BIGINT, TIMESTAMP (8: microseconds) and DECIMAL (8: the unscaled number), big-endian IEEE of FLOAT and DOUBLE, one byte
+of BOOLEAN (0 or 1) and TINYINT. Keys that compare equal give equal bytes: -0.0 hashes as 0.0, every NaN as one NaN.
 """
 
 from __future__ import annotations

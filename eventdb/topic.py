@@ -182,7 +182,7 @@ class Topic:
         """The headers of `rows` rows as they are stored, None if there are none."""
         if headers is None:
             return None
-        if isinstance(headers, str | bytes) or hasattr(headers, "keys") or not hasattr(headers, "__len__"):
+        if hasattr(headers, "keys") or not hasattr(headers, "__len__"):
             raise UsageError("headers of several events is a list with one entry, or None, for each event")
         if len(headers) != rows:
             raise UsageError(f"{len(headers)} entries of headers do not fit {rows} events")
@@ -288,7 +288,7 @@ class Topic:
         if partition is None and len(self._logs) > 1:
             return self._read_merged(start, stop, limit, follow, timeout)
         log = self._one(partition)
-        if hasattr(start, "keys"):
+        if not isinstance(start, str | int | dt.datetime) and hasattr(start, "get"):
             start = start.get(log.partition, "earliest")
         first, last, stop_us = self._range(log, start, stop, follow)
         return self._read(log, first, last, stop_us, limit, follow, timeout, start == "earliest")

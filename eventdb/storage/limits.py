@@ -101,8 +101,8 @@ def _full(transaction: WriteTransaction, staged: Staged, name: str, limit: int, 
     share = f", a share of 1/{limits.partitions}" if limits.partitions > 1 else ""
     return TopicFull(
         f"topic {limits.name!r} is full: partition {staged.log.partition} would hold {found}, {name} allows {limit}"
-        f"{share}, and on_full is 'reject'; nothing was stored. Remove old events (delete_before), raise {name}, or set "
-        "on_full = 'oldest'",
+        f"{share}, and on_full is 'reject'; nothing was stored. Remove old events (delete_before), raise {name}, or "
+        "set on_full = 'oldest'",
         path=transaction._writer.path,
         limit=name,
         partition=staged.log.partition,

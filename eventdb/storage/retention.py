@@ -187,7 +187,9 @@ class Retention:
         readers = writer.index.readers()
         oldest = min((number for _, _, number in readers), default=1 << 63)
         report.files_removed = unlink_files(writer, lambda number: number <= oldest or number in overdue)
-        report.files_waiting = len(waiting) - report.files_removed
+        waiting = waiting_files(writer)
+        self._waiting_since = {key: self._waiting_since.get(key, now) for key, *_ in waiting}
+        report.files_waiting = len(waiting)
         if report.files_waiting:
             newest = max(number for _, _, number, _ in waiting)
             self._held_by = sorted({(pid, thread) for pid, thread, number in readers if number < newest})
@@ -289,7 +291,7 @@ def _append_us(snapshot: StoreSnapshot, log: PartitionLog, offset: int, state: P
 
 
 def _start_by_bytes(snapshot: StoreSnapshot, log: PartitionLog, state: PartitionState, most: int) -> int:
-    """The first offset of the segments, counted from the newest, that `most` bytes hold; the active one always stays."""
+    """The first offset of the segments, counted from the newest, that `most` bytes hold; the newest always stays."""
     found = [(base, stored_bytes(value)) for base, value in segments(snapshot.transaction(), log)]
     start = state.log_end
     left = most
