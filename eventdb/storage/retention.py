@@ -87,6 +87,7 @@ class Retention:
         self._leased = False
         self._waiting_since: dict[bytes, int] = {}
         self._held_by: list[tuple[int, int]] = []
+        self._reserve_used = False
         self.last = Report()
 
     def add(self, logs: Callable[[], Iterable[PartitionLog]]) -> None:
@@ -129,6 +130,7 @@ class Retention:
             report.partitions_trimmed = len(starts)
             report.segments_dropped = self._commit([(logs[key], start) for key, start in starts.items()], closing)
         self._collect(report)
+        self._restore_reserve()
         self.last = report
         return report
 
@@ -137,6 +139,7 @@ class Retention:
         report = Report()
         report.segments_dropped = self._commit([(log, start)], [])
         self._collect(report)
+        self._restore_reserve()
         with self._store.snapshot() as snapshot:
             return snapshot.offsets(log)[0]
 
@@ -159,8 +162,14 @@ class Retention:
         return dropped
 
     def _free_reserve(self) -> None:
+        self._reserve_used = True
         with contextlib.suppress(OSError):
             self._store._files.unlink(f"{self._store.path}/reserve")
+
+    def _restore_reserve(self) -> None:
+        """The reserve has its blocks again, as soon as there is room."""
+        if self._reserve_used:
+            self._reserve_used = not ensure_reserve(self._store._files, self._store.path)
 
     # -- files ---------------------------------------------------------------------------------
 
@@ -193,8 +202,6 @@ class Retention:
         if report.files_waiting:
             newest = max(number for _, _, number, _ in waiting)
             self._held_by = sorted({(pid, thread) for pid, thread, number in readers if number < newest})
-        if report.files_removed:
-            ensure_reserve(self._store._files, self._store.path)
 
     def _release_mappings(self) -> None:
         """Mappings of removed segments in this process go: a mapped file keeps its blocks."""
