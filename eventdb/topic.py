@@ -324,9 +324,7 @@ class Topic:
             raise self._out_of_range(log, what, place, earliest, latest)
         return offset
 
-    def _out_of_range(
-        self, log: PartitionLog, what: str, offset: int, earliest: int, latest: int
-    ) -> OffsetOutOfRange:
+    def _out_of_range(self, log: PartitionLog, what: str, offset: int, earliest: int, latest: int) -> OffsetOutOfRange:
         where = f" in partition {log.partition}" if len(self._logs) > 1 else ""
         return OffsetOutOfRange(
             f"topic {self.name!r} holds offsets {earliest} to {latest} (exclusive){where}: {what} {offset} is outside",

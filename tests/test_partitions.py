@@ -199,7 +199,8 @@ def test_every_way_to_append_fills_the_partitions_as_lists_would(calls: Any, cou
         for p, rows in enumerate(model):
             assert [(e["k"], e["n"], e.headers) for e in merged if e.partition == p] == rows
         stored = db.sql("SELECT _partition, _offset, k, n, _headers FROM t ORDER BY 1, 2").fetchall()
-        assert [row[:4] for row in stored] == [(p, i, *r[:2]) for p, rows in enumerate(model) for i, r in enumerate(rows)]
+        expected = [(p, i, *row[:2]) for p, rows in enumerate(model) for i, row in enumerate(rows)]
+        assert [row[:4] for row in stored] == expected
         names = [None if row[4] is None else [pair[0] for pair in json.loads(row[4])] for row in stored]
         assert names == [[h[0] for h in r[2]] or None for rows in model for r in rows]
         assert db.check(deep=True) == []
@@ -213,7 +214,8 @@ def test_sql_over_partitions_is_one_snapshot_and_skips_nothing(db: eventdb.Datab
         assert snapshot.sql("SELECT count(*), sum(k) FROM t").fetchall() == [(50_000, sum(range(50_000)))]
     for execution in ("interpreted", "compiled"):
         db.sql(f"SET execution = '{execution}'")
-        found = db.sql("SELECT _partition, count(*), min(_offset), max(_offset) FROM t GROUP BY 1 ORDER BY 1").fetchall()
+        query = "SELECT _partition, count(*), min(_offset), max(_offset) FROM t GROUP BY 1 ORDER BY 1"
+        found = db.sql(query).fetchall()
         assert found == [(p, topic.offsets(p)[1], 0, topic.offsets(p)[1] - 1) for p in range(3)]
         assert db.sql("SELECT count(*) FROM t WHERE _offset < 10").fetchone() == (30,)
         assert db.sql("SELECT s, sum(k) FROM t WHERE s <> 'late' GROUP BY s ORDER BY s").fetchall() == [
@@ -234,8 +236,12 @@ def test_reading_follows_all_partitions_and_starts_where_each_is_told(db: eventd
     assert [e["n"] for e in topic.read(limit=3)] == [0, 1, 2]
     middle = list(topic.read())[3].append_time
     assert [e["n"] for e in topic.read(stop=middle)] == [0, 1, 2]
-    for wrong, named in ((lambda: topic.read(3), "partition"), (lambda: topic.read(partition=2), "0 to 1"),
-                         (lambda: topic.append({"n": 1}, partition=-1), "0 to 1"), (topic.offsets, "partition")):  # fmt: skip
+    for wrong, named in (
+        (lambda: topic.read(3), "partition"),
+        (lambda: topic.read(partition=2), "0 to 1"),
+        (lambda: topic.append({"n": 1}, partition=-1), "0 to 1"),
+        (topic.offsets, "partition"),
+    ):
         with pytest.raises(eventdb.UsageError, match=named):
             wrong()
 
@@ -293,7 +299,8 @@ def test_headers_survive_reopening_and_wrong_ones_store_nothing(tmp_path: Path) 
 
 def test_settings_are_kept_shown_and_changed(tmp_path: Path) -> None:
     with eventdb.open(tmp_path / "db") as db:
-        db.sql("CREATE TOPIC t (n BIGINT) WITH (partitions = 2, retention = '7 days', max_rows = 10, on_full = 'reject')")
+        settings_ = "partitions = 2, retention = '7 days', max_rows = 10, on_full = 'reject'"
+        db.sql(f"CREATE TOPIC t (n BIGINT) WITH ({settings_})")
     with eventdb.open(tmp_path / "db") as db:
         shown = db.sql("SHOW TOPICS").fetchall()[0]
         assert (shown[0], *shown[4:]) == ("t", 2, "retention = '7 days', max_rows = 10, on_full = 'reject'")

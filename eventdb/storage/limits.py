@@ -107,5 +107,3 @@ def _full(transaction: WriteTransaction, staged: Staged, name: str, limit: int, 
         limit=name,
         partition=staged.log.partition,
     )
-
-

@@ -234,7 +234,12 @@ class WriteTransaction:
         per_row = HEAP_BYTES_PER_ROW
         most_rows = MAX_SEGMENT_ROWS if log.limits is None else log.limits.segment_rows(log.schema)
         layout = SegmentLayout.plan(
-            log.schema, None if old is None else old.layout, want_rows, sorted(kept | plain), heap_bytes, per_row,
+            log.schema,
+            None if old is None else old.layout,
+            want_rows,
+            sorted(kept | plain),
+            heap_bytes,
+            per_row,
             most_rows,
         )
         writer = self._writer

@@ -308,5 +308,3 @@ def whole_topic(facts: TopicFacts, fields: Fields) -> Program:
     """The program that hands on every row of a topic (SUBSCRIBE TO topic)."""
     scan = Scan(facts.id, facts.name, tuple(field.name for field in fields), fields)
     return Program(scan, (), None, (), fields, facts, APPEND, 0, None)
-
-

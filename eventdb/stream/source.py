@@ -97,9 +97,7 @@ def _column_reader(facts: TopicFacts, name: str | None, type: DataType) -> _Colu
         index = position
         return lambda part: part.column(index)
     if name == "_offset":
-        return lambda part: Column(
-            type, np.arange(part.first_offset, part.first_offset + part.row_count, dtype=dtype)
-        )
+        return lambda part: Column(type, np.arange(part.first_offset, part.first_offset + part.row_count, dtype=dtype))
     if name == "_partition":
         return lambda part: Column(type, np.zeros(part.row_count, dtype=dtype))
     if name in ("_append_time", "_time"):
