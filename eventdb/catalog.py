@@ -77,6 +77,10 @@ class TopicInfo:
         self.options = options
         self.created_us = created_us
 
+    @property
+    def partitions(self) -> int:
+        return int(self.options.get("partitions", "1"))
+
     def __repr__(self) -> str:
         return f"TopicInfo({self.id}, {self.name!r}, {self.schema!r})"
 
@@ -373,6 +377,12 @@ class Catalog:
         if info is None:
             raise CatalogError(f"topic {id} was dropped by another process at the moment it was created")
         return info
+
+    def set_options(self, name: str, options: dict[str, str]) -> None:
+        """Replaces a topic's options. TopicNotFound if there is none."""
+        info = self.topic(name)
+        chosen = "\n".join(f"{option}\t{value}" for option, value in options.items())
+        self._change(lambda: self._connection.execute("UPDATE topics SET options = ? WHERE id = ?", (chosen, info.id)))
 
     def drop_topic(self, name: str) -> None:
         """Removes a topic. TopicNotFound if there is none."""

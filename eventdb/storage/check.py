@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eventdb.errors import EventDBError
 from eventdb.storage.checkpoint import CheckpointFile
-from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key
+from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
@@ -66,8 +66,10 @@ def _check_partition(
             ]
         except EventDBError as error:
             problems.append(f"{where}: {error}")
-    if state.log_end and (not bases or bases[-1] != state.base):
+    if state.base != NO_SEGMENT and (not bases or bases[-1] != state.base):
         problems.append(f"{where}: the active segment {state.base} is not the last one of {bases[-3:]}")
+    if state.log_start < state.log_end and not bases:
+        problems.append(f"{where}: no segment holds offsets {state.log_start}..{state.log_end}")
     if not state.log_start <= state.log_end or (bases and bases[0] > state.log_start):
         problems.append(f"{where}: offsets {state.log_start}..{state.log_end} do not fit the first segment {bases[:1]}")
     return problems

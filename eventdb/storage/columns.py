@@ -179,7 +179,9 @@ def _roll(
     if segment is not None and staged.state.log_end == segment.base:
         plain |= set(segment.layout.plain)
         transaction.replace_empty(staged)
-    stop = done + min(waiting, MAX_SEGMENT_ROWS)
+    limits = staged.log.limits
+    most_rows = MAX_SEGMENT_ROWS if limits is None else limits.segment_rows(staged.log.schema)
+    stop = done + min(waiting, MAX_SEGMENT_ROWS, most_rows)
     heap = {}
     for i, source in enumerate(sources):
         if source is not None and (i in plain or source.cache is None):

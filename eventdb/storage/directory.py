@@ -167,19 +167,20 @@ def _create_index(files: Files, clock: Clock, path: str) -> None:
         index.close()
 
 
-def ensure_reserve(files: Files, path: str) -> None:
-    """The reserve has its blocks again, if there is room."""
+def ensure_reserve(files: Files, path: str) -> bool:
+    """The reserve has its blocks again, if there is room: whether there was."""
     try:
         fd = files.create(f"{path}/reserve", exclusive=False)
     except OSError:
-        return
+        return False
     try:
         if files.size(fd) < RESERVE_BYTES:
             files.allocate(fd, RESERVE_BYTES)
     except OSError:
-        return
+        return False
     finally:
         files.close(fd)
+    return True
 
 
 def clear_spill(files: Files, path: str) -> None:

@@ -21,6 +21,7 @@ Index keys::
     s topic partition base       -> SEGMENT   capacity, time range, columns
     d topic column code          -> the bytes of a dictionary value
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
+    t topic partition base       -> GONE      segment removed by retention, whose file is still to be unlinked
     u user key                   -> user value
 
 Journal record, 8-byte aligned::
@@ -68,6 +69,7 @@ DICTIONARY_KEY = Struct(">cIHI")
 TOPIC_PREFIX = Struct(">cI")
 
 NO_SEGMENT = (1 << 64) - 1
+GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal; then the file's name
 NO_MIN_TIME = (1 << 63) - 1
 NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
@@ -166,6 +168,10 @@ def segment_key(topic_id: int, partition: int, base: int) -> bytes:
 
 def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
     return SEGMENT_KEY.pack(b"w", topic_id, partition, base)
+
+
+def gone_key(topic_id: int, partition: int, base: int) -> bytes:
+    return SEGMENT_KEY.pack(b"t", topic_id, partition, base)
 
 
 def dictionary_key(topic_id: int, column: int, code: int) -> bytes:

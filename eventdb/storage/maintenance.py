@@ -11,6 +11,7 @@ from eventdb.errors import EventDBError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from eventdb.storage.commit import Writer
+    from eventdb.storage.retention import Retention
 
 _IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
 
@@ -18,8 +19,9 @@ _IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
 class Maintenance:
     """Started at the first commit; a daemon, so that it never keeps a program alive."""
 
-    def __init__(self, writer: Writer, interval_ms: int | None) -> None:
+    def __init__(self, writer: Writer, interval_ms: int | None, retention: Retention) -> None:
         self._writer = weakref.ref(writer)
+        self._retention = weakref.ref(retention)
         self._interval_ms = interval_ms
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -60,8 +62,11 @@ class Maintenance:
                         writer.release_idle_pin(seen)
                         idle = 0
                     writer.checkpoint_ns = writer.clock.monotonic_ns()
+                retention = self._retention()
+                if retention is not None:
+                    retention.step()
             except EventDBError as error:
                 # A full disk passes, a failed flush has poisoned the database: whoever writes next is told.
                 self.last_error = str(error)
             finally:
-                del writer
+                writer = retention = None

@@ -135,12 +135,13 @@ class SegmentLayout:
         plain: Sequence[int],
         heap_bytes: dict[int, int],
         heap_per_row: int,
+        most_rows: int = MAX_SEGMENT_ROWS,
     ) -> SegmentLayout:
         """The layout of the next segment: room for `want_rows` if the limits allow, `plain` columns without a
         dictionary, each plain column's heap at least `heap_bytes[column]` and otherwise `heap_per_row` bytes for each
-        row."""
+        row; never more than `most_rows`."""
         capacity = FIRST_SEGMENT_ROWS if previous is None else previous.capacity * SEGMENT_GROWTH
-        capacity = align(min(max(capacity, want_rows), MAX_SEGMENT_ROWS), 8)
+        capacity = align(min(max(capacity, want_rows), MAX_SEGMENT_ROWS, most_rows), 8)
         columns = []
         for i, field in enumerate(schema.fields):
             flags = COLUMN_NULLABLE if field.nullable else 0

@@ -3,7 +3,7 @@ locked."""
 
 from __future__ import annotations
 
-from eventdb.errors import ClosedError, OffsetOutOfRange
+from eventdb.errors import ClosedError, CorruptionError, OffsetOutOfRange
 from eventdb.storage.format import META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
 from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.kv import reading, scan
@@ -58,6 +58,11 @@ class StoreSnapshot:
             raise ClosedError("the snapshot is closed")
         return self._txn
 
+    @property
+    def index_commit_id(self) -> int:
+        """The index transaction it shows; see Store.index_commit_id."""
+        return int(self._open().id())
+
     def _state(self, log: PartitionLog) -> PartitionState:
         state = PartitionState()
         value = self.partition(log.key)
@@ -98,11 +103,47 @@ class StoreSnapshot:
         for i, (base, value) in enumerate(found):
             end = found[i + 1][0] if i + 1 < len(found) else stop
             _, low, high, _ = SEGMENT.unpack_from(value)
-            segment = log.mapped(base, value)
+            segment = self._mapped(log, base, value)
             if base == state.base:
                 low, high = state.min_time, state.max_time
                 log.newest = (txn_id, base, segment)
             yield segment, max(start, base) - base, min(stop, end) - base, _time_range(low, high)
+
+    @staticmethod
+    def _mapped(log: PartitionLog, base: int, value: bytes) -> Segment:
+        """The segment; OffsetOutOfRange if retention removed its file under this snapshot."""
+        try:
+            return log.mapped(base, value)
+        except CorruptionError:
+            if log.fresh is None:
+                raise
+            with log.fresh() as now:
+                earliest, latest = now.offsets(log)
+                live = now._segments(now._open(), log, earliest, latest)
+            if latest <= base or (live and live[0][0] <= base):
+                raise
+            raise OffsetOutOfRange(
+                f"the events from offset {base} on were removed by retention after this snapshot was opened; the "
+                f"earliest offset now is {earliest}. Close snapshots sooner",
+                offset=base, earliest=earliest, latest=latest,
+            ) from None  # fmt: skip
+
+    def search(self, log: PartitionLog, value: int) -> int:
+        """The offset of the first row whose first column, which only grows along the log, is not below `value`."""
+        low, high = self.offsets(log)
+        while low < high:
+            middle = (low + high) // 2
+            if next(iter(self.rows(log, middle, middle + 1)))[0][2][0] < value:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def first_base(self, log: PartitionLog) -> int:
+        """The base offset of the first segment; the end of an empty log."""
+        start, end = self.offsets(log)
+        found = self._segments(self._open(), log, start, start + 1)
+        return found[0][0] if found else end
 
     def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes]]:
         prefix = segment_key(log.topic_id, log.partition, 0)[:-8]

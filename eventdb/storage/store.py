@@ -54,6 +54,7 @@ from eventdb.storage.log import PartitionLog
 from eventdb.storage.maintenance import Maintenance
 from eventdb.storage.notify import Notifier
 from eventdb.storage.recovery import check_identity, forget_keys, needs_restore, recover, remove_topic_files, restore
+from eventdb.storage.retention import Retention
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.tail import LogTail, read_tail
 from eventdb.storage.transaction import WriteTransaction
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.schema import Schema
+    from eventdb.storage.limits import Limits
 
 _stores: dict[tuple[int, int], Store] = {}
 _stores_lock = threading.RLock()
@@ -156,6 +158,7 @@ class Store:
         self._writer: Writer | None = None
         self._maintenance: Maintenance | None = None
         self._group = GroupCommit(self.write)
+        self.retention = Retention(self)
         with contextlib.ExitStack() as undo:
             undo.callback(self._release)
             try:
@@ -298,7 +301,7 @@ class Store:
         finally:
             files.flock(lock_fd, fcntl.LOCK_UN)
         if maintenance:
-            self._maintenance = Maintenance(writer, interval_ms if mode == "interval" else None)
+            self._maintenance = Maintenance(writer, interval_ms if mode == "interval" else None, self.retention)
             writer.on_first_commit = self._maintenance.start
 
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
@@ -509,6 +512,10 @@ class Store:
         head = self._head
         return None if head is None else read_tail(head, log, start)
 
+    def index_commit_id(self) -> int:
+        """The id of the newest index transaction of any process: unchanged while commits move partitions' ends only."""
+        return self._index.last_txn_id()
+
     def commit_id(self) -> int:
         """The id of the newest commit of any process; only grows."""
         self._check()
@@ -519,8 +526,11 @@ class Store:
         """The current commit id as soon as it exceeds `commit_id`, or at the timeout whatever it is."""
         return self._notifier.wait(self.commit_id, commit_id, timeout_s)
 
-    def log(self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0) -> PartitionLog:
-        """The handle of a partition, the same at each call. `event_time` is a column's position."""
+    def log(
+        self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0, limits: Limits | None = None
+    ) -> PartitionLog:
+        """The handle of a partition, the same at each call. `event_time` is a column's position; `limits` are those of
+        its first call, until `limit` changes them."""
         key = (topic_id, partition)
         log = self._logs.get(key)
         if log is None:
@@ -534,8 +544,24 @@ class Store:
             made = PartitionLog(
                 self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries
             )
+            made.limits = limits
+            made.fresh = self.snapshot
             log = self._logs.setdefault(key, made)
         return log
+
+    def limit(self, log: PartitionLog, limits: Limits | None) -> None:
+        """The log's limits are these from the next commit on."""
+        if log.limits == limits:
+            return
+        writer = self._writer
+        with contextlib.nullcontext() if writer is None else writer.mutex:
+            log.limits = limits
+            log.generation = -1  # the short way of appending (append.py) asks again
+
+    def trim(self, log: PartitionLog, start: int) -> int:
+        """Offsets below `start` are gone for good; returns the log's start. Their files go as soon as no reader needs
+        them. Works on a full disk."""
+        return self.retention.trim(log, start)
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -565,6 +591,7 @@ class Store:
                 "records_replayed": writer.replayed,
                 "checkpoint_age_ms": (self._clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000,
                 "poisoned": writer.poison_reason,
+                "retention": self.retention.stats(),
             }
         return found
 

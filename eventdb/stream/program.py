@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eventdb.batch import Array
-from eventdb.errors import InternalError, UnsupportedSQL
+from eventdb.errors import InternalError, UnsupportedError, UnsupportedSQL
 from eventdb.logical.expressions import Aggregation, Call, ColumnRef, Expression, IntervalValue, Literal
 from eventdb.logical.functions import is_volatile
 from eventdb.logical.plan import (
@@ -85,6 +85,13 @@ class TopicFacts:
 
     @staticmethod
     def of(info: TopicInfo) -> TopicFacts:
+        """UnsupportedError for a topic of several partitions: their rows have no common order."""
+        if info.partitions > 1:
+            raise UnsupportedError(
+                f"a continuous query over topic {info.name!r}, which has {info.partitions} partitions: this version "
+                "maintains views and subscriptions over topics of one partition",
+                construct="partitions",
+            )
         return TopicFacts(
             info.id,
             info.name,

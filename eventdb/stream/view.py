@@ -103,7 +103,7 @@ def resolve_start(snapshot: StoreSnapshot, log: PartitionLog, facts: TopicFacts,
     """
     first, end = snapshot.offsets(log)
     if start == "beginning":
-        return 0
+        return first
     if start == "now":
         return end
     if not isinstance(start, int):
@@ -136,14 +136,27 @@ def drop_view_state(transaction: WriteTransaction, view_id: int) -> None:
 def load_query(spec: ViewSpec, store: Reading, first_offset: int = 0) -> ContinuousQuery:
     """The view's query as last saved in that snapshot or transaction. Cost: one record a group.
 
-    Rows below `first_offset` (the topic's log_start_offset) are gone, so an older query goes on there.
+    ViewFailed if rows it has not read are gone: they lay below `first_offset`, where the topic begins now.
     """
     keys = spec.keys
     query = ContinuousQuery(spec.program, keys.progress(store))
     if query.groups is not None:
         query.groups.restore(keys.groups(store))
-    query.skip_to(first_offset)
+    require_rows(spec, query, first_offset)
     return query
+
+
+def require_rows(spec: ViewSpec, query: ContinuousQuery, first_offset: int) -> None:
+    """ViewFailed if the topic begins, at `first_offset`, behind what the query has read: it would miss rows."""
+    if query.input_offset < first_offset:
+        raise ViewFailed(
+            f"{spec.name} has read {spec.topic_name} up to offset {query.input_offset}, but offsets "
+            f"{query.input_offset} to {first_offset} (exclusive) were removed before it read them; drop it and create "
+            "it again over what is left, and keep events longer than a view may lag",
+            view=spec.name,
+            topic=spec.topic_name,
+            offset=query.input_offset,
+        )
 
 
 def new_query(spec: ViewSpec, start: int) -> ContinuousQuery:
