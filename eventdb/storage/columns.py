@@ -206,6 +206,9 @@ def _copy(
         pieces.append((position, data))
 
     for i, layout in enumerate(segment.layout.columns):
+        if layout.marks:
+            segment.clear_marks(row, count)
+            continue
         column, source = columns[i], sources[i]
         if layout.nullable:
             valid = None if column.validity is None else column.validity[done:stop]

@@ -21,6 +21,8 @@ Index keys::
     s topic partition base       -> SEGMENT   capacity, time range, columns
     d topic column code          -> the bytes of a dictionary value
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
+    k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
+    t topic partition            -> TABLE     table: how many rows it has
     u user key                   -> user value
 
 Journal record, 8-byte aligned::
@@ -75,6 +77,7 @@ PARTITION_DERIVED = 1  # rows come from unjournaled commits only
 COLUMN_NULLABLE = 1
 COLUMN_CODED = 2
 COLUMN_PLAIN = 4
+COLUMN_MARKS = 8  # of a table: 0 = current, else 1 + the offset of the row that took its place (marks.py)
 
 TYPE_CODES = {
     "BOOLEAN": 1,
@@ -124,9 +127,18 @@ OP_BULK = 3  # OP_PLACE, OP_ROWS, PARTITION, u32 crc         rows that are in th
 OP_PUT = 4  # OP_KEY, key, value
 OP_DELETE = 5  # OP_KEY, key
 OP_FORGET = 6  # OP_PLACE                                    a dropped topic
+OP_MARKS = 7  # OP_PLACE, u32 length, MARK each              rows of a table that were superseded
 OP_PLACE = Struct("<BIHQ")  # op, topic, partition, segment base
 OP_ROWS = Struct("<II")  # first row in the segment, row count
 OP_KEY = Struct("<BHI")  # op, key bytes, value bytes
+MARK = Struct("<IQ")  # row in the segment, mark
+
+# --- tables ---------------------------------------------------------------------------------------
+TABLE = Struct("<Q")  # rows
+SUPERSEDED_BY = "_superseded_by"  # the hidden last column of a table's log
+KEY_LIMIT_BYTES = 400  # LMDB takes 511; a longer key is found by its digest
+KEY_WHOLE = b"\0"
+KEY_DIGEST = b"\1"
 
 # --- checkpoint slots -----------------------------------------------------------------------------
 SLOT_MAGIC = b"EVDBCKP1"
@@ -170,6 +182,14 @@ def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
 
 def dictionary_key(topic_id: int, column: int, code: int) -> bytes:
     return DICTIONARY_KEY.pack(b"d", topic_id, column, code)
+
+
+def table_key(topic_id: int, partition: int) -> bytes:
+    return PARTITION_KEY.pack(b"t", topic_id, partition)
+
+
+def row_key_prefix(topic_id: int, partition: int) -> bytes:
+    return PARTITION_KEY.pack(b"k", topic_id, partition)
 
 
 def topic_directory(topic_id: int, partition: int) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Files
 
 _MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
+_MAX_MARKABLE = 64  # write mappings of a table's older segments kept
 
 
 class PartitionState:
@@ -68,7 +69,7 @@ class PartitionLog:
 
     def __init__(
         self, files: Files, directory: str, uuid: bytes, topic_id: int, schema: Schema, event_time: int | None,
-        partition: int, dictionaries: list[DictionaryCache | None],
+        partition: int, dictionaries: list[DictionaryCache | None], primary_key: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         self._files = files
         self._directory = directory
@@ -78,6 +79,7 @@ class PartitionLog:
         self.event_time = event_time
         self.partition = partition
         self.dictionaries = dictionaries
+        self.primary_key = primary_key  # positions of a table's key columns; () for a topic
         self.key = partition_key(topic_id, partition)
         self.state = PartitionState()
         self.segment: Segment | None = None
@@ -87,6 +89,7 @@ class PartitionLog:
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # of `segment`
         self._mapped: dict[int, Segment] = {}
+        self._markable: dict[int, Segment] = {}
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None
@@ -146,6 +149,17 @@ class PartitionLog:
             self._mapped[base] = segment
         return segment
 
+    def markable(self, txn: Any, base: int) -> Segment:
+        """A table's segment, mapped for writing: its older rows can be marked. The newest mappings are kept."""
+        segment = self._markable.get(base)
+        if segment is None:
+            active = self.segment
+            segment = active if active is not None and active.base == base else self.open_for_writing(txn, base)
+            while len(self._markable) >= _MAX_MARKABLE:
+                del self._markable[next(iter(self._markable))]
+            self._markable[base] = segment
+        return segment
+
     def drop_writer_state(self) -> None:
         """The writer's view is stale (an aborted transaction); the next one reloads it."""
         self.generation = -1
@@ -157,4 +171,5 @@ class PartitionLog:
         """Forgets everything cached; mappings in use stay valid."""
         self.drop_writer_state()
         self._mapped = {}
+        self._markable = {}
         self.newest = None

@@ -17,6 +17,7 @@ from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     COLUMN,
     COLUMN_CODED,
+    COLUMN_MARKS,
     COLUMN_NULLABLE,
     COLUMN_PLAIN,
     CRC,
@@ -26,6 +27,7 @@ from eventdb.storage.format import (
     SEGMENT,
     SEGMENT_HEAD,
     SEGMENT_MAGIC,
+    SUPERSEDED_BY,
     TIME_STRIDE_ROWS,
     TYPE_CODES,
     TYPE_NAMES,
@@ -57,6 +59,7 @@ class ColumnLayout:
         "coded",
         "heap_bytes",
         "heap_position",
+        "marks",
         "null_position",
         "nullable",
         "plain",
@@ -72,6 +75,7 @@ class ColumnLayout:
         self.nullable = bool(flags & COLUMN_NULLABLE)
         self.coded = bool(flags & COLUMN_CODED)
         self.plain = bool(flags & COLUMN_PLAIN)
+        self.marks = bool(flags & COLUMN_MARKS)
         self.width = width
         self.heap_bytes = heap_bytes
         self.text = TYPE_NAMES.get(type_code) == "VARCHAR"
@@ -80,13 +84,14 @@ class ColumnLayout:
 
     def pack(self) -> bytes:
         flags = self.nullable * COLUMN_NULLABLE | self.coded * COLUMN_CODED | self.plain * COLUMN_PLAIN
+        flags |= self.marks * COLUMN_MARKS
         return COLUMN.pack(self.type_code, flags, self.width, self.heap_bytes)
 
 
 class SegmentLayout:
     """Capacity and columns of a segment; every position follows from them."""
 
-    __slots__ = ("append_position", "capacity", "coded", "columns", "descriptor", "plain", "size_bytes")
+    __slots__ = ("append_position", "capacity", "coded", "columns", "descriptor", "marks", "plain", "size_bytes")
 
     def __init__(self, capacity: int, columns: Sequence[ColumnLayout]) -> None:
         self.capacity = capacity
@@ -106,6 +111,7 @@ class SegmentLayout:
         self.size_bytes = align(position + capacity * 8, PAGE_BYTES)
         self.coded = tuple(i for i, column in enumerate(self.columns) if column.coded)
         self.plain = tuple(i for i, column in enumerate(self.columns) if column.plain)
+        self.marks = next((i for i, column in enumerate(self.columns) if column.marks), -1)
 
     def pack(self, min_time: int = NO_MIN_TIME, max_time: int = NO_MAX_TIME) -> bytes:
         """The SEGMENT value of the index."""
@@ -144,6 +150,7 @@ class SegmentLayout:
         columns = []
         for i, field in enumerate(schema.fields):
             flags = COLUMN_NULLABLE if field.nullable else 0
+            flags |= COLUMN_MARKS if field.name == SUPERSEDED_BY else 0
             width, heap = field.type.width_bytes, 0
             if i in plain:
                 flags |= COLUMN_PLAIN
@@ -182,9 +189,14 @@ class Segment:
         return self.value_views[column][row - 1] if row else 0
 
     def regions(self, row: int, count: int) -> list[tuple[int, int]]:
-        """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order."""
+        """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order.
+
+        Marks are not part of it: they change after the rows were written, and have records of their own.
+        """
         found = []
         for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
             if column.nullable:
                 found.append((column.null_position + row, count))
             found.append((column.value_position + row * column.width, count * column.width))
@@ -222,6 +234,8 @@ class Segment:
             used += length
 
         for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
             if column.nullable:
                 take(column.null_position + row, count)
             take(column.value_position + row * column.width, count * column.width)
@@ -234,6 +248,12 @@ class Segment:
                 take(column.heap_position + start, stop - start)
         take(self.layout.append_position + row * 8, count * 8)
         return used
+
+    def clear_marks(self, row: int, count: int) -> None:
+        """Rows [row, row + count) are current, if they have marks at all."""
+        if self.layout.marks >= 0:
+            position = self.layout.columns[self.layout.marks].value_position + row * 8
+            self.memory[position : position + count * 8] = bytes(count * 8)
 
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         """(offset, append_time_us, values) of rows [row, stop)."""
