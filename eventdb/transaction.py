@@ -1,4 +1,4 @@
-"""Transaction: appends to many topics in one commit.
+"""Transaction: appends to many topics and changes of many tables in one commit.
 
 Rows are checked as they are added and held in memory; the writer lock is taken only at the end, so user code never
 holds it. Leaving the block commits everything; an exception leaves nothing behind.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from eventdb.errors import ClosedError, UsageError
 from eventdb.event import Position
+from eventdb.storage.keyed import KeyedWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.database import Database
+    from eventdb.table import Table
     from eventdb.topic import Topic
 
 
@@ -25,6 +27,7 @@ class Transaction:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._parts: list[tuple[Topic, list[Any], bool]] = []  # (topic, rows or columns, whether columns)
+        self._changes: list[tuple[Table, str, list[Any]]] = []  # (table, operation, rows or keys)
         self._open = True
         self.positions: dict[str, list[Position]] = {}
 
@@ -58,12 +61,39 @@ class Transaction:
         if len(columns[0]):
             self._parts.append((handle, columns, True))
 
+    def put(self, table: str | Table, row: Mapping[str, Any]) -> None:
+        """The row becomes the current one of its key when the block ends. SchemaMismatch is raised here."""
+        handle = self._table(table)
+        self._change(handle, "put", handle._codec.encode(row))
+
+    def insert(self, table: str | Table, row: Mapping[str, Any]) -> None:
+        """Like `put`; if the key has a row when the block ends, that raises ConstraintError and stores nothing."""
+        handle = self._table(table)
+        self._change(handle, "insert", handle._codec.encode(row))
+
+    def delete(self, table: str | Table, key: Any) -> None:
+        """The key has no row when the block ends, whether it had one or not. `key` as in Table.get."""
+        handle = self._table(table)
+        self._change(handle, "delete", handle._key(key))
+
+    def _table(self, table: str | Table) -> Table:
+        if not self._open:
+            raise ClosedError("the transaction has ended; begin another")
+        return self._database.table(table if isinstance(table, str) else table.name)
+
+    def _change(self, table: Table, operation: str, row: tuple[Any, ...]) -> None:
+        last = self._changes[-1] if self._changes else None
+        if last is not None and last[0] is table and last[1] == operation:
+            last[2].append(row)
+        else:
+            self._changes.append((table, operation, [row]))
+
     def commit(self) -> None:
         """Stores everything in one commit; the block's end does it too."""
         if not self._open:
             raise ClosedError("the transaction has ended; begin another")
         self._open = False
-        if not self._parts:
+        if not self._parts and not self._changes:
             return
         placed: list[tuple[str, int, int]] = []
         with self._database._store.write() as writer:
@@ -73,14 +103,20 @@ class Transaction:
                     placed.append((topic.name, first, len(rows[0])))
                 else:
                     placed.append((topic.name, writer.append_rows(topic._log, rows), len(rows)))
+            for table, operation, rows in self._changes:
+                first = table._apply(KeyedWriter(writer, table._log, table.name), operation, rows)
+                if operation != "delete":
+                    placed.append((table.name, first, len(rows)))
         for name, first, count in placed:
             self.positions.setdefault(name, []).extend(Position(0, first + i) for i in range(count))
         self._parts.clear()
+        self._changes.clear()
 
     def rollback(self) -> None:
         """Forgets everything added."""
         self._open = False
         self._parts.clear()
+        self._changes.clear()
 
     def __enter__(self) -> Transaction:
         if not self._open:

@@ -52,6 +52,10 @@ class KeyedWriter:
 
     # -- reading -------------------------------------------------------------------------------
 
+    def encode_key(self, values: Sequence[Any]) -> bytes:
+        """The bytes of the physical values of the key columns."""
+        return self._encode(values)
+
     def key_of(self, row: Row) -> bytes:
         return self._encode([row[i] for i in self.log.primary_key])
 
@@ -132,9 +136,14 @@ class KeyedWriter:
             self._bury(list(found), list(found.values()), [self.row(offset) for offset in found.values()])
         return len(found)
 
-    def replace(self, offsets: Sequence[int], old: Sequence[Row], new: Sequence[Row]) -> None:
-        """The current rows `old`, at the offsets, become `new`. A row whose key changes is deleted and inserted: its new
-        key must be free once all are done, or ConstraintError as in `insert`."""
+    def remove(self, offsets: Sequence[int], rows: Sequence[Row]) -> int:
+        """The current rows, at the offsets, are deleted. Returns the offset of the first tombstone."""
+        return self._bury([self.key_of(row) for row in rows], offsets, rows)
+
+    def replace(self, offsets: Sequence[int], old: Sequence[Row], new: Sequence[Row]) -> list[int]:
+        """The current rows `old`, at the offsets, become `new`; returns their new offsets. A row whose key changes is
+        deleted and inserted: its new key must be free once all are done, or ConstraintError as in `insert`."""
+        places = [-1] * len(new)
         before, after = [self.key_of(row) for row in old], [self.key_of(row) for row in new]
         moved = [i for i, key in enumerate(before) if key != after[i]]
         kept = [i for i, key in enumerate(before) if key == after[i]]
@@ -143,10 +152,14 @@ class KeyedWriter:
         if kept:
             first = self._append([new[i] for i in kept])
             for offset, i in enumerate(kept, first):
+                places[i] = offset
                 self._supersede(offsets[i], offset)
                 self._point(after[i], offset, offsets[i])
         if moved:
-            self.insert([new[i] for i in moved], [after[i] for i in moved])
+            first = self.insert([new[i] for i in moved], [after[i] for i in moved])
+            for offset, i in enumerate(moved, first):
+                places[i] = offset
+        return places
 
     def taken(self, row: Row) -> ConstraintError:
         """The error of a key that a row has already."""
@@ -168,14 +181,15 @@ class KeyedWriter:
             raise UsageError(f"table {self.name!r} cannot be changed by an unjournaled transaction")
         return self.transaction.append_rows(self.log, [row + _CURRENT for row in rows])
 
-    def _bury(self, keys: Sequence[bytes], offsets: Sequence[int], rows: Sequence[Row]) -> None:
-        """Tombstones for the rows at the offsets."""
+    def _bury(self, keys: Sequence[bytes], offsets: Sequence[int], rows: Sequence[Row]) -> int:
+        """Tombstones for the rows at the offsets; returns the offset of the first."""
         first = self._append(rows)
         for grave, key, offset in zip(range(first, first + len(keys)), keys, offsets, strict=True):
             self._supersede(offset, grave)
             self._supersede(grave, grave)
             self._forget(key, offset)
         self._grow(-len(keys))
+        return first
 
     def _supersede(self, offset: int, by: int) -> None:
         marks = self.transaction._marks
