@@ -17,6 +17,7 @@ from eventdb.errors import (
     BindError,
     CatalogError,
     ClosedError,
+    ConstraintError,
     CorruptionError,
     DatabaseLocked,
     DiskFullError,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from eventdb.result import Result
     from eventdb.snapshot import Snapshot
     from eventdb.subscription import Change, Subscription
+    from eventdb.table import RowChange, Table
     from eventdb.topic import Topic
     from eventdb.transaction import Transaction
 
@@ -65,8 +67,10 @@ _LAZY = {
     "Position": "eventdb.event",
     "Producer": "eventdb.producer",
     "Result": "eventdb.result",
+    "RowChange": "eventdb.table",
     "Snapshot": "eventdb.snapshot",
     "Subscription": "eventdb.subscription",
+    "Table": "eventdb.table",
     "Topic": "eventdb.topic",
     "Transaction": "eventdb.transaction",
     "open": "eventdb.database",
@@ -77,6 +81,7 @@ __all__ = [
     "CatalogError",
     "Change",
     "ClosedError",
+    "ConstraintError",
     "CorruptionError",
     "Database",
     "DatabaseLocked",
@@ -101,11 +106,13 @@ __all__ = [
     "ReadOnlyError",
     "ReplicationError",
     "Result",
+    "RowChange",
     "SchemaMismatch",
     "Snapshot",
     "StorageError",
     "StreamError",
     "Subscription",
+    "Table",
     "Topic",
     "TopicExists",
     "TopicNotFound",

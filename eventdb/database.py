@@ -503,7 +503,7 @@ class Database:
         return self._store.check(deep)
 
     def stats(self) -> dict[str, object]:
-        """Counters of storage (commits, flushes, bytes), events per topic, rows per table, and the progress of each view."""
+        """Counters of storage (commits, flushes, bytes), events per topic, rows per table, progress of each view."""
         self._check_open()
         self._refresh_catalog()
         found = dict(self._store.stats())

@@ -62,7 +62,7 @@ class SchemaMismatch(UsageError):
 
 
 class ConstraintError(UsageError):
-    """A row breaks its table's primary key: `key` is the value (a tuple if there are several columns), `table` the name.
+    """A row breaks its table's primary key: `key` is the value (a tuple if there are several columns).
 
     Nothing of the call was stored.
     """

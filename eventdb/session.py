@@ -354,8 +354,8 @@ class Session:
         self._database._check_writable()
         change = TableChange(self._database.table(statement.table.name), statement)
         plan = self._optimize(statement.plan)
-        # The rows are found without the lock, and once more with it if anything they come from has changed meanwhile: the
-        # statement does what it would do alone.
+        # The rows are found without the lock, and once more with it if anything they come from has changed meanwhile:
+        # the statement does what it would do alone.
         with self.context(None, timeout) as context:
             change.read(self._collect(plan, context), plan, context)
         with self._database._store.write() as transaction:

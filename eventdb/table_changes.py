@@ -65,10 +65,10 @@ class TableChange:
         width = len(self._schema)
         rows = []
         for given in self._rows:
-            row: list[Any] = [None] * width
+            values: list[Any] = [None] * width
             for position, value in zip(statement.columns, given, strict=True):
-                row[position] = value
-            rows.append(tuple(row))
+                values[position] = value
+            rows.append(tuple(values))
         _require_values(self._schema, rows)
         keys = [writer.key_of(row) for row in rows]
         if statement.conflict is None:

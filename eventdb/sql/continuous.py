@@ -81,8 +81,8 @@ def refuse_table(context: Context, table: TableInfo, where: object) -> None:
     """UnsupportedSQL for a table: its rows are revised, which continuous queries do not follow yet."""
     if table.kind == "table":
         context.unsupported(
-            f"a continuous query over the table {table.name!r}", where, "query it with SELECT, or read its changes with "
-            "db.table(...).read()",
+            f"a continuous query over the table {table.name!r}", where,
+            "query it with SELECT, or read its changes with db.table(...).read()",
         )  # fmt: skip
 
 

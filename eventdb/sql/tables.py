@@ -87,7 +87,7 @@ def _element(words: Words, context: Context, fields: list[Field], key: list[tupl
             nullable = False
         elif words.word() == "PRIMARY KEY":
             if key:
-                raise words.error("PRIMARY KEY is given twice; of several columns it is PRIMARY KEY (a, b)", words.index)
+                raise words.error("PRIMARY KEY is given twice; of several columns: PRIMARY KEY (a, b)", words.index)
             key.append((name, words.index))
             words.index += 1
         elif not words.accept("NULL"):
@@ -238,7 +238,7 @@ def on_conflict(words: Words, context: Context, table: TableInfo) -> Conflict:
     words.expect("UPDATE", "SET")
     width = len(table.schema)
     names = [Name(table.name, f.name, f.type, i) for i, f in enumerate(table.schema)]
-    names += [Name("excluded", f.name, f.type, width + i, in_star=False, bare=False) for i, f in enumerate(table.schema)]
+    names += [Name("excluded", n.name, n.type, width + n.index, in_star=False, bare=False) for n in names]
     scope = Scope(names, [table.name, "excluded"])
     changed = _assignments(words, context, table, scope)
     where = _where(words, context, scope)

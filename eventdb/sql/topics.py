@@ -103,7 +103,7 @@ def _element(words: Words, parts: _Parts, context: Context) -> None:
 
 
 def column_start(words: Words, fields: list[Field]) -> tuple[str, DataType]:
-    """The name and the type a column definition begins with; ParseError for a name that cannot be, or is given twice."""
+    """The name and the type a column definition begins with; ParseError if no column may be called so."""
     at = words.index
     if words.word() in ("TIMESTAMP", "KEY") and words.word(1) in ("", ",", ")"):
         words.wrong("expected a column and its type")

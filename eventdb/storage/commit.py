@@ -133,9 +133,9 @@ class Writer(Durability):
         """Everything put into `txn` and described by `payload` (None = not journaled) has happened, as durably as the
         mode says.
 
-        `marks` are stored between the record and the index. `bulk` says that rows named by the payload are in a segment that was not flushed. Errors: DiskFullError and
-        StorageError = nothing happened; OutcomeUnknown = the flush failed. The section is left open; the transaction is
-        over.
+        `marks` are stored between the record and the index. `bulk` says that rows named by the payload are in a segment
+        that was not flushed. Errors: DiskFullError and StorageError = nothing happened; OutcomeUnknown = the flush
+        failed. The section is left open; the transaction is over.
         """
         last = self.last_txn
         self.last_txn = -1

@@ -1,9 +1,9 @@
 """Marks: which rows of a table were superseded, and by which offset.
 
-A table is a log whose rows have one more, hidden column: 0 while the row is current, else 1 + the offset of the row that
-took its place. So a row exists in a snapshot that ends at offset E if its mark is 0 or exceeds E, and a snapshot stays
-what it was while others write: no copy, no lock. A deletion is a row too (a tombstone, which holds what it deleted), so
-that it has an offset; it supersedes itself, and is seen by no snapshot.
+A table is a log whose rows have one more, hidden column: 0 while the row is current, else 1 + the offset of the row
+that took its place. So a row exists in a snapshot that ends at offset E if its mark is 0 or exceeds E, and a snapshot
+stays what it was while others write: no copy, no lock. A deletion is a row too (a tombstone, which holds what it
+deleted), so that it has an offset; it supersedes itself, and is seen by no snapshot.
 
 Marks are stores into rows that were committed long ago, so they follow rules of their own:
 
@@ -63,7 +63,7 @@ class Marks:
 
     def describe(self) -> list[bytes]:
         """The operations for the journal."""
-        parts = []
+        parts: list[bytes] = []
         for place, (_, marks) in self._found.items():
             data = b"".join([MARK.pack(row, mark) for row, mark in marks])
             parts += (OP_PLACE.pack(OP_MARKS, *place), U32.pack(len(data)), data)
@@ -86,12 +86,13 @@ class Marks:
 
 def restore_marks(segment: Segment, data: memoryview) -> None:
     """The marks of an OP_MARKS operation are in the segment. CorruptionError if they do not fit it."""
+    path = segment.path
     if segment.layout.marks < 0 or len(data) % MARK.size:
-        raise CorruptionError(f"{segment.path}: a journal record marks rows of a log that is no table", path=segment.path)
+        raise CorruptionError(f"{path}: a journal record marks rows of a log that is no table", path=path)
     view = segment.value_views[segment.layout.marks]
     for row, mark in MARK.iter_unpack(data):
         if row >= segment.layout.capacity:
-            raise CorruptionError(f"{segment.path}: a journal record marks row {row}, which is not there", path=segment.path)
+            raise CorruptionError(f"{path}: a journal record marks row {row}, which is not there", path=path)
         view[row] = mark
 
 
