@@ -167,6 +167,17 @@ class Table:
             raise SchemaMismatch(f"the key of table {self.name!r} is {shown}, not {key!r}")
         return self._key_codec.encode(dict(zip(names, values, strict=True)))
 
+    def compact(self) -> dict[str, int]:
+        """Gives back the space of versions that nobody can see any more. Offsets and contents do not change.
+
+        {'removed': versions, 'segments': files rewritten or dropped, 'held': 1 if an older snapshot kept all of them}.
+        The newest segment, which is still written, stays as it is.
+        """
+        from eventdb.storage.compact import compact_table
+
+        self._check_usable()
+        return compact_table(self._store, self._log)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, key: Any) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ Directory::
     index/data.mdb, lock.mdb    LMDB: what is committed
     index/checkpoint            two slots: the LMDB meta pages of the last two checkpoints
     journal/J-<epoch>-<number>  records of commits since the checkpoint
-    topics/<topic>/<partition>/<base offset, 20 digits>.seg
+    topics/<topic>/<partition>/<base offset, 20 digits>[-<generation>].seg
 
 Index keys::
 
@@ -23,6 +23,7 @@ Index keys::
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
     k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
     t topic partition            -> TABLE     table: how many rows it has
+    g topic partition base generation -> U64  replaced segment file that a reader may still need: transaction id
     u user key                   -> user value
 
 Journal record, 8-byte aligned::
@@ -77,6 +78,7 @@ PARTITION_DERIVED = 1  # rows come from unjournaled commits only
 COLUMN_NULLABLE = 1
 COLUMN_CODED = 2
 COLUMN_PLAIN = 4
+COLUMN_OFFSETS = 16  # of a compacted segment, last: the rows' offsets; `heap bytes` is the file's generation
 COLUMN_MARKS = 8  # of a table: 0 = current, else 1 + the offset of the row that took its place (marks.py)
 
 TYPE_CODES = {
@@ -134,7 +136,8 @@ OP_KEY = Struct("<BHI")  # op, key bytes, value bytes
 MARK = Struct("<IQ")  # row in the segment, mark
 
 # --- tables ---------------------------------------------------------------------------------------
-TABLE = Struct("<Q")  # rows
+TABLE = Struct("<QQ")  # rows, versions that compaction removed
+GARBAGE_KEY = Struct(">cIHQI")
 SUPERSEDED_BY = "_superseded_by"  # the hidden last column of a table's log
 KEY_LIMIT_BYTES = 400  # LMDB takes 511; a longer key is found by its digest
 KEY_WHOLE = b"\0"
@@ -196,8 +199,18 @@ def topic_directory(topic_id: int, partition: int) -> str:
     return f"topics/{topic_id}/{partition}"
 
 
-def segment_name(base: int) -> str:
-    return f"{base:020d}.seg"
+def garbage_key(topic_id: int, partition: int, base: int, generation: int) -> bytes:
+    return GARBAGE_KEY.pack(b"g", topic_id, partition, base, generation)
+
+
+def generation_of(value: bytes) -> int:
+    """The generation of a segment's file, from its SEGMENT value; 0 of one that was never compacted."""
+    _, flags, _, heap_bytes = COLUMN.unpack_from(value, len(value) - COLUMN.size)
+    return heap_bytes if flags & COLUMN_OFFSETS else 0
+
+
+def segment_name(base: int, generation: int = 0) -> str:
+    return f"{base:020d}-{generation}.seg" if generation else f"{base:020d}.seg"
 
 
 def journal_name(epoch: int, number: int) -> str:

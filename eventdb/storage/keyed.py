@@ -81,14 +81,18 @@ class KeyedWriter:
             dictionary = log.dictionaries[i]
             assert dictionary is not None
             dictionaries[i] = _Values([*dictionary.values, *pending])
-        at = offset - segment.base
+        at = segment.row_at(offset)
         values: Row = segment.read_rows(at, at + 1, dictionaries)[0][2]
         return values[:-1]
 
     def count(self) -> int:
         """The rows the table has."""
+        return self.counters()[0]
+
+    def counters(self) -> tuple[int, int]:
+        """(rows, versions that compaction removed)."""
         value = self._txn.get(self._count_key)
-        return 0 if value is None else TABLE.unpack(value)[0]
+        return (0, 0) if value is None else TABLE.unpack(value)
 
     def _segment(self, offset: int) -> Segment:
         staged = self.transaction._staged.get(self.log)
@@ -196,11 +200,12 @@ class KeyedWriter:
         if marks is None:
             marks = self.transaction._marks = Marks()
         segment = self._segment(offset)
-        marks.add(self.log, segment, offset - segment.base, by)
+        marks.add(self.log, segment, segment.row_at(offset), by)
 
     def _grow(self, rows: int) -> None:
         if rows:
-            self.transaction._put(self._count_key, TABLE.pack(self.count() + rows))
+            before, removed = self.counters()
+            self.transaction._put(self._count_key, TABLE.pack(before + rows, removed))
 
     def _point(self, key: bytes, offset: int, old: int) -> None:
         """The index says that the key's row is at the offset, and no more at `old`."""
@@ -246,7 +251,7 @@ def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: Sequence[Any]) 
         return None
     for (offset,) in U64.iter_unpack(value):
         segment = _segment_at(txn, log, offset)
-        at = offset - segment.base
+        at = segment.row_at(offset)
         try:
             found = segment.read_rows(at, at + 1, log.dictionaries)[0]
         except IndexError:  # a string this process has not met

@@ -167,6 +167,16 @@ class Index:
         """Pages 0 and 1 as they are; call it with the writer lock held."""
         return self._files.pread(self._fd, 2 * self.page_bytes, 0)
 
+    def oldest_reader(self) -> int:
+        """The transaction id of the oldest read transaction of any process; the newest commit's if nobody reads."""
+        self._env.reader_check()
+        oldest = self.last_txn_id()
+        for line in self._env.readers().splitlines():
+            number = line.split()[-1]
+            if number.isdecimal():
+                oldest = min(oldest, int(number))
+        return oldest
+
     def reap_readers(self) -> int:
         return self._env.reader_check()
 

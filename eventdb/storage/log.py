@@ -134,7 +134,7 @@ class PartitionLog:
     def mapped(self, base: int, value: bytes) -> Segment:
         """The segment of an index entry, mapped for reading. The newest mappings are kept."""
         segment = self._mapped.get(base)
-        if segment is None:
+        if segment is None or not value.endswith(segment.layout.descriptor):
             active = self.segment
             if (
                 active is not None
@@ -152,7 +152,8 @@ class PartitionLog:
     def markable(self, txn: Any, base: int) -> Segment:
         """A table's segment, mapped for writing: its older rows can be marked. The newest mappings are kept."""
         segment = self._markable.get(base)
-        if segment is None:
+        value = txn.get(segment_key(self.topic_id, self.partition, base)) or b""
+        if segment is None or not value.endswith(segment.layout.descriptor):  # else it was compacted meanwhile
             active = self.segment
             segment = active if active is not None and active.base == base else self.open_for_writing(txn, base)
             while len(self._markable) >= _MAX_MARKABLE:

@@ -34,6 +34,7 @@ from eventdb.storage.format import (
     OP_ROWS,
     OP_SEGMENT,
     PARTITION,
+    SEGMENT_KEY,
     SHARED_POISON,
     TOPIC_PREFIX,
     U32,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Files
 
 _RECORDS_PER_TRANSACTION = 4096
-KINDS = (b"p", b"s", b"d", b"w", b"k", b"t")  # of index keys that begin with a topic id
+KINDS = (b"p", b"s", b"d", b"w", b"k", b"t", b"g")  # of index keys that begin with a topic id
 
 
 class UnsyncedRows(Exception):
@@ -138,8 +139,10 @@ class RecordApplier:
         op, topic_id = operation.op, operation.topic_id
         if op in (OP_PUT, OP_DELETE):
             key = operation.key
-            if key[:1] in b"psdkt" and TOPIC_PREFIX.unpack_from(key)[1] not in self._live:
+            if key[:1] in b"psdktg" and TOPIC_PREFIX.unpack_from(key)[1] not in self._live:
                 return
+            if key[:1] == b"s":  # another file, or none: compaction
+                self._segments.pop(SEGMENT_KEY.unpack(key)[1:], None)
             if op == OP_DELETE:
                 self.txn.delete(key)
             else:

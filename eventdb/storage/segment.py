@@ -8,6 +8,7 @@ only rule: stores happen with the writer lock held and past the committed end.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from zlib import crc32
 
 from eventdb.config import FIRST_SEGMENT_ROWS, MAX_SEGMENT_ROWS, SEGMENT_GROWTH
@@ -19,6 +20,7 @@ from eventdb.storage.format import (
     COLUMN_CODED,
     COLUMN_MARKS,
     COLUMN_NULLABLE,
+    COLUMN_OFFSETS,
     COLUMN_PLAIN,
     CRC,
     NO_MAX_TIME,
@@ -62,6 +64,7 @@ class ColumnLayout:
         "marks",
         "null_position",
         "nullable",
+        "offsets",
         "plain",
         "struct_code",
         "text",
@@ -76,22 +79,29 @@ class ColumnLayout:
         self.coded = bool(flags & COLUMN_CODED)
         self.plain = bool(flags & COLUMN_PLAIN)
         self.marks = bool(flags & COLUMN_MARKS)
+        self.offsets = bool(flags & COLUMN_OFFSETS)
         self.width = width
         self.heap_bytes = heap_bytes
         self.text = TYPE_NAMES.get(type_code) == "VARCHAR"
         self.struct_code = "q" if self.plain else "i" if self.coded else _STRUCT_CODES[TYPE_NAMES[type_code]]
         self.null_position = self.value_position = self.heap_position = 0
 
-    def pack(self) -> bytes:
+    @property
+    def flags(self) -> int:
         flags = self.nullable * COLUMN_NULLABLE | self.coded * COLUMN_CODED | self.plain * COLUMN_PLAIN
-        flags |= self.marks * COLUMN_MARKS
-        return COLUMN.pack(self.type_code, flags, self.width, self.heap_bytes)
+        return flags | self.marks * COLUMN_MARKS | self.offsets * COLUMN_OFFSETS
+
+    def pack(self) -> bytes:
+        return COLUMN.pack(self.type_code, self.flags, self.width, self.heap_bytes)
 
 
 class SegmentLayout:
     """Capacity and columns of a segment; every position follows from them."""
 
-    __slots__ = ("append_position", "capacity", "coded", "columns", "descriptor", "marks", "plain", "size_bytes")
+    __slots__ = (
+        "append_position", "capacity", "coded", "columns", "descriptor", "generation", "marks", "offsets", "plain",
+        "size_bytes",
+    )  # fmt: skip
 
     def __init__(self, capacity: int, columns: Sequence[ColumnLayout]) -> None:
         self.capacity = capacity
@@ -112,6 +122,8 @@ class SegmentLayout:
         self.coded = tuple(i for i, column in enumerate(self.columns) if column.coded)
         self.plain = tuple(i for i, column in enumerate(self.columns) if column.plain)
         self.marks = next((i for i, column in enumerate(self.columns) if column.marks), -1)
+        self.offsets = next((i for i, column in enumerate(self.columns) if column.offsets), -1)
+        self.generation = self.columns[self.offsets].heap_bytes if self.offsets >= 0 else 0
 
     def pack(self, min_time: int = NO_MIN_TIME, max_time: int = NO_MAX_TIME) -> bytes:
         """The SEGMENT value of the index."""
@@ -183,6 +195,12 @@ class Segment:
         self.null_views = [
             self.memory[c.null_position : c.null_position + capacity] if c.nullable else None for c in layout.columns
         ]
+
+    def row_at(self, offset: int) -> int:
+        """The first row whose offset is `offset` or more."""
+        if self.layout.offsets < 0:
+            return offset - self.base
+        return bisect_left(self.value_views[self.layout.offsets], offset)
 
     def heap_end(self, column: int, row: int) -> int:
         """Heap bytes used by the rows before `row` of a plain column."""
@@ -258,7 +276,11 @@ class Segment:
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         """(offset, append_time_us, values) of rows [row, stop)."""
         lists: list[Any] = []
+        offsets: Sequence[int] = range(self.base + row, self.base + stop)
         for i, column in enumerate(self.layout.columns):
+            if column.offsets:
+                offsets = self.value_views[i][row:stop].tolist()
+                continue
             stored = self.value_views[i][row:stop].tolist()
             view = self.null_views[i]
             nulls = None if view is None else bytes(view[row:stop])
@@ -277,9 +299,7 @@ class Segment:
             lists.append(
                 stored if nulls is None else [None if null else v for v, null in zip(stored, nulls, strict=True)]
             )
-        first = self.base + row
-        times = self.append_times(row, stop)
-        return list(zip(range(first, first + stop - row), times, zip(*lists, strict=True), strict=True))
+        return list(zip(offsets, self.append_times(row, stop), zip(*lists, strict=True), strict=True))
 
     def append_times(self, row: int, stop: int) -> list[int]:
         """Append times of rows [row, stop), in us."""
@@ -309,8 +329,8 @@ class Segment:
         return out
 
 
-def segment_path(directory: str, topic_id: int, partition: int, base: int) -> str:
-    return f"{directory}/{topic_directory(topic_id, partition)}/{segment_name(base)}"
+def segment_path(directory: str, topic_id: int, partition: int, base: int, generation: int = 0) -> str:
+    return f"{directory}/{topic_directory(topic_id, partition)}/{segment_name(base, generation)}"
 
 
 def make_directories(files: Files, directory: str, topic_id: int, partition: int) -> None:
@@ -330,7 +350,7 @@ def create_segment(
     """A new segment file, every byte allocated. A file left by an aborted commit is replaced. Nothing is left when it
     fails."""
     make_directories(files, directory, topic_id, partition)
-    path = segment_path(directory, topic_id, partition, base)
+    path = segment_path(directory, topic_id, partition, base, layout.generation)
     try:
         try:
             fd = files.create(path)
@@ -363,7 +383,7 @@ def open_segment(
     write: bool,
 ) -> Segment:
     """The mapped segment; CorruptionError if the file is missing, short or not the one the index describes."""
-    path = segment_path(directory, topic_id, partition, base)
+    path = segment_path(directory, topic_id, partition, base, layout.generation)
     try:
         fd = files.open(path, write=write)
     except FileNotFoundError:
