@@ -102,7 +102,7 @@ def test_space_comes_back_once_no_snapshot_needs_it(tmp_path: Path) -> None:
         found = table.compact()
         assert found["removed"] > 15_000
         assert found["held"] == 0
-        assert size_bytes(path) < before * 0.7
+        assert size_bytes(path) < before - 20_000 * 25  # of 21,504 rows in full segments; the newest stays as it is
         assert [r for r in everything(db) if r[2]] == [r for r in expected if r[2]]
         assert [change.offset for change in table.read()][-1] == 40_000
         assert table.compact()["segments"] == 0
@@ -130,7 +130,7 @@ def test_a_changelog_without_its_removed_versions_still_gives_the_table(tmp_path
             else:
                 replayed.pop(found["k"], None)
         assert replayed == {r["k"]: r["n"] for r in table.rows()}
-        assert list(table.read(start=3_000))[0].offset >= 3_000
+        assert next(table.read(start=3_000)).offset >= 3_000
 
 
 WRITER = """
