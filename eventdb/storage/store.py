@@ -48,6 +48,7 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.group import GroupCommit
 from eventdb.storage.head import Head
+from eventdb.storage.keyed import table_schema
 from eventdb.storage.kv import Index
 from eventdb.storage.lock import FORKED
 from eventdb.storage.log import PartitionLog
@@ -527,14 +528,21 @@ class Store:
         return self._notifier.wait(self.commit_id, commit_id, timeout_s)
 
     def log(
-        self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0, limits: Limits | None = None
-    ) -> PartitionLog:
+        self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0, *,
+        limits: Limits | None = None, primary_key: tuple[int, ...] = (),
+    ) -> PartitionLog:  # fmt: skip
         """The handle of a partition, the same at each call. `event_time` is a column's position; `limits` are those of
-        its first call, until `limit` changes them."""
+        its first call, until `limit` changes them.
+
+        `primary_key`, positions too, makes it a table's: its schema then ends in the hidden column of marks (marks.py),
+        and it is written through KeyedWriter only.
+        """
         key = (topic_id, partition)
         log = self._logs.get(key)
         if log is None:
             self._check()
+            if primary_key:
+                schema = table_schema(schema)
             dictionaries: list[DictionaryCache | None] = [
                 self._dictionaries.setdefault((topic_id, i), DictionaryCache(topic_id, i))
                 if field.type.name == "VARCHAR"
@@ -542,7 +550,7 @@ class Store:
                 for i, field in enumerate(schema.fields)
             ]
             made = PartitionLog(
-                self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries
+                self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries, primary_key
             )
             made.limits = limits
             made.fresh = self.snapshot
