@@ -222,8 +222,8 @@ class Store:
         return self._try_lock(self._alive_fd, "ALIVE")
 
     def _wait_until_alone(self) -> None:
-        """ALIVE is ours. Nobody has recovered the database since the power failed, and LOCK keeps other writers out: who
-        holds ALIVE is a read-only open that is about to find that out and let go. Going on beside it would skip
+        """ALIVE is ours. Nobody has recovered the database since the power failed, and LOCK keeps other writers out:
+        who holds ALIVE is a read-only open that is about to find that out and let go. Going on beside it would skip
         recovery."""
         deadline = self._clock.monotonic_ns() + LOCK_TIMEOUT_MS * 1_000_000
         while not self._try_alone():
@@ -308,9 +308,10 @@ class Store:
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
         """Everybody locks the same file: had LOCK been replaced, two processes could write at once."""
         inode = self._files.descriptor_identity(lock_fd)[1]
-        if alone:
+        seen = U64.unpack_from(page, SHARED_LOCK)[0]
+        if alone or not seen:  # a power loss empties the page, and a read-only open does not fill it
             page[SHARED_LOCK : SHARED_LOCK + 8] = U64.pack(inode)
-        elif U64.unpack_from(page, SHARED_LOCK)[0] != inode:
+        elif seen != inode:
             raise PoisonedError(
                 f"{self.path}/LOCK was removed or replaced while another process has the database open; "
                 "close every handle in every process, then reopen",

@@ -12,7 +12,7 @@ import pytest
 from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage import PartitionLog, Store
 from eventdb.storage.commit import Writer
-from eventdb.storage.format import SHARED_LOCK, U64
+from eventdb.storage.format import SHARED_BYTES, SHARED_LOCK, U64
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
 
@@ -363,3 +363,20 @@ def test_folding_the_head_without_a_pin_would_be_noticed(tmp_path: Path, monkeyp
     monkeypatch.setattr(Writer, "sync_point", sync_point)
     with pytest.raises((AssertionError, StorageError)):
         lose_power_while_recovery_folds_the_head(tmp_path)
+
+
+def test_a_writer_opens_beside_a_reader_after_a_power_loss_that_emptied_the_shared_page(disk: SimulatedDisk) -> None:
+    """The page named no LOCK, which was taken for another one than ours."""
+    store = start(disk)
+    kept = append(store, 2)
+    store.close()
+    with open(disk.root + "/db/shared", "r+b") as shared:
+        os.pwrite(shared.fileno(), bytes(SHARED_BYTES), 0)
+    fd = os.open(disk.root + "/db/ALIVE", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    store = start(disk)
+    assert rows(store) == kept
+    kept += append(store, 2, first=2)
+    assert rows(store) == kept
+    store.close()
+    os.close(fd)

@@ -255,7 +255,9 @@ PLANTS = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "durability", "processes"), PLANTS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("plant", "durability", "processes"), PLANTS, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_a_planted_bug_is_caught(
     tmp_path: Path, watch: list[Simulation], monkeypatch: pytest.MonkeyPatch, plant: Any, durability: str,
     processes: int,
