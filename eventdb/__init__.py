@@ -49,6 +49,7 @@ from eventdb.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from eventdb.care import restore
     from eventdb.database import Database, open
     from eventdb.event import Event, Position
     from eventdb.producer import Producer
@@ -70,6 +71,7 @@ _LAZY = {
     "Topic": "eventdb.topic",
     "Transaction": "eventdb.transaction",
     "open": "eventdb.database",
+    "restore": "eventdb.care",
 }
 
 __all__ = [
@@ -116,6 +118,7 @@ __all__ = [
     "ViewFailed",
     "__version__",
     "open",
+    "restore",
 ]
 
 

@@ -130,6 +130,15 @@ def _catalog_error(error: apsw.Error, path: str) -> Exception:
     return StorageError(f"the catalog {path} failed: {error}", path=path)
 
 
+def _create(path: str) -> None:
+    """The file exists and only its owner may read it. OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
 def _topic_of(row: Sequence[Any]) -> TopicInfo:
     id, name, kind, schema, key, event_time, delay_us, idle_us, future_us, options, created_us = row
     fields, chosen = Schema.from_text(schema), dict(line.split("\t", 1) for line in options.splitlines())
@@ -171,7 +180,7 @@ class Catalog:
             connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         else:
             fresh = not os.path.exists(path)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            _create(path)
             connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
             connection.set_busy_timeout(BUSY_TIMEOUT_MS)
             if fresh:
@@ -279,6 +288,22 @@ class Catalog:
             names = {topic.name.lower(): topic.name for topic in self._topics_by_name.values()}
             names |= {view.name.lower(): view.name for view in self._views}
         return tuple(names[found] for found in get_close_matches(name.lower(), names, 3))
+
+    def copy_to(self, path: str) -> set[int]:
+        """A copy of the catalog as of one moment, durable, in a file of its own; returns the ids of its topics."""
+        _create(path)
+        try:
+            copy = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+            try:
+                with self._lock, copy.backup("main", self._connection, "main") as running:
+                    while not running.done:
+                        running.step(1000)
+                copy.execute("PRAGMA journal_mode = WAL")
+                return {id for (id,) in copy.execute("SELECT id FROM topics")}
+            finally:
+                copy.close()
+        except apsw.Error as error:
+            raise _catalog_error(error, path) from None
 
     # --- changing -----------------------------------------------------------------------------------------------------
 

@@ -406,6 +406,16 @@ class Database:
         self._check_writable()
         self._store.checkpoint()
 
+    def backup(self, path: str | os.PathLike[str]) -> dict[str, object]:
+        """Makes the directory `path` a backup of this moment, while writers go on; a database that opens like any.
+
+        `path` is new or empty, or holds an earlier backup of this database: then only what is new is copied. Returns
+        path, incremental, last_record (of the journal), rows, segments_copied and bytes_copied. If it is interrupted,
+        the old backup is there, or the directory refuses to open until the backup is run again.
+        """
+        self._check_open()
+        return self._store.backup(os.fsdecode(os.fspath(path)), self._catalog.copy_to)
+
     def check(self, deep: bool = False) -> list[str]:
         """Problems found in the files, [] when whole. `deep` also reads every row."""
         self._check_open()

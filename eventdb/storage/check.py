@@ -66,7 +66,7 @@ def _check_partition(
             ]
         except EventDBError as error:
             problems.append(f"{where}: {error}")
-    if state.log_end and (not bases or bases[-1] != state.base):
+    if state.log_end > state.log_start and (not bases or bases[-1] != state.base):
         problems.append(f"{where}: the active segment {state.base} is not the last one of {bases[-3:]}")
     if not state.log_start <= state.log_end or (bases and bases[0] > state.log_start):
         problems.append(f"{where}: offsets {state.log_start}..{state.log_end} do not fit the first segment {bases[:1]}")

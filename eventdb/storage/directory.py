@@ -9,7 +9,15 @@ from eventdb.config import RESERVE_BYTES
 from eventdb.errors import CorruptionError, FormatTooNew, NotADatabase, ReadOnlyError, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.files import network_file_system, storage_error
-from eventdb.storage.format import CRC, DATABASE_MAGIC, FORMAT, FORMAT_VERSION, META_KEY, SHARED_BYTES
+from eventdb.storage.format import (
+    CRC,
+    DATABASE_MAGIC,
+    FORMAT,
+    FORMAT_VERSION,
+    INCOMPLETE_NAME,
+    META_KEY,
+    SHARED_BYTES,
+)
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import Index
 
@@ -90,6 +98,10 @@ def refuse_strangers(files: Files, path: str, *, create: bool) -> None:
         names = set(files.listdir(path))
     except OSError as error:
         raise storage_error(error, "reading", path) from error
+    if INCOMPLETE_NAME in names:
+        raise StorageError(
+            f"{path} is a backup that was interrupted: run the backup into it again, or remove the directory", path=path
+        )
     if "FORMAT" in names:
         return
     strangers = sorted(names - _CREATION_NAMES)
@@ -115,31 +127,38 @@ def create_database(files: Files, clock: Clock, path: str) -> bytes:
         for folder in ("index", "journal"):
             for name in files.listdir(f"{path}/{folder}"):
                 files.unlink(f"{path}/{folder}/{name}")
-        _create_plain(files, f"{path}/shared", SHARED_BYTES)
-        _create_plain(files, f"{path}/reserve", RESERVE_BYTES)
+        create_plain(files, f"{path}/shared", SHARED_BYTES)
+        create_plain(files, f"{path}/reserve", RESERVE_BYTES)
         _create_index(files, clock, path)
         for name in _DIRECTORIES:
             files.fsync_dir(f"{path}/{name}")
-        head = FORMAT.pack(DATABASE_MAGIC, FORMAT_VERSION, 0, 0, uuid, clock.time_us())
-        fd = files.create(f"{path}/FORMAT.new", exclusive=False)
-        try:
-            files.write_fully(fd, head + CRC.pack(crc32(head)), 0)
-            files.fsync(fd)
-        finally:
-            files.close(fd)
-        files.fsync_dir(path)
-        files.rename(f"{path}/FORMAT.new", f"{path}/FORMAT")
-        files.fsync_dir(path)
+        write_format(files, path, uuid, clock.time_us())
     except OSError as error:
         raise storage_error(error, "creating", path) from error
     return uuid
 
 
-def _create_plain(files: Files, path: str, size_bytes: int) -> None:
+def write_format(files: Files, path: str, uuid: bytes, created_us: int) -> None:
+    """The directory is a database from now on, durably. OSError."""
+    head = FORMAT.pack(DATABASE_MAGIC, FORMAT_VERSION, 0, 0, uuid, created_us)
+    fd = files.create(f"{path}/FORMAT.new", exclusive=False)
+    try:
+        files.write_fully(fd, head + CRC.pack(crc32(head)), 0)
+        files.fsync(fd)
+    finally:
+        files.close(fd)
+    files.fsync_dir(path)
+    files.rename(f"{path}/FORMAT.new", f"{path}/FORMAT")
+    files.fsync_dir(path)
+
+
+def create_plain(files: Files, path: str, size_bytes: int) -> None:
+    """A durable file of zeros, every block allocated (its directory entry is the caller's). OSError."""
     fd = files.create(path, exclusive=False)
     try:
-        files.allocate(fd, size_bytes)
-        files.fill_zeros(fd, size_bytes)
+        if size_bytes:
+            files.allocate(fd, size_bytes)
+            files.fill_zeros(fd, size_bytes)
         files.fsync(fd)
     finally:
         files.close(fd)

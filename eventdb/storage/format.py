@@ -13,6 +13,7 @@ Directory::
     index/checkpoint            two slots: the LMDB meta pages of the last two checkpoints
     journal/J-<epoch>-<number>  records of commits since the checkpoint
     topics/<topic>/<partition>/<base offset, 20 digits>.seg
+    BACKUP.incomplete           only while, or after, a backup into this directory is interrupted: it does not open
 
 Index keys::
 
@@ -22,6 +23,7 @@ Index keys::
     d topic column code          -> the bytes of a dictionary value
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
     u user key                   -> user value
+    h                            -> 16 bytes that say which history the offsets belong to: a restored copy has another
 
 Journal record, 8-byte aligned::
 
@@ -51,6 +53,7 @@ U64 = Struct("<Q")
 
 # --- index ----------------------------------------------------------------------------------------
 META_KEY = b"m"
+HISTORY_KEY = b"h"
 META = Struct("<QIIQIIQQQQ")
 #      lsn, epoch, file number, position_bytes, chain crc, 0, file size, durable lsn, checkpoint sequence, first
 # unsynced bulk lsn
@@ -130,6 +133,8 @@ SLOT = Struct("<8sQII40sQIIQIIQ")
 #      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, 0, file size;
 # crc u32
 SLOT_CLEAN = 1
+BACKUP_BOOT = "backup"  # boot id in the slot of a backup that nobody has written to
+INCOMPLETE_NAME = "BACKUP.incomplete"  # a backup into this directory has begun and not ended
 
 # --- the shared pages -----------------------------------------------------------------------------
 SHARED_BYTES = 3 * 4096

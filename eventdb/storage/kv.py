@@ -57,10 +57,10 @@ class IndexTransaction:
     `commit`
     are LMDB's own and raise IndexFault, which the commit section judges."""
 
-    __slots__ = ("_get", "_txn", "abort", "commit", "cursor", "delete", "id", "path", "put")
+    __slots__ = ("_get", "abort", "commit", "cursor", "delete", "id", "path", "put", "raw")
 
     def __init__(self, txn: Any, path: str) -> None:
-        self._txn = txn
+        self.raw = txn  # LMDB's own
         self._get = txn.get
         self.path = path
         self.put: Callable[[bytes, bytes], bool] = txn.put
@@ -166,6 +166,13 @@ class Index:
     def meta_pages(self) -> bytes:
         """Pages 0 and 1 as they are; call it with the writer lock held."""
         return self._files.pread(self._fd, 2 * self.page_bytes, 0)
+
+    def copy_to(self, fd: int, txn: IndexTransaction) -> None:
+        """The file is written to the descriptor as the read transaction sees it, without free pages. Not flushed."""
+        try:
+            self._env.copyfd(fd, compact=True, txn=txn.raw)
+        except lmdb.Error as error:
+            raise index_error(error, self.path) from error
 
     def reap_readers(self) -> int:
         return self._env.reader_check()

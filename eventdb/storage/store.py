@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.schema import Schema
+    from eventdb.storage.cut import Cut
 
 _stores: dict[tuple[int, int], Store] = {}
 _stores_lock = threading.RLock()
@@ -516,6 +517,18 @@ class Store:
 
         with self.snapshot() as snapshot:
             return check_store(self._files, self.path, self.uuid, snapshot, deep=deep)
+
+    def backup(
+        self, target: str, copy_catalog: Callable[[str], set[int]], cut: Cut | None = None
+    ) -> dict[str, object]:  # fmt: skip
+        """The directory `target` is a backup of the newest commit (backup.py); returns what was done."""
+        from eventdb.storage.backup import Backup
+
+        self._check()
+        target = os.path.abspath(target)
+        return Backup(
+            self._files, self._clock, self.path, self.uuid, target, self.snapshot, self._index, copy_catalog, cut
+        ).run()
 
     def stats(self) -> dict[str, object]:
         """Counters of this process and sizes of the database."""
