@@ -8,6 +8,7 @@ Definitions are read once per `generation`, so lookups cost a dictionary access.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 
@@ -130,6 +131,19 @@ def _catalog_error(error: apsw.Error, path: str) -> Exception:
     return StorageError(f"the catalog {path} failed: {error}", path=path)
 
 
+def _refuse_foreign(path: str, read_only: bool) -> None:
+    """Neither the file nor those SQLite keeps beside it lead elsewhere or belong to somebody else. StorageError."""
+    for name in (path, path + "-wal", path + "-shm"):
+        try:
+            status = os.lstat(name)
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise StorageError(f"{name} is a link, or no regular file: a database holds plain files only", path=name)
+        if not read_only and status.st_uid != os.geteuid():
+            raise StorageError(f"{name} belongs to user {status.st_uid}: open the database as its owner", path=name)
+
+
 def _create(path: str) -> None:
     """The file exists and only its owner may read it. OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
@@ -173,6 +187,7 @@ class Catalog:
 
     @staticmethod
     def _open(path: str, read_only: bool) -> apsw.Connection:
+        _refuse_foreign(path, read_only)
         if read_only:
             uri = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?mode=ro"
             if not os.access(os.path.dirname(path), os.W_OK):

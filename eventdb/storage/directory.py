@@ -8,7 +8,7 @@ from zlib import crc32
 from eventdb.config import RESERVE_BYTES
 from eventdb.errors import CorruptionError, FormatTooNew, NotADatabase, ReadOnlyError, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
-from eventdb.storage.files import network_file_system, storage_error
+from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     CRC,
     DATABASE_MAGIC,
@@ -20,6 +20,7 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import Index
+from eventdb.storage.rights import check_directory, check_folder, network_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,13 +84,36 @@ def ensure_directory(files: Files, path: str, *, create: bool) -> None:
             raise StorageError(f"cannot create {path}: {parent} is not a directory", path=path) from None
         except OSError as error:
             raise storage_error(error, "creating", path) from error
-    network = network_file_system(path)
+    network = network_type(files.file_system(path))
     if network is not None:
         raise StorageError(
             f"{path} lies on a {network} file system, where locks and memory maps are not shared reliably; "
             "use a local disk",
             path=path,
         )
+
+
+def check_rights(files: Files, path: str, *, write: bool) -> None:
+    """Every folder is one, and if `write`, ours alone. A directory that is still empty is made so. StorageError."""
+    try:
+        if write:
+            if not files.listdir(path) and files.is_own(path):
+                files.restrict(path)
+            check_directory(files.status(path), path)
+            _check_format_owner(files, f"{path}/FORMAT")
+        for name in _DIRECTORIES:
+            if files.exists(f"{path}/{name}"):
+                check_folder(f"{path}/{name}", write=write)
+    except OSError as error:
+        raise storage_error(error, "opening", path) from error
+
+
+def _check_format_owner(files: Files, name: str) -> None:
+    try:
+        if files.exists(name):
+            files.close(files.open(name, write=True))
+    except OSError as error:
+        raise require_writable(error, name) from error
 
 
 def refuse_strangers(files: Files, path: str, *, create: bool) -> None:

@@ -15,7 +15,7 @@ import lmdb
 
 from eventdb.config import INDEX_MAP_BYTES, INDEX_MAX_READERS
 from eventdb.errors import CorruptionError, DiskFullError, PoisonedError, ReadOnlyError, StorageError
-from eventdb.storage.files import storage_error
+from eventdb.storage.files import open_indexes, storage_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,6 +134,11 @@ class Index:
             raise index_error(error, self.path) from error
         if lock and not read_only:
             os.chmod(os.path.join(directory, "lock.mdb"), 0o600)  # by name: opening it would drop LMDB's locks
+        self._identities = {files.descriptor_identity(self._fd)}
+        if lock:
+            self._identities.add(files.identity(os.path.join(directory, "lock.mdb")))
+        open_indexes.update(self._identities)
+        files.close_on_exec(self._identities)  # LMDB leaves its data file open to child processes
         self.page_bytes: int = self._env.stat()["psize"]
         self._begin: Any = self._env.begin
         self._info: Any = self._env.info
@@ -182,6 +187,7 @@ class Index:
 
     def close(self) -> None:
         self._env.close()
+        open_indexes.difference_update(self._identities)
         self._files.close(self._fd)
 
 

@@ -26,6 +26,7 @@ from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.commit import Writer
 from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.directory import (
+    check_rights,
     clear_spill,
     create_database,
     ensure_directory,
@@ -235,6 +236,7 @@ class Store:
     ) -> None:
         files, path = self._files, self.path
         refuse_strangers(files, path, create=create)
+        check_rights(files, path, write=True)
         lock_fd = self._open_file("LOCK", create=True)
         self._lock_opening(lock_fd)
         try:
@@ -317,6 +319,7 @@ class Store:
     def _open_read_only(self) -> None:
         files, path = self._files, self.path
         refuse_strangers(files, path, create=False)
+        check_rights(files, path, write=False)
         self.uuid = read_format(files, path)
         lock = True
         try:
