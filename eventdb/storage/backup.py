@@ -20,7 +20,7 @@ import contextlib
 import fcntl
 import os
 
-from eventdb.config import RESERVE_BYTES
+from eventdb.config import INDEX_VERIFY_BYTES, RESERVE_BYTES
 from eventdb.errors import CorruptionError, StorageError, UsageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.cut import Cut
@@ -35,12 +35,14 @@ from eventdb.storage.format import (
     SEGMENT_KEY,
     SHARED_BYTES,
     segment_key,
+    sum_key,
 )
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import DATA_NAME, Index, IndexFault, index_error, scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.recovery import forget_keys, remove_topic_files, stored_topics
 from eventdb.storage.segment import SegmentLayout, make_directories, open_segment, segment_path
+from eventdb.storage.sums import NOTHING, Place, Sum, extend, pack, read_sum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,12 +50,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.storage.files import Clock, Files
+    from eventdb.storage.segment import Segment
     from eventdb.storage.snapshot import StoreSnapshot
 
 _COPY_BYTES = 1 << 20
 _ATTEMPTS = 10
 _FOLDERS = ("journal", "topics", "spill")
-Place = tuple[int, int, int]  # topic, partition, base
 
 
 class _Vanished(Exception):
@@ -76,7 +78,7 @@ class Backup:
         self._index = index
         self._copy_catalog = copy_catalog
         self._cut = cut
-        self._old: dict[Place, tuple[int, bytes]] = {}  # segments the target has: rows, descriptor
+        self._old: dict[Place, tuple[int, bytes, Sum]] = {}  # segments the target has: rows, SEGMENT value, sum
         self._bytes = self._segments = 0
 
     def run(self) -> dict[str, object]:
@@ -164,7 +166,7 @@ class Backup:
                         "state since): back up to a new directory",
                         path=target,
                     )
-                self._old = {place: (rows, value) for place, value, rows in segments_of(txn)}
+                self._old = {place: (rows, value, read_sum(txn, place)) for place, value, rows in segments_of(txn)}
         finally:
             old.close()
 
@@ -204,11 +206,17 @@ class Backup:
                     txn.put(key, value)
                 self._settle(txn, tail, live)
                 wanted = segments_of(txn)
-            for place, value, rows in wanted:
-                self._copy_segment(place, value, rows)
+                noted = {place: read_sum(txn, place) for place, _, _ in wanted}
+            sums = {
+                place: self._copy_segment(place, value, rows, noted[place]) for place, value, rows in wanted
+            }  # fmt: skip
+            with copy.begin_write() as txn:
+                for place, found in sums.items():
+                    txn.put(sum_key(*place), pack(found))
             self._flush_directories({place[:2] for place, _, _ in wanted})
             copy.sync()
-            CheckpointFile.create(files, folder, Slot(0, 1, True, BACKUP_BOOT, tail, copy.meta_pages()))
+            slot = Slot(0, 1, True, BACKUP_BOOT, tail, copy.meta_pages(), copy.crc(INDEX_VERIFY_BYTES))
+            CheckpointFile.create(files, folder, slot)
         except IndexFault as error:
             raise index_error(error, copy.path) from error
         finally:
@@ -236,17 +244,23 @@ class Backup:
             self._files, self._source, self._uuid, *place, SegmentLayout.unpack(value), write=False
         )  # fmt: skip
 
-    def _copy_segment(self, place: Place, value: bytes, rows: int) -> None:
-        """The target's file holds the first `rows` rows, durably."""
-        done, old = self._old.get(place, (0, b""))
+    def _copy_segment(self, place: Place, value: bytes, rows: int, noted: Sum) -> Sum:
+        """The target's file holds the first `rows` rows, durably; returns their sum.
+
+        CorruptionError if they are not those the source noted: damage does not spread to backups.
+        """
+        done, old, before = self._old.get(place, (0, b"", NOTHING))
         segment = self._open_source(place, value)
         if old and SegmentLayout.unpack(old).descriptor != segment.layout.descriptor:
             raise StorageError(
                 f"{segment.path} was rewritten since the last backup into {self._target}: use a new directory",
                 path=self._target,
             )
-        if done >= rows and old:
-            return
+        if before[0] != done or done > rows:
+            before = NOTHING
+        if done >= rows and old and before[0] == rows:
+            return before
+        found = self._sum(segment, before, noted, rows)
         files, path = self._files, segment_path(self._target, *place)
         make_directories(files, self._target, *place[:2])
         source = files.open(segment.path)
@@ -264,6 +278,18 @@ class Backup:
         finally:
             files.close(source)
         self._segments += 1
+        return found
+
+    @staticmethod
+    def _sum(segment: Segment, before: Sum, noted: Sum, rows: int) -> Sum:
+        if before[0] < noted[0] <= rows:
+            before = extend(segment, before, noted[0])
+            if before != noted:
+                raise CorruptionError(
+                    f"{segment.path}: rows below {noted[0]} are damaged, so nothing was backed up; run check(deep=True)",
+                    path=segment.path,
+                )
+        return extend(segment, before, rows) if rows > before[0] else before
 
     def _copy_bytes(self, source: int, target: int, position: int, length: int, path: str) -> None:
         while length:

@@ -8,6 +8,7 @@ from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY, dictionary_key, p
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
+from eventdb.storage.sums import read_sum, verify_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,9 +62,10 @@ def _check_partition(
                 )
                 continue
             segment = open_segment(files, path, uuid, topic_id, partition, base, layout, write=False)
-            problems += [
-                f"{where}: segment {base}: {text}" for text in _check_rows(txn, topic_id, segment, end - base, deep)
-            ]
+            found = _check_rows(txn, topic_id, segment, end - base, deep)
+            if deep:
+                found += verify_rows(segment, read_sum(txn, (topic_id, partition, base)), end - base)
+            problems += [f"{where}: segment {base}: {text}" for text in found]
         except EventDBError as error:
             problems.append(f"{where}: {error}")
     if state.log_end > state.log_start and (not bases or bases[-1] != state.base):

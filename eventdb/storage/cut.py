@@ -13,6 +13,7 @@ from eventdb.storage.format import (
     SEGMENT,
     SEGMENT_KEY,
     segment_key,
+    sum_key,
 )
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
@@ -81,6 +82,7 @@ class Cut:
     ) -> None:  # fmt: skip
         active, value = None, b""
         for base, entry in entries:
+            txn.delete(sum_key(*log, base))  # it may cover rows that go
             if base >= end:
                 txn.delete(segment_key(*log, base))
             else:

@@ -15,13 +15,14 @@ Directory::
     topics/<topic>/<partition>/<base offset, 20 digits>.seg
     BACKUP.incomplete           only while, or after, a backup into this directory is interrupted: it does not open
 
-Index keys::
+Index keys; every value is followed by a CRC of key and value (kv.py)::
 
     m                            -> META      the tail of the journal and the applied lsn
     p topic partition            -> PARTITION offsets, active segment, time range
     s topic partition base       -> SEGMENT   capacity, time range, columns
     d topic column code          -> the bytes of a dictionary value
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
+    c topic partition base       -> rows u32, crc u32 of each region's bytes of those rows (Segment.regions)
     u user key                   -> user value
     h                            -> 16 bytes that say which history the offsets belong to: a restored copy has another
 
@@ -130,8 +131,8 @@ OP_KEY = Struct("<BHI")  # op, key bytes, value bytes
 # --- checkpoint slots -----------------------------------------------------------------------------
 SLOT_MAGIC = b"EVDBCKP1"
 SLOT = Struct("<8sQII40sQIIQIIQ")
-#      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, 0, file size;
-# crc u32
+#      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, crc of the index
+# file (0 = not known), file size; crc u32
 SLOT_CLEAN = 1
 BACKUP_BOOT = "backup"  # boot id in the slot of a backup that nobody has written to
 INCOMPLETE_NAME = "BACKUP.incomplete"  # a backup into this directory has begun and not ended
@@ -166,6 +167,10 @@ def segment_key(topic_id: int, partition: int, base: int) -> bytes:
 
 def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
     return SEGMENT_KEY.pack(b"w", topic_id, partition, base)
+
+
+def sum_key(topic_id: int, partition: int, base: int) -> bytes:
+    return SEGMENT_KEY.pack(b"c", topic_id, partition, base)
 
 
 def dictionary_key(topic_id: int, column: int, code: int) -> bytes:

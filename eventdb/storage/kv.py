@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
+from zlib import crc32
 
 import lmdb
 
 from eventdb.config import INDEX_MAP_BYTES, INDEX_MAX_READERS
 from eventdb.errors import CorruptionError, DiskFullError, PoisonedError, ReadOnlyError, StorageError
 from eventdb.storage.files import open_indexes, storage_error
+from eventdb.storage.format import CRC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 IndexFault = lmdb.Error
 DATA_NAME = "data.mdb"
+_READ_BYTES = 1 << 20
 
 
 def index_error(error: Exception, path: str) -> StorageError:
@@ -52,29 +55,43 @@ def index_error(error: Exception, path: str) -> StorageError:
     return StorageError(f"the index {path} failed: {error}", path=path)
 
 
-class IndexTransaction:
-    """An LMDB transaction. Reads raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and
-    `commit`
-    are LMDB's own and raise IndexFault, which the commit section judges."""
+def verified(key: bytes, stored: bytes, path: str) -> bytes:
+    """The value of a stored key, without its CRC. CorruptionError if it does not verify."""
+    value = stored[:-4]
+    if len(stored) < 4 or CRC.unpack_from(stored, len(value))[0] != crc32(value, crc32(key)):
+        raise CorruptionError(
+            f"the index {path} does not verify: the value of key {key[:40]!r} is damaged; run repair", path=path
+        )
+    return value
 
-    __slots__ = ("_get", "abort", "commit", "cursor", "delete", "id", "path", "put", "raw")
+
+class IndexTransaction:
+    """An LMDB transaction. Every value is stored with its CRC, seeded with its key's: LMDB has none of its own. Reads
+    raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and `commit` raise IndexFault, which the
+    commit section judges."""
+
+    __slots__ = ("_get", "_put", "abort", "commit", "cursor", "delete", "id", "path", "raw")
 
     def __init__(self, txn: Any, path: str) -> None:
         self.raw = txn  # LMDB's own
         self._get = txn.get
         self.path = path
-        self.put: Callable[[bytes, bytes], bool] = txn.put
+        self._put = txn.put
         self.delete: Callable[[bytes], bool] = txn.delete
         self.commit: Callable[[], None] = txn.commit
         self.abort: Callable[[], None] = txn.abort
         self.id: Callable[[], int] = txn.id
-        self.cursor: Callable[[], Any] = txn.cursor  # its errors are IndexFault: see `reading`
+        self.cursor: Callable[[], Any] = txn.cursor  # its errors are IndexFault (see `reading`), its values have a CRC
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            return self._get(key)  # type: ignore[no-any-return]
+            value = self._get(key)
         except lmdb.Error as error:
             raise index_error(error, self.path) from error
+        return None if value is None else verified(key, value, self.path)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._put(key, value + CRC.pack(crc32(value, crc32(key))))
 
     def __enter__(self) -> IndexTransaction:
         return self
@@ -179,6 +196,10 @@ class Index:
         except lmdb.Error as error:
             raise index_error(error, self.path) from error
 
+    def crc(self, limit_bytes: int) -> int:
+        """Of the whole file, never 0; 0 if it is longer than the limit. Nobody commits meanwhile. OSError."""
+        return file_crc(self._files, self._fd, limit_bytes)
+
     def reap_readers(self) -> int:
         return self._env.reader_check()
 
@@ -199,7 +220,29 @@ def scan(txn: IndexTransaction, prefix: bytes, start: bytes | None = None) -> It
             for key, value in cursor:
                 if not key.startswith(prefix):
                     return
-                yield key, value
+                yield key, verified(key, value, txn.path)
+
+
+def file_crc(files: Files, fd: int, limit_bytes: int) -> int:
+    size, crc = files.size(fd), 0
+    if size > limit_bytes:
+        return 0
+    for position in range(0, size, _READ_BYTES):
+        crc = crc32(files.pread(fd, min(_READ_BYTES, size - position), position), crc)
+    return crc or 1
+
+
+def structure_problems(directory: str) -> list[str]:
+    """What is wrong with the structure of the index file, found without LMDB's engine, which a damaged file can kill.
+
+    Nobody may commit meanwhile, and this process must not have it open.
+    """
+    from lmdb.verify import VerifyError, verify
+
+    try:
+        return [str(problem) for problem in verify(os.path.join(directory, DATA_NAME))]
+    except (VerifyError, OSError, ValueError, IndexError) as error:
+        return [str(error)]
 
 
 def restore_meta_pages(files: Files, directory: str, pages: bytes, *, drop_cache: bool) -> None:

@@ -193,6 +193,14 @@ class Segment:
         found.append((self.layout.append_position + row * 8, count * 8))
         return found
 
+    def region_names(self) -> list[str]:
+        """What each of `regions` holds."""
+        found = []
+        for i, column in enumerate(self.layout.columns):
+            found += [f"the validity of column {i}"] * column.nullable + [f"column {i}"]
+            found += [f"the heap of column {i}"] * column.plain
+        return [*found, "the append times"]
+
     def rows_bytes(self, row: int, count: int) -> list[memoryview]:
         return [self.memory[position : position + length] for position, length in self.regions(row, count)]
 

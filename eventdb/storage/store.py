@@ -53,7 +53,15 @@ from eventdb.storage.lock import FORKED
 from eventdb.storage.log import PartitionLog
 from eventdb.storage.maintenance import Maintenance
 from eventdb.storage.notify import Notifier
-from eventdb.storage.recovery import check_identity, forget_keys, needs_restore, recover, remove_topic_files, restore
+from eventdb.storage.recovery import (
+    check_identity,
+    forget_keys,
+    needs_restore,
+    recover,
+    remove_topic_files,
+    restore,
+    verify_index,
+)
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.transaction import WriteTransaction
 
@@ -263,6 +271,8 @@ class Store:
                 self._free_reserve()
             if restoring:
                 restore(files, path, slot, poisoned)
+            if alone:
+                verify_index(files, path, slot)
             self._index = Index(files, f"{path}/index")
             writer = Writer(files, self._clock, path, self.uuid, self._index, page, lock_fd, mode, live_topics)
             self._writer = writer
@@ -336,6 +346,12 @@ class Store:
                 "open it once for writing, so that it recovers",
                 path=path,
             )
+        if slot.clean:
+            try:
+                verify_index(files, path, slot)
+            except CorruptionError:
+                if self._newest_slot(write=False).sequence == slot.sequence:  # else somebody has begun to write
+                    raise
         if not os.access(f"{path}/index", os.W_OK) or not os.access(f"{path}/index/lock.mdb", os.W_OK):
             lock = False  # a medium nobody can write to needs no reader table
         self._index = Index(files, f"{path}/index", read_only=True, lock=lock)
