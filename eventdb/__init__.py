@@ -49,7 +49,7 @@ from eventdb.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from eventdb.care import restore
+    from eventdb.care import check, repair, restore
     from eventdb.database import Database, open
     from eventdb.event import Event, Position
     from eventdb.producer import Producer
@@ -70,7 +70,9 @@ _LAZY = {
     "Subscription": "eventdb.subscription",
     "Topic": "eventdb.topic",
     "Transaction": "eventdb.transaction",
+    "check": "eventdb.care",
     "open": "eventdb.database",
+    "repair": "eventdb.care",
     "restore": "eventdb.care",
 }
 
@@ -117,7 +119,9 @@ __all__ = [
     "UsageError",
     "ViewFailed",
     "__version__",
+    "check",
     "open",
+    "repair",
     "restore",
 ]
 

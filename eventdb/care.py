@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from eventdb.database import Database
-from eventdb.errors import OffsetOutOfRange, StorageError, UsageError
+from eventdb.errors import NotADatabase, OffsetOutOfRange, StorageError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,64 @@ def restore(
     with Database(backup, read_only=True) as source:
         cut = _cut(source, to_offset, to_time)
         return source._store.backup(target, source._catalog.copy_to, cut)
+
+
+def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[str, list[str]]:
+    """Makes a damaged database openable again. Nobody may have it open.
+
+    Returns {"repaired": [...], "lost": [...]}, a sentence each. What is lost is named by topic and offsets, or records
+    of the journal; without `accept_loss` a repair that would lose anything is refused with a CorruptionError that
+    lists it, and changes nothing. Replaced files lie in the folder `quarantine` of the database.
+    """
+    from eventdb.storage.files import Clock, Files
+    from eventdb.storage.repair import Repair
+
+    name = os.path.abspath(os.fsdecode(os.fspath(path)))
+    if not os.path.isdir(name):
+        raise NotADatabase(f"{name} is not a directory", path=name)
+    return Repair(Files(), Clock(), name, accept_loss, lambda: Database(name).close()).run()
+
+
+def check(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
+    """Problems of the database at `path`, [] when whole; of one that does not open, too.
+
+    The work is done in a process of its own: damage can kill whoever reads it, but not the caller. `deep` reads every
+    row. StorageError if there is no directory.
+    """
+    import json
+    import subprocess
+    import sys
+
+    name = os.path.abspath(os.fsdecode(os.fspath(path)))
+    if not os.path.isdir(name):
+        raise NotADatabase(f"{name} is not a directory", path=name)
+    command = [sys.executable, "-c", _CHECK, name, "deep" if deep else ""]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    if ended.returncode == 0:
+        found: list[str] = json.loads(ended.stdout.splitlines()[-1])
+        return found
+    reason = f"signal {-ended.returncode}" if ended.returncode < 0 else ended.stderr.strip()[-500:]
+    return [f"{name}: reading it ended the process that checked it ({reason}): run repair"]
+
+
+_CHECK = """
+import json, sys
+from eventdb.care import problems_of
+print(json.dumps(problems_of(sys.argv[1], bool(sys.argv[2]))))
+"""
+
+
+def problems_of(path: str, deep: bool) -> list[str]:
+    """What check() finds, in this process."""
+    from eventdb.errors import EventDBError
+
+    try:
+        with Database(path, read_only=True) as db:
+            return db._store.check(deep)
+    except EventDBError as error:
+        return [f"it does not open: {error}"]
 
 
 def _cut(source: Database, to_offset: Mapping[str, int] | None, to_time: dt.datetime | None) -> Cut:

@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 import time
+from zlib import crc32
 
 import apsw
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 30_000
+_CONTENT = ("topics", "views")
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS topics (
@@ -45,6 +47,7 @@ CREATE TABLE IF NOT EXISTS topics (
 CREATE TABLE IF NOT EXISTS views (
   id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, sql TEXT NOT NULL,
   schema TEXT NOT NULL, output_topic_id INTEGER, created_us INTEGER NOT NULL, state TEXT NOT NULL, error TEXT) STRICT;
+CREATE TABLE IF NOT EXISTS sums (id INTEGER PRIMARY KEY, crc INTEGER NOT NULL) STRICT;
 """
 
 
@@ -153,6 +156,11 @@ def _create(path: str) -> None:
         os.close(fd)
 
 
+def _sum(topics: Sequence[Any], views: Sequence[Any]) -> int:
+    """The checksum of the content."""
+    return crc32(repr((list(topics), list(views))).encode())
+
+
 def _topic_of(row: Sequence[Any]) -> TopicInfo:
     id, name, kind, schema, key, event_time, delay_us, idle_us, future_us, options, created_us = row
     fields, chosen = Schema.from_text(schema), dict(line.split("\t", 1) for line in options.splitlines())
@@ -240,8 +248,14 @@ class Catalog:
             with self._connection:
                 topics: list[Any] = self._connection.execute("SELECT * FROM topics ORDER BY id").fetchall()
                 views: list[Any] = self._connection.execute("SELECT * FROM views ORDER BY id").fetchall()
+                noted = self._connection.execute("SELECT crc FROM sums WHERE id = 1").get
         except apsw.Error as error:
             raise _catalog_error(error, self.path) from None
+        if noted != _sum(topics, views) and (topics or views or noted is not None):
+            raise CorruptionError(
+                f"the catalog {self.path} does not verify: what it holds has changed by itself; restore a backup",
+                path=self.path,
+            )
         self._topics = [_topic_of(row) for row in topics]
         self._views = [_view_of(row) for row in views]
         self._topics_by_id = {info.id: info for info in self._topics}
@@ -330,6 +344,7 @@ class Catalog:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     result = work()
+                    self._note_sum()
                     connection.execute("COMMIT")
                 except BaseException:
                     if connection.in_transaction:
@@ -339,6 +354,11 @@ class Catalog:
                 raise _catalog_error(error, self.path) from None
             self._changes += 1
             return result
+
+    def _note_sum(self) -> None:
+        """SQLite has no checksums: the content gets one, in the transaction that changes it."""
+        rows = [self._connection.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() for table in _CONTENT]
+        self._connection.execute("INSERT OR REPLACE INTO sums VALUES (1, ?)", (_sum(*rows),))
 
     def _refuse_taken(self, name: str) -> None:
         for table, kind in (("topics", "topic"), ("views", "view")):

@@ -286,7 +286,7 @@ class Backup:
             before = extend(segment, before, noted[0])
             if before != noted:
                 raise CorruptionError(
-                    f"{segment.path}: rows below {noted[0]} are damaged, so nothing was backed up; run check(deep=True)",
+                    f"{segment.path}: rows below {noted[0]} are damaged: nothing was backed up, run check(deep=True)",
                     path=segment.path,
                 )
         return extend(segment, before, rows) if rows > before[0] else before

@@ -56,7 +56,8 @@ class Slot:
         """None if the bytes are not a whole slot."""
         if len(data) < SLOT.size + CRC.size or not data.startswith(SLOT_MAGIC):
             return None
-        (_, sequence, flags, page_bytes, boot_id, lsn, epoch, number, at, chain, index_crc, size) = SLOT.unpack_from(data)
+        fields = SLOT.unpack_from(data)
+        (_, sequence, flags, page_bytes, boot_id, lsn, epoch, number, at, chain, index_crc, size) = fields
         end = SLOT.size + 2 * page_bytes
         if end + CRC.size > len(data) or CRC.unpack_from(data, end)[0] != crc32(data[:end]):
             return None
@@ -96,11 +97,15 @@ class CheckpointFile:
 
     def newest(self) -> Slot | None:
         """The newest whole slot; None if neither verifies."""
+        return next(iter(self.whole()), None)
+
+    def whole(self) -> list[Slot]:
+        """The slots that verify, the newest first."""
         size = self._files.size(self._fd)
         slot_bytes = size // 2
         data = self._files.pread(self._fd, size, 0)
         slots = [Slot.unpack(i, data[i * slot_bytes : (i + 1) * slot_bytes]) for i in (0, 1)]
-        return max((slot for slot in slots if slot is not None), key=lambda slot: slot.sequence, default=None)
+        return sorted((slot for slot in slots if slot is not None), key=lambda slot: -slot.sequence)
 
     def write(self, slot: Slot) -> None:
         """The slot is in its place, not yet flushed."""

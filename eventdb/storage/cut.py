@@ -57,7 +57,7 @@ class Cut:
             if self._time_us is not None:
                 end = min(end, self._end_at(state, entries, (topic_id, partition), open_segment))
             if end < state.log_end:
-                self._end_log(txn, key, state, end, entries, (topic_id, partition), open_segment)
+                cut_log(txn, key, state, end, entries, (topic_id, partition), open_segment)
             ends[topic_id, partition] = end
         self._also(txn, ends)
 
@@ -76,24 +76,26 @@ class Cut:
             stop = base
         return state.log_start
 
-    def _end_log(
-        self, txn: Any, key: bytes, state: PartitionState, end: int, entries: list[tuple[int, bytes]],
-        log: tuple[int, int], open_segment: Callable[[tuple[int, int, int], bytes], Segment],
-    ) -> None:  # fmt: skip
-        active, value = None, b""
-        for base, entry in entries:
-            txn.delete(sum_key(*log, base))  # it may cover rows that go
-            if base >= end:
-                txn.delete(segment_key(*log, base))
-            else:
-                active, value = base, entry
-        state.log_end = end
-        if active is None:
-            state.log_start = end
-            state.base, state.min_time, state.max_time, state.append_us = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME, 0
+
+def cut_log(
+    txn: Any, key: bytes, state: PartitionState, end: int, entries: list[tuple[int, bytes]],
+    log: tuple[int, int], open_segment: Callable[[tuple[int, int, int], bytes], Segment],
+) -> None:  # fmt: skip
+    """The partition ends at `end`; entries behind it go."""
+    active, value = None, b""
+    for base, entry in entries:
+        txn.delete(sum_key(*log, base))  # it may cover rows that go
+        if base >= end:
+            txn.delete(segment_key(*log, base))
         else:
-            if active != state.base:  # a rolled segment's range is in its entry; cut, it may hold less: still true
-                _, state.min_time, state.max_time, _ = SEGMENT.unpack_from(value)
-                state.base = active
-            state.append_us = open_segment((*log, active), value).value_views[-1][end - 1 - active]
-        txn.put(key, state.pack())
+            active, value = base, entry
+    state.log_end = end
+    if active is None:
+        state.log_start = end
+        state.base, state.min_time, state.max_time, state.append_us = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME, 0
+    else:
+        if active != state.base:  # a rolled segment's range is in its entry; cut, it may hold less: still true
+            _, state.min_time, state.max_time, _ = SEGMENT.unpack_from(value)
+            state.base = active
+        state.append_us = open_segment((*log, active), value).value_views[-1][end - 1 - active]
+    txn.put(key, state.pack())

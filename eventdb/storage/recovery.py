@@ -289,7 +289,9 @@ def verify_index(files: Files, directory: str, slot: Slot) -> None:
         raise storage_error(error, "reading", path) from error
     problems = [] if slot.clean or size > INDEX_VERIFY_BYTES else structure_problems(f"{directory}/index")
     if found != slot.index_crc:
-        problems.append(f"it is damaged, or from different copies of the database (crc {found:08x}, expected {slot.index_crc:08x})")
+        problems.append(
+            f"it is damaged, or from different copies of the database (crc {found:08x}, expected {slot.index_crc:08x})"
+        )
     if problems:
         raise CorruptionError(f"{path} does not verify: {problems[0]}; run repair, or restore a backup", path=path)
 

@@ -243,7 +243,15 @@ class Segment:
         return used
 
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """(offset, append_time_us, values) of rows [row, stop)."""
+        """(offset, append_time_us, values) of rows [row, stop). CorruptionError if they hold what cannot be a value."""
+        try:
+            return self._read_rows(row, stop, dictionaries)
+        except (IndexError, ValueError) as error:
+            raise CorruptionError(
+                f"{self.path}: rows {row}..{stop} are damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
+
+    def _read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         lists: list[Any] = []
         for i, column in enumerate(self.layout.columns):
             stored = self.value_views[i][row:stop].tolist()

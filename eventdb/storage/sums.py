@@ -40,6 +40,12 @@ def extend(segment: Segment, before: Sum, rows: int) -> Sum:
     return rows, tuple(found)
 
 
+def open_at(files: Files, path: str, uuid: bytes, place: Place, layout: SegmentLayout) -> Segment:
+    """The segment of the place, mapped for reading; typed errors as open_segment's."""
+    topic_id, partition, base = place
+    return open_segment(files, path, uuid, topic_id, partition, base, layout, write=False)
+
+
 def pack(found: Sum) -> bytes:
     return b"".join(map(U32.pack, (found[0], *found[1])))
 
@@ -104,7 +110,7 @@ class Sums:
             if rows > before[0]:
                 try:
                     layout = SegmentLayout.unpack(value)
-                    segment = open_segment(self._files, self._path, self._uuid, *place, layout, write=False)
+                    segment = open_at(self._files, self._path, self._uuid, place, layout)
                 except StorageError:
                     continue  # whoever reads it is told; a checkpoint of the others goes on
                 self._ahead[place] = extend(segment, before, rows)

@@ -13,8 +13,8 @@ from tests.storage.test_rot import fill, row
 def main(arguments: list[str]) -> int:
     path = Path(arguments[0])
     fill(path)
-    with eventdb.open(path, durability="os") as db:
-        # As much as `fill` stored, but the last rows lie in the journal only.
-        db.topic("log").append(row(1520))
+    with eventdb.open(path) as db:
+        for n in range(1520, 1532):
+            db.topic("log").append(row(n))
         os.kill(os.getpid(), signal.SIGKILL)
     return 1
