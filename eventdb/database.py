@@ -417,22 +417,33 @@ class Database:
         return self._store.backup(os.fsdecode(os.fspath(path)), self._catalog.copy_to)
 
     def check(self, deep: bool = False) -> list[str]:
-        """Problems found in the files, [] when whole. `deep` also reads every row."""
+        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own.
+
+        `eventdb.check(path)` does the same for a database that does not open.
+        """
         self._check_open()
-        return self._store.check(deep)
+        if not deep:
+            return self._store.check()
+        from eventdb.care import check
+
+        return check(self.path, deep=True)
 
     def stats(self) -> dict[str, object]:
-        """Counters of storage (commits, flushes, bytes), rows per topic, and the progress of each view."""
+        """Counters of storage, rows and bytes of each topic, the progress of each view, and who reads.
+
+        `write_amplification` is bytes_written (by this process, to devices) / bytes_appended; `oldest_reader_lag` is
+        how many index transactions ago the oldest open reader began: it keeps replaced pages alive.
+        """
+        from eventdb.storage.stats import topic_sizes
+
         self._check_open()
         self._refresh_catalog()
         found = dict(self._store.stats())
         with self._store.snapshot() as snapshot:
-            found["topics"] = {
-                info.name: end - start
-                for info in self._catalog.topics()
-                if info.kind == "topic"
-                for start, end in [snapshot.offsets(self._log_of(info))]
-            }
+            sizes = topic_sizes(snapshot)
+        topics = [info for info in self._catalog.topics() if info.kind == "topic"]
+        found["topics"] = {info.name: sizes.get(info.id, {}).get("rows", 0) for info in topics}
+        found["topic_bytes"] = {info.name: sizes.get(info.id, {}).get("bytes", 0) for info in topics}
         if self._catalog.views():
             found["views"] = self._views_of().stats()
         return found

@@ -36,7 +36,9 @@ def index_error(error: Exception, path: str) -> StorageError:
     """The typed error of an IndexFault."""
     if isinstance(error, lmdb.MapFullError):
         return DiskFullError(
-            f"the index {path} reached its limit of {INDEX_MAP_BYTES >> 30} GiB; nothing was stored", path=path
+            f"the index {path} filled its address space (from {INDEX_MAP_BYTES >> 30} GiB); nothing was stored. Close "
+            "every handle and open the database again: it then gets four times its size",
+            path=path,
         )
     if (
         isinstance(error, lmdb.DiskError)
@@ -50,6 +52,17 @@ def index_error(error: Exception, path: str) -> StorageError:
         )
     if isinstance(error, (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)):
         return CorruptionError(f"the index {path} does not verify: {error}", path=path)
+    if isinstance(error, lmdb.ReadersFullError):
+        return StorageError(
+            f"the reader table of the index {path} is full ({INDEX_MAX_READERS} readers); those of dead processes are "
+            "freed by whoever writes within seconds: try again",
+            path=path,
+        )
+    if isinstance(error, lmdb.MapResizedError):
+        return StorageError(
+            f"the index {path} outgrew the address space this process gave it: close the database and open it again",
+            path=path,
+        )
     if isinstance(error, lmdb.ReadonlyError):
         return ReadOnlyError(f"the index {path} cannot be written: {error}", path=path)
     return StorageError(f"the index {path} failed: {error}", path=path)
@@ -115,11 +128,22 @@ def reading(path: str) -> Iterator[None]:
         raise index_error(error, path) from error
 
 
+def _open_environment(directory: str, map_bytes: int, read_only: bool, lock: bool) -> Any:
+    return lmdb.open(
+        directory, map_size=map_bytes, subdir=True, readonly=read_only, create=not read_only, mode=0o600,
+        metasync=False, sync=False, writemap=False, readahead=False, max_dbs=0, max_readers=INDEX_MAX_READERS,
+        max_spare_txns=2, lock=lock,
+    )  # fmt: skip
+
+
 class Index:
     """One LMDB environment. `begin_write()` and `begin_read()` return transactions; `begin_write` blocks on other
     processes."""
 
-    def __init__(self, files: Files, directory: str, *, read_only: bool = False, lock: bool = True) -> None:
+    def __init__(
+        self, files: Files, directory: str, *, read_only: bool = False, lock: bool = True, alone: bool = False
+    ) -> None:  # fmt: skip
+        """`alone` says that no other process has the index open, nor can open it meanwhile."""
         self.path = os.path.join(directory, DATA_NAME)
         self._files = files
         # Our own descriptor comes before the environment and goes after it: closing any descriptor of the file drops
@@ -130,22 +154,15 @@ class Index:
         except OSError as error:
             raise storage_error(error, "opening", self.path) from error
         try:
-            self._env = lmdb.open(
-                directory,
-                map_size=INDEX_MAP_BYTES,
-                subdir=True,
-                readonly=read_only,
-                create=not read_only,
-                mode=0o600,
-                metasync=False,
-                sync=False,
-                writemap=False,
-                readahead=False,
-                max_dbs=0,
-                max_readers=INDEX_MAX_READERS,
-                max_spare_txns=2,
-                lock=lock,
-            )
+            map_bytes = max(INDEX_MAP_BYTES, 4 * files.size(self._fd))  # of address space: it grows with the file
+            try:
+                self._env = _open_environment(directory, map_bytes, read_only, lock)
+            except lmdb.ReadersFullError:
+                if not alone:
+                    raise
+                # Killed processes left the table full, which not even opening gets past; LMDB makes the file anew.
+                files.unlink(os.path.join(directory, "lock.mdb"))
+                self._env = _open_environment(directory, map_bytes, read_only, lock)
         except lmdb.Error as error:
             files.close(self._fd)
             raise index_error(error, self.path) from error
@@ -201,7 +218,16 @@ class Index:
         return file_crc(self._files, self._fd, limit_bytes)
 
     def reap_readers(self) -> int:
-        return self._env.reader_check()
+        freed: int = self._env.reader_check()
+        return freed
+
+    def readers(self) -> list[tuple[int, str, int]]:
+        """(pid, thread, transaction id or -1) of every slot of the reader table in use."""
+        found = []
+        for line in self._env.readers().splitlines()[1:]:
+            pid, thread, txn = line.split()[:3]
+            found.append((int(pid), thread, int(txn) if txn.isdecimal() else -1))
+        return found
 
     def size_bytes(self) -> int:
         return self._files.size(self._fd)

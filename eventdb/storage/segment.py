@@ -156,7 +156,10 @@ class SegmentLayout:
 class Segment:
     """A mapped segment. `memory` stays valid as long as any slice of it lives, also after the file is unlinked."""
 
-    __slots__ = ("arrays", "base", "layout", "mapping", "memory", "path", "valid_views", "value_views", "writable")
+    __slots__ = (
+        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "path", "valid_views", "value_views",
+        "writable",
+    )  # fmt: skip
 
     def __init__(self, path: str, base: int, layout: SegmentLayout, mapping: mmap.mmap, *, writable: bool) -> None:
         self.path = path
@@ -164,6 +167,7 @@ class Segment:
         self.layout = layout
         self.mapping = mapping
         self.memory = memoryview(mapping)
+        self.checked_rows: dict[int, int] = {}  # coded column -> rows whose codes columns.py has looked at
         self.arrays: dict[int, Any] = {}  # position_bytes -> NumPy array of the whole region, for columns.py
         self.writable = writable
         capacity = layout.capacity

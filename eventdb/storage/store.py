@@ -273,7 +273,8 @@ class Store:
                 restore(files, path, slot, poisoned)
             if alone:
                 verify_index(files, path, slot)
-            self._index = Index(files, f"{path}/index")
+            self._index = Index(files, f"{path}/index", alone=alone)
+            self._index.reap_readers()  # slots of processes that died
             writer = Writer(files, self._clock, path, self.uuid, self._index, page, lock_fd, mode, live_topics)
             self._writer = writer
             self._head = writer.head
@@ -550,13 +551,16 @@ class Store:
         ).run()
 
     def stats(self) -> dict[str, object]:
-        """Counters of this process and sizes of the database."""
+        """Counters of this process, sizes of the database, and who reads it (stats.py)."""
+        from eventdb.storage.stats import file_bytes, reader_figures, written_bytes
+
         self._check()
         found: dict[str, object] = {
             "commit_id": self.commit_id(),
             "index_bytes": self._index.size_bytes(),
+            "file_bytes": file_bytes(self.path),
             "recovery": dict(self.recovery_report),
-        }
+        } | reader_figures(self._index)
         writer = self._writer
         if writer is not None:
             found |= {
@@ -569,6 +573,9 @@ class Store:
                 "checkpoint_age_ms": (self._clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000,
                 "poisoned": writer.poison_reason,
             }
+            written = written_bytes() - writer.written_before
+            found["bytes_written"] = written  # by this process since it opened, whatever it wrote
+            found["write_amplification"] = round(written / writer.bytes_appended, 2) if writer.bytes_appended else 0.0
         return found
 
 
