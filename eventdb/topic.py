@@ -217,7 +217,7 @@ class Topic:
         if headers is not None and log.beside is not None:
             beside = [(first + i, one) for i, one in enumerate(headers) if one]
             if beside:
-                transaction.append_rows(log.beside, beside)
+                transaction.append_beside(log, beside)
 
     def producer(
         self, *, linger_ms: float = PRODUCER_LINGER_MS, max_rows: int = PRODUCER_MAX_ROWS, id: str | None = None
@@ -392,6 +392,10 @@ class Topic:
         """The commit id looked at, up to READ_CHUNK_ROWS rows and their headers by offset; no snapshot is held while
         the caller works."""
         self._database._check_open()
+        if last is None:
+            tail = self._store.tail(log, position)
+            if tail is not None and not tail.has_beside:
+                return tail.commit_id, tail.rows(log), {}
         with self._store.snapshot() as snapshot:
             earliest, end = snapshot.offsets(log)
             if position < earliest and (last is None or position < last):
@@ -425,7 +429,7 @@ class Topic:
             commit = self._store.wait(commit, 1.0 if left is None else min(left, 1.0))
             self._check_ddl()
             self._raise_if_retired()
-            if self._offsets(log)[1] > position:
+            if self._store.tail(log, position) is not None or self._offsets(log)[1] > position:
                 return True
 
     def _raise_if_retired(self) -> None:

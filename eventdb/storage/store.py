@@ -55,6 +55,7 @@ from eventdb.storage.notify import Notifier
 from eventdb.storage.recovery import check_identity, forget_keys, needs_restore, recover, remove_topic_files, restore
 from eventdb.storage.retention import Retention
 from eventdb.storage.snapshot import StoreSnapshot
+from eventdb.storage.tail import LogTail, read_tail
 from eventdb.storage.transaction import WriteTransaction
 
 TYPE_CHECKING = False
@@ -218,6 +219,21 @@ class Store:
     def _try_alone(self) -> bool:
         return self._try_lock(self._alive_fd, "ALIVE")
 
+    def _wait_until_alone(self) -> None:
+        """ALIVE is ours. Nobody has recovered the database since the power failed, and LOCK keeps other writers out: who
+        holds ALIVE is a read-only open that is about to find that out and let go. Going on beside it would skip
+        recovery."""
+        deadline = self._clock.monotonic_ns() + LOCK_TIMEOUT_MS * 1_000_000
+        while not self._try_alone():
+            if self._clock.monotonic_ns() > deadline:
+                raise DatabaseLocked(
+                    f"{self.path} must be recovered after a power loss, but another process has kept it open read-only "
+                    f"for {LOCK_TIMEOUT_MS} ms; close it there, then open again",
+                    path=self.path,
+                    pid=self._holder(),
+                )
+            time.sleep(0.001)
+
     def _try_lock(self, fd: int, name: str) -> bool:
         try:
             self._files.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -247,6 +263,9 @@ class Store:
                 self.uuid = create_database(files, self._clock, path)
             else:
                 self.uuid = read_format(files, path)
+            if not alone and needs_restore(self._newest_slot(write=True), self._clock.boot_id(), False):
+                self._wait_until_alone()
+                alone = True
             page = self._page = self._map_shared(alone)
             page[SHARED_HOLDER : SHARED_HOLDER + 4] = U32.pack(self._pid)
             self._check_lock_file(page, lock_fd, alone)
@@ -482,6 +501,13 @@ class Store:
         # The head first: if the index is folded in between, its lsn is no longer behind and the head does not count.
         sequence, data = head.read()
         return StoreSnapshot(self._index.begin_read(), sequence, data)
+
+    def tail(self, log: PartitionLog, start: int) -> LogTail | None:
+        """The committed rows of the log from `start` on when they can be had without a snapshot, and there are some;
+        None says nothing: take a snapshot."""
+        self._check()
+        head = self._head
+        return None if head is None else read_tail(head, log, start)
 
     def commit_id(self) -> int:
         """The id of the newest commit of any process; only grows."""

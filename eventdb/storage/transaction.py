@@ -23,6 +23,7 @@ from eventdb.storage.format import (
     OP_PUT,
     OP_ROWS,
     OP_SEGMENT,
+    PARTITION_BESIDE,
     PARTITION_DERIVED,
     U32,
     dictionary_key,
@@ -186,6 +187,13 @@ class WriteTransaction:
         store_columns(self, staged, columns)
         return first
 
+    def append_beside(self, log: PartitionLog, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows (offset in `log`, ...) that rows of this transaction carry, to the log beside it."""
+        if log.beside is None:
+            raise InternalError(f"topic {log.topic_id} has no log beside it")
+        self._stage(log).state.flags |= PARTITION_BESIDE
+        self.append_rows(log.beside, rows)
+
     def end_offset(self, log: PartitionLog) -> int:
         """The offset the next row of the log gets."""
         staged = self._staged.get(log)
@@ -254,7 +262,7 @@ class WriteTransaction:
                 self._put(segment_key(log.topic_id, log.partition, old.base), value)
         staged.created[segment.base] = (segment, layout.pack())
         log.durable_base = NO_SEGMENT
-        staged.segment = segment
+        staged.segment = staged.zeroed = segment
         state.base, state.min_time, state.max_time = segment.base, NO_MIN_TIME, NO_MAX_TIME
         return segment
 
@@ -354,11 +362,12 @@ class WriteTransaction:
         codes: dict[int, list[int]], encoded: dict[int, list[bytes]],
     ) -> None:  # fmt: skip
         memory, layout, schema = segment.memory, segment.layout, staged.log.schema
+        staged.zeroed = None
         for i, column in enumerate(layout.columns):
             values = columns[i] if count == len(columns[i]) else columns[i][:count]
             if column.nullable:
-                memory[column.valid_position + row : column.valid_position + row + count] = bytes(
-                    [v is not None for v in values]
+                memory[column.null_position + row : column.null_position + row + count] = bytes(
+                    [v is None for v in values]
                 )
             elif None in values:
                 raise SchemaMismatch(f"column {schema.fields[i].name!r} is NOT NULL", column=schema.fields[i].name)

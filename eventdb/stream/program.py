@@ -142,8 +142,11 @@ class Program:
     grace_us: int
     window: WindowKey | None
     names: tuple[str, ...] = field(init=False)
+    picked: tuple[int, ...] | None = field(init=False)
+    """Positions in the topic's schema when every row is handed on as these columns and nothing else is done."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "picked", _picked(self))
         object.__setattr__(self, "names", tuple(field.name for field in self.fields))
 
 
@@ -302,6 +305,23 @@ def _emission_of(emit: str | None, facts: TopicFacts, aggregate: Aggregate | Non
             "TUMBLE or HOP, or by time_bucket of it, or use EMIT ON UPDATE"
         )
     raise UnsupportedSQL(f"EMIT ON WINDOW CLOSE is not possible here: {fix}", construct="EMIT ON WINDOW CLOSE")
+
+
+def _picked(program: Program) -> tuple[int, ...] | None:
+    scan = program.scan
+    if program.emission != APPEND or scan.start_offset is not None or scan.stop_offset is not None:
+        return None
+    names = list(scan.columns)
+    for step in program.before:
+        if not isinstance(step, Project):
+            return None
+        columns = [e for e in step.expressions if isinstance(e, ColumnRef)]
+        if len(columns) < len(step.expressions):
+            return None
+        names = [names[column.index] for column in columns]
+    positions = [program.facts.schema.find(name) for name in names]
+    found = tuple(position for position in positions if position is not None)
+    return found if len(found) == len(names) else None
 
 
 def whole_topic(facts: TopicFacts, fields: Fields) -> Program:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.tail import LogTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class RowReader:
         self._with_append_times = has_watermark and facts.max_future_us is not None
 
     def read(
-        self, snapshot: StoreSnapshot, log: PartitionLog, start: int, stop: int, row_limit: int
+        self, snapshot: StoreSnapshot | LogTail, log: PartitionLog, start: int, stop: int, row_limit: int
     ) -> Iterator[InputRows]:
         """Rows [start, stop) in offset order, at most `row_limit` at a time; zero-copy where storage is.
 

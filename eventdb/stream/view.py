@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
+    from eventdb.storage.tail import LogTail
     from eventdb.storage.transaction import WriteTransaction
 
 
@@ -41,7 +42,7 @@ class ViewSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reader", RowReader(self.program))
 
-    def read(self, snapshot: StoreSnapshot, start: int, stop: int) -> Iterator[InputRows]:
+    def read(self, snapshot: StoreSnapshot | LogTail, start: int, stop: int) -> Iterator[InputRows]:
         """Rows [start, stop) of the input topic in offset order, a morsel at a time."""
         return self.reader.read(snapshot, self.input_log, start, stop, MORSEL_ROWS)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from eventdb.errors import CorruptionError
 from eventdb.storage import PartitionLog, Store
+from eventdb.storage.format import SHARED_LOCK, U64
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
 
@@ -258,4 +262,24 @@ def test_a_torn_head_slot_of_a_crash_without_power_loss_falls_back_to_the_journa
     store = start(disk)
     assert len(rows(store)) == 2
     assert store.append_row(log(store), ("a", 2)) == 2
+    store.close()
+
+
+def test_a_writer_recovers_although_a_read_only_open_held_the_database_for_a_moment(disk: SimulatedDisk) -> None:
+    """It held ALIVE while it was finding out that the database must be recovered: the writer went on beside it,
+    without recovery."""
+    store = start(disk)
+    kept = append(store, 20)
+    disk.odds = lambda path: 1.0 if path in ("", "db", "db/shared") else 0.0
+    crash(disk, store, power=True)
+    with open(disk.root + "/db/shared", "r+b") as shared:  # as on a disk that kept it
+        os.pwrite(shared.fileno(), U64.pack(os.stat(disk.root + "/db/LOCK").st_ino), SHARED_LOCK)
+    fd = os.open(disk.root + "/db/ALIVE", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    reader = threading.Timer(0.05, os.close, (fd,))
+    reader.start()
+    store = start(disk)
+    reader.join()
+    assert store.recovery_report["kind"] == "power loss"
+    assert rows(store) == kept
     store.close()
