@@ -371,7 +371,7 @@ class Database:
                     del self._logs[id]
                     continue
                 for log in self._logs[id]:
-                    self._store.limit(log, _limits_of(live[id]))
+                    self._store.retention.limit(log, _limits_of(live[id]))
             if not self.read_only and self._catalog.views():
                 self._views_of().start()
             elif self._views is not None:

@@ -523,7 +523,7 @@ class Store:
         self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0, limits: Limits | None = None
     ) -> PartitionLog:
         """The handle of a partition, the same at each call. `event_time` is a column's position; `limits` are those of
-        its first call, until `limit` changes them."""
+        its first call, until Retention.limit changes them."""
         key = (topic_id, partition)
         log = self._logs.get(key)
         if log is None:
@@ -541,15 +541,6 @@ class Store:
             made.fresh = self.snapshot
             log = self._logs.setdefault(key, made)
         return log
-
-    def limit(self, log: PartitionLog, limits: Limits | None) -> None:
-        """The log's limits are these from the next commit on."""
-        if log.limits == limits:
-            return
-        writer = self._writer
-        with contextlib.nullcontext() if writer is None else writer.mutex:
-            log.limits = limits
-            log.generation = -1  # the short way of appending (append.py) asks again
 
     def trim(self, log: PartitionLog, start: int) -> int:
         """Offsets below `start` are gone for good; returns the log's start. Their files go as soon as no reader needs

@@ -61,7 +61,7 @@ def open_with(disk: SimulatedDisk, clock: FakeClock) -> Store:
 
 
 def limit(store: Store, topic: int = 1, **limits: Any) -> None:
-    store.limit(log(store, topic), Limits("t", **limits))
+    store.retention.limit(log(store, topic), Limits("t", **limits))
     store.retention._providers = [lambda: [log(store, topic)]]
 
 
