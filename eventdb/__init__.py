@@ -17,6 +17,7 @@ from eventdb.errors import (
     BindError,
     CatalogError,
     ClosedError,
+    ConstraintError,
     CorruptionError,
     DatabaseLocked,
     DiskFullError,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from eventdb.result import Result
     from eventdb.snapshot import Snapshot
     from eventdb.subscription import Change, Subscription
+    from eventdb.table import RowChange, Table
     from eventdb.topic import Topic
     from eventdb.transaction import Transaction
 
@@ -66,8 +68,10 @@ _LAZY = {
     "Position": "eventdb.event",
     "Producer": "eventdb.producer",
     "Result": "eventdb.result",
+    "RowChange": "eventdb.table",
     "Snapshot": "eventdb.snapshot",
     "Subscription": "eventdb.subscription",
+    "Table": "eventdb.table",
     "Topic": "eventdb.topic",
     "Transaction": "eventdb.transaction",
     "open": "eventdb.database",
@@ -78,6 +82,7 @@ __all__ = [
     "CatalogError",
     "Change",
     "ClosedError",
+    "ConstraintError",
     "CorruptionError",
     "Database",
     "DatabaseLocked",
@@ -102,11 +107,13 @@ __all__ = [
     "ReadOnlyError",
     "ReplicationError",
     "Result",
+    "RowChange",
     "SchemaMismatch",
     "Snapshot",
     "StorageError",
     "StreamError",
     "Subscription",
+    "Table",
     "Topic",
     "TopicExists",
     "TopicFull",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 30_000
+PRIMARY_KEY = "primary_key"  # the option that holds a table's key: positions of columns
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS topics (
@@ -50,7 +51,7 @@ CREATE TABLE IF NOT EXISTS views (
 
 
 class TopicInfo:
-    """A topic's definition. `kind` is 'topic', or 'view' for the hidden topic that holds a view's output rows.
+    """A topic's definition. `kind` is 'topic', 'table', or 'view' for the hidden topic of a view's output rows.
 
     `key` and `event_time` are column names; delays are microseconds, None where not declared.
     """
@@ -80,6 +81,12 @@ class TopicInfo:
     @property
     def partitions(self) -> int:
         return int(self.options.get("partitions", "1"))
+
+    @property
+    def primary_key(self) -> tuple[int, ...]:
+        """The positions of a table's key columns; () for a topic."""
+        text = self.options.get(PRIMARY_KEY, "")
+        return tuple(map(int, text.split(","))) if text else ()
 
     def __repr__(self) -> str:
         return f"TopicInfo({self.id}, {self.name!r}, {self.schema!r})"
@@ -258,7 +265,7 @@ class Catalog:
         self._topics = [_topic_of(row) for row in topics]
         self._views = [_view_of(row) for row in views]
         self._topics_by_id = {info.id: info for info in self._topics}
-        self._topics_by_name = {info.name.lower(): info for info in self._topics if info.kind == "topic"}
+        self._topics_by_name = {info.name.lower(): info for info in self._topics if info.kind != "view"}
         self._views_by_id = {info.id: info for info in self._views}
         self._loaded = generation
 
@@ -286,7 +293,7 @@ class Catalog:
                 )
             near = self.near(name)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
-            raise TopicNotFound(f"no topic or view {name!r}{hint}", name=name, near=near)
+            raise TopicNotFound(f"no topic, table or view {name!r}{hint}", name=name, near=near)
 
     def topic_by_id(self, id: int) -> TopicInfo | None:
         with self._lock:
@@ -338,10 +345,10 @@ class Catalog:
             return result
 
     def _refuse_taken(self, name: str) -> None:
-        for table, kind in (("topics", "topic"), ("views", "view")):
-            found = self._connection.execute(f"SELECT name FROM {table} WHERE name = ?", (name,)).get
+        for select in ("SELECT name, kind FROM topics", "SELECT name, 'view' FROM views"):
+            found = self._connection.execute(f"{select} WHERE name = ?", (name,)).fetchone()
             if found is not None:
-                raise TopicExists(f"there is a {kind} named {found!r} already", name=found)
+                raise TopicExists(f"there is a {found[1]} named {found[0]!r} already", name=found[0])
 
     def _insert(self, table: str, values: dict[str, Any]) -> int:
         columns = ", ".join(values)

@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 
-from eventdb.catalog import Catalog
+from eventdb.catalog import PRIMARY_KEY, Catalog
 from eventdb.config import DEFAULT_MEMORY_BYTES
 from eventdb.errors import (
     ClosedError,
@@ -22,7 +22,8 @@ from eventdb.errors import (
 )
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import checked_options
-from eventdb.schema import Schema
+from eventdb.schema import Field, Schema
+from eventdb.storage.keyed import row_count
 from eventdb.storage.limits import Limits
 from eventdb.storage.store import Store
 from eventdb.topic import Topic
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     from eventdb.session import Session
     from eventdb.snapshot import Snapshot
     from eventdb.storage.log import PartitionLog
+    from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.subscription import Subscription
+    from eventdb.table import Table
     from eventdb.transaction import Transaction
     from eventdb.views import Views
 
@@ -123,6 +126,7 @@ class Database:
         self._threads = threads or os.cpu_count() or 1
         self._lock = threading.RLock()
         self._topics: dict[int, Topic] = {}
+        self._tables: dict[int, Table] = {}
         self._logs: dict[int, list[PartitionLog]] = {}  # by topic, one a partition
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
@@ -250,7 +254,10 @@ class Database:
         if not isinstance(name, str):
             raise UsageError(f"a topic name is a string, not {name!r}")
         self._refresh_catalog()
-        return self._handle(self._catalog.topic(name))
+        info = self._catalog.topic(name)
+        if info.kind == "table":
+            raise UsageError(f"{info.name!r} is a table: db.table({info.name!r})")
+        return self._handle(info)
 
     def alter_topic(self, name: str, **options: Any) -> None:
         """Changes options of a topic: `retention`, `max_bytes`, `max_rows`, `on_full`; None takes one away.
@@ -284,6 +291,9 @@ class Database:
 
     def drop_topic(self, name: str, *, if_exists: bool = False) -> None:
         """Removes a topic and its events for ever. UsageError while a view reads it."""
+        self._drop(name, "topic", if_exists)
+
+    def _drop(self, name: str, kind: str, if_exists: bool) -> None:
         self._check_writable()
         with self._lock:
             self._refresh_catalog()
@@ -293,14 +303,89 @@ class Database:
                 if if_exists:
                     return
                 raise
-            if info.kind != "topic":
-                raise UsageError(f"{info.name!r} is a materialized view: DROP VIEW {info.name}")
+            if info.kind != kind:
+                raise UsageError(f"{info.name!r} is a {info.kind}: DROP {info.kind.upper()} {info.name}")
             readers = self._views_of().readers_of(info.id) if self._catalog.views() else []
             if readers:
                 raise UsageError(f"topic {info.name!r} feeds the view {readers[0]!r}: drop the view first")
             self._catalog.drop_topic(info.name)
             self._refresh_catalog()
             self._store.forget(info.id)
+
+    # --- tables -------------------------------------------------------------------------------------------------------
+
+    def create_table(
+        self, name: str, columns: Mapping[str, str] | Schema, *, primary_key: str | Sequence[str],
+        if_not_exists: bool = False,
+    ) -> Table:  # fmt: skip
+        """Creates a table, a topic that keeps one current row for each key, and returns its handle.
+
+        `columns` maps names to SQL types; `primary_key` names the key's column or columns, which become NOT NULL.
+        TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name or type.
+        """
+        self._check_writable()
+        schema = self._schema_of(columns)
+        names = [primary_key] if isinstance(primary_key, str) else list(primary_key)
+        if not names or not all(isinstance(column, str) for column in names):
+            raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
+        positions = tuple(schema.index_of(column) for column in names)
+        if len(set(positions)) != len(positions):
+            raise UsageError(f"primary_key names a column twice: {', '.join(names)}")
+        return self._create_table(name, schema, positions, if_not_exists=if_not_exists)
+
+    def _create_table(self, name: str, schema: Schema, key: tuple[int, ...], *, if_not_exists: bool) -> Table:
+        self._check_writable()
+        schema = Schema(Field(f.name, f.type, f.nullable and i not in key) for i, f in enumerate(schema))
+        with self._lock:
+            try:
+                info = self._catalog.create_topic(
+                    name, schema, key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
+                    options={PRIMARY_KEY: ",".join(map(str, key))},
+                )  # fmt: skip
+            except TopicExists:
+                if not if_not_exists:
+                    raise
+                return self.table(name)
+            self._refresh_catalog()
+            return self._table_handle(info)
+
+    def table(self, name: str) -> Table:
+        """The handle of a table (found without case). TopicNotFound lists near names."""
+        self._check_open()
+        if not isinstance(name, str):
+            raise UsageError(f"a table name is a string, not {name!r}")
+        self._refresh_catalog()
+        info = self._catalog.topic(name)
+        if info.kind != "table":
+            raise UsageError(f"{info.name!r} is a topic: db.topic({info.name!r})")
+        return self._table_handle(info)
+
+    def tables(self) -> list[str]:
+        """The names of all tables, sorted."""
+        self._check_open()
+        self._refresh_catalog()
+        return sorted(info.name for info in self._catalog.topics() if info.kind == "table")
+
+    def drop_table(self, name: str, *, if_exists: bool = False) -> None:
+        """Removes a table and its rows for ever."""
+        self._drop(name, "table", if_exists)
+
+    def _table_handle(self, info: TopicInfo) -> Table:
+        from eventdb.table import Table
+
+        with self._lock:
+            table = self._tables.get(info.id)
+            if table is None:
+                table = self._tables[info.id] = Table(self, info)
+            return table
+
+    def _row_count(self, info: TopicInfo, snapshot: StoreSnapshot) -> int:
+        """The events of a topic, or the rows of a table, in the snapshot."""
+        log = self._log_of(info)
+        if info.kind == "table":
+            return row_count(snapshot, log)
+        start, end = snapshot.offsets(log)
+        return end - start
 
     def _handle(self, info: TopicInfo) -> Topic:
         with self._lock:
@@ -324,11 +409,14 @@ class Database:
                 event_time = None if info.event_time is None else info.schema.index_of(info.event_time)
                 limits = _limits_of(info)
                 logs = [
-                    self._store.log(info.id, info.schema, event_time, number, limits)
+                    self._store.log(
+                        info.id, info.schema, event_time, number, limits=limits, primary_key=info.primary_key
+                    )
                     for number in range(info.partitions)
                 ]
-                for log in logs:
-                    log.beside = self._store.log(info.id, HEADERS, None, log.partition | BESIDE)
+                if info.kind == "topic":
+                    for log in logs:
+                        log.beside = self._store.log(info.id, HEADERS, None, log.partition | BESIDE)
                 self._logs[info.id] = logs
             return logs
 
@@ -366,6 +454,10 @@ class Database:
                 if id not in live:
                     topic._retire(TopicNotFound(f"topic {topic.name!r} was dropped", name=topic.name))
                     del self._topics[id]
+            for id, table in list(self._tables.items()):
+                if id not in live:
+                    table._retire(TopicNotFound(f"table {table.name!r} was dropped", name=table.name))
+                    del self._tables[id]
             for id in list(self._logs):
                 if id not in live:
                     del self._logs[id]
@@ -476,15 +568,13 @@ class Database:
         return self._store.check(deep)
 
     def stats(self) -> dict[str, object]:
-        """Counters of storage (commits, flushes, bytes), rows per topic, and the progress of each view."""
+        """Counters of storage (commits, flushes, bytes), events per topic, rows per table, progress of each view."""
         self._check_open()
         self._refresh_catalog()
         found = dict(self._store.stats())
         with self._store.snapshot() as snapshot:
             found["topics"] = {
-                info.name: sum(end - start for start, end in map(snapshot.offsets, self._logs_of(info)))
-                for info in self._catalog.topics()
-                if info.kind == "topic"
+                info.name: self._row_count(info, snapshot) for info in self._catalog.topics() if info.kind != "view"
             }
         if self._catalog.views():
             found["views"] = self._views_of().stats()
@@ -515,6 +605,9 @@ class Database:
             for topic in self._topics.values():
                 topic._retire(ClosedError(f"the database {self.path!r} is closed"))
             self._topics.clear()
+            for table in self._tables.values():
+                table._retire(ClosedError(f"the database {self.path!r} is closed"))
+            self._tables.clear()
             self._logs.clear()
         try:
             self._store.close()

@@ -5,6 +5,7 @@
     EventDBError
     |-- UsageError               the caller passed something wrong: fix the call
     |   |-- SchemaMismatch         a row or batch does not fit its topic (column, value, expected)
+    |   |-- ConstraintError        a row breaks its table's primary key (table, key)
     |   |-- ClosedError            the handle was closed
     |   |-- ForkError              the handle was inherited through fork()
     |   `-- UnsupportedError       valid elsewhere, not built here (construct)
@@ -59,6 +60,18 @@ class SchemaMismatch(UsageError):
         self.column = column
         self.value = value
         self.expected = expected
+
+
+class ConstraintError(UsageError):
+    """A row breaks its table's primary key: `key` is the value (a tuple if there are several columns).
+
+    Nothing of the call was stored.
+    """
+
+    def __init__(self, message: str, *, table: str = "", key: object = None) -> None:
+        super().__init__(message)
+        self.table = table
+        self.key = key
 
 
 class ClosedError(UsageError):

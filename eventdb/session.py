@@ -42,7 +42,7 @@ EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
 class Names:
-    """What FROM may name: the catalog's topics and views, and files. The binder's Resolver."""
+    """What FROM may name: the catalog's topics, tables and views, and files. The binder's Resolver."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,8 +54,9 @@ class Names:
                 return st.TableInfo("view", view.id, view.name, view.schema)
         info = catalog.topic(name)
         return st.TableInfo(
-            "topic", info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key
-        )
+            info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
+            primary_key=info.primary_key,
+        )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
         from eventdb.arrow import detect_format, file_schema
@@ -65,7 +66,7 @@ class Names:
 
     def names(self) -> list[str]:
         catalog = self._database._catalog
-        topics = [info.name for info in catalog.topics() if info.kind == "topic"]
+        topics = [info.name for info in catalog.topics() if info.kind != "view"]
         return topics + [view.name for view in catalog.views()]
 
 
@@ -104,6 +105,11 @@ class Session:
             st.CreateTopic: self._create_topic,
             st.AlterTopic: self._alter_topic,
             st.DropTopic: self._drop_topic,
+            st.CreateTable: self._create_table,
+            st.DropTable: self._drop_table,
+            st.InsertRows: self._change_table,
+            st.Update: self._change_table,
+            st.Delete: self._change_table,
             st.Describe: self._describe,
             st.ShowTopics: self._show_tables,
             st.Insert: self._insert,
@@ -246,7 +252,8 @@ class Session:
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement
-        plan = inner.plan if isinstance(inner, st.Query | st.Insert) else None
+        changes = st.Insert | st.InsertRows | st.Update | st.Delete
+        plan = inner.plan if isinstance(inner, st.Query | changes) else None
         if isinstance(inner, st.CreateView):
             plan = inner.query
         if plan is None:
@@ -332,6 +339,34 @@ class Session:
         self._database.drop_topic(statement.name, if_exists=statement.if_exists)
         return Result([], [], [])
 
+    def _create_table(self, statement: st.CreateTable, snapshot: Any, timeout: float | None) -> Result:
+        self._database._create_table(
+            statement.name, statement.schema, statement.primary_key, if_not_exists=statement.if_not_exists
+        )
+        return Result([], [], [])
+
+    def _drop_table(self, statement: st.DropTable, snapshot: Any, timeout: float | None) -> Result:
+        self._database.drop_table(statement.name, if_exists=statement.if_exists)
+        return Result([], [], [])
+
+    def _change_table(
+        self, statement: st.InsertRows | st.Update | st.Delete, snapshot: Any, timeout: float | None
+    ) -> Result:
+        from eventdb.table_changes import TableChange
+
+        self._database._check_writable()
+        change = TableChange(self._database.table(statement.table.name), statement)
+        plan = self._optimize(statement.plan)
+        # The rows are found without the lock, and once more with it if anything they come from has changed meanwhile:
+        # the statement does what it would do alone.
+        with self.context(None, timeout) as context:
+            change.read(self._collect(plan, context), plan, context)
+        with self._database._store.write() as transaction:
+            if not change.is_current(transaction, self._database._log_by_id):
+                with self.context(None, timeout) as context:
+                    change.read(self._collect(plan, context), plan, context)
+            return change.apply(transaction)
+
     def _create_view(self, statement: st.CreateView, snapshot: Any, timeout: float | None) -> Result:
         self._database._check_writable()
         self._database._views_of().create(statement)
@@ -351,6 +386,8 @@ class Session:
             fields = list(statement.table.schema)
             if statement.table.key:
                 roles[statement.table.key] = "key"
+            for position in statement.table.primary_key:
+                roles[fields[position].name] = "primary key"
             if statement.table.event_time:
                 delay = statement.table.watermark_delay_us
                 watermark = "" if delay is None else f", watermark {delay / 1e6:g} s behind"
@@ -378,13 +415,12 @@ class Session:
         with self.context(snapshot, timeout) as context:
             if statement.kind in ("topics", "tables"):
                 for info in sorted(catalog.topics(), key=lambda i: i.name):
-                    if info.kind == "topic":
-                        ranges = map(context.snapshot.offsets, database._logs_of(info))
+                    if info.kind == "topic" or (info.kind == "table" and statement.kind == "tables"):
                         names.append(info.name)
-                        kinds.append("topic")
+                        kinds.append(info.kind)
                         partitions.append(info.partitions)
                         options.append(shown_options(info.options))
-                        rows.append(sum(end - start for start, end in ranges))
+                        rows.append(database._row_count(info, context.snapshot))
                         created.append(info.created_us)
             if statement.kind in ("views", "tables"):
                 for view in sorted(catalog.views(), key=lambda v: v.name):

@@ -63,6 +63,7 @@ class Topic:
         self._encode = self._codec.encode
         self._append_row = self._store.append_row
         self._checked_ns = 0
+        # The index transaction up to which a partition is known to have no headers: then new rows need no snapshot.
         if info.kind != "topic":
             self._retire(UsageError(f"{info.name!r} is maintained by its query: append to its topic instead"))
 

@@ -1,4 +1,4 @@
-"""Transaction: appends to many topics in one commit.
+"""Transaction: appends to many topics and changes of many tables in one commit.
 
 Rows are checked as they are added and held in memory; the writer lock is taken only at the end, so user code never
 holds it. Leaving the block commits everything; an exception leaves nothing behind.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from eventdb.errors import ClosedError, UsageError
 from eventdb.event import Position
 from eventdb.partitioner import check_partition
+from eventdb.storage.keyed import KeyedWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from eventdb.database import Database
     from eventdb.headers import Headers
+    from eventdb.table import Table
     from eventdb.topic import Topic
 
 
@@ -28,6 +30,7 @@ class Transaction:
         self._database = database
         # (topic, rows or columns, whether columns, a partition a row or one for all columns, headers a row)
         self._parts: list[tuple[Topic, list[Any], bool, Any, list[bytes] | None]] = []
+        self._changes: list[tuple[Table, str, list[Any]]] = []  # (table, operation, rows or keys)
         self._open = True
         self.positions: dict[str, list[Position]] = {}
 
@@ -81,27 +84,60 @@ class Transaction:
         if len(columns[0]):
             self._parts.append((handle, columns, True, partition, handle._encoded(headers, len(columns[0]))))
 
+    def put(self, table: str | Table, row: Mapping[str, Any]) -> None:
+        """The row becomes the current one of its key when the block ends. SchemaMismatch is raised here."""
+        handle = self._table(table)
+        self._change(handle, "put", handle._codec.encode(row))
+
+    def insert(self, table: str | Table, row: Mapping[str, Any]) -> None:
+        """Like `put`; if the key has a row when the block ends, that raises ConstraintError and stores nothing."""
+        handle = self._table(table)
+        self._change(handle, "insert", handle._codec.encode(row))
+
+    def delete(self, table: str | Table, key: Any) -> None:
+        """The key has no row when the block ends, whether it had one or not. `key` as in Table.get."""
+        handle = self._table(table)
+        self._change(handle, "delete", handle._key(key))
+
+    def _table(self, table: str | Table) -> Table:
+        if not self._open:
+            raise ClosedError("the transaction has ended; begin another")
+        return self._database.table(table if isinstance(table, str) else table.name)
+
+    def _change(self, table: Table, operation: str, row: tuple[Any, ...]) -> None:
+        last = self._changes[-1] if self._changes else None
+        if last is not None and last[0] is table and last[1] == operation:
+            last[2].append(row)
+        else:
+            self._changes.append((table, operation, [row]))
+
     def commit(self) -> None:
         """Stores everything in one commit; the block's end does it too."""
         if not self._open:
             raise ClosedError("the transaction has ended; begin another")
         self._open = False
-        if not self._parts:
+        if not self._parts and not self._changes:
             return
         placed: list[tuple[str, Sequence[Any]]] = []
         with self._database._store.write() as writer:
             for topic, rows, columnar, partition, headers in self._parts:
                 place = topic._place_columns if columnar else topic._place_rows
                 placed.append((topic.name, place(writer, rows, partition, headers)))
+            for table, operation, rows in self._changes:
+                first = table._apply(KeyedWriter(writer, table._log, table.name), operation, rows)
+                if operation != "delete":
+                    placed.append((table.name, range(first, first + len(rows))))
         for name, found in placed:
             positions = [Position(0, offset) for offset in found] if isinstance(found, range) else list(found)
             self.positions.setdefault(name, []).extend(positions)
         self._parts.clear()
+        self._changes.clear()
 
     def rollback(self) -> None:
         """Forgets everything added."""
         self._open = False
         self._parts.clear()
+        self._changes.clear()
 
     def __enter__(self) -> Transaction:
         if not self._open:

@@ -13,6 +13,7 @@ from eventdb.logical.plan import Scan
 from eventdb.physical.codegen import CannotCompile, frozen
 from eventdb.physical.context import QueryContext
 from eventdb.physical.morsels import Morsel
+from eventdb.physical.scan import offset_at, offsets_of
 from eventdb.schema import DataType
 
 _ALL_PRESENT = frozen(np.ones(1 << 20, dtype=bool))
@@ -61,7 +62,7 @@ class ScanInput:
         type = self.type_of(index)
         count = int(part.row_count)
         if name == "_offset":
-            return Column(type, np.arange(part.first_offset, part.first_offset + count, dtype=type.physical))
+            return Column(type, offsets_of(part))
         if name == "_partition":
             return Column(type, np.full(count, partition, dtype=type.physical))
         if name == "_append_time" or (name == "_time" and self._log.event_time is None):
@@ -141,8 +142,8 @@ class ScanInput:
             return -limit, limit - 1
         name = self.scan.columns[index]
         if name == "_offset" and self.slices:
-            least = min(part.first_offset for part in self.slices)
-            return least, max(part.first_offset + part.row_count for part in self.slices) - 1
+            last = max(offset_at(part, int(part.row_count) - 1) for part in self.slices)
+            return min(part.first_offset for part in self.slices), last
         is_time = name == "_time" or (
             self._log.event_time is not None and self._log.schema.find(name) == self._log.event_time
         )
@@ -164,11 +165,11 @@ class ScanInput:
 
     def restricted(self, morsel: Morsel) -> Scan:
         """A scan of the rows of a morsel only."""
-        first = int(self.slices[morsel.slice].first_offset)
+        part = self.slices[morsel.slice]
+        first, last = offset_at(part, morsel.start), offset_at(part, morsel.stop - 1)
         return replace(
-            self.scan, start_offset=first + morsel.start, stop_offset=first + morsel.stop,
-            partition=self._partitions[morsel.slice],
-        )  # fmt: skip
+            self.scan, start_offset=first, stop_offset=last + 1, partition=self._partitions[morsel.slice]
+        )
 
 
 def _as(array: Array, dtype: np.dtype[Any]) -> Array:

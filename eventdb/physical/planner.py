@@ -41,6 +41,7 @@ from eventdb.physical.time_window import WindowRows
 from eventdb.physical.union import UnionRows
 from eventdb.physical.values import ConstantRows
 from eventdb.physical.view_scan import ViewRows
+from eventdb.physical.visible import visible_rows
 from eventdb.schema import TIMESTAMP
 
 TOP_ROWS_LIMIT = 1 << 20
@@ -51,7 +52,7 @@ _PIPELINE_ENDS = (Aggregate, Filter, Project, TimeWindow)
 
 def plan_physical(plan: Plan, context: QueryContext) -> Operator:
     """The operators that give the plan's rows. Nothing is read before the first batch is asked for."""
-    return _build(fix_now(plan), context)
+    return _build(fix_now(visible_rows(plan, context)), context)
 
 
 def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eventdb.batch import Column, RecordBatch
+from eventdb.batch import Array, Column, RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import InternalError
 from eventdb.logical.plan import Scan
@@ -27,10 +27,11 @@ class LogScan(Operator):
         super().__init__(plan.fields, context)
         self.plan = plan
         self.skipped_segment_count = 0
-        self._first_offset = 0
+        self._part: Any = None
+        self._first_row = 0
 
     def locate(self, row: int) -> int | None:
-        return self._first_offset + row
+        return offset_at(self._part, self._first_row + row)
 
     def label(self) -> str:
         skipped = f" ({self.skipped_segment_count} segments skipped by time)" if self.skipped_segment_count else ""
@@ -55,13 +56,13 @@ class LogScan(Operator):
             context.cancel.check()
             columns = [read(part) for read in readers]
             count = part.row_count
-            self._first_offset = part.first_offset
+            self._part, self._first_row = part, 0
             if count <= MORSEL_ROWS:
                 yield RecordBatch(self.names, columns, count)
                 continue
             for first in range(0, count, MORSEL_ROWS):
                 last = min(first + MORSEL_ROWS, count)
-                self._first_offset = part.first_offset + first
+                self._first_row = first
                 yield RecordBatch(self.names, [column.slice(first, last) for column in columns], last - first)
 
     def _may_hold(self, held: tuple[int, int] | None) -> bool:
@@ -73,7 +74,7 @@ class LogScan(Operator):
     def _reader(self, log: Any, type: DataType, name: str) -> _Reader:
         """How to get one column of a segment slice."""
         if name == "_offset":
-            return lambda part: _offsets(type, part.first_offset, part.row_count)
+            return lambda part: Column(type, offsets_of(part))
         if name == "_partition":
             partition = getattr(log, "partition", 0)
             return lambda part: Column(type, np.full(part.row_count, partition, dtype=type.physical))
@@ -93,8 +94,18 @@ class LogScan(Operator):
         return lambda part: _stored(part.column(position), type, name)
 
 
-def _offsets(type: DataType, first: int, count: int) -> Column:
-    return Column(type, np.arange(first, first + count, dtype=type.physical))
+def offsets_of(part: Any) -> Array:
+    """The int64 offsets of a slice's rows."""
+    listed: Array | None = getattr(part, "offsets", None)
+    if listed is not None:
+        return listed
+    return np.arange(part.first_offset, part.first_offset + part.row_count, dtype=np.int64)
+
+
+def offset_at(part: Any, row: int) -> int:
+    """The offset of one row of a slice."""
+    listed: Array | None = getattr(part, "offsets", None)
+    return part.first_offset + row if listed is None else int(listed[row])
 
 
 def _stored(column: Column, type: DataType, name: str) -> Column:

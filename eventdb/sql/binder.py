@@ -16,7 +16,7 @@ from eventdb.logical.expressions import Literal
 from eventdb.logical.plan import FileScan, Plan, Scan, ViewScan
 from eventdb.schema import TIMESTAMP
 from eventdb.sql.context import Context, Parameters
-from eventdb.sql.continuous import check_continuous, check_output
+from eventdb.sql.continuous import check_continuous, check_output, refuse_table
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.inserts import insert
 from eventdb.sql.parser import deep_stack, parse
@@ -26,6 +26,7 @@ from eventdb.sql.scope import Scope
 from eventdb.sql.statements import (
     CreateView,
     Describe,
+    DropTable,
     DropTopic,
     DropView,
     Explain,
@@ -38,6 +39,7 @@ from eventdb.sql.statements import (
     Subscribe,
     TableInfo,
 )
+from eventdb.sql.tables import create_table, delete, update
 from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import alter_topic, create_topic
 from eventdb.sql.words import Words
@@ -47,7 +49,7 @@ __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 
 _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
-    """UPDATE DELETE MERGE COPY BEGIN START COMMIT ROLLBACK SAVEPOINT ABORT TRUNCATE GRANT REVOKE ATTACH DETACH
+    """MERGE COPY BEGIN START COMMIT ROLLBACK SAVEPOINT ABORT TRUNCATE GRANT REVOKE ATTACH DETACH
     USE PRAGMA CALL PREPARE EXECUTE DEALLOCATE VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
     REFRESH
     VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
@@ -168,11 +170,13 @@ def _create(words: Words, context: Context) -> Statement:
     word = words.word()
     if word == "VIEW":
         raise _unsupported(words, "CREATE VIEW", "write CREATE MATERIALIZED VIEW", start)
-    if word in ("TABLE", "TEMP", "TEMPORARY"):
-        raise _unsupported(words, "CREATE TABLE", "write CREATE TOPIC name (columns ...)", start)
+    if words.accept("TABLE"):
+        return create_table(words, context)
+    if word in ("TEMP", "TEMPORARY"):
+        raise _unsupported(words, "CREATE TEMPORARY TABLE", "write CREATE TABLE", start)
     if word:
         raise _unsupported(words, f"CREATE {word}", "", start)
-    words.wrong("expected TOPIC or MATERIALIZED VIEW")
+    words.wrong("expected TOPIC, TABLE or MATERIALIZED VIEW")
 
 
 def _create_view(words: Words, context: Context) -> Statement:
@@ -270,21 +274,22 @@ def _drop(words: Words, context: Context) -> Statement:
     kind = (
         "topic"
         if words.accept("TOPIC")
+        else "table"
+        if words.accept("TABLE")
         else "view"
         if words.accept("MATERIALIZED", "VIEW") or words.accept("VIEW")
         else ""
     )
     if not kind:
         if words.word():
-            fix = "write DROP TOPIC" if words.word() == "TABLE" else ""
-            raise _unsupported(words, f"DROP {words.word()}", fix, start)
-        words.wrong("expected TOPIC or VIEW")
+            raise _unsupported(words, f"DROP {words.word()}", "", start)
+        words.wrong("expected TOPIC, TABLE or VIEW")
     if_exists = words.accept("IF", "EXISTS")
     name = words.name(f"the {kind}'s name")
     if words.word() in ("CASCADE", "RESTRICT"):
         raise _unsupported(words, words.word())
     words.end()
-    return DropTopic(name, if_exists) if kind == "topic" else DropView(name, if_exists)
+    return {"topic": DropTopic, "table": DropTable, "view": DropView}[kind](name, if_exists)
 
 
 def _describe(words: Words, context: Context) -> Statement:
@@ -393,6 +398,7 @@ def _subscribe(words: Words, context: Context) -> Statement:
     if query is not None:
         return _subscribe_query(words, context, query, mode, limit)
     table = _table(words, context, name, begin)
+    refuse_table(context, table, None)
     plan, _ = RelationBinder(context, {}, QueryBinder(context).bind).scan(table)
     assert not isinstance(plan, FileScan)
     return Subscribe(plan, table, mode, table if table.kind == "topic" else None, None, 0, limit)
@@ -411,5 +417,6 @@ def _subscribe_query(words: Words, context: Context, at: tuple[int, int], mode: 
 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
     "EXPLAIN": _explain, "CREATE": _create, "DROP": _drop, "DESCRIBE": _describe, "DESC": _describe, "SHOW": _show,
-    "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "INSERT": insert,
+    "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "INSERT": insert, "UPDATE": update,
+    "DELETE": delete,
 }  # fmt: skip

@@ -71,11 +71,21 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
     topic = context.resolver.table(node.name)
     if "_headers" in node.columns:
         context.unsupported("_headers in a continuous query", where, "read them with topic.read()")
+    refuse_table(context, topic, where)
     if aggregate is None:
         if emit == "window_close":
             context.fail("EMIT ON WINDOW CLOSE needs a GROUP BY over a window; this query has no aggregate", where)
         return Continuous(topic, None)
     return Continuous(topic, _emission(context, aggregate, topic, emit, where))
+
+
+def refuse_table(context: Context, table: TableInfo, where: object) -> None:
+    """UnsupportedSQL for a table: its rows are revised, which continuous queries do not follow yet."""
+    if table.kind == "table":
+        context.unsupported(
+            f"a continuous query over the table {table.name!r}", where,
+            "query it with SELECT, or read its changes with db.table(...).read()",
+        )  # fmt: skip
 
 
 def _emission(context: Context, aggregate: Aggregate, topic: TableInfo, emit: str | None, where: object) -> str:

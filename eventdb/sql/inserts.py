@@ -1,4 +1,4 @@
-"""INSERT INTO topic [(columns)] VALUES ... | SELECT ... [RETURNING _offset]."""
+"""INSERT INTO name [(columns)] VALUES ... | SELECT ... [ON CONFLICT ...] [RETURNING ...]."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.queries import QueryBinder, assign, project
 from eventdb.sql.scope import Scope
-from eventdb.sql.statements import Insert, TableInfo
+from eventdb.sql.statements import Insert, InsertRows, TableInfo
+from eventdb.sql.tables import on_conflict, returned
 from eventdb.sql.words import Words
 
 
-def insert(words: Words, context: Context) -> Insert:
+def insert(words: Words, context: Context) -> Insert | InsertRows:
     """The statement after INSERT."""
     if words.word() == "OR":
         raise _refused(words, f"INSERT OR {words.word(1)}")
@@ -32,11 +33,13 @@ def insert(words: Words, context: Context) -> Insert:
         raise _refused(words, "DEFAULT VALUES")
     if words.word() not in ("VALUES", "SELECT", "WITH", "FROM", "("):
         words.wrong("expected VALUES or SELECT")
+    returning = words.at_depth_zero(start, "RETURNING")
     conflict = words.at_depth_zero(start, "ON", "CONFLICT")
+    if table.kind == "table":
+        return _into_table(words, context, table, columns, (start, conflict, returning))
     if conflict is not None:
         words.index = conflict
-        raise _refused(words, "ON CONFLICT")
-    returning = words.at_depth_zero(start, "RETURNING")
+        context.unsupported("ON CONFLICT on a topic", None, "a topic has no primary key; a table has: CREATE TABLE")
     stop = words.stop
     if returning is not None:
         stop = words.index = returning
@@ -45,6 +48,25 @@ def insert(words: Words, context: Context) -> Insert:
             raise _refused(words, "RETURNING of anything but _offset")
     plan = _rows(words, context, table, columns, start, stop)
     return Insert(table, columns, plan, returning is not None)
+
+
+def _into_table(
+    words: Words, context: Context, table: TableInfo, columns: tuple[int, ...],
+    places: tuple[int, int | None, int | None],
+) -> InsertRows:  # fmt: skip
+    start, conflict_at, returning_at = places
+    stop = words.stop if returning_at is None else returning_at
+    returning = None
+    if returning_at is not None:
+        words.index = returning_at
+        returning = returned(words, context, table)
+    conflict = None
+    if conflict_at is not None:
+        words.index, outer, words.stop = conflict_at, words.stop, stop
+        conflict = on_conflict(words, context, table)
+        words.stop, stop = outer, conflict_at
+    plan = _rows(words, context, table, columns, start, stop)
+    return InsertRows(table, columns, plan, conflict, returning)
 
 
 def _refused(words: Words, construct: str) -> UnsupportedSQL:
@@ -62,9 +84,9 @@ def _target(words: Words, context: Context, name: str, at: int) -> TableInfo:
         raise
     except TopicNotFound as error:
         raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
-    if table.kind != "topic":
+    if table.kind not in ("topic", "table"):
         raise BindError(
-            f"{name!r} is a {table.kind}: rows are inserted into topics",
+            f"{name!r} is a {table.kind}: rows are inserted into topics and tables",
             sql=place.sql,
             line=place.line,
             column=place.column,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from eventdb.logical.expressions import Expression
 from eventdb.logical.plan import Plan
 from eventdb.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """Something FROM can name. `kind` is 'topic', 'view' (materialized) or 'file' (`path` and `format` are set)."""
+    """Something FROM can name. `kind` is 'topic', 'table' (`primary_key` is the positions of its key columns), 'view'
+    (materialized) or 'file' (`path` and `format` are set)."""
 
     kind: str
     id: int
@@ -22,6 +24,7 @@ class TableInfo:
     path: str | None = None
     format: str | None = None
     key: str | None = None
+    primary_key: tuple[int, ...] = ()
 
 
 class Resolver(Protocol):
@@ -83,6 +86,22 @@ class DropTopic(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class CreateTable(Statement):
+    """`primary_key` are positions in the schema, in the order of the key."""
+
+    name: str
+    schema: Schema
+    primary_key: tuple[int, ...]
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DropTable(Statement):
+    name: str
+    if_exists: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Describe(Statement):
     """Columns of a topic, view or file, or of a query when `plan` is set (DESCRIBE SELECT ...; `name` is then '')."""
 
@@ -93,7 +112,7 @@ class Describe(Statement):
 
 @dataclass(frozen=True, slots=True)
 class ShowTopics(Statement):
-    """`kind` is 'topics', 'views' or 'tables' (both)."""
+    """`kind` is 'topics', 'views' or 'tables' (everything FROM can name)."""
 
     kind: str
 
@@ -110,6 +129,50 @@ class Insert(Statement):
     columns: tuple[int, ...]
     plan: Plan
     returning_offset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """ON CONFLICT: what an inserted row does whose key is taken.
+
+    `values` is None for DO NOTHING, else one expression a column of the table, in its type, over the columns of the row
+    that is there followed by those of the row to insert. Rows where `where` is not true stay as they are.
+    """
+
+    values: tuple[Expression, ...] | None
+    where: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InsertRows(Statement):
+    """INSERT into a table. `columns` and `plan` as in Insert; without `conflict` a taken key is a ConstraintError.
+
+    `returning`: positions of the columns of the new rows to return, -1 = `_offset`; None = nothing is returned.
+    """
+
+    table: TableInfo
+    columns: tuple[int, ...]
+    plan: Plan
+    conflict: Conflict | None = None
+    returning: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update(Statement):
+    """The plan gives, of each row to change: its columns, its `_offset`, and its columns as they shall be."""
+
+    table: TableInfo
+    plan: Plan
+    returning: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Statement):
+    """The plan gives, of each row to delete: its columns and its `_offset`."""
+
+    table: TableInfo
+    plan: Plan
+    returning: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eventdb.errors import UsageError
+from eventdb.errors import UnsupportedSQL, UsageError
 from eventdb.logical.expressions import Call, ColumnRef, IntervalValue, Literal
-from eventdb.schema import Field, Schema
+from eventdb.schema import DataType, Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.scope import Name, Scope
@@ -50,7 +50,11 @@ def alter_topic(words: Words, context: Context) -> AlterTopic:
     """The statement after ALTER TOPIC."""
     name = words.name("the topic's name")
     if not words.accept("SET"):
-        context.unsupported(f"ALTER TOPIC ... {words.word() or words.text()}", None, "write ALTER TOPIC t SET (...)")
+        construct = f"ALTER TOPIC ... {words.word() or words.text()}"
+        place = words.error(f"{construct} is not supported; write ALTER TOPIC t SET (...)", words.index)
+        raise UnsupportedSQL(
+            place.message, construct=construct, sql=place.sql, line=place.line, column=place.column
+        )
     options = _options(words)
     words.end()
     return AlterTopic(name, options)
@@ -112,16 +116,21 @@ def _element(words: Words, parts: _Parts, context: Context) -> None:
         _add_column(words, parts, context)
 
 
-def _add_column(words: Words, parts: _Parts, context: Context) -> None:
+def column_start(words: Words, fields: list[Field]) -> tuple[str, DataType]:
+    """The name and the type a column definition begins with; ParseError if no column may be called so."""
     at = words.index
     if words.word() in ("TIMESTAMP", "KEY") and words.word(1) in ("", ",", ")"):
         words.wrong("expected a column and its type")
     name = words.name("a column name")
     if name.startswith("_"):
         raise words.error(f"column {name!r}: names that begin with '_' are kept for system columns", at)
-    if any(field.name.lower() == name.lower() for field in parts.fields):
+    if any(field.name.lower() == name.lower() for field in fields):
         raise words.error(f"column {name!r} is named twice", at)
-    type = words.type()
+    return name, words.type()
+
+
+def _add_column(words: Words, parts: _Parts, context: Context) -> None:
+    name, type = column_start(words, parts.fields)
     nullable = True
     while not words.ended and words.word() not in (",", ")"):
         if words.accept("NOT", "NULL"):

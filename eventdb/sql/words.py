@@ -129,7 +129,8 @@ class Words:
                 continue
             depth += (text in "([{" and text != "") - (text in ")]}" and text != "")
             if depth == 0 and all(
-                i + k < self.stop and self.tokens[i + k].text.upper() == word for k, word in enumerate(words)
+                i + k < self.stop and self.tokens[i + k].text.removeprefix(FUNCTION_PREFIX).upper() == word
+                for k, word in enumerate(words)
             ):
                 return i
         return None

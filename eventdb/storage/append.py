@@ -95,9 +95,9 @@ def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | Non
 
 
 def make_encoder(log: PartitionLog, segment: Segment) -> Any:
-    """The encode function of a segment; None if it has plain columns."""
+    """The encode function of a segment; None if it has plain columns or belongs to a table."""
     layout = segment.layout
-    if layout.plain or len(layout.columns) > 200:
+    if layout.plain or layout.marks >= 0 or len(layout.columns) > 200:
         return None
     columns = tuple((c.struct_code, c.nullable, c.coded) for c in layout.columns)
     factory = _factories.get((columns, log.event_time))

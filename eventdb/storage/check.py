@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from eventdb.errors import EventDBError
+from eventdb.storage.check_table import check_table
 from eventdb.storage.checkpoint import CheckpointFile
-from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key
+from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key, table_key
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
@@ -47,6 +48,7 @@ def _check_partition(
     where = f"topic {topic_id}/{partition}"
     problems = []
     bases = []
+    segments: list[tuple[Segment, int]] = []
     prefix = SEGMENT_KEY.pack(b"s", topic_id, partition, 0)[:-8]
     entries = list(scan(txn, prefix))
     for i, (key, value) in enumerate(entries):
@@ -55,23 +57,30 @@ def _check_partition(
         end = SEGMENT_KEY.unpack(entries[i + 1][0])[3] if i + 1 < len(entries) else state.log_end
         try:
             layout = SegmentLayout.unpack(value)
-            if not 0 <= end - base <= layout.capacity:
+            rows = layout.capacity if layout.offsets >= 0 else end - base
+            if layout.marks >= 0 and base != state.base:
+                rows = min(rows, layout.capacity)  # what follows it may have been compacted away
+            if not 0 <= rows <= layout.capacity:
                 problems.append(
                     f"{where}: segment {base} should hold {end - base} rows but has room for {layout.capacity}"
                 )
                 continue
             segment = open_segment(files, path, uuid, topic_id, partition, base, layout, write=False)
             problems += [
-                f"{where}: segment {base}: {text}" for text in _check_rows(txn, topic_id, segment, end - base, deep)
+                f"{where}: segment {base}: {text}" for text in _check_rows(txn, topic_id, segment, rows, deep)
             ]
+            segments.append((segment, rows))
         except EventDBError as error:
             problems.append(f"{where}: {error}")
     if state.base != NO_SEGMENT and (not bases or bases[-1] != state.base):
         problems.append(f"{where}: the active segment {state.base} is not the last one of {bases[-3:]}")
-    if state.log_start < state.log_end and not bases:
+    table = txn.get(table_key(topic_id, partition)) is not None
+    if state.log_start < state.log_end and not bases and not table:
         problems.append(f"{where}: no segment holds offsets {state.log_start}..{state.log_end}")
-    if not state.log_start <= state.log_end or (bases and bases[0] > state.log_start):
+    if not state.log_start <= state.log_end or (bases and bases[0] > state.log_start and not table):
         problems.append(f"{where}: offsets {state.log_start}..{state.log_end} do not fit the first segment {bases[:1]}")
+    if deep and table and len(segments) == len(bases):
+        problems += [f"{where}: {text}" for text in check_table(txn, topic_id, partition, state.log_end, segments)]
     return problems
 
 

@@ -33,7 +33,7 @@ class SegmentSlice:
     """Rows of one segment. `time_range` is (min, max) event time, inclusive, possibly wider than the slice; None if not
     known."""
 
-    __slots__ = ("_log", "_row", "_segment", "first_offset", "row_count", "time_range")
+    __slots__ = ("_log", "_row", "_segment", "first_offset", "offsets", "row_count", "time_range")
 
     def __init__(self, log: PartitionLog, segment: Segment, row: int, end: int, times: tuple[int, int] | None) -> None:
         self._log = log
@@ -41,6 +41,11 @@ class SegmentSlice:
         self._row = row
         self.first_offset = segment.base + row
         self.row_count = end - row
+        self.offsets: Array | None = None  # int64, of a compacted segment, whose offsets have gaps
+        if segment.layout.offsets >= 0:
+            position = segment.layout.columns[segment.layout.offsets].value_position
+            self.offsets = _region(segment, position, _INT64)[row:end]
+            self.first_offset = int(self.offsets[0])
         self.time_range = times
 
     def column(self, index: int) -> Column:
@@ -208,6 +213,9 @@ def _copy(
         pieces.append((position, data))
 
     for i, layout in enumerate(segment.layout.columns):
+        if layout.marks:
+            segment.clear_marks(row, count)
+            continue
         column, source = columns[i], sources[i]
         if layout.nullable:
             valid = None if column.validity is None else column.validity[done:stop]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Clock, Files
     from eventdb.storage.journal import Tail
     from eventdb.storage.kv import Index
+    from eventdb.storage.marks import Marks
 
 _ZERO = bytes(8)
 
@@ -128,13 +129,13 @@ class Writer(Durability):
 
     # -- commit --------------------------------------------------------------------------------
 
-    def commit(self, txn: Any, payload: bytes | None, *, bulk: bool = False) -> None:
+    def commit(self, txn: Any, payload: bytes | None, *, bulk: bool = False, marks: Marks | None = None) -> None:
         """Everything put into `txn` and described by `payload` (None = not journaled) has happened, as durably as the
         mode says.
 
-        `bulk` says that rows named by the payload are in a segment that was not flushed. Errors: DiskFullError and
-        StorageError = nothing happened; OutcomeUnknown = the flush failed. The section is left open; the transaction is
-        over.
+        `marks` are stored between the record and the index. `bulk` says that rows named by the payload are in a segment
+        that was not flushed. Errors: DiskFullError and StorageError = nothing happened; OutcomeUnknown = the flush
+        failed. The section is left open; the transaction is over.
         """
         last = self.last_txn
         self.last_txn = -1
@@ -148,7 +149,9 @@ class Writer(Durability):
                 raise index_error(error, self.index.path) from error
             position = self.tail.position
             self.write_record(record, position)
-            self._commit_index(txn, position)
+            if marks is not None:
+                marks.store()
+            self._commit_index(txn, position, marks)
             self._account(record, after)
         self.commits += 1
         self.last_txn = last + 1
@@ -228,11 +231,13 @@ class Writer(Durability):
         self._wipe(position)
         self.flush(self.journal.file.fd, self.journal.file.path)
 
-    def _commit_index(self, txn: Any, position: int = -1) -> None:
+    def _commit_index(self, txn: Any, position: int = -1, marks: Marks | None = None) -> None:
         """Commits; on failure the journal record at `position`, if any, is withdrawn."""
         try:
             self.commit_txn(txn)
         except IndexFault as error:
+            if marks is not None:
+                marks.undo()  # first: while the record is there, whoever completes it marks again
             if position >= 0:
                 self.withdraw(position)
             raise index_error(error, self.index.path) from error

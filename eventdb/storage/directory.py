@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from zlib import crc32
 
@@ -133,6 +134,16 @@ def create_database(files: Files, clock: Clock, path: str) -> bytes:
     except OSError as error:
         raise storage_error(error, "creating", path) from error
     return uuid
+
+
+def flush_entries(files: Files, path: str) -> None:
+    """The database is found again after a power loss: its directory, and FORMAT in it, have durable entries."""
+    try:
+        files.fsync_dir(path)
+        with contextlib.suppress(PermissionError):  # who may not read the parent has not made an entry in it
+            files.fsync_dir(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise storage_error(error, "flushing", path) from error
 
 
 def _create_plain(files: Files, path: str, size_bytes: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from eventdb.errors import ClosedError, OutcomeUnknown, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.files import storage_error
-from eventdb.storage.format import META_KEY, SEGMENT_KEY, topic_directory
+from eventdb.storage.format import META_KEY, SEGMENT_KEY, generation_of, segment_key, topic_directory
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.segment import segment_path
@@ -125,8 +125,8 @@ class Durability(CommittedState):
     def pre_flush(self) -> None:
         """Most of a checkpoint's flushing, without the lock, so that the locked part is short."""
         with self.index.begin_read() as txn:
-            dirty = [key for key, _ in scan(txn, b"w")]
-        self._flush_segments([(key, b"\0") for key in dirty])
+            dirty = [(key, b"\0") for key, _ in scan(txn, b"w")]
+            self._flush_segments(txn, dirty)
         self._sync_index()
 
     def _sync_index(self) -> None:
@@ -138,11 +138,13 @@ class Durability(CommittedState):
             self.poison(reason)
             raise OutcomeUnknown(reason, path=self.path) from error
 
-    def _flush_segments(self, dirty: list[tuple[bytes, bytes]]) -> None:
+    def _flush_segments(self, txn: Any, dirty: list[tuple[bytes, bytes]]) -> None:
         directories = set()
         for key, value in dirty:
             _, topic_id, partition, base = SEGMENT_KEY.unpack(key)
-            path = segment_path(self.path, topic_id, partition, base)
+            entry = txn.get(segment_key(topic_id, partition, base))
+            generation = 0 if entry is None else generation_of(entry)
+            path = segment_path(self.path, topic_id, partition, base, generation)
             try:
                 fd = self.files.open(path)
             except FileNotFoundError:
@@ -194,7 +196,7 @@ class Durability(CommittedState):
         pin = self.index.begin_read()
         try:
             dirty = list(scan(pin, b"w"))
-            self._flush_segments(dirty)
+            self._flush_segments(pin, dirty)
             self._sync_index()
             tail = Tail()
             value = pin.get(META_KEY)

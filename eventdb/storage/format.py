@@ -12,7 +12,7 @@ Directory::
     index/data.mdb, lock.mdb    LMDB: what is committed
     index/checkpoint            two slots: the LMDB meta pages of the last two checkpoints
     journal/J-<epoch>-<number>  records of commits since the checkpoint
-    topics/<topic>/<partition>/<base offset, 20 digits>.seg
+    topics/<topic>/<partition>/<base offset, 20 digits>[-<generation>].seg
 
 Index keys::
 
@@ -22,6 +22,9 @@ Index keys::
     d topic column code          -> the bytes of a dictionary value
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
     t topic partition base       -> GONE      segment removed by retention, whose file is still to be unlinked
+    k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
+    n topic partition            -> TABLE     table: how many rows it has
+    g topic partition base generation -> U64  replaced segment file that a reader may still need: transaction id
     u user key                   -> user value
 
 Journal record, 8-byte aligned::
@@ -78,6 +81,8 @@ PARTITION_BESIDE = 2  # some rows carry what lies in the log beside this one
 COLUMN_NULLABLE = 1
 COLUMN_CODED = 2
 COLUMN_PLAIN = 4
+COLUMN_OFFSETS = 16  # of a compacted segment, last: the rows' offsets; `heap bytes` is the file's generation
+COLUMN_MARKS = 8  # of a table: 0 = current, else 1 + the offset of the row that took its place (marks.py)
 
 TYPE_CODES = {
     "BOOLEAN": 1,
@@ -127,9 +132,19 @@ OP_BULK = 3  # OP_PLACE, OP_ROWS, PARTITION, u32 crc         rows that are in th
 OP_PUT = 4  # OP_KEY, key, value
 OP_DELETE = 5  # OP_KEY, key
 OP_FORGET = 6  # OP_PLACE                                    a dropped topic
+OP_MARKS = 7  # OP_PLACE, u32 length, MARK each              rows of a table that were superseded
 OP_PLACE = Struct("<BIHQ")  # op, topic, partition, segment base
 OP_ROWS = Struct("<II")  # first row in the segment, row count
 OP_KEY = Struct("<BHI")  # op, key bytes, value bytes
+MARK = Struct("<IQ")  # row in the segment, mark
+
+# --- tables ---------------------------------------------------------------------------------------
+TABLE = Struct("<QQ")  # rows, versions that compaction removed
+GARBAGE_KEY = Struct(">cIHQI")
+SUPERSEDED_BY = "_superseded_by"  # the hidden last column of a table's log
+KEY_LIMIT_BYTES = 400  # LMDB takes 511; a longer key is found by its digest
+KEY_WHOLE = b"\0"
+KEY_DIGEST = b"\1"
 
 # --- checkpoint slots -----------------------------------------------------------------------------
 SLOT_MAGIC = b"EVDBCKP1"
@@ -179,12 +194,30 @@ def dictionary_key(topic_id: int, column: int, code: int) -> bytes:
     return DICTIONARY_KEY.pack(b"d", topic_id, column, code)
 
 
+def table_key(topic_id: int, partition: int) -> bytes:
+    return PARTITION_KEY.pack(b"n", topic_id, partition)
+
+
+def row_key_prefix(topic_id: int, partition: int) -> bytes:
+    return PARTITION_KEY.pack(b"k", topic_id, partition)
+
+
 def topic_directory(topic_id: int, partition: int) -> str:
     return f"topics/{topic_id}/{partition}"
 
 
-def segment_name(base: int) -> str:
-    return f"{base:020d}.seg"
+def garbage_key(topic_id: int, partition: int, base: int, generation: int) -> bytes:
+    return GARBAGE_KEY.pack(b"g", topic_id, partition, base, generation)
+
+
+def generation_of(value: bytes) -> int:
+    """The generation of a segment's file, from its SEGMENT value; 0 of one that was never compacted."""
+    _, flags, _, heap_bytes = COLUMN.unpack_from(value, len(value) - COLUMN.size)
+    return heap_bytes if flags & COLUMN_OFFSETS else 0
+
+
+def segment_name(base: int, generation: int = 0) -> str:
+    return f"{base:020d}-{generation}.seg" if generation else f"{base:020d}.seg"
 
 
 def journal_name(epoch: int, number: int) -> str:

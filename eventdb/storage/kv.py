@@ -176,6 +176,11 @@ class Index:
                 found.append((int(pid), int(thread, 16), int(number)))
         return found
 
+    def oldest_reader(self) -> int:
+        """The transaction id of the oldest read transaction of any process; the newest commit's if nobody reads."""
+        self._env.reader_check()
+        return min([self.last_txn_id(), *(number for _, _, number in self.readers())])
+
     def reap_readers(self) -> int:
         return self._env.reader_check()
 

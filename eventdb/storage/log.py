@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eventdb.storage.snapshot import StoreSnapshot
 
 _MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
+_MAX_MARKABLE = 64  # write mappings of a table's older segments kept
 
 
 class PartitionState:
@@ -71,7 +72,7 @@ class PartitionLog:
 
     def __init__(
         self, files: Files, directory: str, uuid: bytes, topic_id: int, schema: Schema, event_time: int | None,
-        partition: int, dictionaries: list[DictionaryCache | None],
+        partition: int, dictionaries: list[DictionaryCache | None], primary_key: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
         self._files = files
         self._directory = directory
@@ -81,6 +82,7 @@ class PartitionLog:
         self.event_time = event_time
         self.partition = partition
         self.dictionaries = dictionaries
+        self.primary_key = primary_key  # positions of a table's key columns; () for a topic
         self.key = partition_key(topic_id, partition)
         self.state = PartitionState()
         self.segment: Segment | None = None
@@ -93,6 +95,7 @@ class PartitionLog:
         self.beside: PartitionLog | None = None  # rows (offset in this log, ...): what some of its rows carry
         self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
         self._mapped: dict[int, Segment] = {}
+        self._markable: dict[int, Segment] = {}
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None
@@ -139,7 +142,7 @@ class PartitionLog:
     def mapped(self, base: int, value: bytes) -> Segment:
         """The segment of an index entry, mapped for reading. The newest mappings are kept."""
         segment = self._mapped.get(base)
-        if segment is None:
+        if segment is None or not value.endswith(segment.layout.descriptor):
             active = self.segment
             if (
                 active is not None
@@ -164,6 +167,18 @@ class PartitionLog:
             self.newest = None
         return segment is not None and segment.base < base
 
+    def markable(self, txn: Any, base: int) -> Segment:
+        """A table's segment, mapped for writing: its older rows can be marked. The newest mappings are kept."""
+        segment = self._markable.get(base)
+        value = txn.get(segment_key(self.topic_id, self.partition, base)) or b""
+        if segment is None or not value.endswith(segment.layout.descriptor):  # else it was compacted meanwhile
+            active = self.segment
+            segment = active if active is not None and active.base == base else self.open_for_writing(txn, base)
+            while len(self._markable) >= _MAX_MARKABLE:
+                del self._markable[next(iter(self._markable))]
+            self._markable[base] = segment
+        return segment
+
     def drop_writer_state(self) -> None:
         """The writer's view is stale (an aborted transaction); the next one reloads it."""
         self.generation = -1
@@ -175,4 +190,5 @@ class PartitionLog:
         """Forgets everything cached; mappings in use stay valid."""
         self.drop_writer_state()
         self._mapped = {}
+        self._markable = {}
         self.newest = None

@@ -29,11 +29,13 @@ from eventdb.storage.format import (
     OP_DELETE,
     OP_FORGET,
     OP_KEY,
+    OP_MARKS,
     OP_PLACE,
     OP_PUT,
     OP_ROWS,
     OP_SEGMENT,
     PARTITION,
+    SEGMENT_KEY,
     SHARED_POISON,
     TOPIC_PREFIX,
     U32,
@@ -43,6 +45,7 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.journal import Record, Tail
 from eventdb.storage.kv import IndexFault, index_error, restore_meta_pages, scan
+from eventdb.storage.marks import clear_stale_marks, restore_marks
 from eventdb.storage.segment import Segment, SegmentLayout, create_segment, open_segment
 
 TYPE_CHECKING = False
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Files
 
 _RECORDS_PER_TRANSACTION = 4096
+KINDS = (b"p", b"s", b"d", b"w", b"t", b"k", b"n", b"g")  # of index keys that begin with a topic id
 
 
 class UnsyncedRows(Exception):
@@ -85,7 +89,7 @@ def parse(record: Record) -> Iterator[Operation]:
             at += OP_KEY.size
             found.key = bytes(payload[at : at + key_bytes])
             at += key_bytes
-        elif found.op in (OP_SEGMENT, OP_CHUNK, OP_BULK, OP_FORGET):
+        elif found.op in (OP_SEGMENT, OP_CHUNK, OP_BULK, OP_FORGET, OP_MARKS):
             _, found.topic_id, found.partition, found.base = OP_PLACE.unpack_from(payload, at)
             at += OP_PLACE.size
             if found.op in (OP_CHUNK, OP_BULK):
@@ -136,8 +140,10 @@ class RecordApplier:
         op, topic_id = operation.op, operation.topic_id
         if op in (OP_PUT, OP_DELETE):
             key = operation.key
-            if key[:1] in b"psdt" and TOPIC_PREFIX.unpack_from(key)[1] not in self._live:
+            if key[:1] in KINDS and TOPIC_PREFIX.unpack_from(key)[1] not in self._live:
                 return
+            if key[:1] == b"s":  # another file, or none: compaction
+                self._segments.pop(SEGMENT_KEY.unpack(key)[1:], None)
             if op == OP_DELETE:
                 self.txn.delete(key)
             elif key[:1] == b"t":  # counted from now on: transactions are numbered anew after a power loss
@@ -157,6 +163,10 @@ class RecordApplier:
             return
         row, count = operation.row, operation.count
         segment = self._segment(*place)
+        if op == OP_MARKS:
+            restore_marks(segment, operation.data)
+            self.txn.put(dirty_key(*place), b"\1")
+            return
         if op == OP_CHUNK:
             segment.restore_rows(row, count, operation.data)
         elif (found := segment.rows_crc(row, count)) != operation.crc:
@@ -165,6 +175,7 @@ class RecordApplier:
                 f"(crc {found:08x}, journal {operation.crc:08x})",
                 path=segment.path,
             )
+        segment.clear_marks(row, count)
         self.txn.put(partition_key(topic_id, operation.partition), operation.state)
         self.txn.put(dirty_key(*place), b"\1")
 
@@ -215,7 +226,7 @@ class RecordApplier:
 
 def forget_keys(txn: Any, topic_id: int) -> int:
     """Every key of the topic is gone; returns how many."""
-    keys = [key for kind in (b"p", b"s", b"d", b"w", b"t") for key, _ in scan(txn, TOPIC_PREFIX.pack(kind, topic_id))]
+    keys = [key for kind in KINDS for key, _ in scan(txn, TOPIC_PREFIX.pack(kind, topic_id))]
     for key in keys:
         txn.delete(key)
     return len(keys)
@@ -225,7 +236,7 @@ def stored_topics(txn: Any) -> set[int]:
     """Topic ids that have any key, found by one seek per topic and kind."""
     found = set()
     cursor = txn.cursor()
-    for kind in (b"p", b"s", b"d", b"w", b"t"):
+    for kind in KINDS:
         topic_id = 0
         while cursor.set_range(TOPIC_PREFIX.pack(kind, topic_id)) and cursor.key()[:1] == kind:
             topic_id = TOPIC_PREFIX.unpack_from(cursor.key())[1]
@@ -328,6 +339,8 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
         dropped = [topic for topic in stored_topics(txn) if topic not in live]
         for topic_id in dropped:
             forget_keys(txn, topic_id)
+        if restored:
+            clear_stale_marks(writer.files, writer.path, writer.uuid, txn)
         txn.put(META_KEY, tail.pack())
         txn.commit()
     except IndexFault as error:

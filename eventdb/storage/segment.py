@@ -8,6 +8,7 @@ only rule: stores happen with the writer lock held and past the committed end.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from zlib import crc32
 
 from eventdb.config import FIRST_SEGMENT_ROWS, MAX_SEGMENT_ROWS, SEGMENT_GROWTH
@@ -17,7 +18,9 @@ from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     COLUMN,
     COLUMN_CODED,
+    COLUMN_MARKS,
     COLUMN_NULLABLE,
+    COLUMN_OFFSETS,
     COLUMN_PLAIN,
     CRC,
     NO_MAX_TIME,
@@ -26,6 +29,7 @@ from eventdb.storage.format import (
     SEGMENT,
     SEGMENT_HEAD,
     SEGMENT_MAGIC,
+    SUPERSEDED_BY,
     TIME_STRIDE_ROWS,
     TYPE_CODES,
     TYPE_NAMES,
@@ -57,8 +61,10 @@ class ColumnLayout:
         "coded",
         "heap_bytes",
         "heap_position",
+        "marks",
         "null_position",
         "nullable",
+        "offsets",
         "plain",
         "struct_code",
         "text",
@@ -72,21 +78,30 @@ class ColumnLayout:
         self.nullable = bool(flags & COLUMN_NULLABLE)
         self.coded = bool(flags & COLUMN_CODED)
         self.plain = bool(flags & COLUMN_PLAIN)
+        self.marks = bool(flags & COLUMN_MARKS)
+        self.offsets = bool(flags & COLUMN_OFFSETS)
         self.width = width
         self.heap_bytes = heap_bytes
         self.text = TYPE_NAMES.get(type_code) == "VARCHAR"
         self.struct_code = "q" if self.plain else "i" if self.coded else _STRUCT_CODES[TYPE_NAMES[type_code]]
         self.null_position = self.value_position = self.heap_position = 0
 
-    def pack(self) -> bytes:
+    @property
+    def flags(self) -> int:
         flags = self.nullable * COLUMN_NULLABLE | self.coded * COLUMN_CODED | self.plain * COLUMN_PLAIN
-        return COLUMN.pack(self.type_code, flags, self.width, self.heap_bytes)
+        return flags | self.marks * COLUMN_MARKS | self.offsets * COLUMN_OFFSETS
+
+    def pack(self) -> bytes:
+        return COLUMN.pack(self.type_code, self.flags, self.width, self.heap_bytes)
 
 
 class SegmentLayout:
     """Capacity and columns of a segment; every position follows from them."""
 
-    __slots__ = ("append_position", "capacity", "coded", "columns", "descriptor", "plain", "size_bytes")
+    __slots__ = (
+        "append_position", "capacity", "coded", "columns", "descriptor", "generation", "marks", "offsets", "plain",
+        "size_bytes",
+    )  # fmt: skip
 
     def __init__(self, capacity: int, columns: Sequence[ColumnLayout]) -> None:
         self.capacity = capacity
@@ -106,6 +121,9 @@ class SegmentLayout:
         self.size_bytes = align(position + capacity * 8, PAGE_BYTES)
         self.coded = tuple(i for i, column in enumerate(self.columns) if column.coded)
         self.plain = tuple(i for i, column in enumerate(self.columns) if column.plain)
+        self.marks = next((i for i, column in enumerate(self.columns) if column.marks), -1)
+        self.offsets = next((i for i, column in enumerate(self.columns) if column.offsets), -1)
+        self.generation = self.columns[self.offsets].heap_bytes if self.offsets >= 0 else 0
 
     def pack(self, min_time: int = NO_MIN_TIME, max_time: int = NO_MAX_TIME) -> bytes:
         """The SEGMENT value of the index."""
@@ -145,6 +163,7 @@ class SegmentLayout:
         columns = []
         for i, field in enumerate(schema.fields):
             flags = COLUMN_NULLABLE if field.nullable else 0
+            flags |= COLUMN_MARKS if field.name == SUPERSEDED_BY else 0
             width, heap = field.type.width_bytes, 0
             if i in plain:
                 flags |= COLUMN_PLAIN
@@ -178,14 +197,25 @@ class Segment:
             self.memory[c.null_position : c.null_position + capacity] if c.nullable else None for c in layout.columns
         ]
 
+    def row_at(self, offset: int) -> int:
+        """The first row whose offset is `offset` or more."""
+        if self.layout.offsets < 0:
+            return offset - self.base
+        return bisect_left(self.value_views[self.layout.offsets], offset)
+
     def heap_end(self, column: int, row: int) -> int:
         """Heap bytes used by the rows before `row` of a plain column."""
         return self.value_views[column][row - 1] if row else 0
 
     def regions(self, row: int, count: int) -> list[tuple[int, int]]:
-        """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order."""
+        """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order.
+
+        Marks are not part of it: they change after the rows were written, and have records of their own.
+        """
         found = []
         for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
             if column.nullable:
                 found.append((column.null_position + row, count))
             found.append((column.value_position + row * column.width, count * column.width))
@@ -223,6 +253,8 @@ class Segment:
             used += length
 
         for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
             if column.nullable:
                 take(column.null_position + row, count)
             take(column.value_position + row * column.width, count * column.width)
@@ -236,10 +268,20 @@ class Segment:
         take(self.layout.append_position + row * 8, count * 8)
         return used
 
+    def clear_marks(self, row: int, count: int) -> None:
+        """Rows [row, row + count) are current, if they have marks at all."""
+        if self.layout.marks >= 0:
+            position = self.layout.columns[self.layout.marks].value_position + row * 8
+            self.memory[position : position + count * 8] = bytes(count * 8)
+
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         """(offset, append_time_us, values) of rows [row, stop)."""
         lists: list[Any] = []
+        offsets: Sequence[int] = range(self.base + row, self.base + stop)
         for i, column in enumerate(self.layout.columns):
+            if column.offsets:
+                offsets = self.value_views[i][row:stop].tolist()
+                continue
             stored = self.value_views[i][row:stop].tolist()
             view = self.null_views[i]
             nulls = None if view is None else bytes(view[row:stop])
@@ -258,9 +300,7 @@ class Segment:
             lists.append(
                 stored if nulls is None else [None if null else v for v, null in zip(stored, nulls, strict=True)]
             )
-        first = self.base + row
-        times = self.append_times(row, stop)
-        return list(zip(range(first, first + stop - row), times, zip(*lists, strict=True), strict=True))
+        return list(zip(offsets, self.append_times(row, stop), zip(*lists, strict=True), strict=True))
 
     def append_times(self, row: int, stop: int) -> list[int]:
         """Append times of rows [row, stop), in us."""
@@ -290,8 +330,8 @@ class Segment:
         return out
 
 
-def segment_path(directory: str, topic_id: int, partition: int, base: int) -> str:
-    return f"{directory}/{topic_directory(topic_id, partition)}/{segment_name(base)}"
+def segment_path(directory: str, topic_id: int, partition: int, base: int, generation: int = 0) -> str:
+    return f"{directory}/{topic_directory(topic_id, partition)}/{segment_name(base, generation)}"
 
 
 def make_directories(files: Files, directory: str, topic_id: int, partition: int) -> None:
@@ -311,7 +351,7 @@ def create_segment(
     """A new segment file, every byte allocated. A file left by an aborted commit is replaced. Nothing is left when it
     fails."""
     make_directories(files, directory, topic_id, partition)
-    path = segment_path(directory, topic_id, partition, base)
+    path = segment_path(directory, topic_id, partition, base, layout.generation)
     try:
         try:
             fd = files.create(path)
@@ -344,7 +384,7 @@ def open_segment(
     write: bool,
 ) -> Segment:
     """The mapped segment; CorruptionError if the file is missing, short or not the one the index describes."""
-    path = segment_path(directory, topic_id, partition, base)
+    path = segment_path(directory, topic_id, partition, base, layout.generation)
     try:
         fd = files.open(path, write=write)
     except FileNotFoundError:

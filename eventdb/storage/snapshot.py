@@ -102,7 +102,12 @@ class StoreSnapshot:
             if base == state.base:
                 low, high = state.min_time, state.max_time
                 log.newest = (txn_id, base, segment)
-            yield segment, max(start, base) - base, min(stop, end) - base, _time_range(low, high)
+            if segment.layout.offsets < 0:
+                row, last = max(start, base) - base, min(stop, end, base + segment.layout.capacity) - base
+            else:
+                row, last = segment.row_at(start), segment.row_at(min(stop, end))
+            if row < last:
+                yield segment, row, last, _time_range(low, high)
 
     @staticmethod
     def _mapped(log: PartitionLog, base: int, value: bytes) -> Segment:

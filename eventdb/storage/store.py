@@ -30,6 +30,7 @@ from eventdb.storage.directory import (
     create_database,
     ensure_directory,
     ensure_reserve,
+    flush_entries,
     read_format,
     refuse_strangers,
     require_writable,
@@ -47,6 +48,7 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.group import GroupCommit
 from eventdb.storage.head import Head
+from eventdb.storage.keyed import table_schema
 from eventdb.storage.kv import Index
 from eventdb.storage.lock import FORKED
 from eventdb.storage.log import PartitionLog
@@ -220,8 +222,8 @@ class Store:
         return self._try_lock(self._alive_fd, "ALIVE")
 
     def _wait_until_alone(self) -> None:
-        """ALIVE is ours. Nobody has recovered the database since the power failed, and LOCK keeps other writers out: who
-        holds ALIVE is a read-only open that is about to find that out and let go. Going on beside it would skip
+        """ALIVE is ours. Nobody has recovered the database since the power failed, and LOCK keeps other writers out:
+        who holds ALIVE is a read-only open that is about to find that out and let go. Going on beside it would skip
         recovery."""
         deadline = self._clock.monotonic_ns() + LOCK_TIMEOUT_MS * 1_000_000
         while not self._try_alone():
@@ -275,6 +277,8 @@ class Store:
                     f"{path}: an earlier flush failed; close every handle in every process, then reopen", path=path
                 )
             slot = self._newest_slot(write=True)
+            if slot.sequence == 1:
+                flush_entries(files, path)  # nothing was ever committed: its creator may have died before it did this
             restoring = alone and needs_restore(slot, self._clock.boot_id(), poisoned)
             if alone:
                 clear_spill(files, path)
@@ -304,9 +308,10 @@ class Store:
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
         """Everybody locks the same file: had LOCK been replaced, two processes could write at once."""
         inode = self._files.descriptor_identity(lock_fd)[1]
-        if alone:
+        seen = U64.unpack_from(page, SHARED_LOCK)[0]
+        if alone or not seen:  # a power loss empties the page, and a read-only open does not fill it
             page[SHARED_LOCK : SHARED_LOCK + 8] = U64.pack(inode)
-        elif U64.unpack_from(page, SHARED_LOCK)[0] != inode:
+        elif seen != inode:
             raise PoisonedError(
                 f"{self.path}/LOCK was removed or replaced while another process has the database open; "
                 "close every handle in every process, then reopen",
@@ -520,14 +525,21 @@ class Store:
         return self._notifier.wait(self.commit_id, commit_id, timeout_s)
 
     def log(
-        self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0, limits: Limits | None = None
-    ) -> PartitionLog:
+        self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0, *,
+        limits: Limits | None = None, primary_key: tuple[int, ...] = (),
+    ) -> PartitionLog:  # fmt: skip
         """The handle of a partition, the same at each call. `event_time` is a column's position; `limits` are those of
-        its first call, until Retention.limit changes them."""
+        its first call, until Retention.limit changes them.
+
+        `primary_key`, positions too, makes it a table's: its schema then ends in the hidden column of marks (marks.py),
+        and it is written through KeyedWriter only.
+        """
         key = (topic_id, partition)
         log = self._logs.get(key)
         if log is None:
             self._check()
+            if primary_key:
+                schema = table_schema(schema)
             dictionaries: list[DictionaryCache | None] = [
                 self._dictionaries.setdefault((topic_id, i), DictionaryCache(topic_id, i))
                 if field.type.name == "VARCHAR"
@@ -535,7 +547,7 @@ class Store:
                 for i, field in enumerate(schema.fields)
             ]
             made = PartitionLog(
-                self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries
+                self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries, primary_key
             )
             made.limits = limits
             made.fresh = self.snapshot

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from eventdb.batch import Column
     from eventdb.storage.commit import Writer
     from eventdb.storage.files import Files
+    from eventdb.storage.marks import Marks
     from eventdb.storage.notify import Notifier
 
 MAX_KEY_BYTES = 500
@@ -97,6 +98,7 @@ class WriteTransaction:
         self._index_changed = False  # by more than partitions' ends: those may go to the head
         self._ahead: dict[bytes, bytes] = {}
         self._checksums: list[tuple[int, Checksum]] = []  # position among the parts of the record
+        self._marks: Marks | None = None
         self._committing = False
 
     def __enter__(self) -> WriteTransaction:
@@ -426,9 +428,7 @@ class WriteTransaction:
         self._check()
         self._check_key(key)
         self._changed = True
-        self._run(self._txn.delete, b"u" + key)
-        if self._journaled:
-            self._key_ops.append(OP_KEY.pack(OP_DELETE, len(key) + 1, 0) + b"u" + key)
+        self._delete(b"u" + key)
 
     def range(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of the user keys with the prefix, in key order."""
@@ -444,6 +444,11 @@ class WriteTransaction:
         self._run(self._txn.put, key, value)
         if self._journaled:
             self._key_ops.append(OP_KEY.pack(OP_PUT, len(key), len(value)) + key + value)
+
+    def _delete(self, key: bytes) -> None:
+        self._run(self._txn.delete, key)
+        if self._journaled:
+            self._key_ops.append(OP_KEY.pack(OP_DELETE, len(key), 0) + key)
 
     def _run(self, operation: Any, *arguments: bytes) -> None:
         self._index_changed = True
@@ -475,12 +480,16 @@ class WriteTransaction:
         for position, checksum in self._checksums:
             parts[position] = bytes(parts[position]) + U32.pack(checksum.result())
         parts.extend(self._key_ops)
+        if self._marks is not None:
+            for key in self._marks.places():
+                self._mark_dirty(key, False)
+            parts.extend(self._marks.describe())
         self._committing = True
         payload = b"".join(parts) if self._journaled else None
         if payload is None or self._index_changed or not self._commit_head(payload, unsynced):
             for key, state in self._ahead.items():
                 self._run(self._txn.put, key, state)
-            writer.commit(self._txn, payload, bulk=unsynced)
+            writer.commit(self._txn, payload, bulk=unsynced, marks=self._marks)
         for staged in self._staged.values():
             log = staged.log
             log.adopt(staged.state, staged.segment)

@@ -60,7 +60,11 @@ def test_create_topic_takes_the_event_time_from_the_watermark() -> None:
         ("CREATE TOPIC x (a INTEGER) y", "unexpected 'y'"),
         ("CREATE TOPIC x (a INTEGER, KEY (a), KEY (a))", "KEY is given twice"),
         ("CREATE THING x", "CREATE THING is not supported"),
-        ("DROP TABLE x", "DROP TABLE is not supported; write DROP TOPIC"),
+        ("DROP SCHEMA x", "DROP SCHEMA is not supported"),
+        ("CREATE TABLE x (a INTEGER)", "a table needs a PRIMARY KEY; for a log without one write CREATE TOPIC"),
+        ("CREATE TABLE x (a INTEGER PRIMARY KEY, PRIMARY KEY (a))", "PRIMARY KEY is given twice"),
+        ("CREATE TABLE x (a INTEGER, PRIMARY KEY (b))", "PRIMARY KEY: no column 'b'; the columns are a"),
+        ("CREATE TABLE x (a INTEGER DEFAULT 1 PRIMARY KEY)", "DEFAULT on a column is not supported"),
     ],
 )
 def test_a_wrong_create_or_drop_says_what_and_where(sql: str, message: str) -> None:

@@ -66,7 +66,8 @@ def test_every_row_has_the_append_time_of_its_commit_wherever_reading_begins(sto
         for start in range(len(times)):
             stop = min(len(times), start + chance.choice([1, 3, 50]))
             assert [t for chunk in snapshot.rows(log, start, stop) for _, t, _ in chunk] == times[start:stop]
-            assert [t for s in snapshot.slices(log, start, stop) for t in s.append_times().tolist()] == times[start:stop]
+            slices = snapshot.slices(log, start, stop)
+            assert [t for part in slices for t in part.append_times().tolist()] == times[start:stop]
 
 
 @pytest.mark.parametrize("by_column", [True, False])
@@ -76,7 +77,7 @@ def test_nothing_of_an_aborted_commit_shines_through_a_batch(store: Store, by_co
     with store.write() as transaction:
         transaction.append_columns(log, as_columns(SCHEMA, expected))
     for aborted, kept in ((50, 40), (9, 30)):  # into room left of a segment, and on into segments of their own
-        with pytest.raises(ZeroDivisionError), store.write() as transaction:
+        with pytest.raises(ZeroDivisionError), store.write() as transaction:  # noqa: PT012
             scrap = rows_of(aborted, nulls=True, first=900)
             if by_column:
                 transaction.append_columns(log, as_columns(SCHEMA, scrap))

@@ -175,20 +175,6 @@ def record_applied_in_part(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RecordApplier, "apply", apply)
 
 
-def head_folded_without_pin(patch: pytest.MonkeyPatch) -> None:
-    """The commit that folds the head may reuse pages of the newest checkpoint, which is the older state still."""
-
-    def sync_point(self: Writer, *, clean: bool = False) -> None:
-        self.fold()
-        tail, dirty = self._save_checkpoint(clean=clean)
-        if not clean:
-            self._unmark(dirty)
-        self._delete_journals(tail, everything=clean)
-        self._reset_counters()
-
-    patch.setattr(Writer, "sync_point", sync_point)
-
-
 def dirty_mark_overwritten(patch: pytest.MonkeyPatch) -> None:
     """That a segment's file is new is forgotten by the next process that writes to it: its directory is not flushed."""
 
@@ -198,45 +184,16 @@ def dirty_mark_overwritten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WriteTransaction, "_mark_dirty", mark)
 
 
-class Anything(int):
-    """Equal to every number."""
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = int.__hash__
-
-
-def head_sequence_ignored(patch: pytest.MonkeyPatch) -> None:
-    """A process that committed does not look whether another one did since."""
-    whole = Head.sequence
-    patch.setattr(Head, "sequence", lambda self: Anything(whole(self)))
-
-
-def index_commit_not_announced(patch: pytest.MonkeyPatch) -> None:
-    """An index transaction leaves the head's sequence alone until it is over."""
-
-    def commit_txn(self: Writer, txn: Any) -> None:
-        txn.commit()
-        self.ahead = {}
-        self.sequence = self.head.write(b"")
-
-    patch.setattr(Writer, "commit_txn", commit_txn)
+def commits_of_others_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A process that committed goes on from there, whatever others did since."""
+    whole = Writer.reload
+    patch.setattr(Writer, "reload", lambda self, txn: None if self.last_txn >= 0 else whole(self, txn))
 
 
 def dictionary_not_refreshed(patch: pytest.MonkeyPatch) -> None:
     """Codes that another process gave after the first look are not known."""
     whole = DictionaryCache.refresh
     patch.setattr(DictionaryCache, "refresh", lambda self, txn: None if self.values else whole(self, txn))
-
-
-def journal_not_reopened(patch: pytest.MonkeyPatch) -> None:
-    """After another process rolled the journal, records still go to the old file."""
-    whole = Writer._open_tail
-    patch.setattr(Writer, "_open_tail", lambda self: self.journal.file or whole(self))
 
 
 def prepared_without_checkpoint(patch: pytest.MonkeyPatch) -> None:
@@ -289,25 +246,24 @@ PLANTS = [
     (directories_not_flushed, "commit", 1),
     (record_before_bulk, "commit", 1),
     (record_applied_in_part, "os", 1),
-    (head_folded_without_pin, "os", 3),
     (dirty_mark_overwritten, "os", 3),
-    (head_sequence_ignored, "os", 3),
-    (index_commit_not_announced, "os", 3),
+    (commits_of_others_ignored, "os", 3),
     (dictionary_not_refreshed, "os", 3),
-    (journal_not_reopened, "os", 3),
     (prepared_without_checkpoint, "os", 3),
-    (pins_of_others_dropped, "os", 3),
+    pytest.param(pins_of_others_dropped, "os", 3, marks=pytest.mark.campaign),  # needs a hundred seeds
     (readers_know_their_own_head_only, "os", 3),
 ]
 
 
-@pytest.mark.parametrize(("plant", "durability", "processes"), PLANTS, ids=[plant.__name__ for plant, _, _ in PLANTS])
+@pytest.mark.parametrize(
+    ("plant", "durability", "processes"), PLANTS, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_a_planted_bug_is_caught(
     tmp_path: Path, watch: list[Simulation], monkeypatch: pytest.MonkeyPatch, plant: Any, durability: str,
     processes: int,
 ) -> None:  # fmt: skip
     plant(monkeypatch)
-    for seed in range(40):
+    for seed in range(40 if plant is not pins_of_others_dropped else 400):
         try:
             simulate(tmp_path, watch, seed, durability, 14 if processes == 1 else 8, processes)
         except (AssertionError, StorageError, IndexError, ValueError, lmdb.Error) as error:

@@ -1,0 +1,284 @@
+"""Tables in storage: a log whose rows have a key, an index of the newest row of each key, and marks on the others.
+
+KeyedWriter changes a table inside a write transaction, so under the writer lock: what it reads is what it replaces, and
+rows, marks and keys become visible in one commit. current_row() reads one row of a snapshot through the index.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from eventdb.errors import ConstraintError, CorruptionError, UsageError
+from eventdb.schema import BIGINT, Field, Schema
+from eventdb.storage.format import SEGMENT_KEY, SUPERSEDED_BY, TABLE, U64, row_key_prefix, segment_key, table_key
+from eventdb.storage.keys import index_key, is_digest, key_encoder
+from eventdb.storage.kv import reading, scan
+from eventdb.storage.marks import Marks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment import Segment
+    from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.transaction import WriteTransaction
+
+    Row = tuple[Any, ...]
+
+_CURRENT = (0,)
+
+
+def table_schema(schema: Schema) -> Schema:
+    """The columns of a table's log: those of the table and the hidden one of marks."""
+    return Schema([*schema.fields, Field(SUPERSEDED_BY, BIGINT, nullable=False)])
+
+
+class KeyedWriter:
+    """Changes of one table in one transaction, in the order they are asked for. Rows are tuples of physical values in
+    the order of the table's columns; keys are what `key_of` gives."""
+
+    def __init__(self, transaction: WriteTransaction, log: PartitionLog, name: str) -> None:
+        transaction.end_offset(log)  # the log's state is current
+        self.transaction = transaction
+        self.log = log
+        self.name = name
+        self._txn = transaction._txn
+        self._prefix = row_key_prefix(log.topic_id, log.partition)
+        self._count_key = table_key(log.topic_id, log.partition)
+        self._encode = key_encoder(log.schema, log.primary_key)
+        self._bases: list[int] | None = None
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def encode_key(self, values: Sequence[Any]) -> bytes:
+        """The bytes of the physical values of the key columns."""
+        return self._encode(values)
+
+    def key_of(self, row: Row) -> bytes:
+        return self._encode([row[i] for i in self.log.primary_key])
+
+    def find(self, key: bytes) -> int:
+        """The offset of the row that has the key now, this transaction's changes included; -1 if none has."""
+        place = index_key(self._prefix, key)
+        value = self._txn.get(place)
+        if value is None:
+            return -1
+        if not is_digest(place, self._prefix):
+            return U64.unpack(value)[0]  # type: ignore[no-any-return]
+        for (offset,) in U64.iter_unpack(value):
+            if self.key_of(self.row(offset)) == key:
+                return offset  # type: ignore[no-any-return]
+        return -1
+
+    def row(self, offset: int) -> Row:
+        """The values of a row, this transaction's own included."""
+        log, segment = self.log, self._segment(offset)
+        staged = self.transaction._staged.get(log)
+        dictionaries: list[Any] = list(log.dictionaries)
+        for i, pending in () if staged is None else staged.pending.items():
+            dictionary = log.dictionaries[i]
+            assert dictionary is not None
+            dictionaries[i] = _Values([*dictionary.values, *pending])
+        at = segment.row_at(offset)
+        values: Row = segment.read_rows(at, at + 1, dictionaries)[0][2]
+        return values[:-1]
+
+    def count(self) -> int:
+        """The rows the table has."""
+        return self.counters()[0]
+
+    def counters(self) -> tuple[int, int]:
+        """(rows, versions that compaction removed)."""
+        value = self._txn.get(self._count_key)
+        return (0, 0) if value is None else TABLE.unpack(value)
+
+    def _segment(self, offset: int) -> Segment:
+        staged = self.transaction._staged.get(self.log)
+        if staged is not None:
+            for base in reversed(staged.created):
+                if offset >= base:
+                    return staged.created[base][0]
+        bases = self._bases
+        if bases is None:
+            prefix = segment_key(self.log.topic_id, self.log.partition, 0)[:-8]
+            bases = self._bases = [SEGMENT_KEY.unpack(key)[3] for key, _ in scan(self._txn, prefix)]
+        return self.log.markable(self._txn, bases[bisect_right(bases, offset) - 1])
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def put(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int:
+        """Each row takes the place of the row with its key, if there is one. Returns the offset of the first."""
+        first = self._append(rows)
+        fresh = 0
+        for offset, key in enumerate(keys, first):
+            old = self.find(key)
+            if old < 0:
+                fresh += 1
+            else:
+                self._supersede(old, offset)
+            self._point(key, offset, old)
+        self._grow(fresh)
+        return first
+
+    def insert(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int:
+        """The offset of the first row. ConstraintError if a key is taken, also by an earlier row of this call: the
+        transaction must end then."""
+        first = self._append(rows)
+        for offset, key in enumerate(keys, first):
+            if self.find(key) >= 0:
+                raise self.taken(rows[offset - first])
+            self._point(key, offset, -1)
+        self._grow(len(keys))
+        return first
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        """How many of the keys had a row; none has one now."""
+        found = {key: offset for key in keys if (offset := self.find(key)) >= 0}
+        if found:
+            self._bury(list(found), list(found.values()), [self.row(offset) for offset in found.values()])
+        return len(found)
+
+    def remove(self, offsets: Sequence[int], rows: Sequence[Row]) -> int:
+        """The current rows, at the offsets, are deleted. Returns the offset of the first tombstone."""
+        return self._bury([self.key_of(row) for row in rows], offsets, rows)
+
+    def replace(self, offsets: Sequence[int], old: Sequence[Row], new: Sequence[Row]) -> list[int]:
+        """The current rows `old`, at the offsets, become `new`; returns their new offsets. A row whose key changes is
+        deleted and inserted: its new key must be free once all are done, or ConstraintError as in `insert`."""
+        places = [-1] * len(new)
+        before, after = [self.key_of(row) for row in old], [self.key_of(row) for row in new]
+        moved = [i for i, key in enumerate(before) if key != after[i]]
+        kept = [i for i, key in enumerate(before) if key == after[i]]
+        if moved:
+            self._bury([before[i] for i in moved], [offsets[i] for i in moved], [old[i] for i in moved])
+        if kept:
+            first = self._append([new[i] for i in kept])
+            for offset, i in enumerate(kept, first):
+                places[i] = offset
+                self._supersede(offsets[i], offset)
+                self._point(after[i], offset, offsets[i])
+        if moved:
+            first = self.insert([new[i] for i in moved], [after[i] for i in moved])
+            for offset, i in enumerate(moved, first):
+                places[i] = offset
+        return places
+
+    def taken(self, row: Row) -> ConstraintError:
+        """The error of a key that a row has already."""
+        from eventdb.values import decode_value
+
+        fields = [self.log.schema.fields[i] for i in self.log.primary_key]
+        values = [decode_value(field.type, row[i]) for field, i in zip(fields, self.log.primary_key, strict=True)]
+        shown = ", ".join(f"{field.name} = {value!r:.80}" for field, value in zip(fields, values, strict=True))
+        columns = ", ".join(field.name for field in fields)
+        return ConstraintError(
+            f"table {self.name!r} has a row with the primary key {shown} already; to replace it use put(row) or "
+            f"INSERT ... ON CONFLICT ({columns}) DO UPDATE, to keep it ON CONFLICT DO NOTHING",
+            table=self.name,
+            key=values[0] if len(values) == 1 else tuple(values),
+        )
+
+    def _append(self, rows: Sequence[Row]) -> int:
+        if not self.transaction._journaled:
+            raise UsageError(f"table {self.name!r} cannot be changed by an unjournaled transaction")
+        return self.transaction.append_rows(self.log, [row + _CURRENT for row in rows])
+
+    def _bury(self, keys: Sequence[bytes], offsets: Sequence[int], rows: Sequence[Row]) -> int:
+        """Tombstones for the rows at the offsets; returns the offset of the first."""
+        first = self._append(rows)
+        for grave, key, offset in zip(range(first, first + len(keys)), keys, offsets, strict=True):
+            self._supersede(offset, grave)
+            self._supersede(grave, grave)
+            self._forget(key, offset)
+        self._grow(-len(keys))
+        return first
+
+    def _supersede(self, offset: int, by: int) -> None:
+        marks = self.transaction._marks
+        if marks is None:
+            marks = self.transaction._marks = Marks()
+        segment = self._segment(offset)
+        marks.add(self.log, segment, segment.row_at(offset), by)
+
+    def _grow(self, rows: int) -> None:
+        if rows:
+            before, removed = self.counters()
+            self.transaction._put(self._count_key, TABLE.pack(before + rows, removed))
+
+    def _point(self, key: bytes, offset: int, old: int) -> None:
+        """The index says that the key's row is at the offset, and no more at `old`."""
+        place = index_key(self._prefix, key)
+        value = U64.pack(offset)
+        if is_digest(place, self._prefix):
+            value = b"".join(U64.pack(other) for other in self._others(place, old)) + value
+        self.transaction._put(place, value)
+
+    def _forget(self, key: bytes, old: int) -> None:
+        place = index_key(self._prefix, key)
+        others = list(self._others(place, old)) if is_digest(place, self._prefix) else []
+        if others:
+            self.transaction._put(place, b"".join(map(U64.pack, others)))
+        else:
+            self.transaction._delete(place)
+
+    def _others(self, place: bytes, offset: int) -> Iterator[int]:
+        """The rows with other keys of the same digest."""
+        for (other,) in U64.iter_unpack(self._txn.get(place) or b""):
+            if other != offset:
+                yield other
+
+
+class _Values:
+    """A dictionary that has the values of an unfinished transaction too."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: list[str]) -> None:
+        self.values = values
+
+
+def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: Sequence[Any]) -> tuple[int, int, Row] | None:
+    """(offset, append_time_us, values) of the row that has the key in the snapshot, None if none has. No scan."""
+    txn = snapshot.transaction()
+    prefix = row_key_prefix(log.topic_id, log.partition)
+    encode = key_encoder(log.schema, log.primary_key)
+    wanted = encode(key)
+    place = index_key(prefix, wanted)
+    value = txn.get(place)
+    if value is None:
+        return None
+    for (offset,) in U64.iter_unpack(value):
+        segment = _segment_at(txn, log, offset)
+        at = segment.row_at(offset)
+        try:
+            found = segment.read_rows(at, at + 1, log.dictionaries)[0]
+        except IndexError:  # a string this process has not met
+            for dictionary in log.dictionaries:
+                if dictionary is not None:
+                    dictionary.refresh(txn)
+            found = segment.read_rows(at, at + 1, log.dictionaries)[0]
+        row = found[2][:-1]
+        if not is_digest(place, prefix) or encode([row[i] for i in log.primary_key]) == wanted:
+            return offset, found[1], row
+    return None
+
+
+def row_count(snapshot: StoreSnapshot, log: PartitionLog) -> int:
+    """The rows a table has in the snapshot."""
+    value = snapshot.transaction().get(table_key(log.topic_id, log.partition))
+    return 0 if value is None else TABLE.unpack(value)[0]
+
+
+def _segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
+    """The segment that holds the offset."""
+    target = segment_key(log.topic_id, log.partition, offset)
+    with reading(txn.path):
+        cursor = txn.cursor()
+        found = cursor.set_range(target) and cursor.key() == target
+        if not found:
+            found = cursor.prev() if cursor.key() else cursor.last()
+        if found and cursor.key().startswith(target[:-8]):
+            return log.mapped(SEGMENT_KEY.unpack(cursor.key())[3], cursor.value())
+    raise CorruptionError(f"topic {log.topic_id}: the index of keys names offset {offset}, which no segment holds")

@@ -1,0 +1,82 @@
+"""The key of a table's row: its values as bytes, and where the index keeps the offset of the row that has it now.
+
+Bytes of different keys differ, and they sort as the values do. A key too long for the index is kept under its digest,
+with the offsets of all rows whose keys have that digest: whoever looks for one compares the rows.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from eventdb.storage.format import KEY_DIGEST, KEY_LIMIT_BYTES, KEY_WHOLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from eventdb.schema import Schema
+
+_ENCODERS: dict[tuple[str, ...], Callable[[Sequence[Any]], bytes]] = {}
+_SIGN = 1 << 63
+_ALL = (1 << 64) - 1
+
+
+def key_encoder(schema: Schema, positions: Sequence[int]) -> Callable[[Sequence[Any]], bytes]:
+    """encode(values of the key columns, physical, none of them None) -> bytes."""
+    names = tuple(schema.fields[i].type.name for i in positions)
+    found = _ENCODERS.get(names)
+    if found is None:
+        parts = [_text if n == "VARCHAR" else _blob if n == "BLOB" else _float if n == "FLOAT" else
+                 _double if n == "DOUBLE" else _integer for n in names]  # fmt: skip
+        if len(parts) == 1:
+            (only,) = parts
+
+            def found(values: Sequence[Any]) -> bytes:
+                return only(values[0])
+        else:
+
+            def found(values: Sequence[Any]) -> bytes:
+                return b"".join([part(value) for part, value in zip(parts, values, strict=True)])
+
+        _ENCODERS[names] = found
+    return found
+
+
+def _integer(value: int) -> bytes:
+    return (int(value) + _SIGN).to_bytes(8, "big")
+
+
+def _double(value: float) -> bytes:
+    if value != value:
+        return b"\xff" * 8  # every NaN is one key, after all numbers
+    (bits,) = struct.unpack("<Q", struct.pack("<d", value + 0.0))  # -0.0 equals 0.0
+    return (bits ^ (_ALL if bits & _SIGN else _SIGN)).to_bytes(8, "big")  # type: ignore[no-any-return]
+
+
+def _float(value: float) -> bytes:
+    return _double(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def _blob(value: bytes) -> bytes:
+    return value.replace(b"\0", b"\0\xff") + b"\0\0"
+
+
+def _text(value: str) -> bytes:
+    return _blob(value.encode("utf-8", "surrogatepass"))
+
+
+def _digest(key: bytes) -> bytes:
+    from hashlib import blake2b
+
+    return blake2b(key, digest_size=32).digest()
+
+
+def index_key(prefix: bytes, key: bytes) -> bytes:
+    """The index key of an encoded key."""
+    return prefix + (KEY_WHOLE + key if len(key) <= KEY_LIMIT_BYTES else KEY_DIGEST + _digest(key))
+
+
+def is_digest(found: bytes, prefix: bytes) -> bool:
+    """Whether an index key stands for every key of its digest."""
+    return found[len(prefix) : len(prefix) + 1] == KEY_DIGEST

@@ -1,0 +1,192 @@
+"""INSERT, UPDATE and DELETE on tables: what a bound statement does inside a write transaction.
+
+The rows a statement works on are found at a snapshot; they count only if nothing they come from has changed when the
+writer lock is held (`is_current`), so every statement does what it would do alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from eventdb.batch import Array, Column, RecordBatch
+from eventdb.errors import SchemaMismatch
+from eventdb.logical.plan import Plan, Scan
+from eventdb.physical.context import QueryContext
+from eventdb.physical.evaluate import evaluate
+from eventdb.result import Result
+from eventdb.schema import BIGINT, DataType, Schema
+from eventdb.sql import statements as st
+from eventdb.storage.keyed import KeyedWriter
+from eventdb.storage.transaction import WriteTransaction
+from eventdb.table import Table
+
+Row = tuple[Any, ...]
+
+
+class TableChange:
+    """One execution of a statement: `read` rows, then `apply` them."""
+
+    def __init__(self, table: Table, statement: st.InsertRows | st.Update | st.Delete) -> None:
+        self._table = table
+        self._statement = statement
+        self._schema = table.schema
+        self._rows: list[Row] = []
+        self._ends: dict[int, int] = {}  # end offset by topic id of everything the rows come from
+        self._done: list[tuple[int, Row]] = []  # (offset, row) of what RETURNING returns
+
+    def read(self, batches: Sequence[RecordBatch], plan: Plan, context: QueryContext) -> None:
+        """The rows of the statement's plan, and what they depend on."""
+        self._rows = [row for batch in batches for row in rows_of(batch.columns)]
+        self._ends = {scan.topic_id: context.snapshot.offsets(context.logs(scan.topic_id))[1] for scan in _scans(plan)}
+
+    def is_current(self, transaction: WriteTransaction, logs: Callable[[int], Any]) -> bool:
+        """Whether nothing was committed meanwhile to the topics and tables the rows come from."""
+        return all(transaction.end_offset(logs(topic_id)) == end for topic_id, end in self._ends.items())
+
+    def apply(self, transaction: WriteTransaction) -> Result:
+        """The change, in the transaction. ConstraintError and SchemaMismatch mean that it must not be committed."""
+        self._table._check_usable()
+        writer = KeyedWriter(transaction, self._table._log, self._table.name)
+        statement = self._statement
+        if isinstance(statement, st.InsertRows):
+            self._insert(writer, statement)
+        elif isinstance(statement, st.Update):
+            self._update(writer)
+        else:
+            self._delete(writer)
+        return self._result(statement.returning)
+
+    # --- statements ---------------------------------------------------------------------------------------------------
+
+    def _insert(self, writer: KeyedWriter, statement: st.InsertRows) -> None:
+        width = len(self._schema)
+        rows = []
+        for given in self._rows:
+            values: list[Any] = [None] * width
+            for position, value in zip(statement.columns, given, strict=True):
+                values[position] = value
+            rows.append(tuple(values))
+        _require_values(self._schema, rows)
+        keys = [writer.key_of(row) for row in rows]
+        if statement.conflict is None:
+            self._add(writer, rows, keys)
+        elif statement.conflict.values is None:
+            fresh: dict[bytes, Row] = {}
+            for row, key in zip(rows, keys, strict=True):
+                if key not in fresh and writer.find(key) < 0:
+                    fresh[key] = row
+            self._add(writer, list(fresh.values()), list(fresh))
+        else:
+            self._upsert(writer, rows, keys, statement.conflict)
+
+    def _upsert(self, writer: KeyedWriter, rows: list[Row], keys: list[bytes], conflict: st.Conflict) -> None:
+        """As if row after row was inserted: rows with one key take turns, rows with different keys go together."""
+        waiting = list(range(len(rows)))
+        while waiting:
+            turn: dict[bytes, int] = {}
+            later = [i for i in waiting if turn.setdefault(keys[i], i) != i]
+            places = {i: writer.find(key) for key, i in turn.items()}
+            fresh = [i for i, offset in places.items() if offset < 0]
+            taken = [i for i, offset in places.items() if offset >= 0]
+            self._add(writer, [rows[i] for i in fresh], [keys[i] for i in fresh])
+            if taken:
+                offsets = [places[i] for i in taken]
+                old = [writer.row(offset) for offset in offsets]
+                self._replace(writer, *self._resolved(conflict, offsets, old, [rows[i] for i in taken]))
+            waiting = later
+
+    def _resolved(
+        self, conflict: st.Conflict, offsets: list[int], old: list[Row], new: list[Row]
+    ) -> tuple[list[int], list[Row], list[Row]]:
+        """Offsets, rows and new rows of what DO UPDATE changes."""
+        types = [*self._schema.types, *self._schema.types]
+        values = zip(*[(*a, *b) for a, b in zip(old, new, strict=True)], strict=True)
+        columns = [column_of(type, list(column)) for type, column in zip(types, values, strict=True)]
+        batch = RecordBatch([""] * len(columns), columns)
+        if conflict.where is not None:
+            chosen = evaluate(conflict.where, batch)
+            keep: Array = chosen.values if chosen.validity is None else chosen.values & chosen.validity
+            batch = batch.filter(keep)
+            offsets = [offset for offset, kept in zip(offsets, keep.tolist(), strict=True) if kept]
+            old = [row for row, kept in zip(old, keep.tolist(), strict=True) if kept]
+        if not offsets:
+            return [], [], []
+        assert conflict.values is not None
+        return offsets, old, list(rows_of([evaluate(value, batch) for value in conflict.values]))
+
+    def _update(self, writer: KeyedWriter) -> None:
+        width = len(self._schema)
+        self._replace(
+            writer, [row[width] for row in self._rows], [row[:width] for row in self._rows],
+            [row[width + 1 :] for row in self._rows],
+        )  # fmt: skip
+
+    def _delete(self, writer: KeyedWriter) -> None:
+        width = len(self._schema)
+        rows = [row[:width] for row in self._rows]
+        if rows:
+            first = writer.remove([row[width] for row in self._rows], rows)
+            self._done += enumerate(rows, first)
+
+    def _add(self, writer: KeyedWriter, rows: list[Row], keys: list[bytes]) -> None:
+        if rows:
+            self._done += enumerate(rows, writer.insert(rows, keys))
+
+    def _replace(self, writer: KeyedWriter, offsets: list[int], old: list[Row], new: list[Row]) -> None:
+        if new:
+            _require_values(self._schema, new)
+            self._done += zip(writer.replace(offsets, old, new), new, strict=True)
+
+    def _result(self, returning: tuple[int, ...] | None) -> Result:
+        if returning is None:
+            return Result([], [], [], rowcount=len(self._done))
+        names = ["_offset" if i < 0 else self._schema.names[i] for i in returning]
+        types = [BIGINT if i < 0 else self._schema.types[i] for i in returning]
+        columns = [
+            column_of(type, [offset if i < 0 else row[i] for offset, row in self._done])
+            for i, type in zip(returning, types, strict=True)
+        ]
+        return Result(names, types, [RecordBatch(names, columns)] if self._done else [])
+
+
+def rows_of(columns: Sequence[Column]) -> Iterator[Row]:
+    """Tuples of physical values: str and bytes decoded, NULL as None."""
+    lists = []
+    for column in columns:
+        raw = column.decoded().tolist() if column.type.is_coded else column.values.tolist()
+        if column.validity is not None:
+            raw = [v if ok else None for v, ok in zip(raw, column.validity.tolist(), strict=True)]
+        lists.append(raw)
+    return zip(*lists, strict=True)
+
+
+def column_of(type: DataType, values: list[Any]) -> Column:
+    """The column of physical values, None = NULL."""
+    if type.is_coded:
+        return Column.encode(type, values)
+    present = np.array([v is not None for v in values], dtype=bool)
+    numbers = np.array([0 if v is None else v for v in values], dtype=type.physical)
+    return Column(type, numbers, None if present.all() else present)
+
+
+def _require_values(schema: Schema, rows: Sequence[Row]) -> None:
+    """SchemaMismatch for a NULL in a NOT NULL column."""
+    for index, field in enumerate(schema):
+        if not field.nullable:
+            for number, row in enumerate(rows):
+                if row[index] is None:
+                    raise SchemaMismatch(
+                        f"column {field.name!r} is {field.type} NOT NULL: row {number} holds NULL",
+                        column=field.name,
+                        expected=f"{field.type} NOT NULL",
+                    )
+
+
+def _scans(plan: Plan) -> Iterator[Scan]:
+    if isinstance(plan, Scan):
+        yield plan
+    for child in plan.children:
+        yield from _scans(child)
