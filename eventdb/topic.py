@@ -260,7 +260,7 @@ class Topic:
             raise UsageError(f"offset is an integer, not {offset!r}")
         if offset > latest or offset < 0:
             raise self._out_of_range(log, "offset", offset, earliest, latest)
-        return self._store.trim(log, offset)
+        return self._store.retention.trim(log, offset)
 
     def read(
         self,

@@ -145,7 +145,8 @@ class Retention:
         return report
 
     def trim(self, log: PartitionLog, start: int) -> int:
-        """See Store.trim."""
+        """Offsets below `start` are gone for good; returns the log's start. Their files go as soon as no reader needs
+        them. Works on a full disk."""
         report = Report()
         report.segments_dropped = self._commit([(log, start)], [])
         self._collect(report)

@@ -554,11 +554,6 @@ class Store:
             log = self._logs.setdefault(key, made)
         return log
 
-    def trim(self, log: PartitionLog, start: int) -> int:
-        """Offsets below `start` are gone for good; returns the log's start. Their files go as soon as no reader needs
-        them. Works on a full disk."""
-        return self.retention.trim(log, start)
-
     # -- looking -------------------------------------------------------------------------------
 
     def check(self, deep: bool = False) -> list[str]:
