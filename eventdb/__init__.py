@@ -51,6 +51,7 @@ from eventdb.errors import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from eventdb.care import check, repair, restore
     from eventdb.database import Database, open
     from eventdb.event import Event, Position
     from eventdb.producer import Producer
@@ -74,7 +75,10 @@ _LAZY = {
     "Table": "eventdb.table",
     "Topic": "eventdb.topic",
     "Transaction": "eventdb.transaction",
+    "check": "eventdb.care",
     "open": "eventdb.database",
+    "repair": "eventdb.care",
+    "restore": "eventdb.care",
 }
 
 __all__ = [
@@ -124,7 +128,10 @@ __all__ = [
     "UsageError",
     "ViewFailed",
     "__version__",
+    "check",
     "open",
+    "repair",
+    "restore",
 ]
 
 

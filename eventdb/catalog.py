@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import threading
 import time
+from zlib import crc32
 
 import apsw
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS = 30_000
 PRIMARY_KEY = "primary_key"  # the option that holds a table's key: positions of columns
+_CONTENT = ("topics", "views")
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS topics (
@@ -47,6 +50,7 @@ CREATE TABLE IF NOT EXISTS topics (
 CREATE TABLE IF NOT EXISTS views (
   id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE COLLATE NOCASE, sql TEXT NOT NULL,
   schema TEXT NOT NULL, output_topic_id INTEGER, created_us INTEGER NOT NULL, state TEXT NOT NULL, error TEXT) STRICT;
+CREATE TABLE IF NOT EXISTS sums (id INTEGER PRIMARY KEY, crc INTEGER NOT NULL) STRICT;
 """
 
 
@@ -168,6 +172,33 @@ def _harden(connection: apsw.Connection) -> None:
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
 
 
+def _refuse_foreign(path: str, read_only: bool) -> None:
+    """Neither the file nor those SQLite keeps beside it lead elsewhere or belong to somebody else. StorageError."""
+    for name in (path, path + "-wal", path + "-shm"):
+        try:
+            status = os.lstat(name)
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise StorageError(f"{name} is a link, or no regular file: a database holds plain files only", path=name)
+        if not read_only and status.st_uid != os.geteuid():
+            raise StorageError(f"{name} belongs to user {status.st_uid}: open the database as its owner", path=name)
+
+
+def _create(path: str) -> None:
+    """The file exists and only its owner may read it. OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
+def _sum(topics: Sequence[Any], views: Sequence[Any]) -> int:
+    """The checksum of the content."""
+    return crc32(repr((list(topics), list(views))).encode())
+
+
 def _topic_of(row: Sequence[Any]) -> TopicInfo:
     id, name, kind, schema, key, event_time, delay_us, idle_us, future_us, options, created_us = row
     fields, chosen = Schema.from_text(schema), dict(line.split("\t", 1) for line in options.splitlines())
@@ -202,6 +233,7 @@ class Catalog:
 
     @staticmethod
     def _open(path: str, read_only: bool) -> apsw.Connection:
+        _refuse_foreign(path, read_only)
         if read_only:
             uri = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?mode=ro"
             if not os.access(os.path.dirname(path), os.W_OK):
@@ -217,7 +249,7 @@ class Catalog:
     @staticmethod
     def _open_for_writing(path: str) -> apsw.Connection:
         fresh = not os.path.exists(path)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        _create(path)
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         if fresh:
@@ -260,8 +292,14 @@ class Catalog:
             with self._connection:
                 topics: list[Any] = self._connection.execute("SELECT * FROM topics ORDER BY id").fetchall()
                 views: list[Any] = self._connection.execute("SELECT * FROM views ORDER BY id").fetchall()
+                noted = self._connection.execute("SELECT crc FROM sums WHERE id = 1").get
         except apsw.Error as error:
             raise _catalog_error(error, self.path) from None
+        if noted != _sum(topics, views) and (topics or views or noted is not None):
+            raise CorruptionError(
+                f"the catalog {self.path} does not verify: what it holds has changed by itself; restore a backup",
+                path=self.path,
+            )
         self._topics = [_topic_of(row) for row in topics]
         self._views = [_view_of(row) for row in views]
         self._topics_by_id = {info.id: info for info in self._topics}
@@ -324,6 +362,22 @@ class Catalog:
             names |= {view.name.lower(): view.name for view in self._views}
         return tuple(names[found] for found in get_close_matches(name.lower(), names, 3))
 
+    def copy_to(self, path: str) -> set[int]:
+        """A copy of the catalog as of one moment, durable, in a file of its own; returns the ids of its topics."""
+        _create(path)
+        try:
+            copy = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+            try:
+                with self._lock, copy.backup("main", self._connection, "main") as running:
+                    while not running.done:
+                        running.step(1000)
+                copy.execute("PRAGMA journal_mode = WAL")
+                return {id for (id,) in copy.execute("SELECT id FROM topics")}
+            finally:
+                copy.close()
+        except apsw.Error as error:
+            raise _catalog_error(error, path) from None
+
     # --- changing -----------------------------------------------------------------------------------------------------
 
     def _change(self, work: Callable[[], T]) -> T:
@@ -334,6 +388,7 @@ class Catalog:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     result = work()
+                    self._note_sum()
                     connection.execute("COMMIT")
                 except BaseException:
                     if connection.in_transaction:
@@ -343,6 +398,11 @@ class Catalog:
                 raise _catalog_error(error, self.path) from None
             self._changes += 1
             return result
+
+    def _note_sum(self) -> None:
+        """SQLite has no checksums: the content gets one, in the transaction that changes it."""
+        rows = [self._connection.execute(f"SELECT * FROM {table} ORDER BY id").fetchall() for table in _CONTENT]
+        self._connection.execute("INSERT OR REPLACE INTO sums VALUES (1, ?)", (_sum(*rows),))
 
     def _refuse_taken(self, name: str) -> None:
         for select in ("SELECT name, kind FROM topics", "SELECT name, 'view' FROM views"):

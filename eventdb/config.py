@@ -28,6 +28,7 @@ DEFAULT_FLUSH_INTERVAL_MS = 100
 # --- index ----------------------------------------------------------------------------------------
 INDEX_MAP_BYTES = 64 * GIB  # address space, not disk
 INDEX_MAX_READERS = 1_024
+INDEX_VERIFY_BYTES = 64 * MIB  # an index up to this size is verified as a whole when the database is opened
 
 # --- processes ------------------------------------------------------------------------------------
 LOCK_TIMEOUT_MS = 30_000

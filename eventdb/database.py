@@ -516,20 +516,44 @@ class Database:
         self._check_writable()
         self._store.checkpoint()
 
-    def check(self, deep: bool = False) -> list[str]:
-        """Problems found in the files, [] when whole. `deep` also reads every row."""
+    def backup(self, path: str | os.PathLike[str]) -> dict[str, object]:
+        """Makes the directory `path` a backup of this moment, while writers go on; a database that opens like any.
+
+        `path` is new or empty, or holds an earlier backup of this database: then only what is new is copied. Returns
+        path, incremental, last_record (of the journal), rows, segments_copied and bytes_copied. If it is interrupted,
+        the old backup is there, or the directory refuses to open until the backup is run again.
+        """
         self._check_open()
-        return self._store.check(deep)
+        return self._store.backup(os.fsdecode(os.fspath(path)), self._catalog.copy_to)
+
+    def check(self, deep: bool = False) -> list[str]:
+        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own.
+
+        `eventdb.check(path)` does the same for a database that does not open.
+        """
+        self._check_open()
+        if not deep:
+            return self._store.check()
+        from eventdb.care import check
+
+        return check(self.path, deep=True)
 
     def stats(self) -> dict[str, object]:
-        """Counters of storage (commits, flushes, bytes), events per topic, rows per table, progress of each view."""
+        """Counters of storage, rows and bytes of each topic and table, the progress of each view, and who reads.
+
+        `write_amplification` is bytes_written (by this process, to devices) / bytes_appended; `oldest_reader_lag` is
+        how many index transactions ago the oldest open reader began: it keeps replaced pages alive.
+        """
+        from eventdb.storage.stats import topic_sizes
+
         self._check_open()
         self._refresh_catalog()
         found = dict(self._store.stats())
         with self._store.snapshot() as snapshot:
-            found["topics"] = {
-                info.name: self._row_count(info, snapshot) for info in self._catalog.topics() if info.kind != "view"
-            }
+            sizes = topic_sizes(snapshot)
+            infos = [info for info in self._catalog.topics() if info.kind != "view"]
+            found["topics"] = {info.name: self._row_count(info, snapshot) for info in infos}
+        found["topic_bytes"] = {info.name: sizes.get(info.id, {}).get("bytes", 0) for info in infos}
         if self._catalog.views():
             found["views"] = self._views_of().stats()
         return found

@@ -34,6 +34,7 @@ MAX_WAITING_BATCHES = 4
 KEPT_RANGES = 5
 
 _STATE = struct.Struct("<IQB")  # epoch, next sequence, ranges kept
+_KEY_PREFIX = b"uw"  # then topic id, "/", producer id
 _RANGE = struct.Struct("<QIQ")  # first sequence, rows, first offset
 
 
@@ -104,7 +105,7 @@ class Producer:
         self.id = id
         self._linger_ns = int(linger_ms * 1e6)
         self._max_rows = max_rows
-        self._key = b"" if id is None else b"uw%d/" % topic._info.id + id.encode()
+        self._key = b"" if id is None else _KEY_PREFIX + b"%d/" % topic._info.id + id.encode()
         self._epoch = 0
         self._ranges: list[tuple[int, int, int]] = []
         self._next_sequence = 0
@@ -319,3 +320,18 @@ class Producer:
         ranges = [*self._ranges, (batch.first_sequence, len(batch.rows), batch.first_offset)][-KEPT_RANGES:]
         transaction.put(self._key, self._state(batch.first_sequence + len(batch.rows), ranges))
         self._ranges = ranges
+
+
+def cut_sequences(store: Any, ends: dict[int, int]) -> None:
+    """Sequences whose events lie behind the new end of their topic (by id) may be sent again. Inside a transaction."""
+    for key, value in list(store.range(_KEY_PREFIX)):
+        end = ends.get(int(key[len(_KEY_PREFIX) :].partition(b"/")[0]), 0)
+        epoch, following, count = _STATE.unpack_from(value)
+        kept = []
+        for first, rows, offset in [_RANGE.unpack_from(value, _STATE.size + i * _RANGE.size) for i in range(count)]:
+            if offset + rows > end:
+                following = min(following, first + max(0, end - offset))
+            if offset < end:
+                kept.append((first, min(rows, end - offset), offset))
+        head = _STATE.pack(epoch, following, len(kept))
+        store.put(key, head + b"".join(_RANGE.pack(*one) for one in kept))

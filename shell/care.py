@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import signal
 import threading
@@ -15,14 +16,38 @@ from .streams import Streams
 
 def check(streams: Streams, path: str, deep: bool) -> int:
     """Verify a database; every problem is a line of stdout. 0 if whole, 1 if not."""
-    with eventdb.open(path, read_only=True) as db:
-        problems = db.check(deep=deep)
+    problems = eventdb.check(path, deep=deep)
     for problem in problems:
         streams.print(problem)
     if problems:
         streams.note(f"error: {path}: {len(problems)} problem{'' if len(problems) == 1 else 's'} found")
         return 1
     streams.print("ok")
+    return 0
+
+
+def repair(streams: Streams, path: str, accept_loss: bool) -> int:
+    """Repair a database; every change and every loss is a line of stdout. 0 if nothing was lost, 1 if something was."""
+    report = eventdb.repair(path, accept_loss=accept_loss)
+    for text in report["repaired"]:
+        streams.print(f"repaired: {text}")
+    for text in report["lost"]:
+        streams.print(f"lost: {text}")
+    if not any(report.values()):
+        streams.print("nothing to repair")
+    return 1 if report["lost"] else 0
+
+
+def backup(streams: Streams, path: str, target: str) -> int:
+    """Back up a database, which may be in use."""
+    with eventdb.open(path, read_only=True) as db:
+        streams.print(format_stats(db.backup(target)))
+    return 0
+
+
+def restore(streams: Streams, path: str, target: str, to_time: dt.datetime | None) -> int:
+    """Make `target` a database with the content of a backup."""
+    streams.print(format_stats(eventdb.restore(path, target, to_time=to_time)))
     return 0
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import os
 import re
 import sys
@@ -52,6 +53,13 @@ def _durability(text: str) -> str:
     if re.fullmatch(r"commit|os|interval(:\d+(\.\d+)?(us|ms|s))?", text):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not commit, interval, interval:100ms or os")
+
+
+def _moment(text: str) -> dt.datetime:
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time like 2026-01-31T12:30:00") from None
 
 
 def _row_count(text: str) -> int:
@@ -118,6 +126,24 @@ def _stats(arguments: argparse.Namespace, streams: Streams) -> int:
     return stats(streams, arguments.path, arguments.json)
 
 
+def _repair(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .care import repair
+
+    return repair(streams, arguments.path, arguments.accept_loss)
+
+
+def _backup(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .care import backup
+
+    return backup(streams, arguments.path, arguments.target)
+
+
+def _restore(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .care import restore
+
+    return restore(streams, arguments.path, arguments.target, arguments.to_time)
+
+
 def _run(arguments: argparse.Namespace, streams: Streams) -> int:
     from .care import run
 
@@ -136,6 +162,9 @@ SUBCOMMANDS: dict[str, tuple[str, Handler]] = {
     "tail": ("the last events of a topic", _tail),
     "run": ("keep views going without a shell", _run),
     "check": ("verify a database", _check),
+    "repair": ("make a damaged database openable again", _repair),
+    "backup": ("copy a database while it is used, or what is new of it", _backup),
+    "restore": ("make a database of a backup", _restore),
     "stats": ("counters of a database", _stats),
 }
 
@@ -190,6 +219,12 @@ def _subcommand_parser(name: str) -> _Parser:
         parser.add_argument("-n", type=_row_count, default=10, metavar="N", help="how many events to begin with (10)")
     if name in ("tail", "stats"):
         parser.add_argument("--json", action="store_true", help="for programs")
+    if name in ("backup", "restore"):
+        parser.add_argument("target", metavar="TARGET", help="the directory to write, new or empty")
+    if name == "restore":
+        parser.add_argument("--to-time", type=_moment, metavar="TIME", help="leave out what came after it (UTC)")
+    if name == "repair":
+        parser.add_argument("--accept-loss", action="store_true", help="lose what cannot be rebuilt; it is named")
     if name == "check":
         parser.add_argument("--deep", action="store_true", help="read and verify every byte")
     if name in ("import", "run"):

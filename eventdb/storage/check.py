@@ -9,6 +9,7 @@ from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, dicti
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
+from eventdb.storage.sums import read_sum, verify_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,9 +67,10 @@ def _check_partition(
                 )
                 continue
             segment = open_segment(files, path, uuid, topic_id, partition, base, layout, write=False)
-            problems += [
-                f"{where}: segment {base}: {text}" for text in _check_rows(txn, topic_id, segment, rows, deep)
-            ]
+            found = _check_rows(txn, topic_id, segment, rows, deep)
+            if deep:
+                found += verify_rows(segment, read_sum(txn, (topic_id, partition, base)), rows)
+            problems += [f"{where}: segment {base}: {text}" for text in found]
             segments.append((segment, rows))
         except EventDBError as error:
             problems.append(f"{where}: {error}")

@@ -28,22 +28,25 @@ if TYPE_CHECKING:
 class Slot:
     """One saved checkpoint."""
 
-    __slots__ = ("boot_id", "clean", "pages", "position", "sequence", "tail")
+    __slots__ = ("boot_id", "clean", "index_crc", "pages", "position", "sequence", "tail")
 
-    def __init__(self, position: int, sequence: int, clean: bool, boot_id: str, tail: Tail, pages: bytes) -> None:
+    def __init__(
+        self, position: int, sequence: int, clean: bool, boot_id: str, tail: Tail, pages: bytes, index_crc: int = 0
+    ) -> None:  # fmt: skip
         self.position = position  # 0 or 1: which of the two
         self.sequence = sequence
         self.clean = clean
         self.boot_id = boot_id
         self.tail = tail
         self.pages = pages
+        self.index_crc = index_crc  # of the whole index file, which nothing changes after a clean close; 0 = not known
 
     def pack(self) -> bytes:
         tail = self.tail
         head = SLOT.pack(
             SLOT_MAGIC, self.sequence, SLOT_CLEAN if self.clean else 0, len(self.pages) // 2,
-            self.boot_id.encode("ascii")[:40], tail.lsn, tail.epoch, tail.number, tail.position, tail.chain, 0,
-            tail.size,
+            self.boot_id.encode("ascii")[:40], tail.lsn, tail.epoch, tail.number, tail.position, tail.chain,
+            self.index_crc, tail.size,
         )  # fmt: skip
         body = head + self.pages
         return body + CRC.pack(crc32(body))
@@ -53,7 +56,8 @@ class Slot:
         """None if the bytes are not a whole slot."""
         if len(data) < SLOT.size + CRC.size or not data.startswith(SLOT_MAGIC):
             return None
-        (_, sequence, flags, page_bytes, boot_id, lsn, epoch, number, at, chain, _, size) = SLOT.unpack_from(data)
+        fields = SLOT.unpack_from(data)
+        (_, sequence, flags, page_bytes, boot_id, lsn, epoch, number, at, chain, index_crc, size) = fields
         end = SLOT.size + 2 * page_bytes
         if end + CRC.size > len(data) or CRC.unpack_from(data, end)[0] != crc32(data[:end]):
             return None
@@ -67,6 +71,7 @@ class Slot:
             boot_id.rstrip(b"\0").decode("ascii"),
             tail,
             data[SLOT.size : end],
+            index_crc,
         )
 
 
@@ -92,11 +97,15 @@ class CheckpointFile:
 
     def newest(self) -> Slot | None:
         """The newest whole slot; None if neither verifies."""
+        return next(iter(self.whole()), None)
+
+    def whole(self) -> list[Slot]:
+        """The slots that verify, the newest first."""
         size = self._files.size(self._fd)
         slot_bytes = size // 2
         data = self._files.pread(self._fd, size, 0)
         slots = [Slot.unpack(i, data[i * slot_bytes : (i + 1) * slot_bytes]) for i in (0, 1)]
-        return max((slot for slot in slots if slot is not None), key=lambda slot: slot.sequence, default=None)
+        return sorted((slot for slot in slots if slot is not None), key=lambda slot: -slot.sequence)
 
     def write(self, slot: Slot) -> None:
         """The slot is in its place, not yet flushed."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
 from eventdb.config import DICTIONARY_LIMIT, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
-from eventdb.errors import SchemaMismatch
+from eventdb.errors import CorruptionError, SchemaMismatch
 from eventdb.storage.checksum import Checksum
 from eventdb.storage.dictionary import DictionaryCache, is_short
 from eventdb.storage.files import Files, storage_error
@@ -66,7 +66,22 @@ class SegmentSlice:
             return Column(type, values, validity)
         dictionary = self._log.dictionaries[index]
         assert dictionary is not None
+        if count > 1:
+            self._check_codes(index, values, max(1, len(dictionary.values)))
         return Column(type, values, validity, dictionary.shared())
+
+    def _check_codes(self, index: int, codes: Array, limit: int) -> None:
+        """Compiled loops use codes as positions, unchecked: those of a damaged file must not get there. Once a row."""
+        segment, stop = self._segment, self._row + len(codes)
+        if stop > segment.checked_rows.get(index, 0):
+            if int(codes.min()) < 0 or int(codes.max()) >= limit:
+                raise CorruptionError(
+                    f"{segment.path}: rows {self._row}..{stop} are damaged: column {index} holds codes its dictionary "
+                    "does not have; run check(deep=True)",
+                    path=segment.path,
+                )
+            if self._row <= segment.checked_rows.get(index, 0):
+                segment.checked_rows[index] = stop
 
     def is_plain(self, index: int) -> bool:
         """Whether a VARCHAR or BLOB column is stored without codes, so that `column` has to encode it."""

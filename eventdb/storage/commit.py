@@ -16,6 +16,7 @@ from eventdb.storage.format import BULK_UNSYNCED, COMMIT_RECORD, META_KEY, RECOR
 from eventdb.storage.head import MAX_AHEAD, pack_head
 from eventdb.storage.kv import IndexFault, index_error
 from eventdb.storage.recovery import RecordApplier
+from eventdb.storage.stats import written_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Writer(Durability):
         self.stores_records = not self.synced and files.overwrites_in_place(path)
         self.live_topics = live_topics
         self.bytes_appended = self.replayed = 0
+        self.written_before = written_bytes()
 
     # -- the section ---------------------------------------------------------------------------
 

@@ -9,10 +9,19 @@ from zlib import crc32
 from eventdb.config import RESERVE_BYTES
 from eventdb.errors import CorruptionError, FormatTooNew, NotADatabase, ReadOnlyError, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
-from eventdb.storage.files import network_file_system, storage_error
-from eventdb.storage.format import CRC, DATABASE_MAGIC, FORMAT, FORMAT_VERSION, META_KEY, SHARED_BYTES
+from eventdb.storage.files import storage_error
+from eventdb.storage.format import (
+    CRC,
+    DATABASE_MAGIC,
+    FORMAT,
+    FORMAT_VERSION,
+    INCOMPLETE_NAME,
+    META_KEY,
+    SHARED_BYTES,
+)
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import Index
+from eventdb.storage.rights import check_directory, check_folder, network_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,7 +85,7 @@ def ensure_directory(files: Files, path: str, *, create: bool) -> None:
             raise StorageError(f"cannot create {path}: {parent} is not a directory", path=path) from None
         except OSError as error:
             raise storage_error(error, "creating", path) from error
-    network = network_file_system(path)
+    network = network_type(files.file_system(path))
     if network is not None:
         raise StorageError(
             f"{path} lies on a {network} file system, where locks and memory maps are not shared reliably; "
@@ -85,12 +94,39 @@ def ensure_directory(files: Files, path: str, *, create: bool) -> None:
         )
 
 
+def check_rights(files: Files, path: str, *, write: bool) -> None:
+    """Every folder is one, and if `write`, ours alone. A directory that is still empty is made so. StorageError."""
+    try:
+        if write:
+            if not files.listdir(path) and files.is_own(path):
+                files.restrict(path)
+            check_directory(files.status(path), path)
+            _check_format_owner(files, f"{path}/FORMAT")
+        for name in _DIRECTORIES:
+            if files.exists(f"{path}/{name}"):
+                check_folder(f"{path}/{name}", write=write)
+    except OSError as error:
+        raise storage_error(error, "opening", path) from error
+
+
+def _check_format_owner(files: Files, name: str) -> None:
+    try:
+        if files.exists(name):
+            files.close(files.open(name, write=True))
+    except OSError as error:
+        raise require_writable(error, name) from error
+
+
 def refuse_strangers(files: Files, path: str, *, create: bool) -> None:
     """Without FORMAT, the directory holds nothing but what an interrupted creation leaves. NotADatabase otherwise."""
     try:
         names = set(files.listdir(path))
     except OSError as error:
         raise storage_error(error, "reading", path) from error
+    if INCOMPLETE_NAME in names:
+        raise StorageError(
+            f"{path} is a backup that was interrupted: run the backup into it again, or remove the directory", path=path
+        )
     if "FORMAT" in names:
         return
     strangers = sorted(names - _CREATION_NAMES)
@@ -116,21 +152,12 @@ def create_database(files: Files, clock: Clock, path: str) -> bytes:
         for folder in ("index", "journal"):
             for name in files.listdir(f"{path}/{folder}"):
                 files.unlink(f"{path}/{folder}/{name}")
-        _create_plain(files, f"{path}/shared", SHARED_BYTES)
-        _create_plain(files, f"{path}/reserve", RESERVE_BYTES)
+        create_plain(files, f"{path}/shared", SHARED_BYTES)
+        create_plain(files, f"{path}/reserve", RESERVE_BYTES)
         _create_index(files, clock, path)
         for name in _DIRECTORIES:
             files.fsync_dir(f"{path}/{name}")
-        head = FORMAT.pack(DATABASE_MAGIC, FORMAT_VERSION, 0, 0, uuid, clock.time_us())
-        fd = files.create(f"{path}/FORMAT.new", exclusive=False)
-        try:
-            files.write_fully(fd, head + CRC.pack(crc32(head)), 0)
-            files.fsync(fd)
-        finally:
-            files.close(fd)
-        files.fsync_dir(path)
-        files.rename(f"{path}/FORMAT.new", f"{path}/FORMAT")
-        files.fsync_dir(path)
+        write_format(files, path, uuid, clock.time_us())
     except OSError as error:
         raise storage_error(error, "creating", path) from error
     return uuid
@@ -146,11 +173,27 @@ def flush_entries(files: Files, path: str) -> None:
         raise storage_error(error, "flushing", path) from error
 
 
-def _create_plain(files: Files, path: str, size_bytes: int) -> None:
+def write_format(files: Files, path: str, uuid: bytes, created_us: int) -> None:
+    """The directory is a database from now on, durably. OSError."""
+    head = FORMAT.pack(DATABASE_MAGIC, FORMAT_VERSION, 0, 0, uuid, created_us)
+    fd = files.create(f"{path}/FORMAT.new", exclusive=False)
+    try:
+        files.write_fully(fd, head + CRC.pack(crc32(head)), 0)
+        files.fsync(fd)
+    finally:
+        files.close(fd)
+    files.fsync_dir(path)
+    files.rename(f"{path}/FORMAT.new", f"{path}/FORMAT")
+    files.fsync_dir(path)
+
+
+def create_plain(files: Files, path: str, size_bytes: int) -> None:
+    """A durable file of zeros, every block allocated (its directory entry is the caller's). OSError."""
     fd = files.create(path, exclusive=False)
     try:
-        files.allocate(fd, size_bytes)
-        files.fill_zeros(fd, size_bytes)
+        if size_bytes:
+            files.allocate(fd, size_bytes)
+            files.fill_zeros(fd, size_bytes)
         files.fsync(fd)
     finally:
         files.close(fd)

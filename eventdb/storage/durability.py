@@ -6,6 +6,7 @@ makes the first one of a process, before it commits anything.
 
 from __future__ import annotations
 
+from eventdb.config import INDEX_VERIFY_BYTES
 from eventdb.errors import ClosedError, OutcomeUnknown, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.files import storage_error
@@ -14,6 +15,7 @@ from eventdb.storage.journal import Tail
 from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.segment import segment_path
 from eventdb.storage.state import CommittedState
+from eventdb.storage.sums import Sums
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Durability(CommittedState):
     ) -> None:
         super().__init__(files, clock, path, uuid, index, shared, lock_fd)
         self.slots = CheckpointFile(files, f"{path}/index", write=True)
+        self.sums = Sums(files, path, uuid)
         self.boot_id = clock.boot_id()
         self.pin: Any = None
         self.prepared = False
@@ -74,6 +77,12 @@ class Durability(CommittedState):
         except OSError as error:
             raise storage_error(error, "reading", self.index.path) from error
 
+    def _index_crc(self) -> int:
+        try:
+            return self.index.crc(INDEX_VERIFY_BYTES)
+        except OSError as error:
+            raise storage_error(error, "reading", self.index.path) from error
+
     def _begin_epoch(self, slot: Slot) -> None:
         """The database was closed cleanly: its state is the checkpoint. Only the slot and a journal file are needed."""
         pin = self.index.begin_read()
@@ -96,7 +105,8 @@ class Durability(CommittedState):
 
     def _write_slot(self, previous: Slot | None, tail: Tail, pages: bytes, *, clean: bool) -> None:
         position, sequence = (0, 1) if previous is None else (previous.position ^ 1, previous.sequence + 1)
-        self.slots.write(Slot(position, sequence, clean, self.boot_id, tail, pages))
+        crc = self._index_crc() if clean else 0
+        self.slots.write(Slot(position, sequence, clean, self.boot_id, tail, pages, crc))
         self.flushes += 1
         try:
             self.slots.flush()
@@ -126,6 +136,7 @@ class Durability(CommittedState):
         """Most of a checkpoint's flushing, without the lock, so that the locked part is short."""
         with self.index.begin_read() as txn:
             dirty = [(key, b"\0") for key, _ in scan(txn, b"w")]
+            self.sums.advance(txn, dirty)
             self._flush_segments(txn, dirty)
         self._sync_index()
 
@@ -185,6 +196,8 @@ class Durability(CommittedState):
             # Folding commits, and nothing may keep the newest checkpoint's pages: this state becomes one first.
             self._save_checkpoint(clean=False)
         self.fold()
+        if clean:
+            self._note_sums()
         tail, dirty = self._save_checkpoint(clean=clean)
         if not clean:
             self._unmark(dirty)
@@ -223,6 +236,7 @@ class Durability(CommittedState):
         try:
             self.reload(txn)
             tail = self.tail
+            self.sums.put(txn, dirty)
             for key, _ in dirty:
                 txn.delete(key)
             tail.checkpoint_sequence += 1
@@ -235,6 +249,25 @@ class Durability(CommittedState):
             txn.abort()
             raise index_error(error, self.index.path) from error
         self.last_txn = self.checkpoint_txn = number
+
+    def _note_sums(self) -> None:
+        """The last checkpoint covers every row with its checksum: nobody comes after it."""
+        with self.index.begin_read() as txn:
+            dirty = list(scan(txn, b"w"))
+        if not dirty:
+            return
+        self.last_txn = -1
+        try:
+            txn = self.index.begin_write()
+            try:
+                self.reload(txn)
+                self.sums.put(txn, dirty)
+                self.commit_txn(txn)
+            except BaseException:
+                txn.abort()
+                raise
+        except IndexFault as error:
+            raise index_error(error, self.index.path) from error
 
     def _delete_journals(self, tail: Tail, *, everything: bool) -> None:
         """Files that no recovery can need any more go. Late is safe: a failure is left to the next checkpoint."""

@@ -1,7 +1,7 @@
 """The one seam to the file system and to time. Tests replace both classes; nothing else in storage calls `os` on a
 file.
 
-Every open refuses symbolic links and anything that is not a regular file, and marks the descriptor close-on-exec.
+Every open refuses symbolic links and whatever else rights.py names, and marks the descriptor close-on-exec.
 Modes are explicit (0600, directories 0700), whatever the umask.
 """
 
@@ -14,7 +14,8 @@ import os
 import stat
 import time
 
-from eventdb.errors import DiskFullError, NotADatabase, ReadOnlyError, StorageError
+from eventdb.errors import DiskFullError, ReadOnlyError, StorageError
+from eventdb.storage.rights import check_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,18 +72,15 @@ class Files:
 
     def open(self, path: str, *, write: bool = False) -> int:
         """A descriptor of an existing regular file."""
+        _refuse_open_index(path)
         fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | _SAFE)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise NotADatabase(f"{path} is not a regular file", path=path)
-        return fd
+        return _checked(fd, path, write)
 
     def create(self, path: str, *, exclusive: bool = True) -> int:
         """A descriptor of a new (or with exclusive=False possibly existing) regular file, mode 0600."""
+        _refuse_open_index(path)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_EXCL if exclusive else 0) | _SAFE, 0o600)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise NotADatabase(f"{path} is not a regular file", path=path)
+        _checked(fd, path, True)
         os.fchmod(fd, 0o600)
         return fd
 
@@ -125,7 +123,11 @@ class Files:
     def overwrites_in_place(self, path: str) -> bool:
         """Whether overwriting written bytes below `path` needs no new space, ever: then a store into a mapping of them
         cannot meet a full disk. Copy-on-write file systems (btrfs, zfs, f2fs, bcachefs) do need it."""
-        return file_system(path) in _IN_PLACE_TYPES
+        return self.file_system(path) in _IN_PLACE_TYPES
+
+    def file_system(self, path: str) -> str:
+        """The type of the file system a path lies on, '' if not known."""
+        return file_system(path)
 
     def drop_cache(self, fd: int) -> None:
         """Clean cached pages of the file are forgotten, so that the next read shows what the medium holds."""
@@ -157,6 +159,30 @@ class Files:
             return stat.S_ISDIR(os.lstat(path).st_mode)
         except OSError:
             return False
+
+    def close_on_exec(self, identities: set[tuple[int, int]]) -> None:
+        """No descriptor of these files, whoever opened it, goes to a child process. Linux only."""
+        try:
+            names = os.listdir("/proc/self/fd")
+        except OSError:
+            return
+        for name in names:
+            try:
+                status = os.fstat(int(name))
+                if (status.st_dev, status.st_ino) in identities:
+                    os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # the listing's own descriptor, or one another thread has closed
+
+    def status(self, path: str) -> os.stat_result:
+        return os.stat(path)
+
+    def restrict(self, path: str) -> None:
+        """Only the owner may use the directory."""
+        os.chmod(path, 0o700)
+
+    def is_own(self, path: str) -> bool:
+        return os.stat(path).st_uid == os.geteuid()
 
     def identity(self, path: str) -> tuple[int, int]:
         status = os.stat(path)
@@ -201,6 +227,30 @@ class Files:
             done += count
 
 
+def _checked(fd: int, path: str, write: bool) -> int:
+    """The descriptor, if what it is open on may be used."""
+    try:
+        check_file(os.fstat(fd), path, write=write)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+# (device, inode) of every LMDB file this process has open: closing another descriptor of one drops LMDB's locks.
+open_indexes: set[tuple[int, int]] = set()
+
+
+def _refuse_open_index(path: str) -> None:
+    if path.endswith(".mdb") and open_indexes:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return
+        if (status.st_dev, status.st_ino) in open_indexes:
+            raise StorageError(f"{path} is open in this process: opening it again would drop LMDB's locks", path=path)
+
+
 def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
     import ctypes  # loaded by NumPy already when columns are written
 
@@ -214,7 +264,6 @@ def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
 
 
 _START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
-_NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "9p", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs")
 _IN_PLACE_TYPES = ("ext2", "ext3", "ext4", "xfs", "tmpfs")
 
 
@@ -233,9 +282,3 @@ def file_system(path: str) -> str:
     except (OSError, IndexError):
         return ""
     return ""
-
-
-def network_file_system(path: str) -> str | None:
-    """The name of the network file system a path lies on, None if it is local or not known."""
-    kind = file_system(path)
-    return kind if kind in _NETWORK_TYPES else None

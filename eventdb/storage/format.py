@@ -13,8 +13,9 @@ Directory::
     index/checkpoint            two slots: the LMDB meta pages of the last two checkpoints
     journal/J-<epoch>-<number>  records of commits since the checkpoint
     topics/<topic>/<partition>/<base offset, 20 digits>[-<generation>].seg
+    BACKUP.incomplete           only while, or after, a backup into this directory is interrupted: it does not open
 
-Index keys::
+Index keys; every value is followed by a CRC of key and value (kv.py)::
 
     m                            -> META      the tail of the journal and the applied lsn
     p topic partition            -> PARTITION offsets, active segment, time range
@@ -25,7 +26,9 @@ Index keys::
     k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
     n topic partition            -> TABLE     table: how many rows it has
     g topic partition base generation -> U64  replaced segment file that a reader may still need: transaction id
+    c topic partition base       -> rows u32, crc u32 of each region's bytes of those rows (Segment.regions)
     u user key                   -> user value
+    h                            -> 16 bytes that say which history the offsets belong to: a restored copy has another
 
 Journal record, 8-byte aligned::
 
@@ -58,6 +61,7 @@ U64 = Struct("<Q")
 
 # --- index ----------------------------------------------------------------------------------------
 META_KEY = b"m"
+HISTORY_KEY = b"h"
 META = Struct("<QIIQIIQQQQ")
 #      lsn, epoch, file number, position_bytes, chain crc, 0, file size, durable lsn, checkpoint sequence, first
 # unsynced bulk lsn
@@ -149,9 +153,11 @@ KEY_DIGEST = b"\1"
 # --- checkpoint slots -----------------------------------------------------------------------------
 SLOT_MAGIC = b"EVDBCKP1"
 SLOT = Struct("<8sQII40sQIIQIIQ")
-#      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, 0, file size;
-# crc u32
+#      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, crc of the index
+# file (0 = not known), file size; crc u32
 SLOT_CLEAN = 1
+BACKUP_BOOT = "backup"  # boot id in the slot of a backup that nobody has written to
+INCOMPLETE_NAME = "BACKUP.incomplete"  # a backup into this directory has begun and not ended
 
 # --- the shared pages -----------------------------------------------------------------------------
 SHARED_BYTES = 3 * 4096
@@ -188,6 +194,10 @@ def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
 
 def gone_key(topic_id: int, partition: int, base: int) -> bytes:
     return SEGMENT_KEY.pack(b"t", topic_id, partition, base)
+
+
+def sum_key(topic_id: int, partition: int, base: int) -> bytes:
+    return SEGMENT_KEY.pack(b"c", topic_id, partition, base)
 
 
 def dictionary_key(topic_id: int, column: int, code: int) -> bytes:

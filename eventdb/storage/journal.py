@@ -264,6 +264,7 @@ class Journal:
                     self.close_file(file)
                     self.file = None
                 file = self.file = self.open(tail.epoch, tail.number, fresh=fresh, write=write)
+                self._check_start(file, tail)
             tail.size = file.size
             record = self.read(file, tail.position)
             if record is None or record.previous != tail.chain:
@@ -277,6 +278,16 @@ class Journal:
             tail.lsn = record.lsn
             tail.position += record.length
             tail.chain = record.crc
+
+    def _check_start(self, file: JournalFile, tail: Tail) -> None:
+        """The file, which was durable before anything named it, has its size and its first record."""
+        first = self.read(file, 0)
+        if file.size < tail.size or first is None or first.type != OPEN_RECORD:
+            raise CorruptionError(
+                f"{file.path} is damaged before record {tail.lsn + 1}: it was cut short or overwritten; restore a "
+                "backup, or run repair",
+                path=file.path,
+            )
 
     def _follow(self, roll: Record, tail: Tail, fresh: bool, write: bool) -> None:
         number, crc, _size = ROLL_PAYLOAD.unpack(roll.payload)

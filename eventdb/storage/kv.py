@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
+from zlib import crc32
 
 import lmdb
 
 from eventdb.config import INDEX_MAP_BYTES, INDEX_MAX_READERS
 from eventdb.errors import CorruptionError, DiskFullError, PoisonedError, ReadOnlyError, StorageError
-from eventdb.storage.files import storage_error
+from eventdb.storage.files import open_indexes, storage_error
+from eventdb.storage.format import CRC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,13 +29,16 @@ if TYPE_CHECKING:
 
 IndexFault = lmdb.Error
 DATA_NAME = "data.mdb"
+_READ_BYTES = 1 << 20
 
 
 def index_error(error: Exception, path: str) -> StorageError:
     """The typed error of an IndexFault."""
     if isinstance(error, lmdb.MapFullError):
         return DiskFullError(
-            f"the index {path} reached its limit of {INDEX_MAP_BYTES >> 30} GiB; nothing was stored", path=path
+            f"the index {path} filled its address space (from {INDEX_MAP_BYTES >> 30} GiB); nothing was stored. Close "
+            "every handle and open the database again: it then gets four times its size",
+            path=path,
         )
     if (
         isinstance(error, lmdb.DiskError)
@@ -47,34 +52,59 @@ def index_error(error: Exception, path: str) -> StorageError:
         )
     if isinstance(error, (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)):
         return CorruptionError(f"the index {path} does not verify: {error}", path=path)
+    if isinstance(error, lmdb.ReadersFullError):
+        return StorageError(
+            f"the reader table of the index {path} is full ({INDEX_MAX_READERS} readers); those of dead processes are "
+            "freed by whoever writes within seconds: try again",
+            path=path,
+        )
+    if isinstance(error, lmdb.MapResizedError):
+        return StorageError(
+            f"the index {path} outgrew the address space this process gave it: close the database and open it again",
+            path=path,
+        )
     if isinstance(error, lmdb.ReadonlyError):
         return ReadOnlyError(f"the index {path} cannot be written: {error}", path=path)
     return StorageError(f"the index {path} failed: {error}", path=path)
 
 
-class IndexTransaction:
-    """An LMDB transaction. Reads raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and
-    `commit`
-    are LMDB's own and raise IndexFault, which the commit section judges."""
+def verified(key: bytes, stored: bytes, path: str) -> bytes:
+    """The value of a stored key, without its CRC. CorruptionError if it does not verify."""
+    value = stored[:-4]
+    if len(stored) < 4 or CRC.unpack_from(stored, len(value))[0] != crc32(value, crc32(key)):
+        raise CorruptionError(
+            f"the index {path} does not verify: the value of key {key[:40]!r} is damaged; run repair", path=path
+        )
+    return value
 
-    __slots__ = ("_get", "_txn", "abort", "commit", "cursor", "delete", "id", "path", "put")
+
+class IndexTransaction:
+    """An LMDB transaction. Every value is stored with its CRC, seeded with its key's: LMDB has none of its own. Reads
+    raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and `commit` raise IndexFault, which the
+    commit section judges."""
+
+    __slots__ = ("_get", "_put", "abort", "commit", "cursor", "delete", "id", "path", "raw")
 
     def __init__(self, txn: Any, path: str) -> None:
-        self._txn = txn
+        self.raw = txn  # LMDB's own
         self._get = txn.get
         self.path = path
-        self.put: Callable[[bytes, bytes], bool] = txn.put
+        self._put = txn.put
         self.delete: Callable[[bytes], bool] = txn.delete
         self.commit: Callable[[], None] = txn.commit
         self.abort: Callable[[], None] = txn.abort
         self.id: Callable[[], int] = txn.id
-        self.cursor: Callable[[], Any] = txn.cursor  # its errors are IndexFault: see `reading`
+        self.cursor: Callable[[], Any] = txn.cursor  # its errors are IndexFault (see `reading`), its values have a CRC
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            return self._get(key)  # type: ignore[no-any-return]
+            value = self._get(key)
         except lmdb.Error as error:
             raise index_error(error, self.path) from error
+        return None if value is None else verified(key, value, self.path)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._put(key, value + CRC.pack(crc32(value, crc32(key))))
 
     def __enter__(self) -> IndexTransaction:
         return self
@@ -98,11 +128,22 @@ def reading(path: str) -> Iterator[None]:
         raise index_error(error, path) from error
 
 
+def _open_environment(directory: str, map_bytes: int, read_only: bool, lock: bool) -> Any:
+    return lmdb.open(
+        directory, map_size=map_bytes, subdir=True, readonly=read_only, create=not read_only, mode=0o600,
+        metasync=False, sync=False, writemap=False, readahead=False, max_dbs=0, max_readers=INDEX_MAX_READERS,
+        max_spare_txns=2, lock=lock,
+    )  # fmt: skip
+
+
 class Index:
     """One LMDB environment. `begin_write()` and `begin_read()` return transactions; `begin_write` blocks on other
     processes."""
 
-    def __init__(self, files: Files, directory: str, *, read_only: bool = False, lock: bool = True) -> None:
+    def __init__(
+        self, files: Files, directory: str, *, read_only: bool = False, lock: bool = True, alone: bool = False
+    ) -> None:  # fmt: skip
+        """`alone` says that no other process has the index open, nor can open it meanwhile."""
         self.path = os.path.join(directory, DATA_NAME)
         self._files = files
         # Our own descriptor comes before the environment and goes after it: closing any descriptor of the file drops
@@ -113,27 +154,25 @@ class Index:
         except OSError as error:
             raise storage_error(error, "opening", self.path) from error
         try:
-            self._env = lmdb.open(
-                directory,
-                map_size=INDEX_MAP_BYTES,
-                subdir=True,
-                readonly=read_only,
-                create=not read_only,
-                mode=0o600,
-                metasync=False,
-                sync=False,
-                writemap=False,
-                readahead=False,
-                max_dbs=0,
-                max_readers=INDEX_MAX_READERS,
-                max_spare_txns=2,
-                lock=lock,
-            )
+            map_bytes = max(INDEX_MAP_BYTES, 4 * files.size(self._fd))  # of address space: it grows with the file
+            try:
+                self._env = _open_environment(directory, map_bytes, read_only, lock)
+            except lmdb.ReadersFullError:
+                if not alone:
+                    raise
+                # Killed processes left the table full, which not even opening gets past; LMDB makes the file anew.
+                files.unlink(os.path.join(directory, "lock.mdb"))
+                self._env = _open_environment(directory, map_bytes, read_only, lock)
         except lmdb.Error as error:
             files.close(self._fd)
             raise index_error(error, self.path) from error
         if lock and not read_only:
             os.chmod(os.path.join(directory, "lock.mdb"), 0o600)  # by name: opening it would drop LMDB's locks
+        self._identities = {files.descriptor_identity(self._fd)}
+        if lock:
+            self._identities.add(files.identity(os.path.join(directory, "lock.mdb")))
+        open_indexes.update(self._identities)
+        files.close_on_exec(self._identities)  # LMDB leaves its data file open to child processes
         self.page_bytes: int = self._env.stat()["psize"]
         self._begin: Any = self._env.begin
         self._info: Any = self._env.info
@@ -181,14 +220,27 @@ class Index:
         self._env.reader_check()
         return min([self.last_txn_id(), *(number for _, _, number in self.readers())])
 
+    def copy_to(self, fd: int, txn: IndexTransaction) -> None:
+        """The file is written to the descriptor as the read transaction sees it, without free pages. Not flushed."""
+        try:
+            self._env.copyfd(fd, compact=True, txn=txn.raw)
+        except lmdb.Error as error:
+            raise index_error(error, self.path) from error
+
+    def crc(self, limit_bytes: int) -> int:
+        """Of the whole file, never 0; 0 if it is longer than the limit. Nobody commits meanwhile. OSError."""
+        return file_crc(self._files, self._fd, limit_bytes)
+
     def reap_readers(self) -> int:
-        return self._env.reader_check()
+        freed: int = self._env.reader_check()
+        return freed
 
     def size_bytes(self) -> int:
         return self._files.size(self._fd)
 
     def close(self) -> None:
         self._env.close()
+        open_indexes.difference_update(self._identities)
         self._files.close(self._fd)
 
 
@@ -200,7 +252,30 @@ def scan(txn: IndexTransaction, prefix: bytes, start: bytes | None = None) -> It
             for key, value in cursor:
                 if not key.startswith(prefix):
                     return
-                yield key, value
+                yield key, verified(key, value, txn.path)
+
+
+def file_crc(files: Files, fd: int, limit_bytes: int) -> int:
+    size, crc = files.size(fd), 0
+    if size > limit_bytes:
+        return 0
+    for position in range(0, size, _READ_BYTES):
+        crc = crc32(files.pread(fd, min(_READ_BYTES, size - position), position), crc)
+    return crc or 1
+
+
+def structure_problems(directory: str) -> list[str]:
+    """What is wrong with the structure of the index file, found without LMDB's engine, which a damaged file can kill.
+
+    Nobody may commit meanwhile, and this process must not have it open.
+    """
+    from lmdb.verify import VerifyError, verify
+
+    try:
+        found: Any = verify  # untyped
+        return [str(problem) for problem in found(os.path.join(directory, DATA_NAME))]
+    except (VerifyError, OSError, ValueError, IndexError) as error:
+        return [str(error)]
 
 
 def restore_meta_pages(files: Files, directory: str, pages: bytes, *, drop_cache: bool) -> None:

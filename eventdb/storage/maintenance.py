@@ -54,6 +54,7 @@ class Maintenance:
                 grown_bytes = writer.index.size_bytes() - writer.index_bytes
                 full = writer.journal_bytes > CHECKPOINT_JOURNAL_BYTES or grown_bytes > CHECKPOINT_INDEX_BYTES
                 if full or age_ms >= CHECKPOINT_INTERVAL_MS:
+                    writer.index.reap_readers()  # of dead processes: the pages they hold can be used again
                     idle = idle + 1 if seen == writer.commits else 0
                     if seen != writer.commits or not idle:
                         writer.checkpoint()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 from struct import error as StructError
 
+from eventdb.config import INDEX_VERIFY_BYTES
 from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
@@ -44,7 +45,15 @@ from eventdb.storage.format import (
     segment_key,
 )
 from eventdb.storage.journal import Record, Tail
-from eventdb.storage.kv import IndexFault, index_error, restore_meta_pages, scan
+from eventdb.storage.kv import (
+    DATA_NAME,
+    IndexFault,
+    file_crc,
+    index_error,
+    restore_meta_pages,
+    scan,
+    structure_problems,
+)
 from eventdb.storage.marks import clear_stale_marks, restore_marks
 from eventdb.storage.segment import Segment, SegmentLayout, create_segment, open_segment
 
@@ -58,7 +67,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Files
 
 _RECORDS_PER_TRANSACTION = 4096
-KINDS = (b"p", b"s", b"d", b"w", b"t", b"k", b"n", b"g")  # of index keys that begin with a topic id
+KINDS = (b"p", b"s", b"d", b"w", b"t", b"k", b"n", b"g", b"c")  # of index keys that begin with a topic id
 
 
 class UnsyncedRows(Exception):
@@ -276,6 +285,31 @@ def restore(files: Files, directory: str, slot: Slot, poisoned: bool) -> None:
         raise storage_error(error, "restoring", f"{directory}/index/data.mdb") from error
 
 
+def verify_index(files: Files, directory: str, slot: Slot) -> None:
+    """LMDB may open the index: a damaged one can kill the process. CorruptionError. Nobody has it open.
+
+    After a clean close its bytes are those the slot says; after a crash its structure is walked. An index larger than
+    INDEX_VERIFY_BYTES is trusted: check() looks at it.
+    """
+    path = f"{directory}/index/{DATA_NAME}"
+    try:
+        fd = files.open(path)
+        try:
+            size = files.size(fd)
+            found = file_crc(files, fd, INDEX_VERIFY_BYTES) if slot.clean and slot.index_crc else slot.index_crc
+        finally:
+            files.close(fd)
+    except OSError as error:
+        raise storage_error(error, "reading", path) from error
+    problems = [] if slot.clean or size > INDEX_VERIFY_BYTES else structure_problems(f"{directory}/index")
+    if found != slot.index_crc:
+        problems.append(
+            f"it is damaged, or from different copies of the database (crc {found:08x}, expected {slot.index_crc:08x})"
+        )
+    if problems:
+        raise CorruptionError(f"{path} does not verify: {problems[0]}; run repair, or restore a backup", path=path)
+
+
 def check_identity(writer: Writer, slot: Slot, restored: bool) -> None:
     """The index and the checkpoint belong together."""
     with writer.index.begin_read() as txn:
@@ -393,7 +427,8 @@ def _check_tail(writer: Writer, tail: Tail, cut: Record | None) -> int:
             raise CorruptionError(
                 f"{file.path}: the record at byte {tail.position} (number {tail.lsn + 1}) does not verify, but "
                 f"record {record.lsn} behind it does and says it was durable: this is damage, not an interrupted "
-                "write. The database opens with read_only=True, as of its last checkpoint; restore a backup to write",
+                "write. The database opens with read_only=True, as of its last checkpoint; restore a backup, or run "
+                "repair, to write",
                 path=file.path,
             )
     if cut is None and tail.position + 8 <= file.size:

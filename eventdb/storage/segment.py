@@ -177,7 +177,10 @@ class SegmentLayout:
 class Segment:
     """A mapped segment. `memory` stays valid as long as any slice of it lives, also after the file is unlinked."""
 
-    __slots__ = ("arrays", "base", "layout", "mapping", "memory", "null_views", "path", "value_views", "writable")
+    __slots__ = (
+        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "null_views", "path", "value_views",
+        "writable",
+    )  # fmt: skip
 
     def __init__(self, path: str, base: int, layout: SegmentLayout, mapping: mmap.mmap, *, writable: bool) -> None:
         self.path = path
@@ -185,6 +188,7 @@ class Segment:
         self.layout = layout
         self.mapping = mapping
         self.memory = memoryview(mapping)
+        self.checked_rows: dict[int, int] = {}  # coded column -> rows whose codes columns.py has looked at
         self.arrays: dict[int, Any] = {}  # position_bytes -> NumPy array of the whole region, for columns.py
         self.writable = writable
         capacity = layout.capacity
@@ -224,6 +228,14 @@ class Segment:
                 found.append((column.heap_position + start, stop - start))
         found.append((self.layout.append_position + row * 8, count * 8))
         return found
+
+    def region_names(self) -> list[str]:
+        """What each of `regions` holds."""
+        found = []
+        for i, column in enumerate(self.layout.columns):
+            found += [f"the validity of column {i}"] * column.nullable + [f"column {i}"]
+            found += [f"the heap of column {i}"] * column.plain
+        return [*found, "the append times"]
 
     def rows_bytes(self, row: int, count: int) -> list[memoryview]:
         return [self.memory[position : position + length] for position, length in self.regions(row, count)]
@@ -275,7 +287,15 @@ class Segment:
             self.memory[position : position + count * 8] = bytes(count * 8)
 
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """(offset, append_time_us, values) of rows [row, stop)."""
+        """(offset, append_time_us, values) of rows [row, stop). CorruptionError if they hold what cannot be a value."""
+        try:
+            return self._read_rows(row, stop, dictionaries)
+        except (IndexError, ValueError) as error:
+            raise CorruptionError(
+                f"{self.path}: rows {row}..{stop} are damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
+
+    def _read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         lists: list[Any] = []
         offsets: Sequence[int] = range(self.base + row, self.base + stop)
         for i, column in enumerate(self.layout.columns):

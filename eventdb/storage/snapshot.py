@@ -4,8 +4,9 @@ locked."""
 from __future__ import annotations
 
 from eventdb.errors import ClosedError, CorruptionError, OffsetOutOfRange
-from eventdb.storage.format import META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
+from eventdb.storage.format import META, META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
 from eventdb.storage.head import ahead_of, head_lsn
+from eventdb.storage.journal import Tail
 from eventdb.storage.kv import reading, scan
 from eventdb.storage.log import PartitionState
 
@@ -29,6 +30,7 @@ class StoreSnapshot:
     def __init__(self, txn: Any, commit_id: int, head: bytes) -> None:
         self._txn = txn
         self.commit_id = commit_id
+        self._head = head
         self._ahead: dict[bytes, bytes] = {}
         if head:
             meta = txn.get(META_KEY)
@@ -67,6 +69,18 @@ class StoreSnapshot:
         """The PARTITION value of a partition key."""
         value = self._ahead.get(key)
         return self._open().get(key) if value is None else value
+
+    def ahead(self) -> dict[bytes, bytes]:
+        """Partition key -> PARTITION of what the snapshot knows ahead of the index."""
+        return dict(self._ahead)
+
+    def tail(self) -> Tail:
+        """The tail of the journal as of the snapshot."""
+        tail = Tail()
+        value = self._head[: META.size] if self._ahead else self._open().get(META_KEY)
+        if value is not None:
+            tail.unpack(value)
+        return tail
 
     def offsets(self, log: PartitionLog) -> tuple[int, int]:
         """(log_start_offset, log_end_offset)."""

@@ -26,6 +26,7 @@ from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.commit import Writer
 from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.directory import (
+    check_rights,
     clear_spill,
     create_database,
     ensure_directory,
@@ -54,7 +55,15 @@ from eventdb.storage.lock import FORKED
 from eventdb.storage.log import PartitionLog
 from eventdb.storage.maintenance import Maintenance
 from eventdb.storage.notify import Notifier
-from eventdb.storage.recovery import check_identity, forget_keys, needs_restore, recover, remove_topic_files, restore
+from eventdb.storage.recovery import (
+    check_identity,
+    forget_keys,
+    needs_restore,
+    recover,
+    remove_topic_files,
+    restore,
+    verify_index,
+)
 from eventdb.storage.retention import Retention
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.tail import LogTail, read_tail
@@ -67,6 +76,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.schema import Schema
+    from eventdb.storage.cut import Cut
     from eventdb.storage.limits import Limits
 
 _stores: dict[tuple[int, int], Store] = {}
@@ -255,6 +265,7 @@ class Store:
     ) -> None:
         files, path = self._files, self.path
         refuse_strangers(files, path, create=create)
+        check_rights(files, path, write=True)
         lock_fd = self._open_file("LOCK", create=True)
         self._lock_opening(lock_fd)
         try:
@@ -286,7 +297,10 @@ class Store:
                 self._free_reserve()
             if restoring:
                 restore(files, path, slot, poisoned)
-            self._index = Index(files, f"{path}/index")
+            if alone:
+                verify_index(files, path, slot)
+            self._index = Index(files, f"{path}/index", alone=alone)
+            self._index.reap_readers()  # slots of processes that died
             writer = Writer(files, self._clock, path, self.uuid, self._index, page, lock_fd, mode, live_topics)
             self._writer = writer
             self._head = writer.head
@@ -343,6 +357,7 @@ class Store:
     def _open_read_only(self) -> None:
         files, path = self._files, self.path
         refuse_strangers(files, path, create=False)
+        check_rights(files, path, write=False)
         self.uuid = read_format(files, path)
         lock = True
         try:
@@ -359,6 +374,12 @@ class Store:
                 "open it once for writing, so that it recovers",
                 path=path,
             )
+        if slot.clean:
+            try:
+                verify_index(files, path, slot)
+            except CorruptionError:
+                if self._newest_slot(write=False).sequence == slot.sequence:  # else somebody has begun to write
+                    raise
         if not os.access(f"{path}/index", os.W_OK) or not os.access(f"{path}/index/lock.mdb", os.W_OK):
             lock = False  # a medium nobody can write to needs no reader table
         self._index = Index(files, f"{path}/index", read_only=True, lock=lock)
@@ -563,14 +584,29 @@ class Store:
         with self.snapshot() as snapshot:
             return check_store(self._files, self.path, self.uuid, snapshot, deep=deep)
 
+    def backup(
+        self, target: str, copy_catalog: Callable[[str], set[int]], cut: Cut | None = None
+    ) -> dict[str, object]:  # fmt: skip
+        """The directory `target` is a backup of the newest commit (backup.py); returns what was done."""
+        from eventdb.storage.backup import Backup
+
+        self._check()
+        target = os.path.abspath(target)
+        return Backup(
+            self._files, self._clock, self.path, self.uuid, target, self.snapshot, self._index, copy_catalog, cut
+        ).run()
+
     def stats(self) -> dict[str, object]:
-        """Counters of this process and sizes of the database."""
+        """Counters of this process, sizes of the database, and who reads it (stats.py)."""
+        from eventdb.storage.stats import file_bytes, reader_figures, written_bytes
+
         self._check()
         found: dict[str, object] = {
             "commit_id": self.commit_id(),
             "index_bytes": self._index.size_bytes(),
+            "file_bytes": file_bytes(self.path),
             "recovery": dict(self.recovery_report),
-        }
+        } | reader_figures(self._index)
         writer = self._writer
         if writer is not None:
             found |= {
@@ -584,6 +620,9 @@ class Store:
                 "poisoned": writer.poison_reason,
                 "retention": self.retention.stats(),
             }
+            written = written_bytes() - writer.written_before
+            found["bytes_written"] = written  # by this process since it opened, whatever it wrote
+            found["write_amplification"] = round(written / writer.bytes_appended, 2) if writer.bytes_appended else 0.0
         return found
 
 

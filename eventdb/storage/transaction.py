@@ -542,6 +542,7 @@ class WriteTransaction:
                 self._checksums.append((len(parts), checksum))
                 parts.append(OP_PLACE.pack(OP_BULK, topic_id, partition, segment.base) + place)
                 bulk.append((staged, segment))
+                writer.bytes_appended += length
             else:
                 parts.append(OP_PLACE.pack(OP_CHUNK, topic_id, partition, segment.base) + place + U32.pack(length))
                 parts.extend(segment.memory[position : position + size] for position, size in regions)

@@ -114,6 +114,13 @@ class StateKeys:
     def delete_group(self, store: Writing, number: int) -> None:
         store.delete(self._groups + _NUMBER.pack(number))
 
+    def reset(self, store: Writing, end: int) -> None:
+        """The view has computed nothing yet, of a topic that ends at `end` now."""
+        for key in [self._progress, *(bytes(key) for key, _ in store.range(self._groups))]:
+            store.delete(key)
+        if self.start(store) > end:
+            self.set_start(store, end)
+
     def is_dropped(self, store: Reading) -> bool:
         return store.get(self._dropped) is not None
 
