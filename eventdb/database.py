@@ -21,7 +21,7 @@ from eventdb.errors import (
     UsageError,
 )
 from eventdb.headers import BESIDE, HEADERS
-from eventdb.options import checked_options
+from eventdb.options import checked_opening, checked_options, inferred_schema, schema_of
 from eventdb.schema import Field, Schema
 from eventdb.storage.keyed import row_count
 from eventdb.storage.limits import Limits
@@ -50,22 +50,6 @@ if TYPE_CHECKING:
     from eventdb.views import Views
 
 MEMORY = ":memory:"
-
-
-def _limits_of(info: TopicInfo) -> Limits | None:
-    """The share of each partition in what a topic's options allow; None without limits."""
-    count, found = info.partitions, info.options
-    if not found or found.keys() == {"partitions"}:
-        return None
-    retention, most_bytes, most_rows = (found.get(name) for name in ("retention", "max_bytes", "max_rows"))
-    return Limits(
-        info.name,
-        count,
-        None if retention is None else int(retention),
-        None if most_bytes is None else int(most_bytes) // count,
-        None if most_rows is None else int(most_rows) // count,
-        reject=found.get("on_full") == "reject",
-    )
 
 
 def open(
@@ -100,17 +84,7 @@ class Database:
         memory_limit: str | int = DEFAULT_MEMORY_BYTES,
         threads: int | None = None,
     ) -> None:
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-            raise UsageError(f"a path is a non-empty string or path object, not {path!r}")
-        if threads is not None and (
-            isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024
-        ):
-            raise UsageError(f"threads is an integer from 1 to 1024, not {threads!r}")
-        if not isinstance(read_only, bool):
-            raise UsageError(f"read_only is True or False, not {read_only!r}")
-        name = os.fsdecode(os.fspath(path))
-        if "\0" in name:
-            raise UsageError("a path cannot hold a NUL byte")
+        name = checked_opening(path, read_only, threads)
         self._temporary: str | None = None
         if name == MEMORY:
             import tempfile
@@ -192,7 +166,7 @@ class Database:
         chosen = checked_options({**options, "partitions": partitions})
         if (columns is None) == (like is None):
             raise UsageError("create_topic needs either columns, a dict of name to type, or like, a sample")
-        schema = self._schema_of(columns) if columns is not None else self._infer(like)
+        schema = schema_of(columns) if columns is not None else inferred_schema(like)
         delays = [
             None if v is None else parse_duration_us(v, n)
             for n, v in (("watermark", watermark), ("idle_after", idle_after), ("max_future", max_future))
@@ -227,27 +201,6 @@ class Database:
             self._refresh_catalog()
             return self._handle(info)
 
-    @staticmethod
-    def _schema_of(columns: Mapping[str, str] | Schema) -> Schema:
-        if isinstance(columns, Schema):
-            return columns
-        if not hasattr(columns, "items"):
-            raise UsageError(f"columns is a dict of name to SQL type, not {type(columns).__name__}")
-        return Schema.from_mapping(columns)
-
-    @staticmethod
-    def _infer(like: Any) -> Schema:
-        from eventdb.arrow import infer_schema
-
-        if (
-            isinstance(like, dict)
-            and like
-            and not any(hasattr(v, "__len__") and not isinstance(v, str | bytes) for v in like.values())
-        ):
-            like = {name: [value] for name, value in like.items()}
-        schema = infer_schema(like)
-        return Schema.from_mapping({field.name: str(field.type) for field in schema})
-
     def topic(self, name: str) -> Topic:
         """The handle of a topic (found without case). TopicNotFound lists near names."""
         self._check_open()
@@ -268,6 +221,8 @@ class Database:
         with self._lock:
             self._refresh_catalog()
             info = self._catalog.topic(name)
+            if info.kind != "topic":
+                raise UsageError(f"{info.name!r} is a {info.kind}: it has no options that can be changed")
             self._catalog.set_options(info.name, checked_options(options, info.options))
             self._refresh_catalog()
 
@@ -275,8 +230,7 @@ class Database:
         """Applies the limits of all topics now; it also happens by itself every few seconds.
 
         Nothing is removed by age while the wall clock is in doubt (it jumped, or is more than an hour ahead of the
-        newest event), unless `trust_clock`. Returns what was done: partitions trimmed, segments dropped, files removed
-        and still waiting for older readers, and whether the clock was in doubt.
+        newest event), unless `trust_clock`. Returns what was done, and whether the clock was in doubt.
         """
         self._check_writable()
         self._refresh_catalog()
@@ -324,7 +278,7 @@ class Database:
         TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name or type.
         """
         self._check_writable()
-        schema = self._schema_of(columns)
+        schema = schema_of(columns)
         names = [primary_key] if isinstance(primary_key, str) else list(primary_key)
         if not names or not all(isinstance(column, str) for column in names):
             raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
@@ -407,7 +361,7 @@ class Database:
             logs = self._logs.get(info.id)
             if logs is None:
                 event_time = None if info.event_time is None else info.schema.index_of(info.event_time)
-                limits = _limits_of(info)
+                limits = Limits.of(info.name, info.options)
                 logs = [
                     self._store.log(
                         info.id, info.schema, event_time, number, limits=limits, primary_key=info.primary_key
@@ -463,7 +417,7 @@ class Database:
                     del self._logs[id]
                     continue
                 for log in self._logs[id]:
-                    self._store.limit(log, _limits_of(live[id]))
+                    self._store.retention.limit(log, Limits.of(live[id].name, live[id].options))
             if not self.read_only and self._catalog.views():
                 self._views_of().start()
             elif self._views is not None:

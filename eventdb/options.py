@@ -1,12 +1,15 @@
-"""A topic's settings: what WITH (...), SET (...) and create_topic take, checked, as the catalog keeps them.
+"""What opening a database and creating a topic are given, checked; a topic's settings as the catalog keeps them.
 
 The catalog keeps text; durations are microseconds, sizes bytes.
 """
 
 from __future__ import annotations
 
+import os
+
 from eventdb.errors import UnsupportedError, UsageError
 from eventdb.partitioner import MAX_PARTITIONS
+from eventdb.schema import Schema
 from eventdb.values import parse_duration_us, parse_size_bytes
 
 TYPE_CHECKING = False
@@ -85,3 +88,40 @@ def _duration(us: int) -> str:
             count = us // size
             return f"{count} {unit}" + ("s" if count != 1 and unit != "ms" else "")
     return f"{us} us"
+
+
+def checked_opening(path: object, read_only: object, threads: object) -> str:
+    """The path of a database to open; UsageError for what cannot be a path, a number of threads or a flag."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise UsageError(f"a path is a non-empty string or path object, not {path!r}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
+        raise UsageError(f"threads is an integer from 1 to 1024, not {threads!r}")
+    if not isinstance(read_only, bool):
+        raise UsageError(f"read_only is True or False, not {read_only!r}")
+    name: str = os.fsdecode(os.fspath(path))
+    if "\0" in name:
+        raise UsageError("a path cannot hold a NUL byte")
+    return name
+
+
+def schema_of(columns: Mapping[str, str] | Schema) -> Schema:
+    """The schema of a dict of name to SQL type."""
+    if isinstance(columns, Schema):
+        return columns
+    if not hasattr(columns, "items"):
+        raise UsageError(f"columns is a dict of name to SQL type, not {type(columns).__name__}")
+    return Schema.from_mapping(columns)
+
+
+def inferred_schema(like: Any) -> Schema:
+    """The schema that a sample, one event or a table, would fit."""
+    from eventdb.arrow import infer_schema
+
+    if (
+        isinstance(like, dict)
+        and like
+        and not any(hasattr(v, "__len__") and not isinstance(v, str | bytes) for v in like.values())
+    ):
+        like = {name: [value] for name, value in like.items()}
+    schema = infer_schema(like)
+    return Schema.from_mapping({field.name: str(field.type) for field in schema})

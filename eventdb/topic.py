@@ -50,7 +50,6 @@ class Topic:
         "_info",
         "_log",
         "_logs",
-        "_plain_since",
         "_store",
     )
 
@@ -65,7 +64,6 @@ class Topic:
         self._append_row = self._store.append_row
         self._checked_ns = 0
         # The index transaction up to which a partition is known to have no headers: then new rows need no snapshot.
-        self._plain_since: dict[PartitionLog, int] = {}
         if info.kind != "topic":
             self._retire(UsageError(f"{info.name!r} is maintained by its query: append to its topic instead"))
 
@@ -220,7 +218,7 @@ class Topic:
         if headers is not None and log.beside is not None:
             beside = [(first + i, one) for i, one in enumerate(headers) if one]
             if beside:
-                transaction.append_rows(log.beside, beside)
+                transaction.append_beside(log, beside)
 
     def producer(
         self, *, linger_ms: float = PRODUCER_LINGER_MS, max_rows: int = PRODUCER_MAX_ROWS, id: str | None = None
@@ -262,7 +260,7 @@ class Topic:
             raise UsageError(f"offset is an integer, not {offset!r}")
         if offset > latest or offset < 0:
             raise self._out_of_range(log, "offset", offset, earliest, latest)
-        return self._store.trim(log, offset)
+        return self._store.retention.trim(log, offset)
 
     def read(
         self,
@@ -395,9 +393,9 @@ class Topic:
         """The commit id looked at, up to READ_CHUNK_ROWS rows and their headers by offset; no snapshot is held while
         the caller works."""
         self._database._check_open()
-        if last is None and self._store.index_commit_id() == self._plain_since.get(log):
+        if last is None:
             tail = self._store.tail(log, position)
-            if tail is not None:
+            if tail is not None and not tail.has_beside:
                 return tail.commit_id, tail.rows(log), {}
         with self._store.snapshot() as snapshot:
             earliest, end = snapshot.offsets(log)
@@ -414,8 +412,6 @@ class Topic:
                 beside = log.beside
                 if beside is not None and snapshot.partition(beside.key) is not None:
                     headers = self._headers_in(snapshot, beside, position, stop)
-                else:
-                    self._plain_since[log] = snapshot.index_commit_id
             return snapshot.commit_id, rows, headers
 
     @staticmethod

@@ -163,9 +163,8 @@ class Views:
         log = database._log_by_id(facts.id)
         with database._store.snapshot() as snapshot:
             first = resolve_start(snapshot, log, facts, statement.start)
-        if first:
-            with database._store.write() as transaction:
-                start_view(transaction, info.id, first)
+        with database._store.write() as transaction:
+            start_view(transaction, info.id, first)
         database._refresh_catalog()
         self.start()
 

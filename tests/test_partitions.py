@@ -424,3 +424,15 @@ def test_retention_by_age_uses_event_time_or_append_time(db: eventdb.Database) -
     other.append_many([{"ts": old}] * 10)
     db.retain()
     assert (len(topic), len(other)) == (0, 10)
+
+
+def test_a_reader_that_waits_gets_the_headers_of_every_new_event(db: eventdb.Database) -> None:
+    topic = db.create_topic("t", {"n": "BIGINT"})
+    topic.append({"n": 0})
+    reader = topic.read(follow=True, timeout=5)
+    assert next(reader).headers == ()
+    for i in range(1, 12):
+        topic.append({"n": i}, headers={"i": b"%d" % i} if i % 3 else None)
+        topic.append({"n": -i})
+        assert next(reader).headers == ((("i", b"%d" % i),) if i % 3 else ())
+        assert next(reader).headers == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eventdb.errors import UsageError
+from eventdb.errors import UnsupportedSQL, UsageError
 from eventdb.logical.expressions import Call, ColumnRef, IntervalValue, Literal
 from eventdb.schema import DataType, Field, Schema
 from eventdb.sql.context import Context
@@ -50,7 +50,11 @@ def alter_topic(words: Words, context: Context) -> AlterTopic:
     """The statement after ALTER TOPIC."""
     name = words.name("the topic's name")
     if not words.accept("SET"):
-        context.unsupported(f"ALTER TOPIC ... {words.word() or words.text()}", None, "write ALTER TOPIC t SET (...)")
+        construct = f"ALTER TOPIC ... {words.word() or words.text()}"
+        place = words.error(f"{construct} is not supported; write ALTER TOPIC t SET (...)", words.index)
+        raise UnsupportedSQL(
+            place.message, construct=construct, sql=place.sql, line=place.line, column=place.column
+        )
     options = _options(words)
     words.end()
     return AlterTopic(name, options)

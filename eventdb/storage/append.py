@@ -171,7 +171,7 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     if now < state.append_us:
         now = state.append_us
     try:
-        data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, 0)
+        data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, state.flags)
     except (KeyError, ValueError, TypeError, OverflowError, struct.error):
         return DECLINED
     after = position + ((RECORD_BYTES + len(data) + 7) & -8)

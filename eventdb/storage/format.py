@@ -80,6 +80,7 @@ GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal
 NO_MIN_TIME = (1 << 63) - 1
 NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
+PARTITION_BESIDE = 2  # some rows carry what lies in the log beside this one
 
 COLUMN_NULLABLE = 1
 COLUMN_CODED = 2

@@ -38,6 +38,22 @@ class Limits:
         self.max_rows = max_rows
         self.reject = reject
 
+    @staticmethod
+    def of(name: str, options: dict[str, str]) -> Limits | None:
+        """The share of each partition in what a topic's options allow; None without limits."""
+        count = int(options.get("partitions", "1"))
+        retention, size, rows = (options.get(option) for option in ("retention", "max_bytes", "max_rows"))
+        if retention is None and size is None and rows is None:
+            return None
+        return Limits(
+            name,
+            count,
+            None if retention is None else int(retention),
+            None if size is None else int(size) // count,
+            None if rows is None else int(rows) // count,
+            reject=options.get("on_full") == "reject",
+        )
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Limits) and all(getattr(self, n) == getattr(other, n) for n in self.__slots__)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from eventdb.storage.files import Clock
+    from eventdb.storage.limits import Limits
     from eventdb.storage.log import PartitionLog, PartitionState
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
@@ -98,6 +99,15 @@ class Retention:
         with contextlib.suppress(ValueError):
             self._providers.remove(logs)
 
+    def limit(self, log: PartitionLog, limits: Limits | None) -> None:
+        """The log's limits are these from the next commit on."""
+        if log.limits == limits:
+            return
+        writer = self._store._writer
+        with contextlib.nullcontext() if writer is None else writer.mutex:
+            log.limits = limits
+            log.generation = -1  # the short way of appending (append.py) asks again
+
     # -- the pass ------------------------------------------------------------------------------
 
     def step(self) -> None:
@@ -135,7 +145,8 @@ class Retention:
         return report
 
     def trim(self, log: PartitionLog, start: int) -> int:
-        """See Store.trim."""
+        """Offsets below `start` are gone for good; returns the log's start. Their files go as soon as no reader needs
+        them. Works on a full disk."""
         report = Report()
         report.segments_dropped = self._commit([(log, start)], [])
         self._collect(report)

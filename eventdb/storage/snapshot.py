@@ -60,11 +60,6 @@ class StoreSnapshot:
             raise ClosedError("the snapshot is closed")
         return self._txn
 
-    @property
-    def index_commit_id(self) -> int:
-        """The index transaction it shows; see Store.index_commit_id."""
-        return int(self._open().id())
-
     def _state(self, log: PartitionLog) -> PartitionState:
         state = PartitionState()
         value = self.partition(log.key)

@@ -535,10 +535,6 @@ class Store:
         head = self._head
         return None if head is None else read_tail(head, log, start)
 
-    def index_commit_id(self) -> int:
-        """The id of the newest index transaction of any process: unchanged while commits move partitions' ends only."""
-        return self._index.last_txn_id()
-
     def commit_id(self) -> int:
         """The id of the newest commit of any process; only grows."""
         self._check()
@@ -554,7 +550,7 @@ class Store:
         limits: Limits | None = None, primary_key: tuple[int, ...] = (),
     ) -> PartitionLog:  # fmt: skip
         """The handle of a partition, the same at each call. `event_time` is a column's position; `limits` are those of
-        its first call, until `limit` changes them.
+        its first call, until Retention.limit changes them.
 
         `primary_key`, positions too, makes it a table's: its schema then ends in the hidden column of marks (marks.py),
         and it is written through KeyedWriter only.
@@ -578,20 +574,6 @@ class Store:
             made.fresh = self.snapshot
             log = self._logs.setdefault(key, made)
         return log
-
-    def limit(self, log: PartitionLog, limits: Limits | None) -> None:
-        """The log's limits are these from the next commit on."""
-        if log.limits == limits:
-            return
-        writer = self._writer
-        with contextlib.nullcontext() if writer is None else writer.mutex:
-            log.limits = limits
-            log.generation = -1  # the short way of appending (append.py) asks again
-
-    def trim(self, log: PartitionLog, start: int) -> int:
-        """Offsets below `start` are gone for good; returns the log's start. Their files go as soon as no reader needs
-        them. Works on a full disk."""
-        return self.retention.trim(log, start)
 
     # -- looking -------------------------------------------------------------------------------
 

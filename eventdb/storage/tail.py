@@ -7,6 +7,7 @@ the head says is true even if an index transaction replaces it at this moment: r
 
 from __future__ import annotations
 
+from eventdb.storage.format import PARTITION_BESIDE
 from eventdb.storage.head import entry_of
 from eventdb.storage.log import PartitionState
 
@@ -37,6 +38,11 @@ class LogTail:
     def offsets(self, log: PartitionLog) -> tuple[int, int]:
         """(log_start_offset, log_end_offset)."""
         return self._state.log_start, self._state.log_end
+
+    @property
+    def has_beside(self) -> bool:
+        """Whether some rows of the log carry something that lies beside it."""
+        return bool(self._state.flags & PARTITION_BESIDE)
 
     def rows(self, log: PartitionLog) -> list[tuple[int, int, tuple[Any, ...]]]:
         """(offset, append_time_us, physical values) of every row, in offset order."""

@@ -23,6 +23,7 @@ from eventdb.storage.format import (
     OP_PUT,
     OP_ROWS,
     OP_SEGMENT,
+    PARTITION_BESIDE,
     PARTITION_DERIVED,
     U32,
     dictionary_key,
@@ -187,6 +188,13 @@ class WriteTransaction:
         first = staged.state.log_end
         store_columns(self, staged, columns)
         return first
+
+    def append_beside(self, log: PartitionLog, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Rows (offset in `log`, ...) that rows of this transaction carry, to the log beside it."""
+        if log.beside is None:
+            raise InternalError(f"topic {log.topic_id} has no log beside it")
+        self._stage(log).state.flags |= PARTITION_BESIDE
+        self.append_rows(log.beside, rows)
 
     def end_offset(self, log: PartitionLog) -> int:
         """The offset the next row of the log gets."""

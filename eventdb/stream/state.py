@@ -91,6 +91,10 @@ class StateKeys:
         data = store.get(self._start)
         return 0 if data is None else int(_OFFSET.unpack(data)[0])
 
+    def has_begun(self, store: Reading) -> bool:
+        """Whether the view's start or any progress is stored."""
+        return store.get(self._start) is not None or store.get(self._progress) is not None
+
     def set_start(self, store: Writing, offset: int) -> None:
         store.put(self._start, _OFFSET.pack(offset))
 

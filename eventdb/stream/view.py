@@ -142,6 +142,8 @@ def load_query(spec: ViewSpec, store: Reading, first_offset: int = 0) -> Continu
     query = ContinuousQuery(spec.program, keys.progress(store))
     if query.groups is not None:
         query.groups.restore(keys.groups(store))
+    if not keys.has_begun(store):
+        query.skip_to(first_offset)  # it is being created at this moment, or has always begun with the topic
     require_rows(spec, query, first_offset)
     return query
 

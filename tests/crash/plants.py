@@ -81,7 +81,7 @@ def split_transaction() -> None:
 
     def commit(self: Transaction) -> None:
         self._open = False
-        for topic, rows, columnar in self._parts:
+        for topic, rows, columnar, _, _ in self._parts:
             with self._database._store.write() as writer:
                 add = writer.append_columns if columnar else writer.append_rows
                 first = add(topic._log, rows)

@@ -61,7 +61,7 @@ def open_with(disk: SimulatedDisk, clock: FakeClock) -> Store:
 
 
 def limit(store: Store, topic: int = 1, **limits: Any) -> None:
-    store.limit(log(store, topic), Limits("t", **limits))
+    store.retention.limit(log(store, topic), Limits("t", **limits))
     store.retention._providers = [lambda: [log(store, topic)]]
 
 
@@ -102,7 +102,7 @@ class Life:
                 with store.write() as transaction:
                     transaction.append_rows(log(store), made[len(made) // 2 + 1 :])
             self.asked = max(self.asked, begin)
-            self.acknowledged = max(self.acknowledged, store.trim(log(store), begin))
+            self.acknowledged = max(self.acknowledged, store.retention.trim(log(store), begin))
 
     def judge(self, store: Store) -> int:
         """The log's start; the log is what was promised."""
@@ -244,7 +244,7 @@ def test_a_failed_operation_of_trimming_loses_nothing_and_a_later_trim_completes
         made = append(store, ROWS)
         files.fail_at(count, code)
         with contextlib.suppress(StorageError):
-            store.trim(log(store), 150)
+            store.retention.trim(log(store), 150)
         files.heal()
         done = files.fired == 0
         fired += not done
@@ -254,7 +254,7 @@ def test_a_failed_operation_of_trimming_loses_nothing_and_a_later_trim_completes
         begin = offsets(store)[0]
         assert begin in (0, 150)
         assert rows(store) == made[begin:]
-        assert store.trim(log(store), 150) == 150
+        assert store.retention.trim(log(store), 150) == 150
         assert segment_files(disk) == kept_bases(store)
         assert store.check(deep=True) == []
         store.close()
@@ -345,7 +345,7 @@ def test_an_append_beyond_a_rejecting_limit_stores_nothing_and_names_it(disk: Si
             refused()
         assert caught.value.limit == "max_rows"
     assert len(rows(store)) == 50
-    store.trim(log(store), 7)
+    store.retention.trim(log(store), 7)
     store.append_row(log(store), ("a", 50))
     with pytest.raises(TopicFull):
         append(store, 7)
@@ -433,7 +433,7 @@ def test_an_older_snapshot_reads_on_and_is_named_until_it_closes(disk: Simulated
     store = start(disk)
     made = append(store, ROWS)
     with store.snapshot() as old:
-        assert store.trim(log(store), 150) == 150
+        assert store.retention.trim(log(store), 150) == 150
         assert [row[2] for chunk in old.rows(log(store), 0, ROWS) for row in chunk] == made
         assert segment_files(disk)[0] == 0
         stats = store.retention.stats()
@@ -452,7 +452,7 @@ def test_a_snapshot_held_too_long_gets_a_typed_error_for_what_it_has_not_mapped(
     store = open_with(disk, clock)
     append(store, ROWS)
     with store.snapshot() as old:
-        store.trim(log(store), 150)
+        store.retention.trim(log(store), 150)
         clock.pass_time(11 * 60_000_000)
         store.retention.run()
         assert segment_files(disk)[0] > 0
@@ -486,7 +486,7 @@ def test_a_full_disk_is_freed_with_the_help_of_the_reserve(disk: SimulatedDisk) 
 
     with pytest.raises(DiskFullError):
         fill()
-    assert store.trim(log(store), 50) == 50
+    assert store.retention.trim(log(store), 50) == 50
     assert files.fired > 1
     assert rows(store) == made[50:]
     assert segment_files(disk) == kept_bases(store)
@@ -502,7 +502,7 @@ def test_freed_segments_give_their_blocks_back(disk: SimulatedDisk) -> None:
     append(store, ROWS)
     with store.snapshot() as snapshot:
         list(snapshot.rows(log(store), 0, ROWS))  # all mapped
-    store.trim(log(store), ROWS)
+    store.retention.trim(log(store), ROWS)
     maps = Path("/proc/self/maps").read_text()
     assert f"{disk.root}/db/topics/1/0/" not in maps
     assert segment_files(disk) == []
