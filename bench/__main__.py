@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("append", "startup", "latency", "engine")
+NAMES = ("setup", "append", "startup", "latency", "engine", "durable", "batches")
 
 
 def main() -> int:
