@@ -2,9 +2,9 @@
 
     python -m bench durable [commit] [interval] [--events 40] [--rounds 15] [--full]
 
-`commit`: on the device when the call returns, against SQLite WAL/FULL, Redis with appendfsync always, NATS JetStream that
-flushes every message, and a bare pwrite + fdatasync. `interval`: flushed soon after, against SQLite WAL/NORMAL, Redis
-everysec and Kafka acks=1. Every contestant is used from Python, with its quickest client.
+`commit`: on the device when the call returns, against SQLite WAL/FULL, Redis with appendfsync always, NATS JetStream
+that flushes every message, and a bare pwrite + fdatasync. `interval`: flushed soon after, against SQLite WAL/NORMAL,
+Redis everysec and Kafka acks=1. Every contestant is used from Python, with its quickest client.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +111,31 @@ class SqliteLog(Log):
     def close(self) -> None:
         for connection in self._all:
             connection.close()
+
+
+class SqliteEvents:
+    """History with an index on the key and one on the time."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("CREATE TABLE events (ts INTEGER NOT NULL, device TEXT NOT NULL, temp REAL NOT NULL)")
+        self._connection.execute("CREATE INDEX by_device ON events (device)")
+        self._connection.execute("CREATE INDEX by_ts ON events (ts)")
+
+    def load(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        self._connection.execute("BEGIN")
+        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
+        self._connection.execute("COMMIT")
+
+    def stream(self) -> Iterator[tuple[Any, ...]]:
+        return self._connection.execute("SELECT * FROM events")
+
+    def all(self) -> list[tuple[Any, ...]]:
+        return self.stream().fetchall()  # type: ignore[attr-defined]
+
+    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        self._connection.close()
