@@ -13,12 +13,12 @@ from bench.measure import Report
 from bench.payload import Numbers, digest
 from bench.peers.server import Unavailable
 
-Opener = Callable[[Path], Log]
+Opener = Callable[[Path], Any]  # a Log
 
 
-def peer(module: str, class_name: str, *arguments: Any) -> Opener:
-    """Opens a rival; its module is imported then, for it may be missing."""
-    return lambda path: getattr(importlib.import_module(f"bench.peers.{module}"), class_name)(path, *arguments)
+def peer(module: str, name: str, *arguments: Any) -> Opener:
+    """Opens a rival (or calls its function); its module is imported then, for it may be missing."""
+    return lambda path: getattr(importlib.import_module(f"bench.peers.{module}"), name)(path, *arguments)
 
 
 def ours(durability: str, columns: bool = False) -> Opener:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import shutil
 import subprocess
 import threading
@@ -162,5 +163,33 @@ class KafkaLog(Log):
     def contents(self) -> Iterator[Row]:
         return map(unpacked, self.messages(self.length()))
 
+    @contextlib.contextmanager
+    def sender(self) -> Iterator[Callable[[bytes], object]]:
+        """A function that sends one message, not waiting for its acknowledgement."""
+        produce, poll = self._each.produce, self._each.poll
+
+        def send(message: bytes) -> None:
+            produce(TOPIC, message)
+            poll(0)
+
+        yield send
+        self._each.flush(60)
+
     def close(self) -> None:
         self._server.stop()
+
+
+def receive(port: Path, ready: Callable[[], object], take: Callable[[bytes], bool]) -> None:
+    """Gives every new message to `take` until it returns false; calls `ready` once."""
+    consumer = Consumer({"bootstrap.servers": f"127.0.0.1:{port.name}", "log_level": 0, "group.id": "bench",
+                         "enable.auto.commit": False})  # fmt: skip
+    consumer.assign([TopicPartition(TOPIC, 0, OFFSET_BEGINNING)])
+    consumer.poll(2)  # connected
+    ready()
+    try:
+        while True:
+            message = consumer.poll(60)
+            if message is not None and message.error() is None and not take(message.value()):
+                return
+    finally:
+        consumer.close()

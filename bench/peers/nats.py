@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +93,46 @@ class NatsLog(Log):
 
         return map(unpacked, self._loop.run_until_complete(fetch()))
 
+    @contextlib.contextmanager
+    def sender(self) -> Iterator[Callable[[bytes], object]]:
+        """A function that sends one message, not waiting for its acknowledgement; the loop runs in a thread."""
+        thread = threading.Thread(target=self._loop.run_forever)
+        thread.start()
+        client, loop = self._client, self._loop
+
+        def send(message: bytes) -> None:
+            loop.call_soon_threadsafe(lambda: loop.create_task(client.publish(SUBJECT, message)))
+
+        try:
+            yield send
+            asyncio.run_coroutine_threadsafe(client.flush(60), loop).result(60)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
     def close(self) -> None:
         try:
             self._loop.run_until_complete(self._client.close())
             self._loop.close()
         finally:
             self._server.stop()
+
+
+def receive(port: Path, ready: Callable[[], object], take: Callable[[bytes], bool]) -> None:
+    """Gives every new message to `take` until it returns false; calls `ready` once."""
+
+    async def run() -> None:
+        client = await nats.connect(f"nats://127.0.0.1:{port.name}")
+        done = asyncio.Event()
+
+        async def handle(message: Any) -> None:
+            if not take(message.data):
+                done.set()
+
+        await client.subscribe(SUBJECT, cb=handle, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        await client.flush()
+        ready()
+        await done.wait()
+        await client.close()
+
+    asyncio.run(run())

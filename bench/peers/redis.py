@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +112,11 @@ class RedisLog(Log):
     def start(self) -> None:
         self._redis.start()
 
+    @contextlib.contextmanager
+    def sender(self) -> Iterator[Callable[[bytes], object]]:
+        """A function that sends one message."""
+        yield lambda message: self._client.xadd(STREAM, {b"e": message})
+
     def close(self) -> None:
         self._client.close()
         self._redis.server.stop()
@@ -125,3 +131,16 @@ def _exchange(connection: socket.socket, batch: Sequence[bytes]) -> None:
         if not data or data.startswith(b"-"):
             raise AssertionError(f"redis refused the load: {data[:80]!r}")
         left -= data.count(b"\n")
+
+
+def receive(port: Path, ready: Callable[[], object], take: Callable[[bytes], bool]) -> None:
+    """Gives every new message to `take` until it returns false; calls `ready` once."""
+    client = redis.Redis(port=int(port.name))
+    last: bytes | str = "0"
+    ready()
+    while True:
+        for _, entries in client.xread({STREAM: last}, block=60_000):
+            for entry_id, fields in entries:
+                last = entry_id
+                if not take(fields[b"e"]):
+                    return
