@@ -3,8 +3,8 @@
     python -m bench replay [--rows 1000000] [--rounds 5] [--full]
 
 Events come every 10 ms, 100 of each key, in batches of 100,000. SQLite has an index on the key and one on the time;
-DuckDB has its zone maps; Redis streams find a time by their ids, Kafka by its time index. Redis and Kafka hold 200,000 events
-at most, for their rates are compared. All must give the same events before anything is timed. `--full`: 10M.
+DuckDB has its zone maps; Redis streams find a time by their ids, Kafka by its time index. Redis and Kafka hold 200,000
+events at most, for their rates are compared. All must give the same events before anything is timed. `--full`: 10M.
 """
 
 from __future__ import annotations
