@@ -5,7 +5,7 @@
 A latency runs from the moment an event was due: its time on the schedule, or the moment the kernel woke the sender,
 should that be later. A sender that cannot keep up therefore shows it. Ours: `append` with `interval:100ms` to a reader
 that follows the topic, in a thread of the same process and in a process of its own. Redis (XADD to XREAD BLOCK,
-everysec), NATS (publish to a subscription, captured by a stream) and Kafka (acks=1, linger 0) have a reader process.
+everysec), NATS (publish to a subscription, captured by a stream) and Kafka (acks=1, linger 1 ms) have a reader process.
 `--full`: 5 rounds of 5 s.
 """
 

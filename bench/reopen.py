@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from bench.contest import peer
 from bench.measure import Report, median, scratch, show_s
 from bench.payload import packed, row
 from bench.peers.server import Unavailable
+from bench.startup import ENVIRONMENT
 
 ROWS, FULL_ROWS = 1_000_000, 10_000_000
 REDIS_ROWS, FULL_REDIS_ROWS = 300_000, 1_000_000
@@ -124,7 +126,9 @@ def _copy(source: Path, target: Path) -> None:
 
 def reopened(name: str, path: Path, rows: int) -> float:
     """Seconds of one opening by a process of its own."""
-    found = subprocess.run(_command(name, path, rows, "open"), capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        _command(name, path, rows, "open"), capture_output=True, text=True, check=True, env=ENVIRONMENT
+    ).stdout
     seconds, last = json.loads(found)
     if last < rows + SINGLE_ROWS - 1:
         raise AssertionError(f"{name} lost events: the last of {rows + SINGLE_ROWS:,} acknowledged is {last}")
@@ -141,6 +145,7 @@ def embedded(report: Report, work: Path, sizes: Sequence[int], rounds: int) -> N
         for _ in range(rounds):
             for name in OPENERS:
                 _copy(work / name, work / "again")
+                os.sync()  # an opening does not wait for the copy to reach the disk
                 values[name].append(reopened(name, work / "again", size))
                 _remove(work / "again")
         for name in OPENERS:

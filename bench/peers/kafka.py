@@ -166,14 +166,17 @@ class KafkaLog(Log):
     @contextlib.contextmanager
     def sender(self) -> Iterator[Callable[[bytes], object]]:
         """A function that sends one message, not waiting for its acknowledgement."""
-        produce, poll = self._each.produce, self._each.poll
+        # Without any lingering each message is a request of its own, which the broker cannot keep up with.
+        producer = self._producer({"linger.ms": 1, "max.in.flight.requests.per.connection": 5})
+        produce, poll = producer.produce, producer.poll
 
         def send(message: bytes) -> None:
             produce(TOPIC, message)
             poll(0)
 
         yield send
-        self._each.flush(60)
+        producer.flush(60)
+        producer.poll(0.1)
 
     def close(self) -> None:
         self._server.stop()
