@@ -83,6 +83,7 @@ def child(name: str, path: Path, rate: float, seconds: float) -> int:
     numbers = Numbers(EVENT_BYTES)
     append = log.appender()
     flush = getattr(log, "flush", None)
+    log.append_batch(log.prepare_batch(numbers.block(1_000)))  # every device has been heard of
     for one in numbers.block(20):
         append(log.prepare(one))
     if flush:
