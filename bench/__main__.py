@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("append", "startup", "latency", "engine")
+NAMES = (
+    "setup", "append", "startup", "latency", "engine", "durable", "batches", "replay", "delivery", "reopen", "flash",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -1,5 +1,7 @@
 """What does a short program pay? Import, open, append one event, close, as a whole process; against sqlite3.
 
+And what does one hold that appends dicts and reads its events back: which libraries it loads, its resident memory.
+
 python -m bench startup [rounds]
 """
 
@@ -38,6 +40,31 @@ for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):
         print(line.split()[1])
 """
+READ_BACK = OURS.replace("db.close()", """
+t.append_many([{{"ts": 1704067200000000 + n, "device": f"d{{n % 9}}", "status": "ok", "temp": 20.5, "humidity": None,
+                 "count": n}} for n in range(1000)])
+assert sum(event["count"] for event in t.read(-1000)) == 499500
+import sys
+kept = sorted({{name.partition(".")[0] for name, module in sys.modules.items()
+               if "-packages" in (getattr(module, "__file__", None) or "")}} - BEFORE)
+for line in open("/proc/self/status"):
+    if line.startswith("VmRSS"):
+        print(line.split()[1], *kept)
+db.close()""")
+BEFORE = """
+import sys
+BEFORE = {{name.partition(".")[0] for name, module in sys.modules.items()
+          if "-packages" in (getattr(module, "__file__", None) or "")}}
+"""
+INSIDE = """
+import time
+started = time.perf_counter()
+{code}
+print(time.perf_counter() - started)
+"""
+ALLOWED = {"apsw", "lmdb", "eventdb"}  # eventdb: where it is not installed for development
+MAX_RESIDENT_MB = 20
+MAX_INSIDE_S = 0.060
 MODULES = """
 import sys
 heavy = ("numpy", "pyarrow", "numba", "sqlglot", "dataclasses", "inspect", "asyncio", "logging")
@@ -108,9 +135,36 @@ def startup(work: Path, rounds: int) -> Report:
     return report
 
 
+def footprint(work: Path, rounds: int) -> Report:
+    """The process that only appends dicts and reads events back, and the time of its import, open, append and close."""
+    report = Report("A process that appends dicts and reads them back")
+    found = _process((BEFORE + READ_BACK).format(path=str(work / "footprint"))).split()
+    resident_mb, loaded = int(found[0]) / 1024, set(found[1:])
+    bare_mb = int(_process(PEAK)) / 1024
+    report.add("resident memory", f"{resident_mb:.1f} MB", f"python alone {bare_mb:.1f} MB", f"<= {MAX_RESIDENT_MB} MB",
+               resident_mb <= MAX_RESIDENT_MB)  # fmt: skip
+    report.add("libraries loaded", ", ".join(sorted(loaded)), "", "apsw, lmdb alone", loaded <= ALLOWED)
+    serial = iter(range(1_000_000))
+
+    def inside(name: str) -> Callable[[], float]:
+        return lambda: float(_process(INSIDE.format(code=OURS.format(path=str(work / (name or f"in-{next(serial)}"))))))
+
+    inside("existing")()
+    seconds = take_turns({"existing": inside("existing"), "new": inside("")}, rounds)
+    for what, values in seconds.items():
+        taken = median(values)
+        report.add(f"import, open, append, close, {what} database", show_s(taken), "", f"<= {show_s(MAX_INSIDE_S)}",
+                   taken <= MAX_INSIDE_S)  # fmt: skip
+    return report
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Prints the report; the number of bars missed."""
-    with scratch() as work:
-        report = startup(work, int(arguments[0]) if arguments else ROUNDS)
-    report.show()
-    return report.missed()
+    """Prints the reports; the number of bars missed."""
+    rounds = int(arguments[0]) if arguments else ROUNDS
+    missed = 0
+    for question in (startup, footprint):
+        with scratch() as work:
+            report = question(work, rounds)
+        report.show()
+        missed += report.missed()
+    return missed

@@ -228,16 +228,19 @@ class RowCodec:
         return tuple(checker(value) for checker, value in zip(self._checkers, row, strict=True))
 
     def _generate_decode(self) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-        convert = {
-            i: field.type
-            for i, field in enumerate(self._schema)
-            if field.type.name in ("TIMESTAMP", "DATE", "DECIMAL", "BOOLEAN")
-        }
-        if not convert:
+        if not any(field.type.name in ("TIMESTAMP", "DATE", "DECIMAL", "BOOLEAN") for field in self._schema):
             return tuple
-        types = [convert.get(i) for i in range(len(self._schema))]
-
-        def decode(row: Sequence[Any]) -> tuple[Any, ...]:
-            return tuple([v if t is None else decode_value(t, v) for v, t in zip(row, types, strict=True)])
-
-        return decode
+        values = []
+        scope: dict[str, Any] = {"EPOCH": EPOCH, "delta": dt.timedelta, "decode_value": decode_value}
+        for i, field in enumerate(self._schema):
+            if field.type.name == "TIMESTAMP":
+                values.append(f"None if v{i} is None else EPOCH + delta(0, 0, v{i})")
+            elif field.type.name in ("DATE", "DECIMAL", "BOOLEAN"):
+                scope[f"type{i}"] = field.type
+                values.append(f"decode_value(type{i}, v{i})")
+            else:
+                values.append(f"v{i}")
+        names = "".join(f"v{i}, " for i in range(len(values)))
+        exec(f"def decode(row):\n  {names}= row\n  return ({', '.join(values)},)", scope)  # our own names only
+        function: Callable[[Sequence[Any]], tuple[Any, ...]] = scope["decode"]
+        return function

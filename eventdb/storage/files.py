@@ -111,11 +111,14 @@ class Files:
         else:
             self.fill_zeros(fd, length_bytes)
 
-    def fill_zeros(self, fd: int, length_bytes: int) -> None:
-        """Written zeros in [0, length_bytes): a later overwrite needs no file system metadata to become durable."""
+    def fill_zeros(self, fd: int, length_bytes: int, piece_bytes: int = len(_ZEROS)) -> None:
+        """Written zeros in [0, length_bytes): a later overwrite needs no file system metadata to become durable.
+
+        The kernel caches each piece as a whole, and a store into a mapping of it makes the whole piece dirty.
+        """
         position = 0
         while position < length_bytes:
-            position += self.pwrite(fd, _ZEROS[: length_bytes - position], position)
+            position += self.pwrite(fd, _ZEROS[: min(piece_bytes, length_bytes - position)], position)
 
     def mmap(self, fd: int, length_bytes: int, *, write: bool = False) -> mmap.mmap:
         return mmap.mmap(fd, length_bytes, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
