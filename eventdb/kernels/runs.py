@@ -10,7 +10,7 @@ from eventdb.kernels.jit import njit
 @njit
 def expand(values, lengths, out):  # type: ignore[no-untyped-def]
     """out = each value as often as its length says; -1 if that is not exactly len(out) values, else 0."""
-    at = 0
+    at = np.int64(0)
     for i in range(len(values)):
         stop = at + np.int64(lengths[i])
         if stop < at or stop > len(out):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from eventdb.errors import EventDBError
 from eventdb.storage.checkpoint import CheckpointFile
-from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key
+from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
+from eventdb.storage.sealed import SealedLayout, is_sealed, open_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 
 TYPE_CHECKING = False
@@ -54,6 +55,11 @@ def _check_partition(
         bases.append(base)
         end = SEGMENT_KEY.unpack(entries[i + 1][0])[3] if i + 1 < len(entries) else state.log_end
         try:
+            if is_sealed(value):
+                problems += [f"{where}: segment {base}: {t}" for t in _check_sealed(
+                    files, path, uuid, topic_id, partition, base, SealedLayout.unpack(value), end - base, deep
+                )]  # fmt: skip
+                continue
             layout = SegmentLayout.unpack(value)
             if not 0 <= end - base <= layout.capacity:
                 problems.append(
@@ -66,7 +72,7 @@ def _check_partition(
             ]
         except EventDBError as error:
             problems.append(f"{where}: {error}")
-    if state.log_end and (not bases or bases[-1] != state.base):
+    if state.log_end and (not bases or bases[-1] != state.base) and state.base != NO_SEGMENT:
         problems.append(f"{where}: the active segment {state.base} is not the last one of {bases[-3:]}")
     if not state.log_start <= state.log_end or (bases and bases[0] > state.log_start):
         problems.append(f"{where}: offsets {state.log_start}..{state.log_end} do not fit the first segment {bases[:1]}")
@@ -94,4 +100,22 @@ def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool
     times = segment.value_views[-1][rows - step : rows].tolist()
     if times != sorted(times):
         problems.append("append times are out of order")
+    return problems
+
+
+def _check_sealed(
+    files: Files, path: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SealedLayout, rows: int,
+    deep: bool,
+) -> list[str]:  # fmt: skip
+    """A deep check reads and verifies every block; the file and its directory are verified in any case."""
+    if layout.rows != rows:
+        return [f"it should hold {rows} rows but holds {layout.rows}"]
+    segment = open_sealed(files, path, uuid, topic_id, partition, base, layout)
+    problems = []
+    for column in range(len(layout.columns) + 1 if deep else 0):
+        for number in range(layout.block_count):
+            try:
+                segment.block_bytes(column, number)
+            except EventDBError as error:
+                problems.append(str(error))
     return problems

@@ -28,7 +28,7 @@ from eventdb.storage.format import (
 from eventdb.storage.nodes import MAX_DECIMALS, UNSIGNED, lane_bits, lane_count
 
 ZSTD_GAIN = 0.85  # of the size of the best lightweight encoding
-_SIGNED = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+_SIGNED: dict[int, Any] = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
 _SAMPLE = 1024
 _LEAST_ROWS = 16  # fewer values are packed as they are: no other node is smaller
 _PLANES_LEAST_BYTES = 256
@@ -187,7 +187,7 @@ def _consider_dictionary(options: list[_Option], values: Array, width: int, dept
 
 def _consider_patches(options: list[_Option], values: Array, low: int, width: int, depth: int) -> None:
     """A narrower window of values, and exceptions outside it."""
-    count, item = len(values), values.dtype.itemsize
+    count = len(values)
     if width <= 2 or depth > 2:
         return
     best: tuple[float, int, int] | None = None

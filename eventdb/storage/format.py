@@ -12,7 +12,9 @@ Directory::
     index/data.mdb, lock.mdb    LMDB: what is committed
     index/checkpoint            two slots: the LMDB meta pages of the last two checkpoints
     journal/J-<epoch>-<number>  records of commits since the checkpoint
-    topics/<topic>/<partition>/<base offset, 20 digits>.seg
+    topics/<topic>/<partition>/<base offset, 20 digits>.seg             raw segment
+    topics/<topic>/<partition>/<base offset, 20 digits>[.generation].col  sealed segment
+    SEAL                        flock'd by who seals segments. Never deleted
 
 Index keys::
 
@@ -36,6 +38,15 @@ Segment file::
     header page(s): SEGMENT_HEAD, columns, CRC      then per column, 64-byte aligned and in this order:
     [validity: 1 byte per row, if nullable] [values: width bytes per row | int64 end positions] [heap, if plain]
     and last the int64 append times.
+
+Sealed segment file::
+
+    SEALED_HEAD, columns, CRC      then blocks, 64-byte aligned: all of column 0, all of column 1 ..., the append times
+    directory: SEALED_BLOCK for each block, in that order      SEALED_FOOT, CRC
+
+A block holds `block rows` rows of a column (the last one fewer) as nodes (nodes.py): validity, if there are NULLs;
+values. A plain column has codes, lengths and the heap of its distinct values instead of values. What lies under a NULL
+is the value before it.
 """
 
 from __future__ import annotations
@@ -69,6 +80,9 @@ NO_MIN_TIME = (1 << 63) - 1
 NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
 
+SEGMENT_SEALED = 1 << 31  # in the column count: the segment is sealed, its capacity its rows, and SEALED_TAIL follows
+SEALED_TAIL = Struct("<QIII")  # file size, crc of the directory, generation, block rows
+
 COLUMN_NULLABLE = 1
 COLUMN_CODED = 2
 COLUMN_PLAIN = 4
@@ -99,6 +113,17 @@ DICTIONARY_MAX_BYTES = (
     8 << 20
 )  # of one column's dictionary, in memory of every process; beyond it the column goes plain
 DICTIONARY_VALUE_BYTES = 2048  # a longer value makes its column plain at once
+
+# --- sealed segments ------------------------------------------------------------------------------
+SEALED_MAGIC = b"EVDBCOL1"
+SEALED_HEAD = Struct("<8s16sIHHQQIII")
+#      magic, uuid, topic, partition, 0, base, rows, block rows, column count, generation
+SEALED_BLOCK = Struct("<QIIIIBBHIqq")
+#      position, bytes, crc, NULLs, distinct values (estimate), kind of the value node, flags, 0, 0, least and greatest
+# value. Of doubles the bits, of plain strings the first 8 bytes (big-endian, biased), of coded ones the codes
+SEALED_FOOT = Struct("<QII")  # position, bytes and crc of the directory; then crc u32
+BLOCK_RANGED = 1  # flag: least and greatest value are known
+BLOCK_NAN = 2  # flag: some value is NaN, which is outside the range
 
 # --- journal --------------------------------------------------------------------------------------
 RECORD_MAGIC = 0x314A4445  # "EDJ1"
@@ -190,6 +215,10 @@ def topic_directory(topic_id: int, partition: int) -> str:
 
 def segment_name(base: int) -> str:
     return f"{base:020d}.seg"
+
+
+def sealed_name(base: int, generation: int) -> str:
+    return f"{base:020d}.{generation}.col" if generation else f"{base:020d}.col"
 
 
 def journal_name(epoch: int, number: int) -> str:

@@ -16,6 +16,7 @@ from eventdb.storage.format import (
     partition_key,
     segment_key,
 )
+from eventdb.storage.sealed import SealedLayout, SealedSegment, is_sealed, open_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 
 TYPE_CHECKING = False
@@ -86,7 +87,8 @@ class PartitionLog:
         self.durable_base = NO_SEGMENT  # of a segment whose directory entry this process has flushed
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # of `segment`
-        self._mapped: dict[int, Segment] = {}
+        self.index: Any = None  # where a reader of an old snapshot finds what replaced a segment
+        self._mapped: dict[int, Segment | SealedSegment] = {}
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None
@@ -119,7 +121,7 @@ class PartitionLog:
 
     def open_for_writing(self, txn: Any, base: int) -> Segment:
         value = txn.get(segment_key(self.topic_id, self.partition, base))
-        if value is None:
+        if value is None or is_sealed(value):
             raise CorruptionError(f"topic {self.topic_id}: the index names segment {base} but does not describe it")
         return self._open(base, SegmentLayout.unpack(value), write=True)
 
@@ -128,10 +130,12 @@ class PartitionLog:
             self._files, self._directory, self._uuid, self.topic_id, self.partition, base, layout, write=write
         )
 
-    def mapped(self, base: int, value: bytes) -> Segment:
-        """The segment of an index entry, mapped for reading. The newest mappings are kept."""
+    def mapped(self, base: int, value: bytes) -> Segment | SealedSegment:
+        """The segment of an index entry, mapped for reading. The newest mappings are kept. MissingFile."""
+        if is_sealed(value):
+            return self._mapped_sealed(base, SealedLayout.unpack(value))
         segment = self._mapped.get(base)
-        if segment is None:
+        if segment is None or isinstance(segment, SealedSegment):
             active = self.segment
             if (
                 active is not None
@@ -140,11 +144,29 @@ class PartitionLog:
             ):
                 return active
             segment = self._open(base, SegmentLayout.unpack(value), write=False)
-            if len(self._mapped) >= _MAX_MAPPED:
-                with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
-                    self._mapped.pop(next(iter(self._mapped)), None)
-            self._mapped[base] = segment
+            self._keep(base, segment)
         return segment
+
+    def _mapped_sealed(self, base: int, layout: SealedLayout) -> SealedSegment:
+        found = self._mapped.get(base)
+        if isinstance(found, SealedSegment) and (found.layout.generation, found.layout.directory_crc) == (
+            layout.generation, layout.directory_crc,
+        ):  # fmt: skip
+            return found
+        segment = open_sealed(
+            self._files, self._directory, self._uuid, self.topic_id, self.partition, base, layout
+        )  # fmt: skip
+        # What it replaced is let go, so that the space of unlinked files returns.
+        for other in [b for b in list(self._mapped) if base <= b < base + layout.rows]:
+            self._mapped.pop(other, None)
+        self._keep(base, segment)
+        return segment
+
+    def _keep(self, base: int, segment: Segment | SealedSegment) -> None:
+        if len(self._mapped) >= _MAX_MAPPED:
+            with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
+                self._mapped.pop(next(iter(self._mapped)), None)
+        self._mapped[base] = segment
 
     def drop_writer_state(self) -> None:
         """The writer's view is stale (an aborted transaction); the next one reloads it."""

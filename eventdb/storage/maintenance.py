@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 
-from eventdb.config import CHECKPOINT_INDEX_BYTES, CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES
+from eventdb.config import CHECKPOINT_INDEX_BYTES, CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES, SEAL_INTERVAL_MS
 from eventdb.errors import EventDBError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from eventdb.storage.commit import Writer
+    from eventdb.storage.sealer import Sealer
 
 _IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
 
@@ -18,8 +20,10 @@ _IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
 class Maintenance:
     """Started at the first commit; a daemon, so that it never keeps a program alive."""
 
-    def __init__(self, writer: Writer, interval_ms: int | None) -> None:
+    def __init__(self, writer: Writer, interval_ms: int | None, sealer: Sealer | None = None) -> None:
         self._writer = weakref.ref(writer)
+        self._sealer = sealer
+        self._seal_ns = writer.clock.monotonic_ns()
         self._interval_ms = interval_ms
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -36,6 +40,15 @@ class Maintenance:
             self._stop.set()
             if thread is not threading.current_thread():
                 thread.join()
+
+    def _seal(self, writer: Writer) -> None:
+        """Full segments are sealed by whichever process finds the lease free. A process without NumPy, which only
+        appends events, does not load it for this: close() and compact() of others do it."""
+        now = writer.clock.monotonic_ns()
+        if self._sealer is None or now - self._seal_ns < SEAL_INTERVAL_MS * 1_000_000 or "numpy" not in sys.modules:
+            return
+        self._sealer.step(self._stop.is_set)
+        self._seal_ns = writer.clock.monotonic_ns()
 
     def _run(self) -> None:
         step_s = (self._interval_ms or 200) / 1000
@@ -60,6 +73,7 @@ class Maintenance:
                         writer.release_idle_pin(seen)
                         idle = 0
                     writer.checkpoint_ns = writer.clock.monotonic_ns()
+                self._seal(writer)
             except EventDBError as error:
                 # A full disk passes, a failed flush has poisoned the database: whoever writes next is told.
                 self.last_error = str(error)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 6
 MAX_DECIMALS = 22  # powers of ten up to this one are exact doubles
-UNSIGNED = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+UNSIGNED: dict[int, Any] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 _POWERS = [10.0**i for i in range(MAX_DECIMALS + 1)]
 
 
@@ -173,7 +173,8 @@ class _Decoder:
             if self.kernels.gather(_frozen(values.view(out.dtype)), _frozen(codes.view(np.int32)), out) < 0:
                 raise DamagedNode("a code is not in its dictionary")
             return out.view(UNSIGNED[item])
-        return values.take(codes.astype(np.int64), mode="raise")
+        taken: Array = values.take(codes.astype(np.int64), mode="raise")
+        return taken
 
     def planes(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
                depth: int) -> Array:  # fmt: skip
@@ -182,7 +183,7 @@ class _Decoder:
             raise DamagedNode(f"{size} bytes of values of {item}")
         planes = np.frombuffer(decompress(body, size * count), np.uint8).reshape(size, count)
         if size == 1:
-            out = planes[0].astype(UNSIGNED[item])
+            out: Array = planes[0].astype(UNSIGNED[item])
         else:
             wide = np.zeros((count, item), np.uint8)
             for i in range(size):
@@ -266,7 +267,8 @@ def unpack(words: Array, lanes: int, width: int, base: Any, count: int) -> Array
         target &= mask
     if base:
         out += base
-    return out.reshape(-1)[:count]
+    found: Array = out.reshape(-1)[:count]
+    return found
 
 
 _READERS: dict[int, Any] = {

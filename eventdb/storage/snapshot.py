@@ -8,6 +8,8 @@ from eventdb.storage.format import META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, 
 from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.kv import reading, scan
 from eventdb.storage.log import PartitionState
+from eventdb.storage.sealed import SealedSegment
+from eventdb.storage.segment import MissingFile, Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from eventdb.storage.blocks import SealedSlice
     from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
-    from eventdb.storage.segment import Segment
 
 _ROWS_PER_CHUNK = 4096
 
@@ -75,7 +77,7 @@ class StoreSnapshot:
 
     def _parts(
         self, log: PartitionLog, start: int, stop: int
-    ) -> Iterator[tuple[Segment, int, int, tuple[int, int] | None]]:
+    ) -> Iterator[tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]]:
         """(segment, first row, last row + 1, event time range) of the segments that hold [start, stop)."""
         txn = self._open()
         state = self._state(log)
@@ -98,11 +100,35 @@ class StoreSnapshot:
         for i, (base, value) in enumerate(found):
             end = found[i + 1][0] if i + 1 < len(found) else stop
             _, low, high, _ = SEGMENT.unpack_from(value)
-            segment = log.mapped(base, value)
             if base == state.base:
                 low, high = state.min_time, state.max_time
-                log.newest = (txn_id, base, segment)
-            yield segment, max(start, base) - base, min(stop, end) - base, _time_range(low, high)
+            for segment, row, row_end in self._opened(log, base, value, max(start, base), min(stop, end)):
+                if base == state.base and isinstance(segment, Segment):
+                    log.newest = (txn_id, base, segment)
+                yield segment, row, row_end, _time_range(low, high)
+
+    def _opened(
+        self, log: PartitionLog, base: int, value: bytes, start: int, stop: int
+    ) -> Iterator[tuple[Segment | SealedSegment, int, int]]:
+        """(segment, first row, last row + 1) of the offsets [start, stop) of an index entry. Its file may have been
+        replaced since this snapshot: the same rows are then in the segments the index has now."""
+        try:
+            segment = log.mapped(base, value)
+        except MissingFile:
+            if log.index is None:
+                raise
+            with log.index.begin_read() as txn:
+                found = self._segments(txn, log, start, stop)
+                for dictionary in log.dictionaries:
+                    if dictionary is not None:
+                        dictionary.refresh(txn)
+            if (base, value) in found or not found or found[0][0] > start:
+                raise
+            for i, (other, current) in enumerate(found):
+                end = found[i + 1][0] if i + 1 < len(found) else stop
+                yield from self._opened(log, other, current, max(start, other), min(stop, end))
+            return
+        yield segment, start - segment.base, stop - segment.base
 
     def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes]]:
         prefix = segment_key(log.topic_id, log.partition, 0)[:-8]
@@ -129,13 +155,19 @@ class StoreSnapshot:
             for at in range(row, end, _ROWS_PER_CHUNK):
                 yield segment.read_rows(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
 
-    def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice]:
-        """The rows [start, stop) as one slice per segment, in offset order."""
+    def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice | SealedSlice]:
+        """The rows [start, stop), in offset order: one slice per raw segment, one per block of a sealed one."""
         from eventdb.storage.columns import SegmentSlice
 
-        return [
-            SegmentSlice(log, segment, row, end, times) for segment, row, end, times in self._parts(log, start, stop)
-        ]
+        found: list[SegmentSlice | SealedSlice] = []
+        for segment, row, end, times in self._parts(log, start, stop):
+            if isinstance(segment, SealedSegment):
+                from eventdb.storage import blocks
+
+                found += blocks.slices(log, segment, row, end, times)
+            else:
+                found.append(SegmentSlice(log, segment, row, end, times))
+        return found
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a user key."""

@@ -7,14 +7,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import sys
 import threading
 import time
 
-from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS, LOCK_TIMEOUT_MS
+from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS, LOCK_TIMEOUT_MS, SEAL_AT_CLOSE_MS
 from eventdb.errors import (
     ClosedError,
     CorruptionError,
     DatabaseLocked,
+    EventDBError,
     ForkError,
     PoisonedError,
     ReadOnlyError,
@@ -53,6 +55,7 @@ from eventdb.storage.log import PartitionLog
 from eventdb.storage.maintenance import Maintenance
 from eventdb.storage.notify import Notifier
 from eventdb.storage.recovery import check_identity, forget_keys, needs_restore, recover, remove_topic_files, restore
+from eventdb.storage.sealer import Sealer
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.transaction import WriteTransaction
 
@@ -153,6 +156,7 @@ class Store:
         self._head: Head | None = None
         self._writer: Writer | None = None
         self._maintenance: Maintenance | None = None
+        self._sealer: Sealer | None = None
         self._group = GroupCommit(self.write)
         with contextlib.ExitStack() as undo:
             undo.callback(self._release)
@@ -263,6 +267,7 @@ class Store:
             self._index = Index(files, f"{path}/index")
             writer = Writer(files, self._clock, path, self.uuid, self._index, page, lock_fd, mode, live_topics)
             self._writer = writer
+            self._sealer = Sealer(files, path, self.uuid, writer, self.snapshot, self._fds)
             self._head = writer.head
             if alone and (slot.clean or restoring):
                 self._head.reset()  # left by a crash whose page cache is gone, or by an older life
@@ -276,7 +281,7 @@ class Store:
         finally:
             files.flock(lock_fd, fcntl.LOCK_UN)
         if maintenance:
-            self._maintenance = Maintenance(writer, interval_ms if mode == "interval" else None)
+            self._maintenance = Maintenance(writer, interval_ms if mode == "interval" else None, self._sealer)
             writer.on_first_commit = self._maintenance.start
 
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
@@ -356,11 +361,22 @@ class Store:
             try:
                 if self._maintenance is not None:
                     self._maintenance.stop()
+                if self._maintenance is not None and "numpy" in sys.modules:
+                    self._seal_at_close()
                 if self._writer is not None:
                     self._finish(self._writer)
             finally:
                 self._notifier.close()
                 self._release()
+
+    def _seal_at_close(self) -> None:
+        """Full segments are sealed, for a moment. Only where NumPy is loaded anyhow; what is left waits."""
+        sealer, writer = self._sealer, self._writer
+        if sealer is None or writer is None or writer.poison_reason:
+            return
+        deadline = self._clock.monotonic_ns() + SEAL_AT_CLOSE_MS * 1_000_000
+        with contextlib.suppress(EventDBError):  # the rows are safe as they are
+            sealer.step(lambda: self._clock.monotonic_ns() > deadline)
 
     def _finish(self, writer: Writer) -> None:
         try:
@@ -468,6 +484,16 @@ class Store:
         self._check()
         self._require_writer().checkpoint()
 
+    def compact(self, *, full: bool = False) -> dict[str, int]:
+        """Every full segment is sealed, with `full` also those that rows still go to; files they replace are gone.
+
+        Returns how many segments and rows were sealed, and the bytes before and after.
+        """
+        self._check()
+        self._require_writer()
+        assert self._sealer is not None
+        return self._sealer.compact(full=full)
+
     # -- reading -------------------------------------------------------------------------------
 
     def snapshot(self) -> StoreSnapshot:
@@ -505,6 +531,7 @@ class Store:
             made = PartitionLog(
                 self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries
             )
+            made.index = self._index
             log = self._logs.setdefault(key, made)
         return log
 

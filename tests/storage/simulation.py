@@ -43,6 +43,8 @@ SMALL_LIMITS = {
     "journal.JOURNAL_FIRST_BYTES": 4096,
     "journal.JOURNAL_MAX_BYTES": 16384,
     "directory.RESERVE_BYTES": 4096,
+    "seal.SEALED_BLOCK_ROWS": 16,
+    "sealer.MAX_SEGMENT_ROWS": 256,
 }
 
 
@@ -90,6 +92,7 @@ class Simulation:
         self.snapshots: list[tuple[StoreSnapshot, dict[int, list[Row]]]] = []
         self.kinds: dict[str, int] = {}
         self.crashes_in_recovery = 0
+        self.sealed_rows = 0
 
     # -- lives ---------------------------------------------------------------------------------
 
@@ -360,6 +363,10 @@ class Simulation:
         assert rows == expected, "the newest snapshot is not what was committed"
         self.snapshots.append((snapshot, rows))
 
+    def seal(self) -> None:
+        assert self.store is not None
+        self.sealed_rows += self.store.compact(full=self.random.random() < 0.5)["rows"]
+
     def reopen(self) -> None:
         self.close()
         strike_at, strike = self.files.strike_at - self.files.operations, self.files.strike
@@ -370,7 +377,7 @@ class Simulation:
 
 WEIGHTS = {
     "append_one": 40, "append_many": 12, "append_columns": 6, "transact": 12, "derive": 8, "abort": 6, "checkpoint": 4,
-    "flush": 4, "rest": 2, "look": 5, "reopen": 1,
+    "flush": 4, "rest": 2, "look": 5, "reopen": 1, "seal": 4,
 }  # fmt: skip
 
 __all__ = ["SMALL_LIMITS", "Crash", "Simulation"]
