@@ -51,7 +51,9 @@ class Scan(Plan):
     `columns` are names of the topic's schema or system columns (_offset, _partition, _time, _append_time, _key), one
     per field. `start_offset`/`stop_offset` bound the offsets ([start, stop), None = open); `time_range` bounds the
     topic's event time in microseconds ([low, high], None = open) and only lets whole segments be skipped: the Filter
-    above stays. `event_time` names the column that holds the topic's event time, if it has one.
+    above stays. `event_time` names the column that holds the topic's event time, if it has one. `hints` are comparisons
+    (column, eq | lt | le | gt | ge, physical value of its type) that every row kept above satisfies: blocks whose
+    statistics say that none does may be skipped.
     """
 
     topic_id: int
@@ -62,6 +64,7 @@ class Scan(Plan):
     stop_offset: int | None = None
     time_range: tuple[int | None, int | None] = (None, None)
     event_time: str | None = None
+    hints: tuple[tuple[str, str, object], ...] = ()
 
     @property
     def fields(self) -> Fields:
