@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("append", "startup", "latency", "engine")
+NAMES = ("append", "startup", "latency", "engine", "sealed")
 
 
 def main() -> int:
