@@ -118,6 +118,12 @@ def _stats(arguments: argparse.Namespace, streams: Streams) -> int:
     return stats(streams, arguments.path, arguments.json)
 
 
+def _compact(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .care import compact
+
+    return compact(streams, arguments.path, arguments.full)
+
+
 def _run(arguments: argparse.Namespace, streams: Streams) -> int:
     from .care import run
 
@@ -137,6 +143,7 @@ SUBCOMMANDS: dict[str, tuple[str, Handler]] = {
     "run": ("keep views going without a shell", _run),
     "check": ("verify a database", _check),
     "stats": ("counters of a database", _stats),
+    "compact": ("compress the history of a database now", _compact),
 }
 
 _EPILOG = "subcommands:\n" + "\n".join(f"  eventdb {name:8} {text}" for name, (text, _) in SUBCOMMANDS.items())
@@ -192,6 +199,8 @@ def _subcommand_parser(name: str) -> _Parser:
         parser.add_argument("--json", action="store_true", help="for programs")
     if name == "check":
         parser.add_argument("--deep", action="store_true", help="read and verify every byte")
+    if name == "compact":
+        parser.add_argument("--full", action="store_true", help="also the segments that new events go to")
     if name in ("import", "run"):
         _add_durability(parser)
     return parser

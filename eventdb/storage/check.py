@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from eventdb.errors import EventDBError
 from eventdb.storage.checkpoint import CheckpointFile
-from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key
+from eventdb.storage.dictionary import has_code
+from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, partition_key
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.sealed import SealedLayout, is_sealed, open_sealed
@@ -93,7 +94,7 @@ def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool
         if column.coded:
             used = max((c for c, ok in zip(stored, valid, strict=True) if ok), default=-1)
             low = min((c for c, ok in zip(stored, valid, strict=True) if ok), default=0)
-            if low < 0 or (used >= 0 and txn.get(dictionary_key(topic_id, i, used)) is None):
+            if low < 0 or (used >= 0 and not has_code(txn, topic_id, i, used)):
                 problems.append(f"column {i} uses code {used if low >= 0 else low}, which its dictionary does not have")
         elif column.plain and (stored != sorted(stored) or stored[-1] > column.heap_bytes or stored[0] < 0):
             problems.append(f"column {i} has end positions that are out of order or beyond its heap")

@@ -1,6 +1,6 @@
 """The cheapest encoding of an array: estimates from cheap statistics first, then the best two are made and compared.
 
-A lightweight encoding is decoded an order of magnitude faster than zstd, so zstd has to save ZSTD_GAIN to be chosen.
+A lightweight encoding is decoded an order of magnitude faster than zstd, so zstd has to save half to be chosen.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.nodes import MAX_DECIMALS, UNSIGNED, lane_bits, lane_count
 
-ZSTD_GAIN = 0.85  # of the size of the best lightweight encoding
+ZSTD_GAIN = 0.5  # of the size of the best lightweight encoding, in blocks of FULL_ROWS rows and more
+SMALL_ZSTD_GAIN = 0.95  # in smaller blocks, where there is little to decode
+FULL_ROWS = 1 << 15
 _SIGNED: dict[int, Any] = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
 _SAMPLE = 1024
 _LEAST_ROWS = 16  # fewer values are packed as they are: no other node is smaller
@@ -259,15 +261,16 @@ def _or_zstd(light: bytes, values: Array, sources: list[Array], count: int, item
     """`light`, or the bytes of the values or of their differences compressed, if that is much smaller."""
     if len(light) < _PLANES_LEAST_BYTES:
         return light
+    gain = ZSTD_GAIN if count >= FULL_ROWS else SMALL_ZSTD_GAIN
     best, chosen = light, None
     for source in sources:
         made = _planes(source, _QUICK) if source is values else _delta_planes(values, source, _QUICK)
         if len(made) < len(best):
             best, chosen = made, source
-    if chosen is None or len(best) * 0.95 > len(light) * ZSTD_GAIN:
+    if chosen is None or len(best) * 0.95 > len(light) * gain:
         return light
     best = _planes(chosen) if chosen is values else _delta_planes(values, chosen)
-    return best if len(best) < len(light) * ZSTD_GAIN else light
+    return best if len(best) < len(light) * gain else light
 
 
 def _planes(values: Array, level: int = _THOROUGH) -> bytes:

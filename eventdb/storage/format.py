@@ -22,6 +22,7 @@ Index keys::
     p topic partition            -> PARTITION offsets, active segment, time range
     s topic partition base       -> SEGMENT   capacity, time range, columns
     d topic column code          -> the bytes of a dictionary value
+    D topic column last code     -> CHUNK, zlib: as many values up to that code, each U32 length, bytes
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
     u user key                   -> user value
 
@@ -112,6 +113,9 @@ ALIGN_BYTES = 64
 DICTIONARY_MAX_BYTES = (
     8 << 20
 )  # of one column's dictionary, in memory of every process; beyond it the column goes plain
+CHUNK = Struct("<II")  # values, bytes before compression
+CHUNK_LEAST_VALUES = 64  # new in one commit: fewer are stored one by one
+CHUNK_BYTES = 256 << 10  # before compression, about
 DICTIONARY_VALUE_BYTES = 2048  # a longer value makes its column plain at once
 
 # --- sealed segments ------------------------------------------------------------------------------
@@ -207,6 +211,10 @@ def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
 
 def dictionary_key(topic_id: int, column: int, code: int) -> bytes:
     return DICTIONARY_KEY.pack(b"d", topic_id, column, code)
+
+
+def chunk_key(topic_id: int, column: int, last_code: int) -> bytes:
+    return DICTIONARY_KEY.pack(b"D", topic_id, column, last_code)
 
 
 def topic_directory(topic_id: int, partition: int) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS
 from eventdb.errors import ClosedError, InternalError, SchemaMismatch, UsageError
 from eventdb.storage.checksum import Checksum
-from eventdb.storage.dictionary import is_short
+from eventdb.storage.dictionary import is_short, stored_values
 from eventdb.storage.format import (
     NO_MAX_TIME,
     NO_MIN_TIME,
@@ -25,7 +25,6 @@ from eventdb.storage.format import (
     OP_SEGMENT,
     PARTITION_DERIVED,
     U32,
-    dictionary_key,
     dirty_key,
     segment_key,
 )
@@ -486,8 +485,8 @@ class WriteTransaction:
         log, writer = staged.log, self._writer
         topic_id, partition = log.topic_id, log.partition
         for i, pending in staged.pending.items():
-            for text, code in pending.items():
-                self._put(dictionary_key(topic_id, i, code), text.encode("utf-8", "surrogatepass"))
+            for key, value in stored_values(topic_id, i, pending):
+                self._put(key, value)
         sequence = writer.tail.checkpoint_sequence
         for segment, value in staged.created.values():
             self._run(self._txn.put, segment_key(topic_id, partition, segment.base), value)

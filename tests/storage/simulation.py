@@ -43,6 +43,8 @@ SMALL_LIMITS = {
     "journal.JOURNAL_FIRST_BYTES": 4096,
     "journal.JOURNAL_MAX_BYTES": 16384,
     "directory.RESERVE_BYTES": 4096,
+    "dictionary.CHUNK_LEAST_VALUES": 3,
+    "dictionary.CHUNK_BYTES": 40,
     "seal.SEALED_BLOCK_ROWS": 16,
     "sealer.MAX_SEGMENT_ROWS": 256,
 }

@@ -279,6 +279,16 @@ def test_statistics_never_skip_a_row_that_matches(tmp_path: Path) -> None:
     assert skipped > 100
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_explain_analyze_says_how_many_blocks_were_skipped(tmp_path: Path) -> None:
+    with fill(tmp_path / "a.eventdb") as db:
+        db.compact(full=True)
+        db.sql("SET execution = 'interpreted'")
+        plan = "\n".join(str(row[0]) for row in db.sql("EXPLAIN ANALYZE SELECT * FROM t WHERE n > 4900").fetchall())
+        assert "9 blocks skipped by statistics" in plan
+        assert db.sql("SELECT count(*) FROM t WHERE n > 4900").fetchall() == [(99,)]
+
+
 def test_nan_hides_behind_no_statistics(tmp_path: Path) -> None:
     with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
         topic = db.create_topic("t", {"x": "DOUBLE", "f": "FLOAT"})
