@@ -28,7 +28,7 @@ import pyarrow.parquet
 import eventdb
 from bench import nexmark
 from bench.measure import Report, median, scratch, take_turns, timed
-from eventdb.storage import blocks, maintenance, nodes
+from eventdb.storage import blocks, nodes, seal_process
 from eventdb.storage.encode import encode
 
 BATCH_ROWS = 250_000
@@ -215,7 +215,7 @@ def decoders(report: Report, rounds: int) -> None:
 
 
 def run(rows: int, rounds: int, data: Path | None) -> list[Report]:
-    maintenance.SEAL_INTERVAL_MS = 1 << 40  # raw stays raw while it is measured
+    seal_process.SEAL_INTERVAL_MS = 1 << 40  # raw stays raw while it is measured
     with scratch() as work:
         report = Report("bytes on disk, sealed")
         sizes(report, work, "weather", pa.csv.read_csv(WEATHER))

@@ -21,6 +21,7 @@ SEALED_CACHE_BYTES = 64 * MIB  # decoded blocks that a process keeps
 SEAL_LEAST_ROWS = 1 << 16  # full segments with fewer rows together wait
 SEAL_INTERVAL_MS = 10_000  # between two looks whether something is to be sealed
 SEAL_AT_CLOSE_MS = 1_000  # begun no later than this after the close
+SEAL_AT_CLOSE_ROWS = 1 << 18  # larger segments would keep the program waiting: they are left to a helper
 
 # --- journal and checkpoints ----------------------------------------------------------------------
 JOURNAL_FIRST_BYTES = 64 * KIB

@@ -358,7 +358,11 @@ def _split(bits: Array) -> bytes:
     unsigned_bits = bits.view(unsigned)
     sample = unsigned_bits[:: max(1, len(bits) // (4 * _SAMPLE))]
     choices = (52, 48, 44) if item == 8 else (23, 20, 16)
-    _, low_bits = min((n + (len(np.unique(sample >> unsigned.type(n))) - 1).bit_length(), n) for n in choices)
+    costs = []
+    for n in choices:
+        seen = len(np.unique(sample >> unsigned.type(n)))
+        costs.append((n + (seen - 1).bit_length() + 16 * item * seen / len(bits), n))  # bits a value, dictionary too
+    low_bits = min(costs)[1]
     high = (unsigned_bits >> unsigned.type(low_bits)).view(bits.dtype)
     low = (unsigned_bits & unsigned.type((1 << low_bits) - 1)).view(bits.dtype)
     body = integers(high, 1) + packed(low, 0, low_bits)

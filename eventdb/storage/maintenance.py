@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import weakref
 
-from eventdb.config import CHECKPOINT_INDEX_BYTES, CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES, SEAL_INTERVAL_MS
+from eventdb.config import CHECKPOINT_INDEX_BYTES, CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES
 from eventdb.errors import EventDBError
+from eventdb.storage.seal_process import SealProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Maintenance:
     def __init__(self, writer: Writer, interval_ms: int | None, sealer: Sealer | None = None) -> None:
         self._writer = weakref.ref(writer)
         self._sealer = sealer
-        self._seal_ns = writer.clock.monotonic_ns()
+        self._helper = SealProcess(writer.path)
         self._interval_ms = interval_ms
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -40,15 +40,12 @@ class Maintenance:
             self._stop.set()
             if thread is not threading.current_thread():
                 thread.join()
+        self._helper.stop()
 
     def _seal(self, writer: Writer) -> None:
-        """Full segments are sealed by whichever process finds the lease free. A process without NumPy, which only
-        appends events, does not load it for this: close() and compact() of others do it."""
-        now = writer.clock.monotonic_ns()
-        if self._sealer is None or now - self._seal_ns < SEAL_INTERVAL_MS * 1_000_000 or "numpy" not in sys.modules:
-            return
-        self._sealer.step(self._stop.is_set)
-        self._seal_ns = writer.clock.monotonic_ns()
+        """Full segments are sealed by a helper process: this one may be busy, or too small to load NumPy."""
+        if self._sealer is not None:
+            self._helper.look(writer.clock.monotonic_ns(), self._sealer.has_work)
 
     def _run(self) -> None:
         step_s = (self._interval_ms or 200) / 1000

@@ -168,10 +168,10 @@ class Sealer:
             "bytes_after": self.bytes_after,
         }  # fmt: skip
 
-    def step(self, until: Callable[[], bool]) -> bool:
-        """In the background: partitions with SEAL_LEAST_ROWS rows to seal are sealed, as long as `until` is false and
-        nobody else does it. Whether anything was."""
-        waiting = [place for place in self._partitions() if self._waiting_rows(*place) >= SEAL_LEAST_ROWS]
+    def step(self, until: Callable[[], bool], most_rows: int) -> bool:
+        """In the background: partitions with SEAL_LEAST_ROWS rows to seal are sealed, at most `most_rows` into one
+        segment, as long as `until` is false and nobody else does it. Whether anything was."""
+        waiting = self._waiting()
         if not waiting or not self._acquire(0):
             return False
         done = False
@@ -179,13 +179,22 @@ class Sealer:
             live = self._writer.live_topics()
             for topic_id, partition in waiting:
                 touched = False
-                while topic_id in live and not until() and self._seal_next(live[topic_id], topic_id, partition):
+                while topic_id in live and not until() and self._seal_next(
+                    live[topic_id], topic_id, partition, most_rows
+                ):
                     touched = done = True
                 if touched:
                     self.sweep(topic_id, partition)
         finally:
             self._release()
         return done
+
+    def has_work(self) -> bool:
+        """Whether `step` would find something to do. A walk over the index, microseconds per segment."""
+        return bool(self._waiting())
+
+    def _waiting(self) -> list[tuple[int, int]]:
+        return [place for place in self._partitions() if self._waiting_rows(*place) >= SEAL_LEAST_ROWS]
 
     # -- choosing ------------------------------------------------------------------------------
 
@@ -232,12 +241,14 @@ class Sealer:
 
     # -- doing ---------------------------------------------------------------------------------
 
-    def _seal_next(self, schema: Schema, topic_id: int, partition: int) -> bool:
-        """One group of segments is sealed. False if there is none, or they changed meanwhile."""
+    def _seal_next(
+        self, schema: Schema, topic_id: int, partition: int, most_rows: int = MAX_SEGMENT_ROWS
+    ) -> bool:  # fmt: skip
+        """One group of segments is sealed. False if there is none, it has more rows, or they changed meanwhile."""
         with self._snapshot() as snapshot:
             _, entries = self._entries(snapshot, topic_id, partition)
         group = self.choose(entries)
-        if not group:
+        if not group or sum(entry.rows for entry in group) > most_rows:
             return False
         from eventdb.storage.seal import write_sealed
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS, LOCK_TIMEOUT_MS, SEAL_AT_CLOSE_MS
+from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS, LOCK_TIMEOUT_MS, MAX_SEGMENT_ROWS, SEAL_AT_CLOSE_MS, SEAL_AT_CLOSE_ROWS
 from eventdb.errors import (
     ClosedError,
     CorruptionError,
@@ -353,16 +353,16 @@ class Store:
             self._references -= 1
             if self._references:
                 return
+            if os.getpid() == self._pid and self._maintenance is not None:
+                self._maintenance.stop()
+                if "numpy" in sys.modules:
+                    self._seal_at_close()
             self._closed = True
             _stores.pop(self._identity, None)
             if os.getpid() != self._pid:
                 self._abandon()
                 return
             try:
-                if self._maintenance is not None:
-                    self._maintenance.stop()
-                if self._maintenance is not None and "numpy" in sys.modules:
-                    self._seal_at_close()
                 if self._writer is not None:
                     self._finish(self._writer)
             finally:
@@ -371,12 +371,15 @@ class Store:
 
     def _seal_at_close(self) -> None:
         """Full segments are sealed, for a moment. Only where NumPy is loaded anyhow; what is left waits."""
-        sealer, writer = self._sealer, self._writer
-        if sealer is None or writer is None or writer.poison_reason:
-            return
         deadline = self._clock.monotonic_ns() + SEAL_AT_CLOSE_MS * 1_000_000
         with contextlib.suppress(EventDBError):  # the rows are safe as they are
-            sealer.step(lambda: self._clock.monotonic_ns() > deadline)
+            self.seal_waiting(lambda: self._clock.monotonic_ns() > deadline, SEAL_AT_CLOSE_ROWS)
+
+    def seal_waiting(self, until: Callable[[], bool], most_rows: int = MAX_SEGMENT_ROWS) -> None:
+        """Full segments of many rows are sealed, at most `most_rows` into one, until `until` says so, unless another
+        process does it."""
+        if self._sealer is not None and self._writer is not None and not self._writer.poison_reason:
+            self._sealer.step(until, most_rows)
 
     def _finish(self, writer: Writer) -> None:
         try:

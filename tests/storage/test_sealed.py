@@ -334,6 +334,37 @@ def test_the_cache_of_blocks_stays_within_its_bytes() -> None:
     assert cache.get((1, 2, 0)) is None
 
 
+def test_a_helper_process_seals_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setattr("eventdb.storage.seal_process.SEAL_INTERVAL_MS", 50)
+    with eventdb.open(tmp_path / "a.eventdb", durability="interval:50ms") as db:
+        topic = db.create_topic("t", {"n": "BIGINT"})
+        for first in (0, 80_000):
+            topic.append_many({"n": n} for n in range(first, first + 80_000))
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "a.eventdb" / "topics").rglob("*.col")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list((tmp_path / "a.eventdb" / "topics").rglob("*.col"))
+        assert [event["n"] for event in topic.read()] == list(range(160_000))
+    with eventdb.open(tmp_path / "a.eventdb") as db:
+        assert db.check(deep=True) == []
+        assert db.sql("SELECT count(*), sum(n) FROM t").fetchall() == [(160_000, 159_999 * 80_000)]
+
+
+def test_closing_seals_what_waits_where_numpy_is_loaded(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
+        topic = db.create_topic("t", {"n": "BIGINT"})
+        for first in (0, 100_000):
+            topic.append_batch(pa.table({"n": np.arange(first, first + 100_000)}))
+    assert list((tmp_path / "a.eventdb" / "topics").rglob("*.col"))
+    with eventdb.open(tmp_path / "a.eventdb") as db:
+        assert db.sql("SELECT count(*), sum(n) FROM t").fetchall() == [(200_000, 199_999 * 100_000)]
+        assert db.check(deep=True) == []
+
+
 def test_only_one_process_seals_and_its_death_frees_the_lease(tmp_path: Path) -> None:
     path = tmp_path / "a.eventdb"
     fill(path, 2_000).close()
