@@ -11,7 +11,13 @@ import sys
 import threading
 import time
 
-from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS, LOCK_TIMEOUT_MS, MAX_SEGMENT_ROWS, SEAL_AT_CLOSE_MS, SEAL_AT_CLOSE_ROWS
+from eventdb.config import (
+    DEFAULT_FLUSH_INTERVAL_MS,
+    LOCK_TIMEOUT_MS,
+    MAX_SEGMENT_ROWS,
+    SEAL_AT_CLOSE_MS,
+    SEAL_AT_CLOSE_ROWS,
+)
 from eventdb.errors import (
     ClosedError,
     CorruptionError,
