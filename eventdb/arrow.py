@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from eventdb.batch import Array, Column, Dictionary, RecordBatch
 from eventdb.errors import SchemaMismatch, UsageError
+from eventdb.kernels.strings import short_string_codes
 from eventdb.schema import (
     BIGINT,
     BLOB,
@@ -154,7 +155,7 @@ def table_to_arrow(names: Sequence[str], types: Sequence[DataType], batches: Ite
 def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name: str) -> Column:
     """A column of type `target`. SchemaMismatch naming the column when a value does not fit exactly."""
     if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
+        array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()  # which copies even one
         if isinstance(array, pa.ChunkedArray):  # an empty or a still chunked result
             array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], arrow_type(target))
     if target.name == "NULL":
@@ -323,10 +324,10 @@ def columns_for(data: Any, schema: Schema) -> list[Column]:
 
 
 def _encode_ahead(found: dict[int, Any]) -> None:
-    """Long columns of strings are dictionary-encoded in threads, side by side (pyarrow lets go of the GIL)."""
+    """Long columns of strings are dictionary-encoded in threads, side by side (both ways let go of the GIL)."""
 
     def encode(index: int) -> None:
-        found[index] = found[index].combine_chunks().dictionary_encode()
+        found[index] = _encode_short(found[index]) or found[index].combine_chunks().dictionary_encode()
 
     long = [
         index
@@ -342,6 +343,22 @@ def _encode_ahead(found: dict[int, Any]) -> None:
         encode(long[0])
     for thread in threads:
         thread.join()
+
+
+def _encode_short(strings: pa.ChunkedArray) -> pa.DictionaryArray | None:
+    """The column, dictionary-encoded; None if it holds nulls, long strings or too many, or if the kernel declines."""
+    parts = []
+    for chunk in strings.chunks:
+        _, ends, data = chunk.buffers()
+        if chunk.null_count or data is None or data.address % 8 or ends.address % 8:
+            return None
+        offsets = np.frombuffer(ends, dtype=np.int32 if pa.types.is_string(chunk.type) else np.int64)
+        parts.append((offsets[chunk.offset : chunk.offset + len(chunk) + 1], np.frombuffer(data, dtype=np.uint8)))
+    found = short_string_codes(parts, len(strings))
+    if found is None:
+        return None
+    codes, firsts = found
+    return pa.DictionaryArray.from_arrays(pa.array(codes), strings.take(pa.array(firsts)).combine_chunks(), safe=False)
 
 
 def infer_schema(data: Any) -> Schema:

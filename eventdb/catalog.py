@@ -7,6 +7,8 @@ Definitions are read once per `generation`, so lookups cost a dictionary access.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import threading
 import time
@@ -29,7 +31,7 @@ from eventdb.schema import Schema
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeVar
 
     T = TypeVar("T")
@@ -74,6 +76,10 @@ class TopicInfo:
         self.max_future_us = max_future_us
         self.options = options
         self.created_us = created_us
+
+    @property
+    def partitions(self) -> int:
+        return int(self.options.get("partitions", "1"))
 
     def __repr__(self) -> str:
         return f"TopicInfo({self.id}, {self.name!r}, {self.schema!r})"
@@ -130,6 +136,31 @@ def _catalog_error(error: apsw.Error, path: str) -> Exception:
     return StorageError(f"the catalog {path} failed: {error}", path=path)
 
 
+@contextlib.contextmanager
+def _one_at_a_time(path: str) -> Iterator[None]:
+    """Nobody else opens the catalog for writing: SQLite's change to WAL answers "locked" at once, without waiting, to
+    a process that meets another one in the middle of it. DatabaseLocked after BUSY_TIMEOUT_MS."""
+    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise _catalog_error(apsw.BusyError(), path) from None
+                time.sleep(0.001)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _harden(connection: apsw.Connection) -> None:
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+
+
 def _topic_of(row: Sequence[Any]) -> TopicInfo:
     id, name, kind, schema, key, event_time, delay_us, idle_us, future_us, options, created_us = row
     fields, chosen = Schema.from_text(schema), dict(line.split("\t", 1) for line in options.splitlines())
@@ -170,17 +201,23 @@ class Catalog:
                 uri += "&immutable=1"  # a read-only medium: nobody can write, and no -shm file can be made
             connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         else:
-            fresh = not os.path.exists(path)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
-            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-            if fresh:
-                connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            with _one_at_a_time(path):
+                return Catalog._open_for_writing(path)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-        if not read_only and not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'views'").get:
+        _harden(connection)
+        return connection
+
+    @staticmethod
+    def _open_for_writing(path: str) -> apsw.Connection:
+        fresh = not os.path.exists(path)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        if fresh:
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _harden(connection)
+        if not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'views'").get:
             with connection:
                 connection.execute(_TABLES)
             directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
@@ -340,6 +377,12 @@ class Catalog:
         if info is None:
             raise CatalogError(f"topic {id} was dropped by another process at the moment it was created")
         return info
+
+    def set_options(self, name: str, options: dict[str, str]) -> None:
+        """Replaces a topic's options. TopicNotFound if there is none."""
+        info = self.topic(name)
+        chosen = "\n".join(f"{option}\t{value}" for option, value in options.items())
+        self._change(lambda: self._connection.execute("UPDATE topics SET options = ? WHERE id = ?", (chosen, info.id)))
 
     def drop_topic(self, name: str) -> None:
         """Removes a topic. TopicNotFound if there is none."""

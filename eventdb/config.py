@@ -11,6 +11,7 @@ FIRST_SEGMENT_ROWS = 1_024
 SEGMENT_GROWTH = 4
 MAX_SEGMENT_ROWS = 1 << 20
 HEAP_BYTES_PER_ROW = 32
+SEGMENTS_PER_LIMIT = 8  # segments that max_bytes or max_rows of a topic is divided into, so that old ones can go
 MAX_VALUE_BYTES = 64 * MIB
 DICTIONARY_LIMIT = 65_536  # distinct values of a VARCHAR column; beyond it new segments store the column plainly
 
@@ -41,6 +42,14 @@ INDEX_MAX_READERS = 1_024
 LOCK_TIMEOUT_MS = 30_000
 WAIT_POLL_MS = 20  # how often a sleeping reader looks by itself, should a wake-up be lost
 VIEW_TAKEOVER_MS = 500
+
+# --- retention ------------------------------------------------------------------------------------
+RETENTION_INTERVAL_MS = 2_000
+RETENTION_ROLL_SHARE = 8  # the active segment is closed when its first row is 1/8 of `retention` old
+CLOCK_JUMP_US = 60_000_000  # the wall clock may move this far against the monotonic one between two looks
+CLOCK_GAP_US = 3_600_000_000  # and, when a process begins to look, from the newest append
+CLOCK_GRACE_MS = 600_000  # after more than that nothing is removed by age for so long: a wrong clock gets corrected
+READER_GRACE_MS = 600_000  # a removed file waits so long for readers that began before
 
 # --- queries --------------------------------------------------------------------------------------
 DEFAULT_MEMORY_BYTES = 256 * MIB

@@ -18,10 +18,12 @@ from eventdb.errors import (
     ReadOnlyError,
     TopicExists,
     TopicNotFound,
-    UnsupportedError,
     UsageError,
 )
+from eventdb.headers import BESIDE, HEADERS
+from eventdb.options import checked_options
 from eventdb.schema import Schema
+from eventdb.storage.limits import Limits
 from eventdb.storage.store import Store
 from eventdb.topic import Topic
 from eventdb.values import parse_duration_us, parse_size_bytes
@@ -29,7 +31,7 @@ from eventdb.values import parse_duration_us, parse_size_bytes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -45,13 +47,22 @@ if TYPE_CHECKING:
     from eventdb.views import Views
 
 MEMORY = ":memory:"
-_LATER = {
-    "retention": "retention by time",
-    "max_bytes": "retention by size",
-    "on_full": "retention by size",
-    "cleanup": "compaction",
-    "dedup_window": "deduplication",
-}
+
+
+def _limits_of(info: TopicInfo) -> Limits | None:
+    """The share of each partition in what a topic's options allow; None without limits."""
+    count, found = info.partitions, info.options
+    if not found or found.keys() == {"partitions"}:
+        return None
+    retention, most_bytes, most_rows = (found.get(name) for name in ("retention", "max_bytes", "max_rows"))
+    return Limits(
+        info.name,
+        count,
+        None if retention is None else int(retention),
+        None if most_bytes is None else int(most_bytes) // count,
+        None if most_rows is None else int(most_rows) // count,
+        reject=found.get("on_full") == "reject",
+    )
 
 
 def open(
@@ -112,7 +123,7 @@ class Database:
         self._threads = threads or os.cpu_count() or 1
         self._lock = threading.RLock()
         self._topics: dict[int, Topic] = {}
-        self._logs: dict[int, PartitionLog] = {}
+        self._logs: dict[int, list[PartitionLog]] = {}  # by topic, one a partition
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._session: Session | None = None
@@ -141,6 +152,7 @@ class Database:
             raise
         self._catalog = catalogs[0]
         self._generation = self._catalog.generation()
+        self._store.retention.add(self._limited_logs)
         if not self.read_only and self._catalog.views():
             self._views_of().start()
 
@@ -165,18 +177,15 @@ class Database:
 
         `columns` maps names to SQL types ("DOUBLE", "VARCHAR NOT NULL", "DECIMAL(10,2)"); `like` infers them from a
         dict or a table instead. `key` and `event_time` name columns; `watermark` is how far events may come out of
-        order ("5 seconds"). TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name, type or
-        option.
+        order ("5 seconds"). An event's partition follows from its key as in Kafka (partitioner.py).
+
+        Options, each for the topic as a whole and split evenly among its partitions: `retention` ("7 days": events go
+        whose event time, or append time in a topic without one, is older), `max_bytes` ("2GB" of segment files) and
+        `max_rows`, and `on_full`: "oldest" (the default: the oldest events go) or "reject" (appends raise TopicFull).
+        TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name, type or option.
         """
         self._check_writable()
-        for option in options:
-            if option in _LATER:
-                raise UnsupportedError(f"option {option!r}: {_LATER[option]} is not built yet", construct=option)
-            raise UsageError(f"create_topic has no option {option!r}")
-        if partitions != 1:
-            raise UnsupportedError(
-                f"partitions={partitions!r}: a topic has one partition in this version", construct="partitions"
-            )
+        chosen = checked_options({**options, "partitions": partitions})
         if (columns is None) == (like is None):
             raise UsageError("create_topic needs either columns, a dict of name to type, or like, a sample")
         schema = self._schema_of(columns) if columns is not None else self._infer(like)
@@ -184,11 +193,13 @@ class Database:
             None if v is None else parse_duration_us(v, n)
             for n, v in (("watermark", watermark), ("idle_after", idle_after), ("max_future", max_future))
         ]
-        return self._create_topic(name, schema, key, event_time, (delays[0], delays[1], delays[2]), if_not_exists)
+        return self._create_topic(
+            name, schema, key, event_time, (delays[0], delays[1], delays[2]), if_not_exists, chosen
+        )
 
     def _create_topic(
         self, name: str, schema: Schema, key: str | None, event_time: str | None,
-        delays: tuple[int | None, int | None, int | None], if_not_exists: bool,
+        delays: tuple[int | None, int | None, int | None], if_not_exists: bool, options: dict[str, str],
     ) -> Topic:  # fmt: skip
         self._check_writable()
         key = None if key is None else schema.fields[schema.index_of(key)].name
@@ -203,7 +214,7 @@ class Database:
             try:
                 info = self._catalog.create_topic(
                     name, schema, key=key, event_time=event_time, watermark_delay_us=delays[0],
-                    idle_after_us=delays[1], max_future_us=delays[2], kind="topic", options={},
+                    idle_after_us=delays[1], max_future_us=delays[2], kind="topic", options=options,
                 )  # fmt: skip
             except TopicExists:
                 if not if_not_exists:
@@ -241,6 +252,30 @@ class Database:
         self._refresh_catalog()
         return self._handle(self._catalog.topic(name))
 
+    def alter_topic(self, name: str, **options: Any) -> None:
+        """Changes options of a topic: `retention`, `max_bytes`, `max_rows`, `on_full`; None takes one away.
+
+        Every process follows within 50 ms. UsageError naming what is wrong, TopicNotFound.
+        """
+        self._check_writable()
+        with self._lock:
+            self._refresh_catalog()
+            info = self._catalog.topic(name)
+            self._catalog.set_options(info.name, checked_options(options, info.options))
+            self._refresh_catalog()
+
+    def retain(self, *, trust_clock: bool = False) -> dict[str, object]:
+        """Applies the limits of all topics now; it also happens by itself every few seconds.
+
+        Nothing is removed by age while the wall clock is in doubt (it jumped, or is more than an hour ahead of the
+        newest event), unless `trust_clock`. Returns what was done: partitions trimmed, segments dropped, files removed
+        and still waiting for older readers, and whether the clock was in doubt.
+        """
+        self._check_writable()
+        self._refresh_catalog()
+        report = self._store.retention.run(trust_clock=trust_clock)
+        return {field: getattr(report, field) for field in report.__slots__}
+
     def topics(self) -> list[str]:
         """The names of all topics, sorted."""
         self._check_open()
@@ -271,27 +306,52 @@ class Database:
         with self._lock:
             topic = self._topics.get(info.id)
             if topic is None:
-                topic = self._topics[info.id] = Topic(self, info)
+                kind = Topic
+                if info.partitions > 1:
+                    from eventdb.partitioned import PartitionedTopic
+
+                    kind = PartitionedTopic
+                topic = self._topics[info.id] = kind(self, info)
                 if self.read_only:
                     topic._retire(ReadOnlyError(f"{self.path!r} is open read-only", path=self.path))
             return topic
 
-    def _log_of(self, info: TopicInfo) -> PartitionLog:
+    def _logs_of(self, info: TopicInfo) -> list[PartitionLog]:
+        """The logs of a topic's partitions; each has its headers' log beside it."""
         with self._lock:
-            log = self._logs.get(info.id)
-            if log is None:
+            logs = self._logs.get(info.id)
+            if logs is None:
                 event_time = None if info.event_time is None else info.schema.index_of(info.event_time)
-                log = self._logs[info.id] = self._store.log(info.id, info.schema, event_time)
-            return log
+                limits = _limits_of(info)
+                logs = [
+                    self._store.log(info.id, info.schema, event_time, number, limits)
+                    for number in range(info.partitions)
+                ]
+                for log in logs:
+                    log.beside = self._store.log(info.id, HEADERS, None, log.partition | BESIDE)
+                self._logs[info.id] = logs
+            return logs
 
-    def _log_by_id(self, topic_id: int) -> PartitionLog:
-        log = self._logs.get(topic_id)
-        if log is None:
+    def _log_of(self, info: TopicInfo) -> PartitionLog:
+        return self._logs_of(info)[0]
+
+    def _logs_by_id(self, topic_id: int) -> list[PartitionLog]:
+        logs = self._logs.get(topic_id)
+        if logs is None:
             info = self._catalog.topic_by_id(topic_id)
             if info is None:
                 raise TopicNotFound(f"the topic with id {topic_id} was dropped")
-            log = self._log_of(info)
-        return log
+            logs = self._logs_of(info)
+        return logs
+
+    def _log_by_id(self, topic_id: int) -> PartitionLog:
+        return self._logs_by_id(topic_id)[0]
+
+    def _limited_logs(self) -> Iterator[PartitionLog]:
+        """What retention looks at."""
+        for info in self._catalog.topics():
+            if info.options and info.kind == "topic":
+                yield from (log for log in self._logs_of(info) if log.limits is not None)
 
     def _refresh_catalog(self) -> None:
         """Follows DDL of other handles and processes: retires topics that are gone, notices new views."""
@@ -301,13 +361,17 @@ class Database:
             return
         with self._lock:
             self._generation = generation
-            live = {info.id for info in self._catalog.topics()}
+            live = {info.id: info for info in self._catalog.topics()}
             for id, topic in list(self._topics.items()):
                 if id not in live:
                     topic._retire(TopicNotFound(f"topic {topic.name!r} was dropped", name=topic.name))
                     del self._topics[id]
-            for id in [id for id in self._logs if id not in live]:
-                del self._logs[id]
+            for id in list(self._logs):
+                if id not in live:
+                    del self._logs[id]
+                    continue
+                for log in self._logs[id]:
+                    self._store.limit(log, _limits_of(live[id]))
             if not self.read_only and self._catalog.views():
                 self._views_of().start()
             elif self._views is not None:
@@ -430,10 +494,9 @@ class Database:
         found = dict(self._store.stats())
         with self._store.snapshot() as snapshot:
             found["topics"] = {
-                info.name: end - start
+                info.name: sum(end - start for start, end in map(snapshot.offsets, self._logs_of(info)))
                 for info in self._catalog.topics()
                 if info.kind == "topic"
-                for start, end in [snapshot.offsets(self._log_of(info))]
             }
         if self._catalog.views():
             found["views"] = self._views_of().stats()
@@ -458,6 +521,7 @@ class Database:
             self._session.close()
         if self._views is not None:
             self._views.stop()
+        self._store.retention.remove(self._limited_logs)
         with self._lock:
             self._closed = True
             for topic in self._topics.values():

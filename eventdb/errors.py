@@ -28,6 +28,7 @@
     |   |-- ReadOnlyError          opened read-only, or the medium is
     |   |-- OutcomeUnknown         the flush of this commit failed; it may or may not survive
     |   |-- PoisonedError          an earlier flush failed; reopen to continue
+    |   |-- TopicFull              the topic's max_rows or max_bytes is reached and on_full = 'reject' (limit)
     |   `-- OffsetOutOfRange       the offset is outside the log (offset, earliest, latest)
     |-- StreamError              a continuous query
     |   `-- ViewFailed             a view stopped on a row (view, topic, offset)
@@ -197,6 +198,18 @@ class OutcomeUnknown(StorageError):
 
 class PoisonedError(StorageError):
     """An earlier flush failed, so nothing more is accepted. Close and reopen the database."""
+
+
+class TopicFull(StorageError):
+    """The append would pass a limit of its topic, whose on_full is 'reject'. Nothing of the call was stored.
+
+    `limit` is the setting's name, `partition` the one that is full.
+    """
+
+    def __init__(self, message: str, *, path: str = "", limit: str = "", partition: int = 0) -> None:
+        super().__init__(message, path=path)
+        self.limit = limit
+        self.partition = partition
 
 
 class OffsetOutOfRange(StorageError, LookupError):

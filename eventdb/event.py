@@ -25,7 +25,7 @@ else:
 class Event:
     """One event. `event["column"]` is a value; `event.row` is all of them as a dict. Immutable by convention."""
 
-    __slots__ = ("_append_time_us", "_event_time", "_key", "_names", "_values", "offset", "partition")
+    __slots__ = ("_append_time_us", "_event_time", "_key", "_names", "_values", "headers", "offset", "partition")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Event:
         append_time_us: int,
         key: int | None,
         event_time: int | None,
+        headers: tuple[tuple[str, bytes | None], ...] = (),
     ) -> None:
         self._names = names
         self._values = values
@@ -44,6 +45,7 @@ class Event:
         self._append_time_us = append_time_us
         self._key = key
         self._event_time = event_time
+        self.headers = headers  # (name, value) pairs in the order given
 
     def __getitem__(self, name: str) -> Any:
         try:

@@ -15,15 +15,18 @@ import struct
 import threading
 import time
 
-from eventdb.errors import ClosedError, EventDBError, InternalError, UsageError
+from eventdb.errors import ClosedError, EventDBError, InternalError, UnsupportedError, UsageError
 from eventdb.event import Position
+from eventdb.headers import encode_headers
+from eventdb.partitioner import check_partition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
+    from eventdb.headers import Headers
     from eventdb.storage.transaction import WriteTransaction
     from eventdb.topic import Topic
 
@@ -35,10 +38,15 @@ _RANGE = struct.Struct("<QIQ")  # first sequence, rows, first offset
 
 
 class _Batch:
-    __slots__ = ("done", "error", "first_offset", "first_sequence", "rows", "started_ns")
+    __slots__ = (
+        "done", "error", "first_offset", "first_sequence", "headers", "partitions", "positions", "rows", "started_ns",
+    )  # fmt: skip
 
     def __init__(self, first_sequence: int) -> None:
         self.rows: list[tuple[Any, ...]] = []
+        self.partitions: dict[int, int] = {}  # of the rows sent to an explicit one
+        self.headers: dict[int, bytes] = {}
+        self.positions: Sequence[Position] | None = None  # in a topic of several partitions
         self.first_sequence = first_sequence
         self.first_offset = -1
         self.started_ns = 0
@@ -66,6 +74,8 @@ class SendFuture:
             raise TimeoutError(f"the event was not committed within {timeout} s")
         if batch.error is not None:
             raise batch.error
+        if batch.positions is not None:
+            return batch.positions[self._index]
         return Position(0, batch.first_offset + self._index)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -84,6 +94,12 @@ class Producer:
             raise UsageError(f"max_rows is an integer from 1 to 1000000, not {max_rows!r}")
         if id is not None and (not isinstance(id, str) or not id or len(id.encode()) > 200):
             raise UsageError(f"a producer id is a string of 1 to 200 bytes, not {id!r}")
+        if id is not None and topic.partitions > 1:
+            raise UnsupportedError(
+                f"an idempotent producer (id={id!r}) of topic {topic.name!r}, which has {topic.partitions} partitions: "
+                "only topics of one partition have them in this version",
+                construct="producer id",
+            )
         self.topic = topic
         self.id = id
         self._linger_ns = int(linger_ms * 1e6)
@@ -111,13 +127,19 @@ class Producer:
         """The sequence number the next event gets; after a restart, where to continue. Needs an id."""
         return self._next_sequence
 
-    def send(self, event: Mapping[str, Any], *, sequence: int | None = None) -> SendFuture:
+    def send(
+        self, event: Mapping[str, Any], *, sequence: int | None = None, partition: int | None = None,
+        headers: Headers | None = None,
+    ) -> SendFuture:  # fmt: skip
         """Queues one event. SchemaMismatch is raised here, at once; what can fail later comes out of the future.
 
         `sequence` (idempotent producers only) is the caller's own count: a number below `next_sequence` is a repeat and
         resolves to the original position; a number above it is a gap and a UsageError.
         """
         row = self.topic._encode(event)
+        if partition is not None:
+            check_partition(partition, self.topic.partitions, self.topic.name)
+        encoded = b"" if headers is None else encode_headers(headers)
         with self._lock:
             if self._closed:
                 raise ClosedError(f"the producer of {self.topic.name!r} is closed")
@@ -130,6 +152,10 @@ class Producer:
             if not rows:
                 batch.started_ns = time.monotonic_ns()
                 self._work.notify()
+            if partition is not None:
+                batch.partitions[len(rows)] = partition
+            if encoded:
+                batch.headers[len(rows)] = encoded
             rows.append(row)
             self._next_sequence += 1
             future = SendFuture(batch, len(rows) - 1)
@@ -222,7 +248,13 @@ class Producer:
     def _commit(self, batch: _Batch) -> None:
         topic = self.topic
         with topic._store.write() as transaction:
-            batch.first_offset = transaction.append_rows(topic._log, batch.rows)
+            count = len(batch.rows)
+            partitions = [batch.partitions.get(i) for i in range(count)] if batch.partitions else None
+            headers = [batch.headers.get(i, b"") for i in range(count)] if batch.headers else None
+            if topic.partitions > 1:
+                batch.positions = topic._place_rows(transaction, batch.rows, partitions, headers)
+            else:
+                batch.first_offset = topic._place_on(transaction, topic._log, batch.rows, headers)
             if self.id is not None:
                 self._record(transaction, batch)
 

@@ -23,6 +23,7 @@ from eventdb.errors import (
 )
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, explain_lines
+from eventdb.options import checked_options, shown_options
 from eventdb.physical.context import CancelToken, QueryContext
 from eventdb.physical.planner import plan_physical, run
 from eventdb.result import Result
@@ -101,6 +102,7 @@ class Session:
         self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
             st.Query: self._query,
             st.CreateTopic: self._create_topic,
+            st.AlterTopic: self._alter_topic,
             st.DropTopic: self._drop_topic,
             st.Describe: self._describe,
             st.ShowTopics: self._show_tables,
@@ -204,6 +206,7 @@ class Session:
             yield QueryContext(
                 snapshot=current,
                 logs=database._log_by_id,
+                partitions=database._logs_by_id,
                 view_content=lambda view, columns: database._views_of().content(view, current, columns),
                 topic_key=self._topic_key,
                 memory_limit_bytes=self.settings["memory_limit"],
@@ -282,8 +285,8 @@ class Session:
         offsets: list[Any] = []
         with database._store.write() as transaction:
             for columns in prepared:
-                first = transaction.append_columns(topic._log, columns)
-                offsets.append(np.arange(first, first + len(columns[0]), dtype=np.int64))
+                found = topic._place_columns(transaction, columns, None, None)
+                offsets.append(np.asarray(found if isinstance(found, range) else found.offsets, dtype=np.int64))
         count = sum(len(part) for part in offsets)
         if not statement.returning_offset:
             return Result([], [], [], rowcount=count)
@@ -313,16 +316,16 @@ class Session:
     # --- topics, views and settings -----------------------------------------------------------------------------------
 
     def _create_topic(self, statement: st.CreateTopic, snapshot: Any, timeout: float | None) -> Result:
-        options = dict(statement.options)
-        if options.pop("partitions", "1") != "1":
-            raise UnsupportedError("a topic has one partition in this version", construct="partitions")
-        for name in options:
-            raise UnsupportedError(f"option {name!r} is not built yet; the option of this version is partitions = 1",
-                                   construct=name)  # fmt: skip
+        options = checked_options(dict(statement.options))
         delays = (statement.watermark_delay_us, statement.idle_after_us, statement.max_future_us)
         self._database._create_topic(
-            statement.name, statement.schema, statement.key, statement.event_time, delays, statement.if_not_exists
-        )
+            statement.name, statement.schema, statement.key, statement.event_time, delays, statement.if_not_exists,
+            options,
+        )  # fmt: skip
+        return Result([], [], [])
+
+    def _alter_topic(self, statement: st.AlterTopic, snapshot: Any, timeout: float | None) -> Result:
+        self._database.alter_topic(statement.name, **dict(statement.options))
         return Result([], [], [])
 
     def _drop_topic(self, statement: st.DropTopic, snapshot: Any, timeout: float | None) -> Result:
@@ -370,20 +373,26 @@ class Session:
         kinds: list[str] = []
         rows: list[int | None] = []
         created: list[int] = []
+        partitions: list[int | None] = []
+        options: list[str | None] = []
         with self.context(snapshot, timeout) as context:
             if statement.kind in ("topics", "tables"):
                 for info in sorted(catalog.topics(), key=lambda i: i.name):
                     if info.kind == "topic":
-                        start, end = context.snapshot.offsets(database._log_of(info))
+                        ranges = map(context.snapshot.offsets, database._logs_of(info))
                         names.append(info.name)
                         kinds.append("topic")
-                        rows.append(end - start)
+                        partitions.append(info.partitions)
+                        options.append(shown_options(info.options))
+                        rows.append(sum(end - start for start, end in ranges))
                         created.append(info.created_us)
             if statement.kind in ("views", "tables"):
                 for view in sorted(catalog.views(), key=lambda v: v.name):
                     names.append(view.name)
                     kinds.append("view" if view.state == "running" else f"view ({view.state})")
                     rows.append(None)
+                    partitions.append(None)
+                    options.append(None)
                     created.append(view.created_us)
         return text_result(
             {
@@ -391,6 +400,8 @@ class Session:
                 "kind": (VARCHAR, kinds),
                 "rows": (BIGINT, rows),
                 "created": (TIMESTAMP, created),
+                "partitions": (BIGINT, partitions),
+                "options": (VARCHAR, options),
             }
         )
 

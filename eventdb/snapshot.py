@@ -27,10 +27,10 @@ class Snapshot:
         self._check()
         return int(self._snapshot.commit_id)
 
-    def offsets(self, topic: str) -> tuple[int, int]:
-        """(earliest offset, end offset) of a topic in this cut."""
+    def offsets(self, topic: str, partition: int | None = None) -> tuple[int, int]:
+        """(earliest offset, end offset) of a topic in this cut; of one partition, if the topic has several."""
         self._check()
-        start, end = self._snapshot.offsets(self._database.topic(topic)._log)
+        start, end = self._snapshot.offsets(self._database.topic(topic)._one(partition))
         return start, end
 
     def sql(

@@ -12,20 +12,26 @@ import time
 from contextlib import suppress
 
 from eventdb.config import PRODUCER_LINGER_MS, PRODUCER_MAX_ROWS
-from eventdb.errors import EventDBError, OffsetOutOfRange, ReadOnlyError, UsageError
+from eventdb.errors import EventDBError, InternalError, OffsetOutOfRange, ReadOnlyError, UsageError
 from eventdb.event import Event, Position
+from eventdb.headers import decode_headers, encode_headers
+from eventdb.partitioner import check_partition
 from eventdb.row import RowCodec
 from eventdb.values import datetime_to_us
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
+    from eventdb.batch import Column
     from eventdb.catalog import TopicInfo
     from eventdb.database import Database
+    from eventdb.headers import Headers, Pairs
+    from eventdb.partitioned import BatchPositions
     from eventdb.producer import Producer
     from eventdb.schema import Schema
+    from eventdb.storage import PartitionLog, StoreSnapshot, WriteTransaction
 
 READ_CHUNK_ROWS = 1_024
 _DDL_CHECK_NS = 50_000_000
@@ -43,6 +49,8 @@ class Topic:
         "_encode",
         "_info",
         "_log",
+        "_logs",
+        "_plain_since",
         "_store",
     )
 
@@ -50,11 +58,14 @@ class Topic:
         self._database = database
         self._info = info
         self._store = database._store
-        self._log = database._log_of(info)
+        self._logs = database._logs_of(info)
+        self._log = self._logs[0]
         self._codec = RowCodec(info.schema)
         self._encode = self._codec.encode
         self._append_row = self._store.append_row
         self._checked_ns = 0
+        # The index transaction up to which a partition is known to have no headers: then new rows need no snapshot.
+        self._plain_since: dict[PartitionLog, int] = {}
         if info.kind != "topic":
             self._retire(UsageError(f"{info.name!r} is maintained by its query: append to its topic instead"))
 
@@ -69,10 +80,27 @@ class Topic:
     def __repr__(self) -> str:
         return f"Topic({self.name!r}, {self.schema!r})"
 
+    @property
+    def partitions(self) -> int:
+        """The number of partitions; it never changes."""
+        return len(self._logs)
+
     def __len__(self) -> int:
         """The number of events."""
-        start, end = self.offsets()
-        return end - start
+        self._database._check_open()
+        with self._store.snapshot() as snapshot:
+            return sum(end - start for start, end in map(snapshot.offsets, self._logs))
+
+    def _one(self, partition: int | None) -> PartitionLog:
+        """The log of a partition, which must be named if there are several."""
+        if partition is None:
+            if len(self._logs) > 1:
+                raise UsageError(
+                    f"topic {self.name!r} has {len(self._logs)} partitions, and offsets belong to one: "
+                    "pass partition=..."
+                )
+            return self._log
+        return self._logs[check_partition(partition, len(self._logs), self.name)]
 
     def _retire(self, error: EventDBError) -> None:
         def refuse(event: object) -> tuple[Any, ...]:
@@ -89,31 +117,51 @@ class Topic:
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
-    def append(self, event: Mapping[str, Any]) -> Position:
+    def append(
+        self, event: Mapping[str, Any], *, partition: int | None = None, headers: Headers | None = None
+    ) -> Position:
         """Appends one event in one commit; when it returns, the event is durable in the database's durability mode.
 
         Columns that are missing are NULL. SchemaMismatch (unknown column, NULL in NOT NULL, wrong type or range) stores
-        nothing. Costs one flush in `commit` mode, about 10 us otherwise.
+        nothing; TopicFull where the topic's limits say so. Costs one flush in `commit` mode, about 10 us otherwise.
+
+        The event goes to `partition`, else to the one its key gives (partitioner.py); events without a key take turns,
+        one partition a commit. `headers` is a dict of str to bytes or None, or a list of such pairs.
         """
         if time.monotonic_ns() - self._checked_ns > _DDL_CHECK_NS:
             self._check_ddl()
+        if partition is not None or headers is not None:
+            return self._append_all([self._encode(event)], partition, None if headers is None else [headers])[0]
         return Position(0, self._append_row(self._log, self._encode(event)))
 
-    def append_many(self, events: Iterable[Mapping[str, Any]]) -> list[Position]:
-        """Appends all events in one commit, or none of them when one does not fit."""
+    def append_many(
+        self, events: Iterable[Mapping[str, Any]], *, partition: int | None = None,
+        headers: Sequence[Headers | None] | None = None,
+    ) -> list[Position]:  # fmt: skip
+        """Appends all events in one commit, or none of them when one does not fit. `headers` has one entry (or None)
+        for each event."""
         self._check_ddl()
         encode = self._encode
         if isinstance(events, dict) or hasattr(events, "keys"):
             raise UsageError("append_many takes a list of dicts; use append for one event, append_batch for columns")
-        rows = [encode(event) for event in events]
+        return self._append_all([encode(event) for event in events], partition, headers)
+
+    def _append_all(
+        self, rows: list[tuple[Any, ...]], partition: int | None, headers: Sequence[Headers | None] | None
+    ) -> list[Position]:
+        if partition is not None:
+            check_partition(partition, len(self._logs), self.name)
+        encoded = self._encoded(headers, len(rows))
         if not rows:
             return []
         with self._store.write() as transaction:
-            first = transaction.append_rows(self._log, rows)
-        return [Position(0, offset) for offset in range(first, first + len(rows))]
+            return self._place_rows(transaction, rows, partition, encoded)
 
-    def append_batch(self, data: Any) -> range:
-        """Appends a table in one commit and returns the offsets of its rows.
+    def append_batch(
+        self, data: Any, *, partition: int | None = None, headers: Sequence[Headers | None] | None = None
+    ) -> range | BatchPositions:
+        """Appends a table in one commit and returns the offsets of its rows; in a topic of several partitions their
+        positions, in row order.
 
         `data` is a dict of arrays, an Arrow table or record batch, a pandas or Polars frame, or anything with the Arrow
         PyCapsule interface. Columns are matched by name; missing ones are NULL. SchemaMismatch stores nothing.
@@ -123,14 +171,56 @@ class Topic:
         self._check_ddl()
         if self._encode is not self._codec.encode:
             self._encode({})  # raises why this handle is retired
+        if partition is not None:
+            check_partition(partition, len(self._logs), self.name)
         columns = columns_for(data, self._info.schema)
-        rows = len(columns[0])
-        if not rows:
-            end = self.offsets()[1]
-            return range(end, end)
+        encoded = self._encoded(headers, len(columns[0]))
+        if not len(columns[0]):
+            return range(0, 0) if len(self._logs) > 1 else range(end := self.offsets()[1], end)
         with self._store.write() as transaction:
-            first = transaction.append_columns(self._log, columns)
-        return range(first, first + rows)
+            return self._place_columns(transaction, columns, partition, encoded)
+
+    @staticmethod
+    def _encoded(headers: Sequence[Headers | None] | None, rows: int) -> list[bytes] | None:
+        """The headers of `rows` rows as they are stored, None if there are none."""
+        if headers is None:
+            return None
+        if hasattr(headers, "keys") or not hasattr(headers, "__len__"):
+            raise UsageError("headers of several events is a list with one entry, or None, for each event")
+        if len(headers) != rows:
+            raise UsageError(f"{len(headers)} entries of headers do not fit {rows} events")
+        encoded = [b"" if one is None else encode_headers(one) for one in headers]
+        return encoded if any(encoded) else None
+
+    def _place_rows(
+        self, transaction: WriteTransaction, rows: list[tuple[Any, ...]], partition: Any, headers: list[bytes] | None
+    ) -> list[Position]:
+        """The rows are part of the transaction; where they will lie. `partition` is one, or one (or None) a row."""
+        first = self._place_on(transaction, self._log, rows, headers)
+        return [Position(0, offset) for offset in range(first, first + len(rows))]
+
+    def _place_columns(
+        self, transaction: WriteTransaction, columns: list[Column], partition: int | None, headers: list[bytes] | None
+    ) -> range | BatchPositions:
+        first = transaction.append_columns(self._log, columns)
+        self._place_headers(transaction, self._log, first, headers)
+        return range(first, first + len(columns[0]))
+
+    def _place_on(
+        self, transaction: WriteTransaction, log: PartitionLog, rows: list[tuple[Any, ...]], headers: list[bytes] | None
+    ) -> int:
+        first = transaction.append_rows(log, rows)
+        self._place_headers(transaction, log, first, headers)
+        return first
+
+    @staticmethod
+    def _place_headers(
+        transaction: WriteTransaction, log: PartitionLog, first: int, headers: list[bytes] | None
+    ) -> None:
+        if headers is not None and log.beside is not None:
+            beside = [(first + i, one) for i, one in enumerate(headers) if one]
+            if beside:
+                transaction.append_rows(log.beside, beside)
 
     def producer(
         self, *, linger_ms: float = PRODUCER_LINGER_MS, max_rows: int = PRODUCER_MAX_ROWS, id: str | None = None
@@ -147,73 +237,114 @@ class Topic:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def offsets(self) -> tuple[int, int]:
-        """(earliest offset kept, offset the next event will get)."""
+    def offsets(self, partition: int | None = None) -> tuple[int, int]:
+        """(earliest offset kept, offset the next event will get); a topic of several partitions needs `partition`."""
+        return self._offsets(self._one(partition))
+
+    def _offsets(self, log: PartitionLog) -> tuple[int, int]:
         self._database._check_open()
         with self._store.snapshot() as snapshot:
-            start, end = snapshot.offsets(self._log)
+            start, end = snapshot.offsets(log)
             return start, end
+
+    def delete_before(self, offset: int, *, partition: int | None = None) -> int:
+        """Removes the events below `offset` for good, as Kafka's DeleteRecords; returns the earliest offset kept.
+
+        Their space goes back to the file system in whole segments, once no older reader needs them; it works on a full
+        disk. OffsetOutOfRange beyond the end.
+        """
+        self._check_ddl()
+        if self._encode is not self._codec.encode:
+            self._encode({})  # raises why this handle is retired
+        log = self._one(partition)
+        earliest, latest = self._offsets(log)
+        if isinstance(offset, bool) or not isinstance(offset, int):
+            raise UsageError(f"offset is an integer, not {offset!r}")
+        if offset > latest or offset < 0:
+            raise self._out_of_range(log, "offset", offset, earliest, latest)
+        return self._store.trim(log, offset)
 
     def read(
         self,
-        start: str | int | dt.datetime = "earliest",
+        start: str | int | dt.datetime | Mapping[int, int] = "earliest",
         *,
         stop: int | dt.datetime | None = None,
         limit: int | None = None,
         follow: bool = False,
         timeout: float | None = None,
+        partition: int | None = None,
     ) -> Iterator[Event]:
-        """Events in offset order.
+        """Events in offset order; of all partitions, merged by append time (then by partition), or of one.
 
         `start` is "earliest", "latest", an offset (negative counts from the end) or a datetime (the first event at or
         after that event time). `stop` is an offset (exclusive) or a datetime (ends before the first event, from the
-        start on, at or after it). Without `follow` the end is fixed when reading begins; with it, reading waits for
-        more events and ends after `timeout` seconds without one (None = never). OffsetOutOfRange if an offset lies
-        outside the log.
+        start on, at or after it). Offsets belong to one partition: to read several from offsets of their own, `start`
+        is a dict of partition to offset. Without `follow` the end is fixed when reading begins; with it, reading waits
+        for more events and ends after `timeout` seconds without one (None = never). OffsetOutOfRange if an offset lies
+        outside the log, or if events were removed before they were read.
         """
         self._database._check_open()
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise UsageError(f"limit is a row count of 0 or more, not {limit!r}")
         if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
             raise UsageError(f"timeout is a number of seconds of 0 or more, not {timeout!r}")
-        earliest, latest = self.offsets()
-        first = self._resolve(start, "start", earliest, latest)
+        if partition is None and len(self._logs) > 1:
+            return self._read_merged(start, stop, limit, follow, timeout)
+        log = self._one(partition)
+        if not isinstance(start, str | int | dt.datetime) and hasattr(start, "get"):
+            start = start.get(log.partition, "earliest")
+        first, last, stop_us = self._range(log, start, stop, follow)
+        return self._read(log, first, last, stop_us, limit, follow, timeout, start == "earliest")
+
+    def _read_merged(
+        self, start: Any, stop: Any, limit: int | None, follow: bool, timeout: float | None
+    ) -> Iterator[Event]:
+        raise InternalError("a topic of one partition has nothing to merge")
+
+    def _range(self, log: PartitionLog, start: Any, stop: Any, follow: bool) -> tuple[int, int | None, int | None]:
+        """(first offset, end offset or None, end time or None) of a reading."""
+        earliest, latest = self._offsets(log)
+        first = self._resolve(log, start, "start", earliest, latest)
         stop_us = datetime_to_us(stop) if isinstance(stop, dt.datetime) else None
         last = None
         if stop is not None and stop_us is None:
-            last = self._resolve(stop, "stop", earliest, latest if not follow else 1 << 62)
+            last = self._resolve(log, stop, "stop", earliest, latest if not follow else 1 << 62)
         if not follow:
             last = latest if last is None else min(last, latest)
-        return self._read(first, last, stop_us, limit, follow, timeout)
+        return first, last, stop_us
 
-    def _resolve(self, place: object, what: str, earliest: int, latest: int) -> int:
+    def _resolve(self, log: PartitionLog, place: object, what: str, earliest: int, latest: int) -> int:
         if place == "earliest":
             return earliest
         if place == "latest":
             return latest
         if isinstance(place, dt.datetime):
-            return self._find_time(datetime_to_us(place), earliest, latest)
+            return self._find_time(log, datetime_to_us(place), earliest, latest)
         if isinstance(place, bool) or not isinstance(place, int):
             raise UsageError(f"{what} is 'earliest', 'latest', an offset or a datetime, not {place!r}")
         offset = place if place >= 0 else max(earliest, latest + place)
         if not earliest <= offset <= latest:
-            raise OffsetOutOfRange(
-                f"topic {self.name!r} holds offsets {earliest} to {latest} (exclusive): {what} {place} is outside",
-                path=self._store.path,
-                offset=offset,
-                earliest=earliest,
-                latest=latest,
-            )
+            raise self._out_of_range(log, what, place, earliest, latest)
         return offset
+
+    def _out_of_range(self, log: PartitionLog, what: str, offset: int, earliest: int, latest: int) -> OffsetOutOfRange:
+        where = f" in partition {log.partition}" if len(self._logs) > 1 else ""
+        return OffsetOutOfRange(
+            f"topic {self.name!r} holds offsets {earliest} to {latest} (exclusive){where}: {what} {offset} is outside",
+            path=self._store.path,
+            offset=offset,
+            earliest=earliest,
+            latest=latest,
+        )
 
     def _time_of(self) -> Callable[[int, tuple[Any, ...]], int | None]:
         column = self._log.event_time
         return (lambda append_us, row: append_us) if column is None else (lambda append_us, row: row[column])
 
-    def _find_time(self, time_us: int, start: int, end: int) -> int:
+    def _find_time(self, log: PartitionLog, time_us: int, start: int, end: int) -> int:
         time_of = self._time_of()
         with self._store.snapshot() as snapshot:
-            for chunk in snapshot.rows(self._log, start, end):
+            for chunk in snapshot.rows(log, max(start, snapshot.offsets(log)[0]), end):
                 for offset, append_us, row in chunk:
                     at = time_of(append_us, row)
                     if at is not None and at >= time_us:
@@ -222,50 +353,77 @@ class Topic:
 
     def _read(
         self,
+        log: PartitionLog,
         position: int,
         last: int | None,
         stop_us: int | None,
         limit: int | None,
         follow: bool,
         timeout: float | None,
+        skips: bool,
     ) -> Iterator[Event]:
+        """`skips`: the reading begins wherever the log does, should its start have moved meanwhile."""
         names = {name: i for i, name in enumerate(self.schema.names)}
         key = None if self._info.key is None else self.schema.index_of(self._info.key)
         decode, event_time, time_of = self._codec.decode, self._log.event_time, self._time_of()
+        number = log.partition
         left = -1 if limit is None else limit
         while left:
-            commit, rows = self._chunk(position, last)
+            commit, rows, headers = self._chunk(log, position, last, skips)
             if not rows:
                 if not follow or (last is not None and position >= last):
                     return
-                if not self._wait(commit, position, timeout):
+                if not self._wait(commit, log, position, timeout):
                     return
                 continue
+            skips = False
             for offset, append_us, row in rows:
                 if stop_us is not None:
                     at = time_of(append_us, row)
                     if at is not None and at >= stop_us:
                         return
-                yield Event(names, decode(row), offset, 0, append_us, key, event_time)
+                found = headers.get(offset, ()) if headers else ()
+                yield Event(names, decode(row), offset, number, append_us, key, event_time, found)
                 position = offset + 1
                 left -= 1
                 if not left:
                     return
 
-    def _chunk(self, position: int, last: int | None) -> tuple[int, list[tuple[int, int, tuple[Any, ...]]]]:
-        """The commit id looked at and up to READ_CHUNK_ROWS rows; no snapshot is held while the caller works."""
+    def _chunk(
+        self, log: PartitionLog, position: int, last: int | None, skips: bool
+    ) -> tuple[int, list[tuple[int, int, tuple[Any, ...]]], dict[int, Pairs]]:
+        """The commit id looked at, up to READ_CHUNK_ROWS rows and their headers by offset; no snapshot is held while
+        the caller works."""
         self._database._check_open()
+        if last is None and self._store.index_commit_id() == self._plain_since.get(log):
+            tail = self._store.tail(log, position)
+            if tail is not None:
+                return tail.commit_id, tail.rows(log), {}
         with self._store.snapshot() as snapshot:
-            earliest, end = snapshot.offsets(self._log)
-            position = max(position, earliest)
+            earliest, end = snapshot.offsets(log)
+            if position < earliest and (last is None or position < last):
+                if not skips:
+                    raise self._out_of_range(log, "the next event, offset", position, earliest, end)
+                position = earliest
             stop = min(end if last is None else min(end, last), position + READ_CHUNK_ROWS)
             rows: list[tuple[int, int, tuple[Any, ...]]] = []
+            headers: dict[int, Pairs] = {}
             if position < stop:
-                for chunk in snapshot.rows(self._log, position, stop):
+                for chunk in snapshot.rows(log, position, stop):
                     rows.extend(chunk)
-            return snapshot.commit_id, rows
+                beside = log.beside
+                if beside is not None and snapshot.partition(beside.key) is not None:
+                    headers = self._headers_in(snapshot, beside, position, stop)
+                else:
+                    self._plain_since[log] = snapshot.index_commit_id
+            return snapshot.commit_id, rows, headers
 
-    def _wait(self, commit: int, position: int, timeout: float | None) -> bool:
+    @staticmethod
+    def _headers_in(snapshot: StoreSnapshot, beside: PartitionLog, start: int, stop: int) -> dict[int, Pairs]:
+        first, end = snapshot.search(beside, start), snapshot.search(beside, stop)
+        return {row[0]: decode_headers(row[1]) for chunk in snapshot.rows(beside, first, end) for _, _, row in chunk}
+
+    def _wait(self, commit: int, log: PartitionLog, position: int, timeout: float | None) -> bool:
         """Whether there are events from `position` on before `timeout` seconds have passed."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -275,8 +433,12 @@ class Topic:
             # In slices of a second, so that closing the database in another thread ends a reader that waits for ever.
             commit = self._store.wait(commit, 1.0 if left is None else min(left, 1.0))
             self._check_ddl()
-            if self._encode is not self._codec.encode and self._info.kind == "topic":
-                with suppress(ReadOnlyError):  # a read-only handle cannot append but reads on
-                    self._encode({})  # raises: dropped or closed meanwhile
-            if self.offsets()[1] > position:
+            self._raise_if_retired()
+            if self._store.tail(log, position) is not None or self._offsets(log)[1] > position:
                 return True
+
+    def _raise_if_retired(self) -> None:
+        """Raises if the topic was dropped or its database closed meanwhile; a read-only handle reads on."""
+        if self._encode is not self._codec.encode and self._info.kind == "topic":
+            with suppress(ReadOnlyError):
+                self._encode({})

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from eventdb.errors import ClosedError, UsageError
 from eventdb.event import Position
+from eventdb.partitioner import check_partition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
     from eventdb.database import Database
+    from eventdb.headers import Headers
     from eventdb.topic import Topic
 
 
@@ -24,7 +26,8 @@ class Transaction:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._parts: list[tuple[Topic, list[Any], bool]] = []  # (topic, rows or columns, whether columns)
+        # (topic, rows or columns, whether columns, a partition a row or one for all columns, headers a row)
+        self._parts: list[tuple[Topic, list[Any], bool, Any, list[bytes] | None]] = []
         self._open = True
         self.positions: dict[str, list[Position]] = {}
 
@@ -33,30 +36,50 @@ class Transaction:
             raise ClosedError("the transaction has ended; begin another")
         return self._database.topic(topic if isinstance(topic, str) else topic.name)
 
-    def append(self, topic: str | Topic, event: Mapping[str, Any]) -> None:
+    def append(
+        self, topic: str | Topic, event: Mapping[str, Any], *, partition: int | None = None,
+        headers: Headers | None = None,
+    ) -> None:  # fmt: skip
         """Adds one event. SchemaMismatch is raised here; nothing is visible before the block ends."""
         handle = self._topic(topic)
         row = handle._encode(event)
-        if self._parts and self._parts[-1][0] is handle and not self._parts[-1][2]:
+        if partition is not None or headers is not None:
+            self._add(handle, [row], partition, None if headers is None else [headers])
+        elif self._parts and self._parts[-1][0] is handle and self._parts[-1][2:] == (False, None, None):
             self._parts[-1][1].append(row)
         else:
-            self._parts.append((handle, [row], False))
+            self._parts.append((handle, [row], False, None, None))
 
-    def append_many(self, topic: str | Topic, events: Iterable[Mapping[str, Any]]) -> None:
-        """Adds many events."""
+    def append_many(
+        self, topic: str | Topic, events: Iterable[Mapping[str, Any]], *, partition: int | None = None,
+        headers: Sequence[Headers | None] | None = None,
+    ) -> None:  # fmt: skip
+        """Adds many events; `headers` has one entry for each of them."""
         handle = self._topic(topic)
         rows = [handle._encode(event) for event in events]
         if rows:
-            self._parts.append((handle, rows, False))
+            self._add(handle, rows, partition, headers)
 
-    def append_batch(self, topic: str | Topic, data: Any) -> None:
+    def _add(
+        self, topic: Topic, rows: list[Any], partition: int | None, headers: Sequence[Headers | None] | None
+    ) -> None:
+        if partition is not None:
+            check_partition(partition, topic.partitions, topic.name)
+        self._parts.append((topic, rows, False, partition, topic._encoded(headers, len(rows))))
+
+    def append_batch(
+        self, topic: str | Topic, data: Any, *, partition: int | None = None,
+        headers: Sequence[Headers | None] | None = None,
+    ) -> None:  # fmt: skip
         """Adds a table, as Topic.append_batch takes it."""
         from eventdb.arrow import columns_for
 
         handle = self._topic(topic)
         columns = columns_for(data, handle.schema)
+        if partition is not None:
+            check_partition(partition, handle.partitions, handle.name)
         if len(columns[0]):
-            self._parts.append((handle, columns, True))
+            self._parts.append((handle, columns, True, partition, handle._encoded(headers, len(columns[0]))))
 
     def commit(self) -> None:
         """Stores everything in one commit; the block's end does it too."""
@@ -65,16 +88,14 @@ class Transaction:
         self._open = False
         if not self._parts:
             return
-        placed: list[tuple[str, int, int]] = []
+        placed: list[tuple[str, Sequence[Any]]] = []
         with self._database._store.write() as writer:
-            for topic, rows, columnar in self._parts:
-                if columnar:
-                    first = writer.append_columns(topic._log, rows)
-                    placed.append((topic.name, first, len(rows[0])))
-                else:
-                    placed.append((topic.name, writer.append_rows(topic._log, rows), len(rows)))
-        for name, first, count in placed:
-            self.positions.setdefault(name, []).extend(Position(0, first + i) for i in range(count))
+            for topic, rows, columnar, partition, headers in self._parts:
+                place = topic._place_columns if columnar else topic._place_rows
+                placed.append((topic.name, place(writer, rows, partition, headers)))
+        for name, found in placed:
+            positions = [Position(0, offset) for offset in found] if isinstance(found, range) else list(found)
+            self.positions.setdefault(name, []).extend(positions)
         self._parts.clear()
 
     def rollback(self) -> None:

@@ -160,10 +160,10 @@ class Views:
             if not statement.if_not_exists or self._find(statement.name) is None:
                 raise
             return
-        if statement.start != "beginning":
-            log = database._log_by_id(facts.id)
-            with database._store.snapshot() as snapshot:
-                first = resolve_start(snapshot, log, facts, statement.start)
+        log = database._log_by_id(facts.id)
+        with database._store.snapshot() as snapshot:
+            first = resolve_start(snapshot, log, facts, statement.start)
+        if first:
             with database._store.write() as transaction:
                 start_view(transaction, info.id, first)
         database._refresh_catalog()

@@ -27,13 +27,17 @@ class ScanInput:
         self.scan = scan
         self._context = context
         self._log = context.logs(scan.topic_id)
-        low, high = context.snapshot.offsets(self._log)
-        start = low if scan.start_offset is None else max(low, scan.start_offset)
-        stop = high if scan.stop_offset is None else min(high, scan.stop_offset)
         self.slices: list[Any] = []
-        if start < stop:
-            slices = context.snapshot.slices(self._log, start, stop)
-            self.slices = [s for s in slices if in_time(scan, s.time_range) and may_match(scan, self._log, s)]
+        self._partitions: list[int] = []  # of each slice
+        for log in context.logs_of(scan.topic_id, scan.partition):
+            low, high = context.snapshot.offsets(log)
+            start = low if scan.start_offset is None else max(low, scan.start_offset)
+            stop = high if scan.stop_offset is None else min(high, scan.stop_offset)
+            if start < stop:
+                slices = context.snapshot.slices(log, start, stop)
+                found = [s for s in slices if in_time(scan, s.time_range) and may_match(scan, log, s)]
+                self.slices += found
+                self._partitions += [getattr(log, "partition", 0)] * len(found)
         self.row_counts = [int(s.row_count) for s in self.slices]
         self.row_count = sum(self.row_counts)
         self._columns: dict[int, _Columns] = {}
@@ -52,21 +56,24 @@ class ScanInput:
     def stored_position(self, index: int) -> int | None:
         """The position in the topic's schema of a column that slices store; None for offsets, append times ..."""
         name = self.scan.columns[index]
-        if name in ("_offset", "_partition", "_append_time") or (name == "_time" and self._log.event_time is None):
+        if name in ("_offset", "_partition", "_append_time", "_headers"):
+            return None
+        if name == "_time" and self._log.event_time is None:
             return None
         position = self._position(name)
         if self._log.schema.fields[position].type != self.type_of(index):
             raise CannotCompile(f"column {name} is stored as {self._log.schema.fields[position].type}")
         return position
 
-    def fetch(self, index: int, part: Any) -> Column:
+    def fetch(self, index: int, number: int) -> Column:
+        part, partition = self.slices[number], self._partitions[number]
         name = self.scan.columns[index]
         type = self.type_of(index)
         count = int(part.row_count)
         if name == "_offset":
             return Column(type, np.arange(part.first_offset, part.first_offset + count, dtype=type.physical))
         if name == "_partition":
-            return Column(type, np.full(count, getattr(self._log, "partition", 0), dtype=type.physical))
+            return Column(type, np.full(count, partition, dtype=type.physical))
         if name == "_append_time" or (name == "_time" and self._log.event_time is None):
             return Column(type, part.append_times())
         position = self._position(name)
@@ -79,6 +86,8 @@ class ScanInput:
         if name == "_time":
             position: int = self._log.event_time
             return position
+        if name == "_headers":
+            raise CannotCompile("headers")
         if name == "_key":
             key = self._context.topic_key(self.scan.topic_id)
             if key is None:
@@ -110,7 +119,7 @@ class ScanInput:
     def _has_plain_slice(self, index: int) -> bool:
         """Asked before anything is fetched: fetching a plainly stored column encodes it."""
         name = self.scan.columns[index]
-        position = None if name.startswith("_") and name != "_key" else self._position(name)
+        position = None if name.startswith("_") and name not in ("_key", "_headers") else self._position(name)
         return position is not None and any(
             part.is_plain(position) for part in self.slices if hasattr(part, "is_plain")
         )
@@ -152,8 +161,8 @@ class ScanInput:
             return -limit, limit - 1
         name = self.scan.columns[index]
         if name == "_offset" and self.slices:
-            last = self.slices[-1]
-            return self.slices[0].first_offset, last.first_offset + last.row_count - 1
+            least = min(part.first_offset for part in self.slices)
+            return least, max(part.first_offset + part.row_count for part in self.slices) - 1
         is_time = name == "_time" or (
             self._log.event_time is not None and self._log.schema.find(name) == self._log.event_time
         )
@@ -175,7 +184,10 @@ class ScanInput:
     def restricted(self, morsel: Morsel) -> Scan:
         """A scan of the rows of a morsel only."""
         first = int(self.slices[morsel.slice].first_offset)
-        return replace(self.scan, start_offset=first + morsel.start, stop_offset=first + morsel.stop)
+        return replace(
+            self.scan, start_offset=first + morsel.start, stop_offset=first + morsel.stop,
+            partition=self._partitions[morsel.slice],
+        )  # fmt: skip
 
 
 class _Columns:
@@ -187,14 +199,17 @@ class _Columns:
         self._index = index
         self._slices = source.slices
         self._position = source.stored_position(index)
-        self._kept = [None if hasattr(part, "has_nulls") else source.fetch(index, part) for part in self._slices]
+        self._kept = [
+            None if hasattr(part, "has_nulls") else source.fetch(index, number)
+            for number, part in enumerate(self._slices)
+        ]
 
     def __len__(self) -> int:
         return len(self._slices)
 
     def __getitem__(self, number: int) -> Column:
         found = self._kept[number]
-        return self._source.fetch(self._index, self._slices[number]) if found is None else found
+        return self._source.fetch(self._index, number) if found is None else found
 
     def map_kept(self, change: Callable[[Column], Array]) -> list[Array | None]:
         """change(column) of each slice whose column is kept, None for the others."""

@@ -95,12 +95,14 @@ def _no_views(view_id: int, columns: Sequence[str]) -> Iterator[RecordBatch]:
 class QueryContext:
     """What a query runs in. One per execution; not shared between queries.
 
-    `logs` gives the log of a topic id, `topic_key` the name of its key column (None without one), `view_content` the
-    rows of a view at `snapshot`. `metrics` is None unless EXPLAIN ANALYZE asked for it.
+    `logs` gives the first log of a topic id, `partitions` all of them (None: topics have one), `topic_key` the name of
+    its key column (None without one), `view_content` the rows of a view at `snapshot`. `metrics` is None unless EXPLAIN
+    ANALYZE asked for it.
     """
 
     snapshot: Any = None
     logs: Callable[[int], Any] = _no_logs
+    partitions: Callable[[int], Sequence[Any]] | None = None
     view_content: Callable[[int, Sequence[str]], Iterator[RecordBatch]] = _no_views
     topic_key: Callable[[int], str | None] = _no_key
     memory_limit_bytes: int = DEFAULT_MEMORY_BYTES
@@ -109,6 +111,11 @@ class QueryContext:
     execution: str = "auto"
     metrics: dict[int, OperatorMetrics] | None = None
     _held: dict[int, int] = field(default_factory=dict)
+
+    def logs_of(self, topic_id: int, partition: int | None = None) -> list[Any]:
+        """The logs of a topic's partitions, or of one of them."""
+        logs = [self.logs(topic_id)] if self.partitions is None else list(self.partitions(topic_id))
+        return logs if partition is None else [log for log in logs if getattr(log, "partition", 0) == partition]
 
     def measure(self) -> None:
         """From here on operators record their rows and time (EXPLAIN ANALYZE)."""

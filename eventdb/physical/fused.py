@@ -144,10 +144,12 @@ LEAST_COMPILED_ROWS = 20_000  # below, generating the text costs more than inter
 
 def scanned_rows(scan: Scan, context: QueryContext) -> int:
     """How many rows a scan has at most. Cost: one look-up in the index."""
-    low, high = context.snapshot.offsets(context.logs(scan.topic_id))
-    start = low if scan.start_offset is None else max(low, scan.start_offset)
-    stop = high if scan.stop_offset is None else min(high, scan.stop_offset)
-    return max(0, int(stop) - int(start))
+    count = 0
+    for low, high in map(context.snapshot.offsets, context.logs_of(scan.topic_id, scan.partition)):
+        start = low if scan.start_offset is None else max(low, scan.start_offset)
+        stop = high if scan.stop_offset is None else min(high, scan.stop_offset)
+        count += max(0, int(stop) - int(start))
+    return count
 
 
 def request_kernel(text: PipelineText, context: QueryContext, row_count: int) -> Request:

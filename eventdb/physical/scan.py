@@ -12,6 +12,7 @@ from eventdb.config import MORSEL_ROWS
 from eventdb.errors import InternalError
 from eventdb.logical.plan import Scan
 from eventdb.physical.context import QueryContext
+from eventdb.physical.event_headers import headers_column
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
 from eventdb.physical.skipping import in_time, may_match
@@ -38,8 +39,11 @@ class LogScan(Operator):
         return self.plan.label() + skipped + blocks
 
     def produce(self) -> Iterator[RecordBatch]:
+        for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
+            yield from self._produce(log)
+
+    def _produce(self, log: Any) -> Iterator[RecordBatch]:
         plan, context = self.plan, self.context
-        log = context.logs(plan.topic_id)
         earliest, latest = context.snapshot.offsets(log)
         start = earliest if plan.start_offset is None else max(plan.start_offset, earliest)
         stop = latest if plan.stop_offset is None else min(plan.stop_offset, latest)
@@ -72,6 +76,8 @@ class LogScan(Operator):
         if name == "_partition":
             partition = getattr(log, "partition", 0)
             return lambda part: Column(type, np.full(part.row_count, partition, dtype=type.physical))
+        if name == "_headers":
+            return lambda part: headers_column(self.context.snapshot, log, part.first_offset, part.row_count)
         if name == "_append_time" or (name == "_time" and log.event_time is None):
             return lambda part: Column(type, part.append_times())
         if name == "_time":

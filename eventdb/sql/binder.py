@@ -39,7 +39,7 @@ from eventdb.sql.statements import (
     TableInfo,
 )
 from eventdb.sql.tokens import TokenType
-from eventdb.sql.topics import create_topic
+from eventdb.sql.topics import alter_topic, create_topic
 from eventdb.sql.words import Words
 from eventdb.values import decode_value
 
@@ -47,7 +47,7 @@ __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 
 _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
-    """UPDATE DELETE MERGE ALTER COPY BEGIN START COMMIT ROLLBACK SAVEPOINT ABORT TRUNCATE GRANT REVOKE ATTACH DETACH
+    """UPDATE DELETE MERGE COPY BEGIN START COMMIT ROLLBACK SAVEPOINT ABORT TRUNCATE GRANT REVOKE ATTACH DETACH
     USE PRAGMA CALL PREPARE EXECUTE DEALLOCATE VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
     REFRESH
     VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
@@ -259,6 +259,12 @@ def _start(words: Words, context: Context) -> str | int:
     return us
 
 
+def _alter(words: Words, context: Context) -> Statement:
+    if not words.accept("TOPIC"):
+        raise _unsupported(words, f"ALTER {words.word()}", "write ALTER TOPIC", words.index - 1)
+    return alter_topic(words, context)
+
+
 def _drop(words: Words, context: Context) -> Statement:
     start = words.index - 1
     kind = (
@@ -405,5 +411,5 @@ def _subscribe_query(words: Words, context: Context, at: tuple[int, int], mode: 
 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
     "EXPLAIN": _explain, "CREATE": _create, "DROP": _drop, "DESCRIBE": _describe, "DESC": _describe, "SHOW": _show,
-    "SET": _set, "SUBSCRIBE": _subscribe, "INSERT": insert,
+    "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "INSERT": insert,
 }  # fmt: skip

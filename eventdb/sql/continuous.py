@@ -69,6 +69,8 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
                 )
         node = node.children[0]
     topic = context.resolver.table(node.name)
+    if "_headers" in node.columns:
+        context.unsupported("_headers in a continuous query", where, "read them with topic.read()")
     if aggregate is None:
         if emit == "window_close":
             context.fail("EMIT ON WINDOW CLOSE needs a GROUP BY over a window; this query has no aggregate", where)

@@ -11,7 +11,7 @@ from sqlglot import exp
 from eventdb.errors import BindError, EventDBError, QueryError, TopicNotFound, UnsupportedSQL
 from eventdb.logical.expressions import Call, Expression, columns_of, remap
 from eventdb.logical.plan import Fields, FileScan, Join, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
-from eventdb.schema import BIGINT, BOOLEAN, INTEGER, TIMESTAMP
+from eventdb.schema import BIGINT, BOOLEAN, INTEGER, TIMESTAMP, VARCHAR
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.functions import width_of
@@ -23,7 +23,7 @@ from eventdb.sql.tokens import FUNCTION_PREFIX
 FILE_ENDINGS = (".csv", ".parquet", ".jsonl", ".ndjson", ".json", ".tsv", ".csv.gz")
 _TABLE_PARTS = frozenset(("this", "db", "catalog", "alias", "joins"))
 _JOIN_PARTS = frozenset(("this", "on", "using", "side", "kind", "method"))
-_SYSTEM = {"_offset": BIGINT, "_partition": INTEGER, "_append_time": TIMESTAMP}
+_SYSTEM = {"_offset": BIGINT, "_partition": INTEGER, "_append_time": TIMESTAMP, "_headers": VARCHAR}
 WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
 
 
@@ -138,7 +138,7 @@ class RelationBinder:
             return ViewScan(table.id, table.name, columns, fields), names
         system = self.system_columns(table)
         wanted = [name for name in _SYSTEM if name in system.values()]
-        fields += tuple(OutputField(name, _SYSTEM[name], False) for name in wanted)
+        fields += tuple(OutputField(name, _SYSTEM[name], name == "_headers") for name in wanted)
         columns += tuple(wanted)
         position = {name: i for i, name in enumerate(columns)}
         for name, source in system.items():

@@ -69,6 +69,14 @@ class CreateTopic(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class AlterTopic(Statement):
+    """SET (...): `options` as in CreateTopic; the text NULL takes one away."""
+
+    name: str
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DropTopic(Statement):
     name: str
     if_exists: bool = False

@@ -1,4 +1,4 @@
-"""CREATE TOPIC and its clauses."""
+"""CREATE TOPIC and its clauses, ALTER TOPIC."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eventdb.schema import Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.scope import Name, Scope
-from eventdb.sql.statements import CreateTopic
+from eventdb.sql.statements import AlterTopic, CreateTopic
 from eventdb.sql.tokens import TokenType
 from eventdb.sql.words import Words
 
@@ -44,6 +44,16 @@ def create_topic(words: Words, context: Context) -> CreateTopic:
     options = _options(words) if words.accept("WITH") else ()
     words.end()
     return _build(words, context, name, if_not_exists, parts, options)
+
+
+def alter_topic(words: Words, context: Context) -> AlterTopic:
+    """The statement after ALTER TOPIC."""
+    name = words.name("the topic's name")
+    if not words.accept("SET"):
+        context.unsupported(f"ALTER TOPIC ... {words.word() or words.text()}", None, "write ALTER TOPIC t SET (...)")
+    options = _options(words)
+    words.end()
+    return AlterTopic(name, options)
 
 
 def _build(

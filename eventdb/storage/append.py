@@ -25,6 +25,7 @@ from eventdb.storage.format import (
     ROLL_BYTES,
     SHARED_HOLDER,
     SHARED_POISON,
+    SHARED_WAITING,
     U32,
 )
 from eventdb.storage.head import MAX_AHEAD, pack_head
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 _STATE_START = OP_PLACE.size + OP_ROWS.size
 _STATE_STOP = _STATE_START + PARTITION.size
 _HOLDER = slice(SHARED_HOLDER, SHARED_HOLDER + 4)
+_WAITING = slice(SHARED_WAITING, SHARED_WAITING + 4)
+_NOBODY = bytes(4)
 _ZERO = bytes(8)
 _EXCLUSIVE = LOCK_EX | LOCK_NB
 _factories: dict[tuple[object, ...], Any] = {}
@@ -71,7 +74,7 @@ def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | Non
         stores.append(f"s{i}[i] = x{i}")
         if nullable:
             packed.append(f"p{i}")
-            body.append(f"p{i} = {value} is not None")
+            body.append(f"p{i} = {value} is None")
             arguments.append(f"n{i}")
             stores.append(f"n{i}[i] = p{i}")
         packed.append(f"x{i}")
@@ -113,13 +116,13 @@ def make_encoder(log: PartitionLog, segment: Segment) -> Any:
             arguments.append(dictionary.codes)
         arguments.append(segment.value_views[i])
         if column.nullable:
-            arguments.append(segment.valid_views[i])
+            arguments.append(segment.null_views[i])
     return bind(pack, log.topic_id, log.partition, segment.base, length, segment.value_views[-1], *arguments)
 
 
 def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit."""
-    if writer.busy or getpid() != writer.pid:
+    if writer.busy or getpid() != writer.pid or writer.shared[_WAITING] != _NOBODY:
         return DECLINED  # whoever finds the writer busy joins the group that commits next
     files = writer.files
     with writer.mutex:  # a `with` of a C object: Ctrl-C cannot come between taking it and the block

@@ -73,8 +73,10 @@ def _check_partition(
             ]
         except EventDBError as error:
             problems.append(f"{where}: {error}")
-    if state.log_end and (not bases or bases[-1] != state.base) and state.base != NO_SEGMENT:
+    if state.base != NO_SEGMENT and (not bases or bases[-1] != state.base):
         problems.append(f"{where}: the active segment {state.base} is not the last one of {bases[-3:]}")
+    if state.log_start < state.log_end and not bases:
+        problems.append(f"{where}: no segment holds offsets {state.log_start}..{state.log_end}")
     if not state.log_start <= state.log_end or (bases and bases[0] > state.log_start):
         problems.append(f"{where}: offsets {state.log_start}..{state.log_end} do not fit the first segment {bases[:1]}")
     return problems
@@ -87,18 +89,20 @@ def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool
     step = rows if deep else min(rows, 1024)
     for i, column in enumerate(segment.layout.columns):
         stored = segment.value_views[i][rows - step : rows].tolist()
-        view = segment.valid_views[i]
-        valid = b"\1" * step if view is None else bytes(view[rows - step : rows])
-        if set(valid) - {0, 1}:
-            problems.append(f"column {i} has validity bytes other than 0 and 1")
+        view = segment.null_views[i]
+        nulls = bytes(step) if view is None else bytes(view[rows - step : rows])
+        if set(nulls) - {0, 1}:
+            problems.append(f"column {i} has null bytes other than 0 and 1")
         if column.coded:
-            used = max((c for c, ok in zip(stored, valid, strict=True) if ok), default=-1)
-            low = min((c for c, ok in zip(stored, valid, strict=True) if ok), default=0)
+            used = max((c for c, null in zip(stored, nulls, strict=True) if not null), default=-1)
+            low = min((c for c, null in zip(stored, nulls, strict=True) if not null), default=0)
             if low < 0 or (used >= 0 and not has_code(txn, topic_id, i, used)):
                 problems.append(f"column {i} uses code {used if low >= 0 else low}, which its dictionary does not have")
         elif column.plain and (stored != sorted(stored) or stored[-1] > column.heap_bytes or stored[0] < 0):
             problems.append(f"column {i} has end positions that are out of order or beyond its heap")
-    times = segment.value_views[-1][rows - step : rows].tolist()
+    times = segment.append_times(rows - step, rows)
+    if 0 in times:
+        problems.append("an append time is missing")
     if times != sorted(times):
         problems.append("append times are out of order")
     return problems

@@ -1,8 +1,13 @@
-"""The CRC of a large batch's rows, computed in a thread while they are written and flushed."""
+"""The CRC of a large batch's rows, computed in a thread while they are written and flushed.
+
+Runs of zeros are not looked at: appending n zero bytes multiplies the CRC's register, a polynomial over GF(2), by
+x**(8n) modulo the CRC's polynomial.
+"""
 
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 from zlib import crc32
 
 from eventdb.errors import InternalError
@@ -12,10 +17,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-class Checksum(threading.Thread):
-    """`parts` gives the bytes of the rows in the order of Segment.regions; they must not change before `result`."""
+_POLYNOMIAL = 0xEDB88320  # of zlib's CRC, as it is everywhere here with the coefficient of x**0 in the highest bit
 
-    def __init__(self, parts: Callable[[], Iterable[bytes | memoryview]]) -> None:
+
+def _multiply(a: int, b: int) -> int:
+    """The product of two polynomials, modulo the CRC's."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
+    return product
+
+
+@lru_cache(maxsize=64)
+def _zeros_factor(length_bytes: int) -> int:
+    """x**(8 * length_bytes), modulo the CRC's polynomial."""
+    factor, square, exponent = 1 << 31, 1 << 30, 8 * length_bytes
+    while exponent:
+        if exponent & 1:
+            factor = _multiply(factor, square)
+        square = _multiply(square, square)
+        exponent >>= 1
+    return factor
+
+
+def crc_zeros(crc: int, length_bytes: int) -> int:
+    """crc32(bytes(length_bytes), crc), in microseconds."""
+    return _multiply(_zeros_factor(length_bytes), crc ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
+
+
+class Checksum(threading.Thread):
+    """`parts` gives the bytes of the rows in the order of Segment.regions, a number for as many zeros; they must not
+    change before `result`."""
+
+    def __init__(self, parts: Callable[[], Iterable[bytes | memoryview | int]]) -> None:
         super().__init__(daemon=True)
         self._parts = parts
         self._crc: int | None = None
@@ -24,7 +60,7 @@ class Checksum(threading.Thread):
     def run(self) -> None:
         crc = 0
         for part in self._parts():
-            crc = crc32(part, crc)
+            crc = crc_zeros(crc, part) if isinstance(part, int) else crc32(part, crc)
         self._crc = crc
 
     def result(self) -> int:

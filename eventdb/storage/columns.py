@@ -13,6 +13,7 @@ from eventdb.errors import SchemaMismatch
 from eventdb.storage.checksum import Checksum
 from eventdb.storage.dictionary import DictionaryCache, is_short
 from eventdb.storage.files import Files, storage_error
+from eventdb.storage.format import TIME_STRIDE_ROWS, U64
 
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
@@ -50,9 +51,9 @@ class SegmentSlice:
         type = self._log.schema.fields[index].type
         validity = None
         # One row, the common case of a live query, is looked at without NumPy's 2 us per reduction.
-        if layout.nullable and (count != 1 or not segment.memory[layout.valid_position + row]):
-            flags = _region(segment, layout.valid_position, _BOOL)[row : row + count]
-            validity = None if flags.all() else flags
+        if layout.nullable and (count != 1 or segment.memory[layout.null_position + row]):
+            nulls = _region(segment, layout.null_position, _BOOL)[row : row + count]
+            validity = ~nulls if nulls.any() else None
         if layout.plain:
             return self._encode_plain(index, validity)
         values = _region(segment, layout.value_position, _INT32 if layout.coded else type.physical)[row : row + count]
@@ -67,9 +68,15 @@ class SegmentSlice:
         return bool(self._segment.layout.columns[index].plain)
 
     def append_times(self) -> Array:
-        """int64 microseconds, read-only view."""
+        """int64 microseconds, read-only."""
         times = _region(self._segment, self._segment.layout.append_position, _INT64)
-        return times[self._row : self._row + self.row_count]
+        row, stop = self._row, self._row + self.row_count
+        found = times[row:stop]
+        if found.all():
+            return found
+        first = row - row % TIME_STRIDE_ROWS  # times never go back, so a 0 takes the highest one before it
+        filled: Array = np.maximum.accumulate(times[first:stop])[row - first :]
+        return filled
 
     def _encode_plain(self, index: int, validity: Array | None) -> Column:
         segment, row, count = self._segment, self._row, self.row_count
@@ -172,7 +179,9 @@ def _roll(
     if segment is not None and staged.state.log_end == segment.base:
         plain |= set(segment.layout.plain)
         transaction.replace_empty(staged)
-    stop = done + min(waiting, MAX_SEGMENT_ROWS)
+    limits = staged.log.limits
+    most_rows = MAX_SEGMENT_ROWS if limits is None else limits.segment_rows(staged.log.schema)
+    stop = done + min(waiting, MAX_SEGMENT_ROWS, most_rows)
     heap = {}
     for i, source in enumerate(sources):
         if source is not None and (i in plain or source.cache is None):
@@ -187,17 +196,25 @@ def _copy(
 ) -> None:  # fmt: skip
     """Rows [done, done + count) of the columns are in the segment from `row` on."""
     stop = done + count
-    pieces: list[tuple[int, memoryview]] = []
+    zeroed, staged.zeroed = staged.zeroed is segment, None
+    pieces: list[tuple[int, memoryview | int]] = []
 
-    def put(position: int, piece: Array | bytes) -> None:
-        data = memoryview(piece) if isinstance(piece, bytes) else np.ascontiguousarray(piece).data.cast("B")
+    def put(position: int, piece: Array | bytes | int) -> None:
+        """A number stands for that many zeros which are there already."""
+        data = (
+            piece if isinstance(piece, int) else memoryview(piece) if isinstance(piece, bytes)
+            else np.ascontiguousarray(piece).data.cast("B")
+        )  # fmt: skip
         pieces.append((position, data))
 
     for i, layout in enumerate(segment.layout.columns):
         column, source = columns[i], sources[i]
         if layout.nullable:
-            flags = np.ones(count, dtype=bool) if column.validity is None else column.validity[done:stop]
-            put(layout.valid_position + row, flags)
+            valid = None if column.validity is None else column.validity[done:stop]
+            if zeroed and (valid is None or valid.all()):
+                put(layout.null_position + row, count)
+            else:
+                put(layout.null_position + row, np.zeros(count, dtype=bool) if valid is None else ~valid)
         position = layout.value_position + row * layout.width
         if source is None:
             put(position, column.values[done:stop].astype(column.type.physical, copy=False))
@@ -206,17 +223,25 @@ def _copy(
         else:
             put(position, ends[i][:count])
             put(layout.heap_position + segment.heap_end(i, row), source.heap(done, stop))
-    put(segment.layout.append_position + row * 8, np.full(count, staged.state.append_us, dtype=_INT64))
-    if sum(len(data) for _, data in pieces) > MAX_PAYLOAD_BYTES:
+    position = segment.layout.append_position + row * 8
+    if zeroed:
+        for at in range(0, count, TIME_STRIDE_ROWS):
+            put(position + at * 8, U64.pack(staged.state.append_us))
+            put(position + at * 8 + 8, min(count - at, TIME_STRIDE_ROWS) * 8 - 8)
+    else:
+        put(position, np.full(count, staged.state.append_us, dtype=_INT64))
+    if sum(data if isinstance(data, int) else len(data) for _, data in pieces) > MAX_PAYLOAD_BYTES:
         staged.checksums[segment.base, row, count] = Checksum(lambda: (data for _, data in pieces))
     _write(files, segment, pieces)
 
 
-def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview]]) -> None:
+def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview | int]]) -> None:
     """Large pieces go through pwrite: a store into a fresh page of the mapping costs a fault, five times as much."""
     fd = -1
     try:
         for position, data in pieces:
+            if isinstance(data, int):
+                continue
             if len(data) < PWRITE_BYTES:
                 segment.memory[position : position + len(data)] = data
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from zlib import crc32
 
@@ -135,6 +136,16 @@ def create_database(files: Files, clock: Clock, path: str) -> bytes:
     return uuid
 
 
+def flush_entries(files: Files, path: str) -> None:
+    """The database is found again after a power loss: its directory, and FORMAT in it, have durable entries."""
+    try:
+        files.fsync_dir(path)
+        with contextlib.suppress(PermissionError):  # who may not read the parent has not made an entry in it
+            files.fsync_dir(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise storage_error(error, "flushing", path) from error
+
+
 def _create_plain(files: Files, path: str, size_bytes: int) -> None:
     fd = files.create(path, exclusive=False)
     try:
@@ -156,19 +167,20 @@ def _create_index(files: Files, clock: Clock, path: str) -> None:
         index.close()
 
 
-def ensure_reserve(files: Files, path: str) -> None:
-    """The reserve has its blocks again, if there is room."""
+def ensure_reserve(files: Files, path: str) -> bool:
+    """The reserve has its blocks again, if there is room: whether there was."""
     try:
         fd = files.create(f"{path}/reserve", exclusive=False)
     except OSError:
-        return
+        return False
     try:
         if files.size(fd) < RESERVE_BYTES:
             files.allocate(fd, RESERVE_BYTES)
     except OSError:
-        return
+        return False
     finally:
         files.close(fd)
+    return True
 
 
 def clear_spill(files: Files, path: str) -> None:

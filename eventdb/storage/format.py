@@ -24,6 +24,7 @@ Index keys::
     d topic column code          -> the bytes of a dictionary value
     D topic column last code     -> CHUNK, zlib: as many values up to that code, each U32 length, bytes
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
+    t topic partition base       -> GONE      segment removed by retention, whose file is still to be unlinked
     u user key                   -> user value
 
 Journal record, 8-byte aligned::
@@ -37,8 +38,11 @@ before.
 Segment file::
 
     header page(s): SEGMENT_HEAD, columns, CRC      then per column, 64-byte aligned and in this order:
-    [validity: 1 byte per row, if nullable] [values: width bytes per row | int64 end positions] [heap, if plain]
-    and last the int64 append times.
+    [nulls: 1 byte per row, 1 = NULL, if nullable] [values: width bytes per row | int64 end positions] [heap, if plain]
+    and last the int64 append times, where 0 says: as in the row before. Every TIME_STRIDE_ROWS-th row holds its time.
+
+A new segment file is all zeros. So whoever stores many rows in one may leave out the nulls of columns without any, and
+nearly all append times. Rows that follow others are stored in full: an aborted commit may have left scrap there.
 
 Sealed segment file::
 
@@ -77,6 +81,7 @@ DICTIONARY_KEY = Struct(">cIHI")
 TOPIC_PREFIX = Struct(">cI")
 
 NO_SEGMENT = (1 << 64) - 1
+GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal; then the file's name
 NO_MIN_TIME = (1 << 63) - 1
 NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
@@ -110,6 +115,7 @@ SEGMENT_MAGIC = b"EVDBSEG1"
 SEGMENT_HEAD = Struct("<8s16sIHHQQI")  # magic, uuid, topic, partition, 0, base, capacity, column count
 PAGE_BYTES = 4096
 ALIGN_BYTES = 64
+TIME_STRIDE_ROWS = 8192  # a reader looks back this far at most; 64 KiB, so that the times of a bulk touch few pages
 DICTIONARY_MAX_BYTES = (
     8 << 20
 )  # of one column's dictionary, in memory of every process; beyond it the column goes plain
@@ -164,6 +170,7 @@ SLOT_CLEAN = 1
 SHARED_BYTES = 3 * 4096
 SHARED_POISON = 0  # u8
 SHARED_HOLDER = 8  # u32: pid of the last process that locked LOCK
+SHARED_WAITING = 12  # u32: pid of a process that waits for LOCK, 0 = none: others let it go first (lock.py)
 SHARED_SEQUENCE = 16  # u64: commit id; its lowest bit chooses the head's slot
 HEAD_POSITIONS = (4096, 8192)
 HEAD_SLOT_BYTES = 4096
@@ -207,6 +214,10 @@ def segment_key(topic_id: int, partition: int, base: int) -> bytes:
 
 def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
     return SEGMENT_KEY.pack(b"w", topic_id, partition, base)
+
+
+def gone_key(topic_id: int, partition: int, base: int) -> bytes:
+    return SEGMENT_KEY.pack(b"t", topic_id, partition, base)
 
 
 def dictionary_key(topic_id: int, column: int, code: int) -> bytes:

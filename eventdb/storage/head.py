@@ -97,6 +97,14 @@ def pack_head(meta: bytes, ahead: dict[bytes, bytes]) -> bytes:
     return b"".join(parts)
 
 
+def entry_of(data: bytes, key: bytes) -> bytes | None:
+    """The PARTITION of one partition key in a content; None if it is not in it."""
+    for at in range(META.size, len(data), HEAD_ENTRY_BYTES):
+        if data.startswith(key, at):
+            return data[at + _KEY_BYTES + 1 : at + HEAD_ENTRY_BYTES]
+    return None
+
+
 def ahead_of(data: bytes) -> dict[bytes, bytes]:
     """Partition key -> PARTITION of a content."""
     return {

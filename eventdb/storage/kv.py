@@ -167,6 +167,15 @@ class Index:
         """Pages 0 and 1 as they are; call it with the writer lock held."""
         return self._files.pread(self._fd, 2 * self.page_bytes, 0)
 
+    def readers(self) -> list[tuple[int, int, int]]:
+        """(pid, thread, transaction id) of every open read transaction of any process, checkpoints' pins included."""
+        found = []
+        for line in self._env.readers().splitlines()[1:]:
+            pid, thread, number = line.split()
+            if number != "-":
+                found.append((int(pid), int(thread, 16), int(number)))
+        return found
+
     def reap_readers(self) -> int:
         return self._env.reader_check()
 

@@ -3,6 +3,11 @@
 The process's mutex comes first, then the flock of LOCK (with a timeout and the holder's pid in the error). LMDB's own
 lock, which cannot time out, is only taken by who holds these two, so it never blocks for long.
 
+A flock goes to whoever asks first after its release, and that is the process that just released it: without more, two
+processes that commit without a pause kept each other waiting for half a second. So a process that has waited for
+_PATIENCE_NS leaves its pid in the shared page, and whoever finds one there lets it go first, for _YIELD_US at most: the
+pid may be a dead one's. Handing over at every commit instead cost three quarters of the commits that do not flush.
+
 Ctrl-C may strike between any two calls. The mutex is an RLock because it knows whether this thread holds it: what an
 interrupt left locked is noticed and released (unlock() in a handler, or the next lock() of the thread).
 """
@@ -17,7 +22,7 @@ import threading
 from eventdb.config import LOCK_TIMEOUT_MS
 from eventdb.errors import ClosedError, DatabaseLocked, ForkError, OutcomeUnknown, PoisonedError, UsageError
 from eventdb.storage.files import storage_error
-from eventdb.storage.format import SHARED_HOLDER, SHARED_POISON, U32
+from eventdb.storage.format import SHARED_HOLDER, SHARED_POISON, SHARED_WAITING, U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +36,9 @@ FORKED = (
     "this database was opened before fork(), so the child process can neither use nor open it: start processes with "
     "multiprocessing's spawn, or fork before opening"
 )
+_PATIENCE_NS = 2_000_000
+_YIELD_US = 2_000
+_FREE = bytes(4)
 _LOOK_US = 1_000_000  # how often the writer looks whether LOCK is still the file it locked
 
 
@@ -81,6 +89,8 @@ class WriterLock:
             self.owner = me
             if self.closed:
                 raise ClosedError("the database is closed")
+            if self.shared[SHARED_WAITING : SHARED_WAITING + 4] != _FREE:
+                self._let_waiting_go()
             try:
                 self.files.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -102,28 +112,49 @@ class WriterLock:
             self.unlock()
             raise
 
+    def _let_waiting_go(self) -> None:
+        """Whoever waits for the lock has had a chance to take it."""
+        import time
+
+        place = slice(SHARED_WAITING, SHARED_WAITING + 4)
+        waiting = self.shared[place]
+        deadline = self.clock.monotonic_ns() + _YIELD_US * 1000
+        while self.shared[place] == waiting:
+            if self.clock.monotonic_ns() > deadline:
+                self.shared[place] = _FREE
+                return
+            time.sleep(20e-6)
+
     def _wait_for_lock(self) -> None:
         import time
 
-        deadline = self.clock.monotonic_ns() + LOCK_TIMEOUT_MS * 1_000_000
+        place = slice(SHARED_WAITING, SHARED_WAITING + 4)
+        started = self.clock.monotonic_ns()
         pause_s = 20e-6
-        while True:
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, 0.002)
-            try:
-                self.files.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError as error:
-                if error.errno not in _BUSY:
-                    raise storage_error(error, "locking", self.lock_path) from error
-            if self.clock.monotonic_ns() > deadline:
-                pid = U32.unpack_from(self.shared, SHARED_HOLDER)[0]
-                raise DatabaseLocked(
-                    f"{self.path}: process {pid} has held the writer lock for {LOCK_TIMEOUT_MS} ms; is it stopped? "
-                    "The lock is never taken away from a live process",
-                    path=self.path,
-                    pid=pid,
-                )
+        try:
+            while True:
+                time.sleep(pause_s)
+                waited_ns = self.clock.monotonic_ns() - started
+                if waited_ns > _PATIENCE_NS and self.shared[place] == _FREE:
+                    self.shared[place] = self.pid_bytes
+                pause_s = 50e-6 if waited_ns < 50_000_000 else 1e-3
+                try:
+                    self.files.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except OSError as error:
+                    if error.errno not in _BUSY:
+                        raise storage_error(error, "locking", self.lock_path) from error
+                if waited_ns > LOCK_TIMEOUT_MS * 1_000_000:
+                    pid = U32.unpack_from(self.shared, SHARED_HOLDER)[0]
+                    raise DatabaseLocked(
+                        f"{self.path}: process {pid} has held the writer lock for {LOCK_TIMEOUT_MS} ms; is it stopped? "
+                        "The lock is never taken away from a live process",
+                        path=self.path,
+                        pid=pid,
+                    )
+        finally:
+            if self.shared[place] == self.pid_bytes:
+                self.shared[place] = _FREE
 
     def _check_inode(self) -> None:
         try:

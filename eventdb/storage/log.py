@@ -21,10 +21,13 @@ from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from eventdb.schema import Schema
     from eventdb.storage.files import Files
+    from eventdb.storage.limits import Limits
+    from eventdb.storage.snapshot import StoreSnapshot
 
 _MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
 
@@ -86,8 +89,10 @@ class PartitionLog:
         self.touched = (-1, NO_SEGMENT)  # checkpoint sequence and segment base of the last dirty mark of this process
         self.durable_base = NO_SEGMENT  # of a segment whose directory entry this process has flushed
         self.encoder: Any = None  # append.py's function for `segment`
-        self.capacity = 0  # of `segment`
-        self.index: Any = None  # where a reader of an old snapshot finds what replaced a segment
+        self.capacity = 0  # rows of `segment` that the short way (append.py) may fill
+        self.limits: Limits | None = None
+        self.beside: PartitionLog | None = None  # rows (offset in this log, ...): what some of its rows carry
+        self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
         self._mapped: dict[int, Segment | SealedSegment] = {}
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
@@ -117,6 +122,8 @@ class PartitionLog:
         elif segment is not self.segment or self.encoder is None:
             self.encoder = None if state.derived else make_encoder(self, segment)
             self.capacity = segment.layout.capacity
+        if segment is not None and self.limits is not None:
+            self.capacity = self.limits.room(segment.layout.capacity, state.log_start, state.base)
         self.segment = segment
 
     def open_for_writing(self, txn: Any, base: int) -> Segment:
@@ -167,6 +174,15 @@ class PartitionLog:
             with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
                 self._mapped.pop(next(iter(self._mapped)), None)
         self._mapped[base] = segment
+    def forget_before(self, base: int) -> bool:
+        """Mappings of segments before `base` go, so that removed files give their space back; True if the writer's is
+        among them, which only the holder of the writer lock may drop."""
+        for old in [old for old in list(self._mapped) if old < base]:
+            self._mapped.pop(old, None)
+        newest, segment = self.newest, self.segment
+        if newest is not None and newest[1] < base:
+            self.newest = None
+        return segment is not None and segment.base < base
 
     def drop_writer_state(self) -> None:
         """The writer's view is stale (an aborted transaction); the next one reloads it."""

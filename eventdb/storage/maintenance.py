@@ -12,6 +12,7 @@ from eventdb.storage.seal_process import SealProcess
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from eventdb.storage.commit import Writer
+    from eventdb.storage.retention import Retention
     from eventdb.storage.sealer import Sealer
 
 _IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
@@ -20,8 +21,11 @@ _IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
 class Maintenance:
     """Started at the first commit; a daemon, so that it never keeps a program alive."""
 
-    def __init__(self, writer: Writer, interval_ms: int | None, sealer: Sealer | None = None) -> None:
+    def __init__(
+        self, writer: Writer, interval_ms: int | None, retention: Retention, sealer: Sealer | None = None
+    ) -> None:
         self._writer = weakref.ref(writer)
+        self._retention = weakref.ref(retention)
         self._sealer = sealer
         self._helper = SealProcess(writer.path)
         self._interval_ms = interval_ms
@@ -70,9 +74,12 @@ class Maintenance:
                         writer.release_idle_pin(seen)
                         idle = 0
                     writer.checkpoint_ns = writer.clock.monotonic_ns()
+                retention = self._retention()
+                if retention is not None:
+                    retention.step()
                 self._seal(writer)
             except EventDBError as error:
                 # A full disk passes, a failed flush has poisoned the database: whoever writes next is told.
                 self.last_error = str(error)
             finally:
-                del writer
+                writer = retention = None

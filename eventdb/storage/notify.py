@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from struct import Struct
 
 from eventdb.config import WAIT_POLL_MS
 from eventdb.storage.format import SHARED_SLOTS, SLOT_COUNT
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Clock
 
 _NOBODY = bytes(SLOT_COUNT)
+_TIMEVAL = Struct("@ll")  # seconds, microseconds
 _LINUX = sys.platform.startswith("linux")
 
 
@@ -40,6 +42,7 @@ class Notifier:
         self._receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
         self._slot = -1
+        self._pause_ms = -1  # the receiver's timeout, as the kernel knows it
         self._has_listener = False
 
     def announce(self) -> None:
@@ -74,7 +77,8 @@ class Notifier:
             return False
         import socket
 
-        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        receiver.settimeout(None)  # the kernel times out: Python's own timeout costs a poll for each wait
         for slot in range(SLOT_COUNT):
             try:
                 receiver.bind(self._name + b"%d" % slot)
@@ -131,13 +135,18 @@ class Notifier:
             return
         page[SHARED_SLOTS + self._slot] = 1
         if current() > commit_id:  # committed between the caller's look and the arming
+            page[SHARED_SLOTS + self._slot] = 0
             return
-        receiver.settimeout(pause_s)
+        pause_ms = int(pause_s * 1000) + 1
+        if pause_ms != self._pause_ms:
+            import socket
+
+            timeout = _TIMEVAL.pack(pause_ms // 1000, pause_ms % 1000 * 1000)
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+            self._pause_ms = pause_ms
+        # A datagram left over from an earlier wait wakes for nothing, once: the caller looks and comes back.
         with contextlib.suppress(OSError):  # a timeout is one
             receiver.recv(16)
-            receiver.settimeout(0)
-            while receiver.recv(16):
-                pass
 
     def close(self, *, forked: bool = False) -> None:
         if self._page is not None and self._slot >= 0 and not forked:

@@ -22,6 +22,7 @@ from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     BULK_UNSYNCED,
+    GONE,
     META_KEY,
     OP_BULK,
     OP_CHUNK,
@@ -135,10 +136,13 @@ class RecordApplier:
         op, topic_id = operation.op, operation.topic_id
         if op in (OP_PUT, OP_DELETE):
             key = operation.key
-            if key[:1] in b"psdD" and TOPIC_PREFIX.unpack_from(key)[1] not in self._live:
+            if key[:1] in b"psdDt" and TOPIC_PREFIX.unpack_from(key)[1] not in self._live:
                 return
             if op == OP_DELETE:
                 self.txn.delete(key)
+            elif key[:1] == b"t":  # counted from now on: transactions are numbered anew after a power loss
+                name = bytes(operation.data)[GONE.size :]
+                self.txn.put(key, GONE.pack(self._sequence, self.txn.id()) + name)
             else:
                 self.txn.put(key, bytes(operation.data))
             return
@@ -211,7 +215,8 @@ class RecordApplier:
 
 def forget_keys(txn: Any, topic_id: int) -> int:
     """Every key of the topic is gone; returns how many."""
-    keys = [key for kind in (b"p", b"s", b"d", b"D", b"w") for key, _ in scan(txn, TOPIC_PREFIX.pack(kind, topic_id))]
+    kinds = (b"p", b"s", b"d", b"D", b"w", b"t")
+    keys = [key for kind in kinds for key, _ in scan(txn, TOPIC_PREFIX.pack(kind, topic_id))]
     for key in keys:
         txn.delete(key)
     return len(keys)
@@ -221,7 +226,7 @@ def stored_topics(txn: Any) -> set[int]:
     """Topic ids that have any key, found by one seek per topic and kind."""
     found = set()
     cursor = txn.cursor()
-    for kind in (b"p", b"s", b"d", b"D", b"w"):
+    for kind in (b"p", b"s", b"d", b"D", b"w", b"t"):
         topic_id = 0
         while cursor.set_range(TOPIC_PREFIX.pack(kind, topic_id)) and cursor.key()[:1] == kind:
             topic_id = TOPIC_PREFIX.unpack_from(cursor.key())[1]

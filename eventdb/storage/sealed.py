@@ -24,6 +24,7 @@ from eventdb.storage.format import (
     SEGMENT,
     SEGMENT_SEALED,
     sealed_name,
+    segment_name,
     topic_directory,
 )
 from eventdb.storage.segment import ColumnLayout, MissingFile
@@ -148,6 +149,11 @@ class SealedSegment:
         from eventdb.storage.blocks import read_rows
 
         return read_rows(self, row, stop, dictionaries)
+
+
+def file_name(base: int, value: bytes) -> str:
+    """The name of the file that a SEGMENT value describes."""
+    return sealed_name(base, SealedLayout.unpack(value).generation) if is_sealed(value) else segment_name(base)
 
 
 def sealed_path(directory: str, topic_id: int, partition: int, base: int, generation: int) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
 import threading
 import time
 
@@ -28,6 +27,7 @@ from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     COLUMN,
+    GONE,
     NO_MAX_TIME,
     NO_MIN_TIME,
     NO_SEGMENT,
@@ -39,14 +39,15 @@ from eventdb.storage.format import (
     SEGMENT,
     SEGMENT_KEY,
     SEGMENT_SEALED,
+    TYPE_CODES,
+    gone_key,
     segment_key,
     topic_directory,
 )
 from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.log import PartitionLog, PartitionState
 from eventdb.storage.recovery import remove_topic_files
-from eventdb.storage.sealed import SealedLayout, is_sealed, sealed_path
-from eventdb.storage.segment import segment_path
+from eventdb.storage.sealed import SealedLayout, file_name, is_sealed, sealed_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,8 +180,8 @@ class Sealer:
             live = self._writer.live_topics()
             for topic_id, partition in waiting:
                 touched = False
-                while topic_id in live and not until() and self._seal_next(
-                    live[topic_id], topic_id, partition, most_rows
+                while (
+                    topic_id in live and not until() and self._seal_next(live[topic_id], topic_id, partition, most_rows)
                 ):
                     touched = done = True
                 if touched:
@@ -248,6 +249,8 @@ class Sealer:
         with self._snapshot() as snapshot:
             _, entries = self._entries(snapshot, topic_id, partition)
         group = self.choose(entries)
+        if group and [kind[0] for kind in group[0].kinds] != [TYPE_CODES[f.type.name] for f in schema.fields]:
+            return False  # what lies beside a topic's rows has columns of its own, and few of them
         if not group or sum(entry.rows for entry in group) > most_rows:
             return False
         from eventdb.storage.seal import write_sealed
@@ -361,7 +364,10 @@ class Sealer:
             state, _ = self._entries(snapshot, topic_id, partition)
             prefix = segment_key(topic_id, partition, 0)[:-8]
             held = {SEGMENT_KEY.unpack(key)[3]: value for key, value in scan(snapshot.transaction(), prefix)}
-        needed = {os.path.basename(self._file_of(topic_id, partition, base, value)) for base, value in held.items()}
+            gone = [value[GONE.size :].decode("ascii", "replace")
+                    for _, value in scan(snapshot.transaction(), gone_key(topic_id, partition, 0)[:-8])]  # fmt: skip
+        # What retention removed is unlinked by retention, which waits for readers.
+        needed = {*gone, *(file_name(base, value) for base, value in held.items())}
         # A writer may be making a segment behind these rows that the index does not know yet.
         limit = min(state.base, state.log_end)
         useless = [name for name in names if name not in needed and _is_below(name, limit)]
@@ -371,11 +377,6 @@ class Sealer:
         for name in useless:
             self._drop(f"{folder}/{name}")
         return len(useless)
-
-    def _file_of(self, topic_id: int, partition: int, base: int, value: bytes) -> str:
-        if is_sealed(value):
-            return sealed_path(self._path, topic_id, partition, base, SealedLayout.unpack(value).generation)
-        return segment_path(self._path, topic_id, partition, base)
 
     def _drop(self, path: str) -> None:
         with contextlib.suppress(OSError):

@@ -26,6 +26,7 @@ from eventdb.storage.format import (
     SEGMENT,
     SEGMENT_HEAD,
     SEGMENT_MAGIC,
+    TIME_STRIDE_ROWS,
     TYPE_CODES,
     TYPE_NAMES,
     align,
@@ -60,12 +61,12 @@ class ColumnLayout:
         "coded",
         "heap_bytes",
         "heap_position",
+        "null_position",
         "nullable",
         "plain",
         "struct_code",
         "text",
         "type_code",
-        "valid_position",
         "value_position",
         "width",
     )
@@ -79,7 +80,7 @@ class ColumnLayout:
         self.heap_bytes = heap_bytes
         self.text = TYPE_NAMES.get(type_code) == "VARCHAR"
         self.struct_code = "q" if self.plain else "i" if self.coded else _STRUCT_CODES[TYPE_NAMES[type_code]]
-        self.valid_position = self.value_position = self.heap_position = 0
+        self.null_position = self.value_position = self.heap_position = 0
 
     def pack(self) -> bytes:
         flags = self.nullable * COLUMN_NULLABLE | self.coded * COLUMN_CODED | self.plain * COLUMN_PLAIN
@@ -98,7 +99,7 @@ class SegmentLayout:
         position = align(SEGMENT_HEAD.size + len(self.descriptor) + CRC.size, PAGE_BYTES)
         for column in self.columns:
             if column.nullable:
-                column.valid_position = position
+                column.null_position = position
                 position = align(position + capacity)
             column.value_position = position
             position = align(position + capacity * column.width)
@@ -138,12 +139,13 @@ class SegmentLayout:
         plain: Sequence[int],
         heap_bytes: dict[int, int],
         heap_per_row: int,
+        most_rows: int = MAX_SEGMENT_ROWS,
     ) -> SegmentLayout:
         """The layout of the next segment: room for `want_rows` if the limits allow, `plain` columns without a
         dictionary, each plain column's heap at least `heap_bytes[column]` and otherwise `heap_per_row` bytes for each
-        row."""
+        row; never more than `most_rows`."""
         capacity = FIRST_SEGMENT_ROWS if previous is None else previous.capacity * SEGMENT_GROWTH
-        capacity = align(min(max(capacity, want_rows), MAX_SEGMENT_ROWS), 8)
+        capacity = align(min(max(capacity, want_rows), MAX_SEGMENT_ROWS, most_rows), 8)
         columns = []
         for i, field in enumerate(schema.fields):
             flags = COLUMN_NULLABLE if field.nullable else 0
@@ -160,7 +162,7 @@ class SegmentLayout:
 class Segment:
     """A mapped segment. `memory` stays valid as long as any slice of it lives, also after the file is unlinked."""
 
-    __slots__ = ("arrays", "base", "layout", "mapping", "memory", "path", "valid_views", "value_views", "writable")
+    __slots__ = ("arrays", "base", "layout", "mapping", "memory", "null_views", "path", "value_views", "writable")
 
     def __init__(self, path: str, base: int, layout: SegmentLayout, mapping: mmap.mmap, *, writable: bool) -> None:
         self.path = path
@@ -176,8 +178,8 @@ class Segment:
             for c in layout.columns
         ]
         self.value_views.append(self.memory[layout.append_position : layout.append_position + capacity * 8].cast("q"))
-        self.valid_views = [
-            self.memory[c.valid_position : c.valid_position + capacity] if c.nullable else None for c in layout.columns
+        self.null_views = [
+            self.memory[c.null_position : c.null_position + capacity] if c.nullable else None for c in layout.columns
         ]
 
     def heap_end(self, column: int, row: int) -> int:
@@ -189,7 +191,7 @@ class Segment:
         found = []
         for i, column in enumerate(self.layout.columns):
             if column.nullable:
-                found.append((column.valid_position + row, count))
+                found.append((column.null_position + row, count))
             found.append((column.value_position + row * column.width, count * column.width))
             if column.plain:
                 start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
@@ -226,7 +228,7 @@ class Segment:
 
         for i, column in enumerate(self.layout.columns):
             if column.nullable:
-                take(column.valid_position + row, count)
+                take(column.null_position + row, count)
             take(column.value_position + row * column.width, count * column.width)
             if column.plain:
                 start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
@@ -243,24 +245,43 @@ class Segment:
         lists: list[Any] = []
         for i, column in enumerate(self.layout.columns):
             stored = self.value_views[i][row:stop].tolist()
-            view = self.valid_views[i]
-            valid = None if view is None else bytes(view[row:stop])
-            if valid is not None and 0 not in valid:
-                valid = None
+            view = self.null_views[i]
+            nulls = None if view is None else bytes(view[row:stop])
+            if nulls is not None and 1 not in nulls:
+                nulls = None
             if column.plain:
                 stored = self._read_plain(column, stored, self.heap_end(i, row))
             elif column.coded:
                 values = dictionaries[i].values
                 stored = (
                     [values[c] for c in stored]
-                    if valid is None
-                    else [values[c] if ok else None for c, ok in zip(stored, valid, strict=True)]
+                    if nulls is None
+                    else [None if null else values[c] for c, null in zip(stored, nulls, strict=True)]
                 )
-                valid = None
-            lists.append(stored if valid is None else [v if ok else None for v, ok in zip(stored, valid, strict=True)])
+                nulls = None
+            lists.append(
+                stored if nulls is None else [None if null else v for v, null in zip(stored, nulls, strict=True)]
+            )
         first = self.base + row
-        times = self.value_views[-1][row:stop].tolist()
+        times = self.append_times(row, stop)
         return list(zip(range(first, first + stop - row), times, zip(*lists, strict=True), strict=True))
+
+    def append_times(self, row: int, stop: int) -> list[int]:
+        """Append times of rows [row, stop), in us."""
+        times: list[int] = self.value_views[-1][row:stop].tolist()
+        if 0 in times:
+            time = times[0] or self._time_before(row)
+            for i, stored in enumerate(times):
+                time = times[i] = stored or time
+        return times
+
+    def _time_before(self, row: int) -> int:
+        """The append time of a row that holds none itself: that of the last one before it that does."""
+        first = row - row % TIME_STRIDE_ROWS
+        start = self.layout.append_position + first * 8
+        stored = self.memory[start : start + (row - first) * 8].tobytes().rstrip(b"\0")
+        time: int = self.value_views[-1][first + max(0, len(stored) - 1) // 8]
+        return time
 
     def _read_plain(self, column: ColumnLayout, ends: list[int], start: int) -> list[Any]:
         heap = bytes(self.memory[column.heap_position + start : column.heap_position + (ends[-1] if ends else start)])

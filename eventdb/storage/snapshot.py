@@ -60,6 +60,11 @@ class StoreSnapshot:
             raise ClosedError("the snapshot is closed")
         return self._txn
 
+    @property
+    def index_commit_id(self) -> int:
+        """The index transaction it shows; see Store.index_commit_id."""
+        return int(self._open().id())
+
     def _state(self, log: PartitionLog) -> PartitionState:
         state = PartitionState()
         value = self.partition(log.key)
@@ -114,21 +119,54 @@ class StoreSnapshot:
         replaced since this snapshot: the same rows are then in the segments the index has now."""
         try:
             segment = log.mapped(base, value)
-        except MissingFile:
-            if log.index is None:
-                raise
-            with log.index.begin_read() as txn:
-                found = self._segments(txn, log, start, stop)
-                for dictionary in log.dictionaries:
-                    if dictionary is not None:
-                        dictionary.refresh(txn)
-            if (base, value) in found or not found or found[0][0] > start:
-                raise
+        except MissingFile as error:
+            found = self._replaced(log, base, value, start, stop, error)
             for i, (other, current) in enumerate(found):
                 end = found[i + 1][0] if i + 1 < len(found) else stop
                 yield from self._opened(log, other, current, max(start, other), min(stop, end))
             return
         yield segment, start - segment.base, stop - segment.base
+
+    def _replaced(
+        self, log: PartitionLog, base: int, value: bytes, start: int, stop: int, error: MissingFile
+    ) -> list[tuple[int, bytes]]:
+        """The index entries that hold [start, stop) now, if others than this one do. OffsetOutOfRange if retention
+        removed the rows under this snapshot; else `error`."""
+        if log.fresh is None:
+            raise error
+        with log.fresh() as now:
+            earliest, latest = now.offsets(log)
+            found = self._segments(now._open(), log, start, stop) if latest > base else []
+            live = self._segments(now._open(), log, earliest, latest)
+            for dictionary in log.dictionaries:
+                if dictionary is not None:
+                    dictionary.refresh(now._open())
+        if found and found[0][0] <= start and (base, value) not in found:
+            return found
+        if latest <= base or (live and live[0][0] <= base):
+            raise error
+        raise OffsetOutOfRange(
+            f"the events from offset {base} on were removed by retention after this snapshot was opened; the "
+            f"earliest offset now is {earliest}. Close snapshots sooner",
+            offset=base, earliest=earliest, latest=latest,
+        ) from None  # fmt: skip
+
+    def search(self, log: PartitionLog, value: int) -> int:
+        """The offset of the first row whose first column, which only grows along the log, is not below `value`."""
+        low, high = self.offsets(log)
+        while low < high:
+            middle = (low + high) // 2
+            if next(iter(self.rows(log, middle, middle + 1)))[0][2][0] < value:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def first_base(self, log: PartitionLog) -> int:
+        """The base offset of the first segment; the end of an empty log."""
+        start, end = self.offsets(log)
+        found = self._segments(self._open(), log, start, start + 1)
+        return found[0][0] if found else end
 
     def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes]]:
         prefix = segment_key(log.topic_id, log.partition, 0)[:-8]

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 class Staged:
     """What one transaction has appended to one log so far. Rows are in the segment, past the committed end."""
 
-    __slots__ = ("checksums", "chunks", "created", "log", "pending", "segment", "state")
+    __slots__ = ("checksums", "chunks", "created", "log", "moved", "pending", "segment", "state", "zeroed")
 
-    def __init__(self, log: PartitionLog) -> None:
+    def __init__(self, log: PartitionLog, pending: dict[int, dict[str, int]]) -> None:
         self.log = log
         self.state: PartitionState = log.state.copy()
         self.segment: Segment | None = log.segment
+        self.zeroed: Segment | None = None  # made by this transaction, and nothing was ever stored in it
         self.chunks: list[tuple[Segment, int, int]] = []  # segment, first row, rows
         self.created: dict[int, tuple[Segment, bytes]] = {}  # by base
-        self.pending: dict[int, dict[str, int]] = {}
+        self.pending = pending  # shared by the partitions of a topic, as their dictionaries are
+        self.moved = False  # the log's start or active segment, by retention
         self.checksums: dict[tuple[int, int, int], Checksum] = {}  # by segment base, first row, rows; of large parts
 
     def room(self) -> int:

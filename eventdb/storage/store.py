@@ -38,6 +38,7 @@ from eventdb.storage.directory import (
     create_database,
     ensure_directory,
     ensure_reserve,
+    flush_entries,
     read_format,
     refuse_strangers,
     require_writable,
@@ -61,8 +62,10 @@ from eventdb.storage.log import PartitionLog
 from eventdb.storage.maintenance import Maintenance
 from eventdb.storage.notify import Notifier
 from eventdb.storage.recovery import check_identity, forget_keys, needs_restore, recover, remove_topic_files, restore
+from eventdb.storage.retention import Retention
 from eventdb.storage.sealer import Sealer
 from eventdb.storage.snapshot import StoreSnapshot
+from eventdb.storage.tail import LogTail, read_tail
 from eventdb.storage.transaction import WriteTransaction
 
 TYPE_CHECKING = False
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.schema import Schema
+    from eventdb.storage.limits import Limits
 
 _stores: dict[tuple[int, int], Store] = {}
 _stores_lock = threading.RLock()
@@ -164,6 +168,7 @@ class Store:
         self._maintenance: Maintenance | None = None
         self._sealer: Sealer | None = None
         self._group = GroupCommit(self.write)
+        self.retention = Retention(self)
         with contextlib.ExitStack() as undo:
             undo.callback(self._release)
             try:
@@ -225,6 +230,21 @@ class Store:
     def _try_alone(self) -> bool:
         return self._try_lock(self._alive_fd, "ALIVE")
 
+    def _wait_until_alone(self) -> None:
+        """ALIVE is ours. Nobody has recovered the database since the power failed, and LOCK keeps other writers out: who
+        holds ALIVE is a read-only open that is about to find that out and let go. Going on beside it would skip
+        recovery."""
+        deadline = self._clock.monotonic_ns() + LOCK_TIMEOUT_MS * 1_000_000
+        while not self._try_alone():
+            if self._clock.monotonic_ns() > deadline:
+                raise DatabaseLocked(
+                    f"{self.path} must be recovered after a power loss, but another process has kept it open read-only "
+                    f"for {LOCK_TIMEOUT_MS} ms; close it there, then open again",
+                    path=self.path,
+                    pid=self._holder(),
+                )
+            time.sleep(0.001)
+
     def _try_lock(self, fd: int, name: str) -> bool:
         try:
             self._files.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -254,6 +274,9 @@ class Store:
                 self.uuid = create_database(files, self._clock, path)
             else:
                 self.uuid = read_format(files, path)
+            if not alone and needs_restore(self._newest_slot(write=True), self._clock.boot_id(), False):
+                self._wait_until_alone()
+                alone = True
             page = self._page = self._map_shared(alone)
             page[SHARED_HOLDER : SHARED_HOLDER + 4] = U32.pack(self._pid)
             self._check_lock_file(page, lock_fd, alone)
@@ -263,6 +286,8 @@ class Store:
                     f"{path}: an earlier flush failed; close every handle in every process, then reopen", path=path
                 )
             slot = self._newest_slot(write=True)
+            if slot.sequence == 1:
+                flush_entries(files, path)  # nothing was ever committed: its creator may have died before it did this
             restoring = alone and needs_restore(slot, self._clock.boot_id(), poisoned)
             if alone:
                 clear_spill(files, path)
@@ -287,7 +312,8 @@ class Store:
         finally:
             files.flock(lock_fd, fcntl.LOCK_UN)
         if maintenance:
-            self._maintenance = Maintenance(writer, interval_ms if mode == "interval" else None, self._sealer)
+            interval_ms = interval_ms if mode == "interval" else None
+            self._maintenance = Maintenance(writer, interval_ms, self.retention, self._sealer)
             writer.on_first_commit = self._maintenance.start
 
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
@@ -515,6 +541,17 @@ class Store:
         sequence, data = head.read()
         return StoreSnapshot(self._index.begin_read(), sequence, data)
 
+    def tail(self, log: PartitionLog, start: int) -> LogTail | None:
+        """The committed rows of the log from `start` on when they can be had without a snapshot, and there are some;
+        None says nothing: take a snapshot."""
+        self._check()
+        head = self._head
+        return None if head is None else read_tail(head, log, start)
+
+    def index_commit_id(self) -> int:
+        """The id of the newest index transaction of any process: unchanged while commits move partitions' ends only."""
+        return self._index.last_txn_id()
+
     def commit_id(self) -> int:
         """The id of the newest commit of any process; only grows."""
         self._check()
@@ -525,8 +562,11 @@ class Store:
         """The current commit id as soon as it exceeds `commit_id`, or at the timeout whatever it is."""
         return self._notifier.wait(self.commit_id, commit_id, timeout_s)
 
-    def log(self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0) -> PartitionLog:
-        """The handle of a partition, the same at each call. `event_time` is a column's position."""
+    def log(
+        self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0, limits: Limits | None = None
+    ) -> PartitionLog:
+        """The handle of a partition, the same at each call. `event_time` is a column's position; `limits` are those of
+        its first call, until `limit` changes them."""
         key = (topic_id, partition)
         log = self._logs.get(key)
         if log is None:
@@ -540,9 +580,24 @@ class Store:
             made = PartitionLog(
                 self._files, self.path, self.uuid, topic_id, schema, event_time, partition, dictionaries
             )
-            made.index = self._index
+            made.limits = limits
+            made.fresh = self.snapshot
             log = self._logs.setdefault(key, made)
         return log
+
+    def limit(self, log: PartitionLog, limits: Limits | None) -> None:
+        """The log's limits are these from the next commit on."""
+        if log.limits == limits:
+            return
+        writer = self._writer
+        with contextlib.nullcontext() if writer is None else writer.mutex:
+            log.limits = limits
+            log.generation = -1  # the short way of appending (append.py) asks again
+
+    def trim(self, log: PartitionLog, start: int) -> int:
+        """Offsets below `start` are gone for good; returns the log's start. Their files go as soon as no reader needs
+        them. Works on a full disk."""
+        return self.retention.trim(log, start)
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -572,6 +627,7 @@ class Store:
                 "records_replayed": writer.replayed,
                 "checkpoint_age_ms": (self._clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000,
                 "poisoned": writer.poison_reason,
+                "retention": self.retention.stats(),
             }
         return found
 

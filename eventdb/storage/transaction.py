@@ -29,6 +29,7 @@ from eventdb.storage.format import (
     segment_key,
 )
 from eventdb.storage.kv import IndexFault, index_error, scan
+from eventdb.storage.limits import require_room
 from eventdb.storage.log import PartitionLog
 from eventdb.storage.segment import Segment, SegmentLayout, create_segment
 from eventdb.storage.staging import Staged, count_fitting, encode_values, pack_values
@@ -86,6 +87,7 @@ class WriteTransaction:
         self._txn: Any = None
         self._guard: Any = None
         self._staged: dict[PartitionLog, Staged] = {}
+        self._pending: dict[int, dict[int, dict[str, int]]] = {}  # by topic and column: strings that get codes
         self._key_ops: list[bytes] = []
         self._thread = 0
         self._now_us = 0
@@ -208,7 +210,8 @@ class WriteTransaction:
         staged = self._staged.get(log)
         if staged is None:
             self._refresh(log)
-            staged = Staged(log)
+            coded = any(dictionary is not None for dictionary in log.dictionaries)
+            staged = Staged(log, self._pending.setdefault(log.topic_id, {}) if coded else {})
             state = staged.state
             if not self._journaled:
                 if state.log_end and not state.derived:
@@ -228,8 +231,15 @@ class WriteTransaction:
         if old is not None:
             kept |= set(old.layout.plain)
         per_row = HEAP_BYTES_PER_ROW
+        most_rows = MAX_SEGMENT_ROWS if log.limits is None else log.limits.segment_rows(log.schema)
         layout = SegmentLayout.plan(
-            log.schema, None if old is None else old.layout, want_rows, sorted(kept | plain), heap_bytes, per_row
+            log.schema,
+            None if old is None else old.layout,
+            want_rows,
+            sorted(kept | plain),
+            heap_bytes,
+            per_row,
+            most_rows,
         )
         writer = self._writer
         segment = create_segment(
@@ -243,7 +253,7 @@ class WriteTransaction:
                 self._put(segment_key(log.topic_id, log.partition, old.base), value)
         staged.created[segment.base] = (segment, layout.pack())
         log.durable_base = NO_SEGMENT
-        staged.segment = segment
+        staged.segment = staged.zeroed = segment
         state.base, state.min_time, state.max_time = segment.base, NO_MIN_TIME, NO_MAX_TIME
         return segment
 
@@ -318,6 +328,8 @@ class WriteTransaction:
     def _plan_roll(self, staged: Staged, columns: list[list[Any]], plain: set[int], heap: dict[int, int]) -> None:
         """Which VARCHAR columns must be plain from now on, and the heap bytes the waiting rows need."""
         already = () if staged.segment is None else staged.segment.layout.plain
+        limits = staged.log.limits
+        most_rows = MAX_SEGMENT_ROWS if limits is None else limits.segment_rows(staged.log.schema)
         for i, field in enumerate(staged.log.schema.fields):
             if not field.type.is_coded:
                 continue
@@ -325,7 +337,7 @@ class WriteTransaction:
             if dictionary is None or i in already or dictionary.is_full(DICTIONARY_LIMIT - 1):
                 plain.add(i)
             if i in plain:
-                heap[i] = sum(map(len, encode_values(columns[i])))
+                heap[i] = sum(map(len, encode_values(columns[i][:most_rows])))
 
     def replace_empty(self, staged: Staged) -> None:
         """The segment this very transaction created is still empty: its file is dropped and made anew."""
@@ -341,11 +353,12 @@ class WriteTransaction:
         codes: dict[int, list[int]], encoded: dict[int, list[bytes]],
     ) -> None:  # fmt: skip
         memory, layout, schema = segment.memory, segment.layout, staged.log.schema
+        staged.zeroed = None
         for i, column in enumerate(layout.columns):
             values = columns[i] if count == len(columns[i]) else columns[i][:count]
             if column.nullable:
-                memory[column.valid_position + row : column.valid_position + row + count] = bytes(
-                    [v is not None for v in values]
+                memory[column.null_position + row : column.null_position + row + count] = bytes(
+                    [v is None for v in values]
                 )
             elif None in values:
                 raise SchemaMismatch(f"column {schema.fields[i].name!r} is NOT NULL", column=schema.fields[i].name)
@@ -436,7 +449,13 @@ class WriteTransaction:
         writer = self._writer
         parts: list[bytes | memoryview] = []
         bulk: list[tuple[Staged, Segment]] = []
+        for topic_id, columns in self._pending.items():
+            for i, pending in columns.items():
+                for key, stored in stored_values(topic_id, i, pending):
+                    self._put(key, stored)
         for staged in self._staged.values():
+            if staged.log.limits is not None:
+                require_room(self, staged)
             self._describe(staged, parts, bulk)
         unsynced = False
         if bulk:
@@ -484,9 +503,6 @@ class WriteTransaction:
         """The index entries of one log, and its operations for the journal."""
         log, writer = staged.log, self._writer
         topic_id, partition = log.topic_id, log.partition
-        for i, pending in staged.pending.items():
-            for key, value in stored_values(topic_id, i, pending):
-                self._put(key, value)
         sequence = writer.tail.checkpoint_sequence
         for segment, value in staged.created.values():
             self._run(self._txn.put, segment_key(topic_id, partition, segment.base), value)
@@ -511,6 +527,8 @@ class WriteTransaction:
             else:
                 parts.append(OP_PLACE.pack(OP_CHUNK, topic_id, partition, segment.base) + place + U32.pack(length))
                 parts.extend(segment.memory[position : position + size] for position, size in regions)
+        if staged.moved and not staged.chunks:
+            parts.append(OP_KEY.pack(OP_PUT, len(log.key), len(state)) + log.key + state)
         self._ahead[log.key] = state
 
     def _mark_dirty(self, key: bytes, created: bool) -> None:

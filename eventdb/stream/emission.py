@@ -63,12 +63,13 @@ class Changes:
 
     @staticmethod
     def of_rows(
-        names: Sequence[str], types: Sequence[DataType], rows: list[Row], ops: Sequence[int], offset: int
-    ) -> Changes:
-        """Rows of physical values, strings as str, that one offset caused."""
+        names: Sequence[str], types: Sequence[DataType], rows: list[Row], ops: Sequence[int],
+        offsets: Sequence[int],
+    ) -> Changes:  # fmt: skip
+        """Rows of physical values, strings as str."""
         changes = object.__new__(Changes)
         changes._names, changes._types = tuple(names), list(types)
-        changes._ops, changes._offsets = ops, [offset] * len(ops)
+        changes._ops, changes._offsets = ops, offsets
         changes._batch, changes._rows = None, rows
         return changes
 
@@ -176,7 +177,7 @@ class LatestRows:
             elif old != new and not (self._has_floats and _same(old, new)):
                 ops += (UPDATE_BEFORE, UPDATE_AFTER)
                 rows += (old, new)
-        return Changes.of_rows(self._names, self._types, rows, ops, offset)
+        return Changes.of_rows(self._names, self._types, rows, ops, [offset] * len(ops))
 
 
 def _same(old: Row, new: Row) -> bool:

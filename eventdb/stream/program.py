@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eventdb.batch import Array
-from eventdb.errors import InternalError, UnsupportedSQL
+from eventdb.errors import InternalError, UnsupportedError, UnsupportedSQL
 from eventdb.logical.expressions import Aggregation, Call, ColumnRef, Expression, IntervalValue, Literal
 from eventdb.logical.functions import is_volatile
 from eventdb.logical.plan import (
@@ -85,6 +85,13 @@ class TopicFacts:
 
     @staticmethod
     def of(info: TopicInfo) -> TopicFacts:
+        """UnsupportedError for a topic of several partitions: their rows have no common order."""
+        if info.partitions > 1:
+            raise UnsupportedError(
+                f"a continuous query over topic {info.name!r}, which has {info.partitions} partitions: this version "
+                "maintains views and subscriptions over topics of one partition",
+                construct="partitions",
+            )
         return TopicFacts(
             info.id,
             info.name,
@@ -135,8 +142,11 @@ class Program:
     grace_us: int
     window: WindowKey | None
     names: tuple[str, ...] = field(init=False)
+    picked: tuple[int, ...] | None = field(init=False)
+    """Positions in the topic's schema when every row is handed on as these columns and nothing else is done."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "picked", _picked(self))
         object.__setattr__(self, "names", tuple(field.name for field in self.fields))
 
 
@@ -297,9 +307,24 @@ def _emission_of(emit: str | None, facts: TopicFacts, aggregate: Aggregate | Non
     raise UnsupportedSQL(f"EMIT ON WINDOW CLOSE is not possible here: {fix}", construct="EMIT ON WINDOW CLOSE")
 
 
+def _picked(program: Program) -> tuple[int, ...] | None:
+    scan = program.scan
+    if program.emission != APPEND or scan.start_offset is not None or scan.stop_offset is not None:
+        return None
+    names = list(scan.columns)
+    for step in program.before:
+        if not isinstance(step, Project):
+            return None
+        columns = [e for e in step.expressions if isinstance(e, ColumnRef)]
+        if len(columns) < len(step.expressions):
+            return None
+        names = [names[column.index] for column in columns]
+    positions = [program.facts.schema.find(name) for name in names]
+    found = tuple(position for position in positions if position is not None)
+    return found if len(found) == len(names) else None
+
+
 def whole_topic(facts: TopicFacts, fields: Fields) -> Program:
     """The program that hands on every row of a topic (SUBSCRIBE TO topic)."""
     scan = Scan(facts.id, facts.name, tuple(field.name for field in fields), fields)
     return Program(scan, (), None, (), fields, facts, APPEND, 0, None)
-
-

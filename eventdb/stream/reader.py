@@ -94,10 +94,9 @@ class _KeptView:
                 other = load_query(spec, snapshot, first)
                 tail = _advance(spec, other, snapshot, end)
                 return stored.output_end, _finish(other, [rows.batch for rows in tail])
-            if query is None or self._is_behind(query, stored):
+            if query is None or query.input_offset < first or self._is_behind(query, stored):
                 query = self._query = load_query(spec, snapshot, first)
                 self._tail, self._tail_start, self._content = [], stored.output_end, None
-            query.skip_to(first)
             try:
                 self._tail += _advance(spec, query, snapshot, end)
             except BaseException:

@@ -29,7 +29,7 @@ from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
 from eventdb.stream.lease import Lease
 from eventdb.stream.source import InputRows
 from eventdb.stream.state import Progress
-from eventdb.stream.view import ViewSpec, load_query, save_query, view_failure
+from eventdb.stream.view import ViewSpec, load_query, require_rows, save_query, view_failure
 
 if TYPE_CHECKING:
     from eventdb.storage.snapshot import StoreSnapshot
@@ -212,9 +212,14 @@ class Runner:
         """Whether the view's query has moved on and is to be committed."""
         spec = task.spec
         first, end = snapshot.offsets(spec.input_log)
-        if task.query is None:
-            task.base = spec.keys.progress(snapshot)
-            task.query = load_query(spec, snapshot, first)
+        try:
+            if task.query is None:
+                task.base = spec.keys.progress(snapshot)
+                task.query = load_query(spec, snapshot, first)
+            require_rows(spec, task.query, first)
+        except ViewFailed as error:
+            task.failure = error
+            return False
         query = task.query
         start = query.input_offset
         stop = min(end, start + task.limit(start))

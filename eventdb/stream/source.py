@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.tail import LogTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class RowReader:
         self._with_append_times = has_watermark and facts.max_future_us is not None
 
     def read(
-        self, snapshot: StoreSnapshot, log: PartitionLog, start: int, stop: int, row_limit: int
+        self, snapshot: StoreSnapshot | LogTail, log: PartitionLog, start: int, stop: int, row_limit: int
     ) -> Iterator[InputRows]:
         """Rows [start, stop) in offset order, at most `row_limit` at a time; zero-copy where storage is.
 
@@ -98,9 +99,7 @@ def _column_reader(facts: TopicFacts, name: str | None, type: DataType) -> _Colu
         index = position
         return lambda part: part.column(index)
     if name == "_offset":
-        return lambda part: Column(
-            type, np.arange(part.first_offset, part.first_offset + part.row_count, dtype=dtype)
-        )
+        return lambda part: Column(type, np.arange(part.first_offset, part.first_offset + part.row_count, dtype=dtype))
     if name == "_partition":
         return lambda part: Column(type, np.zeros(part.row_count, dtype=dtype))
     if name in ("_append_time", "_time"):

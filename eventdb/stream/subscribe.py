@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import ClosedError, EvaluationError, UsageError, ViewFailed
+from eventdb.storage.tail import LogTail
 from eventdb.stream.continuous_query import ContinuousQuery, breaking_position
 from eventdb.stream.emission import Changes, LatestRows
 from eventdb.stream.program import APPEND, UPDATE
@@ -52,6 +53,7 @@ class Subscriber:
         self._catch_up_to = -1  # rows below it are taken in without handing out changes
         self._everything = False  # the next revisions are against nothing: the content itself
         self._latest: LatestRows | None = None
+        self._types = [field.type for field in spec.program.fields]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,9 +79,14 @@ class Subscriber:
             if self._ready:
                 return self._ready.popleft()
             commit_id = self._store.commit_id()
+            query = self._query
+            tail = None if query is None else self._store.tail(self._spec.input_log, query.input_offset)
             try:
-                with self._store.snapshot() as snapshot:
-                    moved = self._step(snapshot)
+                if tail is not None and query is not None:
+                    moved = self._step_in(query, tail)
+                else:
+                    with self._store.snapshot() as snapshot:
+                        moved = self._step(snapshot)
             except ViewFailed:
                 self.close()
                 raise
@@ -109,17 +116,22 @@ class Subscriber:
 
     def _step(self, snapshot: StoreSnapshot) -> bool:
         """Takes in some rows and queues their changes; False when there are no new rows."""
-        spec, query = self._spec, self._query
-        first, end = snapshot.offsets(spec.input_log)
-        self._seen_end = end
+        query = self._query
         if query is None:
-            query = self._query = self._begin(snapshot, first, end)
+            query = self._query = self._begin(snapshot, *snapshot.offsets(self._spec.input_log))
+        return self._step_in(query, snapshot)
+
+    def _step_in(self, query: ContinuousQuery, snapshot: StoreSnapshot | LogTail) -> bool:
+        spec = self._spec
+        end = self._seen_end = snapshot.offsets(spec.input_log)[1]
         start = query.input_offset
         stop = min(end, start + MORSEL_ROWS)
         silent = start < self._catch_up_to
         if silent:
             stop = min(stop, self._catch_up_to)
-        if stop > start:
+        if isinstance(snapshot, LogTail) and spec.program.picked is not None and not silent:
+            self._hand_on(query, snapshot, spec.program.picked)
+        elif stop > start:
             for rows in spec.read(snapshot, start, stop):
                 self._take_in(query, rows, silent)
         if self._latest is not None:
@@ -154,6 +166,14 @@ class Subscriber:
         for part in snapshot.slices(log, 0, query.output_end):
             batch = RecordBatch(names, [part.column(i) for i in range(len(names))], part.row_count)
             self._ready.append(Changes.inserted(batch, [query.input_offset - 1] * part.row_count))
+
+    def _hand_on(self, query: ContinuousQuery, tail: LogTail, picked: tuple[int, ...]) -> None:
+        """A few rows of a query that only picks columns: no column is made of them."""
+        found = tail.rows(self._spec.input_log)
+        rows = [tuple([values[i] for i in picked]) for _, _, values in found]
+        offsets = [offset for offset, _, _ in found]
+        self._ready.append(Changes.of_rows(self.names, self._types, rows, bytes(len(rows)), offsets))
+        query.skip_to(tail.start + len(rows))
 
     def _take_in(self, query: ContinuousQuery, rows: InputRows, silent: bool) -> None:
         try:

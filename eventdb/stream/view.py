@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
+    from eventdb.storage.tail import LogTail
     from eventdb.storage.transaction import WriteTransaction
 
 
@@ -41,7 +42,7 @@ class ViewSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reader", RowReader(self.program))
 
-    def read(self, snapshot: StoreSnapshot, start: int, stop: int) -> Iterator[InputRows]:
+    def read(self, snapshot: StoreSnapshot | LogTail, start: int, stop: int) -> Iterator[InputRows]:
         """Rows [start, stop) of the input topic in offset order, a morsel at a time."""
         return self.reader.read(snapshot, self.input_log, start, stop, MORSEL_ROWS)
 
@@ -102,7 +103,7 @@ def resolve_start(snapshot: StoreSnapshot, log: PartitionLog, facts: TopicFacts,
     """
     first, end = snapshot.offsets(log)
     if start == "beginning":
-        return 0
+        return first
     if start == "now":
         return end
     if not isinstance(start, int):
@@ -135,14 +136,27 @@ def drop_view_state(transaction: WriteTransaction, view_id: int) -> None:
 def load_query(spec: ViewSpec, store: Reading, first_offset: int = 0) -> ContinuousQuery:
     """The view's query as last saved in that snapshot or transaction. Cost: one record a group.
 
-    Rows below `first_offset` (the topic's log_start_offset) are gone, so an older query goes on there.
+    ViewFailed if rows it has not read are gone: they lay below `first_offset`, where the topic begins now.
     """
     keys = spec.keys
     query = ContinuousQuery(spec.program, keys.progress(store))
     if query.groups is not None:
         query.groups.restore(keys.groups(store))
-    query.skip_to(first_offset)
+    require_rows(spec, query, first_offset)
     return query
+
+
+def require_rows(spec: ViewSpec, query: ContinuousQuery, first_offset: int) -> None:
+    """ViewFailed if the topic begins, at `first_offset`, behind what the query has read: it would miss rows."""
+    if query.input_offset < first_offset:
+        raise ViewFailed(
+            f"{spec.name} has read {spec.topic_name} up to offset {query.input_offset}, but offsets "
+            f"{query.input_offset} to {first_offset} (exclusive) were removed before it read them; drop it and create "
+            "it again over what is left, and keep events longer than a view may lag",
+            view=spec.name,
+            topic=spec.topic_name,
+            offset=query.input_offset,
+        )
 
 
 def new_query(spec: ViewSpec, start: int) -> ContinuousQuery:

@@ -15,6 +15,14 @@ Run it when no writer is alive. It opens the directory (which recovers it), read
     disorder     events of one writer are not in the order it wrote them
     view         a materialized view differs from what its query gives over the same events
 
+and, of what observers saw while writers were at work (sights.py),
+
+    aborted      an event was seen that is not there: it never happened
+    inconsistent an offset showed one event and holds another
+    backwards    a later cut of one observer ends earlier than the one before
+    unseen       a cut lacks what was acknowledged before it was opened
+    torn         a cut holds a part of an atomic operation
+
 A kill may take nothing that was acknowledged, in any durability mode. With `--power`, the modes other than "commit"
 may lose the newest commits; what is left must still be a prefix of them. What it found is then recorded as settled: an
 event that is gone now must never come back. Prints one JSON object; exit status 0 when nothing is wrong, 1 otherwise.
@@ -32,6 +40,7 @@ from typing import Any
 import eventdb
 from tests.crash import plants
 from tests.crash.history import SEND, History, Operation, Recorder, read_history
+from tests.crash.sights import judge_sights
 from tests.crash.workload import TOPICS, VIEW, VIEW_QUERY, event
 
 
@@ -45,7 +54,7 @@ class Checker:
         self.events = 0
         self.lost_acked: list[Operation] = []
         self._owners: dict[tuple[str, int], tuple[Operation, int]] = {}
-        self._places: dict[tuple[str, int], int] = {}
+        self.places: dict[tuple[str, int], int] = {}  # (writer, n) -> offset, of the events that are there
         for operation in history.operations:
             self._claim(operation)
         for text in history.wrong:
@@ -73,10 +82,10 @@ class Checker:
             if owner is None or owner[0].parts[owner[1]][0] != topic.name:
                 self.problems.append(("phantom", f"{where} was never written or is gone for good"))
                 continue
-            if (writer, n) in self._places:
-                self.problems.append(("duplicate", f"{where} lies at {self._places[writer, n]} too"))
+            if (writer, n) in self.places:
+                self.problems.append(("duplicate", f"{where} lies at {self.places[writer, n]} too"))
                 continue
-            self._places[writer, n] = found.offset
+            self.places[writer, n] = found.offset
             if found.row != event(writer, n):
                 self.problems.append(("changed", f"{where} is {found.row!r:.300}"))
             if n < following[writer]:
@@ -127,9 +136,9 @@ class Checker:
 
     def _judge_counts(self) -> None:
         """The events of a writer are 0, 1, 2...: over all topics none is left out."""
-        counts = Counter(writer for writer, _ in self._places)
+        counts = Counter(writer for writer, _ in self.places)
         last: dict[str, int] = {}
-        for writer, n in self._places:
+        for writer, n in self.places:
             last[writer] = max(last.get(writer, 0), n)
         for writer, count in counts.items():
             if last[writer] + 1 != count:
@@ -153,8 +162,8 @@ class Checker:
             mine = []
             for n in range(first, first + count):
                 owner = self._owners.get((operation.writer, n))
-                if owner is not None and owner[0] is operation and (operation.writer, n) in self._places:
-                    mine.append(self._places[operation.writer, n])
+                if owner is not None and owner[0] is operation and (operation.writer, n) in self.places:
+                    mine.append(self.places[operation.writer, n])
             left.append(mine)
         return left
 
@@ -182,6 +191,7 @@ def check(
     history = read_history(history_path)
     checker = Checker(history, may_lose=power and durability != "commit")
     report: dict[str, Any] = {"acked": history.acked, "in_flight": len(history.in_flight())}
+    report["sights"] = len(history.sights)
     try:
         with eventdb.open(directory, durability=durability) as db:
             report["recovery"] = {key: str(value) for key, value in db.recovery_report.items()}
@@ -193,6 +203,7 @@ def check(
             if view:
                 checker.problems += judge_view(db)
         checker.judge()
+        checker.problems += judge_sights(history, checker.places)
     except Exception as error:
         checker.problems.append(("unopenable", f"{type(error).__name__}: {error}"))
     if not checker.problems:

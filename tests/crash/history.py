@@ -9,6 +9,7 @@ and records that, and from then on it is a fact too.
     ["same",  writer, n, offset]               a repeated send was answered with this offset
     ["found", writer, op, [runs of offsets per part]]    by a checker: all that is left of it, for good
     ["wrong", writer, text]                    a reader saw something it must never see
+    ["saw",   reader, began s, {topic: end}, topic, first, [[writer, n], ...]]    one cut, looked at by an observer
 
 Offsets are written as runs, [first, count, first, count, ...].
 """
@@ -63,8 +64,25 @@ class Recorder:
     def wrong(self, writer: str, text: str) -> None:
         self._write("wrong", writer, text)
 
+    def saw(
+        self, reader: str, began_s: float, ends: dict[str, int], topic: str, first: int, seen: list[tuple[str, int]]
+    ) -> None:
+        self._write("saw", reader, began_s, ends, topic, first, seen)
+
     def close(self) -> None:
         os.close(self._fd)
+
+
+@dataclass
+class Sight:
+    """What an observer saw in one cut that it opened after `began_s`: where topics end, and some events of one."""
+
+    reader: str
+    began_s: float
+    ends: dict[str, int]
+    topic: str
+    first: int
+    seen: list[tuple[str, int]]
 
 
 @dataclass
@@ -91,6 +109,7 @@ class History:
 
     operations: list[Operation] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    sights: list[Sight] = field(default_factory=list)
 
     @property
     def acked(self) -> int:
@@ -157,6 +176,9 @@ def read_history(path: str) -> History:
             if sent.get((writer, rest[0])) != rest[1]:
                 known_at = sent.get((writer, rest[0]))
                 history.wrong.append(f"{writer}: event {rest[0]} lies at {known_at}, its repeat was answered {rest[1]}")
+        elif what == "saw":
+            began_s, ends, topic, first, seen = rest
+            history.sights.append(Sight(writer, began_s, ends, topic, first, [tuple(one) for one in seen]))
         else:
             history.wrong.append(f"{writer}: {rest[0]}")
     return history

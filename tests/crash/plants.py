@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from eventdb.event import Position
 from eventdb.producer import Producer
 from eventdb.storage.commit import Writer
 from eventdb.storage.files import Clock
+from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.store import Store
 from eventdb.transaction import Transaction
 
@@ -85,7 +87,7 @@ def split_transaction() -> None:
                 first = add(topic._log, rows)
             count = len(rows[0]) if columnar else len(rows)
             positions = self.positions.setdefault(topic.name, [])
-            positions.extend((0, first + i) for i in range(count))  # type: ignore[misc]
+            positions.extend(Position(0, first + i) for i in range(count))
 
     Transaction.commit = commit  # type: ignore[method-assign]
 
@@ -121,10 +123,21 @@ def sequence_apart() -> None:
     Producer._commit = commit  # type: ignore[method-assign]
 
 
+def stale_reader() -> None:
+    """A reader looks at the index alone and misses what is in the head, ahead of it."""
+    whole = StoreSnapshot.__init__
+
+    def without_head(self: StoreSnapshot, txn: Any, commit_id: int, head: bytes) -> None:
+        whole(self, txn, commit_id, b"")
+
+    StoreSnapshot.__init__ = without_head  # type: ignore[method-assign]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "ack-before-flush": ack_before_flush,
     "checkpoint-without-pin": checkpoint_without_pin,
     "split-transaction": split_transaction,
     "write-behind": write_behind,
     "sequence-apart": sequence_apart,
+    "stale-reader": stale_reader,
 }

@@ -1,4 +1,5 @@
-"""Real power cuts: a file system on a loop device is shut down under a running writer, remounted and checked.
+"""Real power cuts: a file system (ext4 or xfs) on a loop device is shut down under a running writer,
+remounted and checked.
 
 The method: FS_IOC_SHUTDOWN makes the file system forget everything it has not written, as a power cut does, in two
 milliseconds. By itself that finds little, because between two flushes the kernel has usually written nothing at all.
@@ -37,13 +38,13 @@ ROUNDS_PER_DIRECTORY = 10
 START_SECONDS = 60.0
 
 
-def unavailable() -> str | None:
-    """Why this machine cannot cut power, None if it can."""
+def unavailable(file_system: str = "ext4") -> str | None:
+    """Why this machine cannot cut the power of such a file system, None if it can."""
     if not sys.platform.startswith("linux"):
         return "power cuts need Linux"
     if os.geteuid() != 0:
         return "power cuts need root"
-    missing = [tool for tool in ("mkfs.ext4", "losetup", "mount", "umount") if shutil.which(tool) is None]
+    missing = [tool for tool in (f"mkfs.{file_system}", "losetup", "mount", "umount") if shutil.which(tool) is None]
     if missing:
         return f"power cuts need {', '.join(missing)}"
     if not os.path.exists("/dev/loop-control"):
@@ -57,15 +58,15 @@ def _run(*command: str) -> str:
 
 
 class Disk:
-    """An ext4 file system that can lose its power. `mount` is where it appears."""
+    """A file system that can lose its power. `mount` is where it appears."""
 
-    def __init__(self, work: Path, size_bytes: int = 400 << 20) -> None:
+    def __init__(self, work: Path, file_system: str = "ext4", size_bytes: int = 400 << 20) -> None:
         self._image = work / "disk"
         self.mount = work / "mount"
         self.mount.mkdir(parents=True)
         with open(self._image, "wb") as file:
             file.truncate(size_bytes)
-        _run("mkfs.ext4", "-q", "-F", str(self._image))
+        _run(f"mkfs.{file_system}", "-q", "-F" if file_system == "ext4" else "-f", str(self._image))
         self._device = _run("losetup", "--show", "-f", str(self._image))
         self._mounted = False
 
@@ -169,6 +170,7 @@ class CutCampaign:
         plant: str = "",
         run_s: float = 0.3,
         views: bool = False,
+        file_system: str = "ext4",
     ) -> None:
         self._zygote = zygote
         self._work = work
@@ -177,6 +179,7 @@ class CutCampaign:
         self._rng = random.Random(seed)
         self._plant = plant
         self._run_s = run_s
+        self._file_system = file_system
         self._more = ["--view"] if views else []
         self._fresh = True
         self._boot = 0
@@ -185,7 +188,7 @@ class CutCampaign:
     def run(self, cuts: int, *, until_broken: bool = False) -> CutTally:
         """`cuts` cuts that count; with `until_broken` it ends at the first broken one."""
         tally = self.tally
-        with Disk(self._work) as disk:
+        with Disk(self._work, self._file_system) as disk:
             while tally.counted < cuts and tally.cuts < 3 * cuts + 10:
                 self._round(disk)
                 if tally.problems and until_broken:

@@ -132,3 +132,56 @@ def test_a_directory_that_does_not_open_is_noticed(scene: Scene) -> None:
 def test_offsets_survive_the_history_file(scene: Scene) -> None:
     scene.told("1", SEND, [(FIRST, 0, 4)], [[0, 1, 5, 9]])
     assert read_history(scene.path).operations[0].offsets == [[0, 1, 5, 9]]
+
+
+def sight(scene: Scene, began_s: float, ends: tuple[int, int], first: int, *seen: tuple[str, int]) -> None:
+    scene.history.saw("eye", began_s, dict(zip(TOPICS, ends, strict=True)), FIRST, first, list(seen))
+
+
+def test_true_sights_are_no_problem(scene: Scene) -> None:
+    scene.told("1", "many", [(FIRST, 0, 3)], [scene.store(FIRST, 0, 1, 2)])
+    sight(scene, 1e-3, (0, 0), 0)
+    sight(scene, 2e-3, (3, 0), 1, ("w", 1), ("w", 2))
+    assert scene.kinds() == []
+
+
+def test_a_seen_event_that_is_not_there_was_aborted(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], [scene.store(FIRST, 0)])
+    scene.told("2", "append", [(FIRST, 1, 1)], None)
+    sight(scene, 1e-3, (2, 0), 0, ("w", 0), ("w", 1))
+    assert scene.kinds() == ["aborted"]
+
+
+def test_an_offset_that_shows_two_events_is_inconsistent(scene: Scene) -> None:
+    scene.told("1", "many", [(FIRST, 0, 2)], [scene.store(FIRST, 0, 1)])
+    sight(scene, 1e-3, (2, 0), 0, ("w", 1))
+    assert scene.kinds() == ["inconsistent"]
+
+
+def test_a_cut_behind_an_earlier_one_goes_backwards(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], [scene.store(FIRST, 0)])
+    sight(scene, 1e-3, (1, 0), 0)
+    sight(scene, 2e-3, (0, 0), 0)
+    assert scene.kinds() == ["backwards"]
+
+
+def test_a_cut_without_what_was_acknowledged_before_it_is_stale(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], [scene.store(FIRST, 0)])
+    sight(scene, 1e12, (0, 0), 0)
+    assert scene.kinds() == ["unseen"]
+
+
+@pytest.mark.parametrize("ends", [(2, 1), (3, 0), (1, 0)])
+def test_a_cut_through_an_atomic_operation_is_torn(scene: Scene, ends: tuple[int, int]) -> None:
+    offsets = [scene.store(FIRST, 0, 1, 2), scene.store(SECOND, 3)]
+    scene.told("1", "transaction", [(FIRST, 0, 3), (SECOND, 3, 1)], offsets)
+    sight(scene, 1e-3, ends, 0)
+    assert scene.kinds() == ["torn"]
+
+
+def test_cuts_that_no_order_of_commits_allows_are_torn(scene: Scene) -> None:
+    scene.told("1", "append", [(FIRST, 0, 1)], [scene.store(FIRST, 0)])
+    scene.told("2", "append", [(SECOND, 1, 1)], [scene.store(SECOND, 1)])
+    sight(scene, 1e-3, (1, 0), 0)
+    scene.history.saw("other eye", 1e-3, {FIRST: 0, SECOND: 1}, FIRST, 0, [])
+    assert scene.kinds() == ["torn"]

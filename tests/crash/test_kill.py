@@ -45,6 +45,7 @@ def test_the_harness_notices_a_planted_bug(zygote: Zygote, tmp_path: Path, plant
     senders = 1.0 if plant == "sequence-apart" else 0.0
     tally = Campaign(zygote, tmp_path, "os", seed=5, plant=plant, senders=senders).run(60)
     assert tally.problems, f"{plant} went unnoticed through {tally}"
+    assert not any("ended by itself" in text for text in tally.problems), "the plant broke its own writer, not the log"
 
 
 @pytest.mark.campaign

@@ -38,6 +38,20 @@ def test_commit_mode_loses_nothing_acknowledged(
     assert tally.lost_acked == 0
 
 
+@pytest.mark.skipif(unavailable("xfs") is not None, reason=str(unavailable("xfs")))
+@pytest.mark.parametrize("durability", ["commit", "interval:50ms"])
+def test_the_promises_hold_on_xfs(
+    zygote: Zygote, tmp_path: Path, durability: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cuts = max(5, CUTS // 3)
+    tally = CutCampaign(zygote, tmp_path, durability, SEED, file_system="xfs").run(cuts)
+    with capsys.disabled():
+        print(f"\nxfs, {durability}: {tally}")
+    assert not tally.problems
+    assert tally.counted >= cuts
+    assert durability != "commit" or tally.lost_acked == 0
+
+
 @pytest.mark.parametrize("durability", ["interval:50ms", "os"])
 def test_other_modes_lose_only_the_newest_commits(
     zygote: Zygote, tmp_path: Path, durability: str, capsys: pytest.CaptureFixture[str]
@@ -71,3 +85,4 @@ def test_the_harness_notices_a_planted_bug(
     with capsys.disabled():
         print(f"\n{plant}: {tally} {tally.problems[:1]}")
     assert tally.broken, f"{plant} went unnoticed through {tally}"
+    assert not any("ended by itself" in text for text in tally.problems), "the plant broke its own writer, not the log"

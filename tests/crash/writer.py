@@ -23,6 +23,7 @@ from typing import Any
 import eventdb
 from tests.crash import plants
 from tests.crash.history import SEND, Recorder
+from tests.crash.sights import observe
 from tests.crash.workload import COLUMNS, CREATE_VIEW, PRODUCER_PREFIX, TOPICS, event, table
 
 STORAGE = os.path.join(os.path.dirname(os.path.abspath(eventdb.__file__)), "storage")
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pause-ms", type=float, default=0.0, help="mean pause between operations")
     parser.add_argument("--boot-id", default="", help="the boot id this process sees, for simulated power cuts")
     parser.add_argument("--die-at-step", type=int, default=0)
-    parser.add_argument("--role", choices=("writer", "follower"), default="writer")
+    parser.add_argument("--role", choices=("writer", "follower", "observer"), default="writer")
     parser.add_argument("--view", action="store_true", help="create a materialized view if there is none")
     parser.add_argument("--plant", choices=sorted(plants.PLANTS), default=None)
     options = parser.parse_args(arguments)
@@ -185,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         db.sql(CREATE_VIEW)
     if options.role == "follower":
         follow(db, history, options.name, options.seconds)
+        return 0
+    if options.role == "observer":
+        observe(db, history, options.name, rng, options.seconds)
         return 0
     if options.die_at_step:
         die_at_step(options.die_at_step)  # before any thread starts: it reaches new ones only

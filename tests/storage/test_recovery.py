@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from eventdb.errors import CorruptionError
+from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage import PartitionLog, Store
+from eventdb.storage.commit import Writer
+from eventdb.storage.format import SHARED_LOCK, U64
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
 
@@ -259,3 +264,102 @@ def test_a_torn_head_slot_of_a_crash_without_power_loss_falls_back_to_the_journa
     assert len(rows(store)) == 2
     assert store.append_row(log(store), ("a", 2)) == 2
     store.close()
+
+
+def test_a_writer_recovers_although_a_read_only_open_held_the_database_for_a_moment(disk: SimulatedDisk) -> None:
+    """It held ALIVE while it was finding out that the database must be recovered: the writer went on beside it,
+    without recovery."""
+    store = start(disk)
+    kept = append(store, 20)
+    disk.odds = lambda path: 1.0 if path in ("", "db", "db/shared") else 0.0
+    crash(disk, store, power=True)
+    with open(disk.root + "/db/shared", "r+b") as shared:  # as on a disk that kept it
+        os.pwrite(shared.fileno(), U64.pack(os.stat(disk.root + "/db/LOCK").st_ino), SHARED_LOCK)
+    fd = os.open(disk.root + "/db/ALIVE", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    reader = threading.Timer(0.05, os.close, (fd,))
+    reader.start()
+    store = start(disk)
+    reader.join()
+    assert store.recovery_report["kind"] == "power loss"
+    assert rows(store) == kept
+    store.close()
+
+
+def test_a_database_whose_creator_was_killed_is_found_after_a_power_loss(tmp_path: Path) -> None:
+    """Its directory or FORMAT was there for the next process, but nobody had flushed the entry."""
+    for count in range(1, 1000):
+        root = tmp_path / str(count)
+        root.mkdir()
+        disk = SimulatedDisk(str(root))
+        disk.odds = lambda path: 0.0
+        files = disk.files()
+        files.crash_at(count, power=False)
+        try:
+            store = start(disk, files=files)
+            files.heal()
+        except Crash:
+            disk.restart(files.left, power=False)
+            store = start(disk)
+        kept = append(store, 2)
+        crash(disk, store, power=True)
+        store = start(disk)
+        assert rows(store) == kept, f"operation {count}"
+        store.close()
+        if not files.crashed:
+            break
+    assert count > 20
+
+
+def lose_power_while_recovery_folds_the_head(root: Path) -> None:
+    """At each operation of it. The index's pages survive as written, the new checkpoint does not unless flushed."""
+    for count in range(1, 1000):
+        disk = SimulatedDisk(str(root / str(count)))
+        os.mkdir(disk.root)
+        disk.odds = lambda path: 0.0 if path == "db/index/checkpoint" else 1.0
+        store = start(disk, "os")
+        kept = append(store, 2)
+        store.checkpoint()
+        for i in range(12):  # commits to the index, which free pages of the checkpoint
+            with store.write() as transaction:
+                transaction.put(b"k", b"%d" % i)
+        kept += append(store, 2, first=2)  # marks the segment, in the index
+        kept += append(store, 2, first=4)
+        assert store._head is not None
+        assert not store._head.is_empty()
+        crash(disk, store, power=False)
+        files = disk.files()
+        files.crash_at(count, power=True)
+        try:
+            start(disk, "os", files).close()
+        except Crash:
+            disk.restart(files.left, power=True)
+        store = start(disk, "os")
+        try:
+            assert rows(store) == kept, f"operation {count}"
+            with store.snapshot() as snapshot:
+                assert snapshot.get(b"k") == b"11"
+            assert store.check(deep=True) == []
+        finally:
+            store.close()
+        if not files.crashed:
+            assert count > 20
+            return
+
+
+def test_folding_the_head_in_recovery_does_not_touch_the_newest_checkpoint(tmp_path: Path) -> None:
+    lose_power_while_recovery_folds_the_head(tmp_path)
+
+
+def test_folding_the_head_without_a_pin_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync_point(self: Writer, *, clean: bool = False) -> None:
+        self.fold()
+        tail, dirty = self._save_checkpoint(clean=clean)
+        if not clean:
+            self._unmark(dirty)
+        self._delete_journals(tail, everything=clean)
+        self._reset_counters()
+
+    monkeypatch.setattr(Writer, "sync_point", sync_point)
+    with pytest.raises((AssertionError, StorageError)):
+        lose_power_while_recovery_folds_the_head(tmp_path)

@@ -165,6 +165,9 @@ class MemoryStore:
         with self.lock:
             return MemorySnapshot(self)
 
+    def tail(self, log: Any, start: int) -> None:
+        """Every reader takes a snapshot."""
+
     def commit_id(self) -> int:
         return self.commits
 

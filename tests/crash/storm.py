@@ -1,0 +1,161 @@
+"""Several writing and reading processes on one directory, stopped, continued and killed at random, then judged.
+
+SIGSTOP hits whoever it hits, the holder of the writer lock included: nobody may take the lock from it, and everybody
+goes on once it continues. A killed writer is replaced by another one at once. A stop or a kill counts if its victim
+was in an operation.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.crash.campaign import run_checker
+from tests.crash.history import Tail
+from tests.crash.workload import PRODUCER_PREFIX
+from tests.crash.zygote import Zygote
+
+START_SECONDS = 60.0
+
+
+@dataclass
+class StormTally:
+    """What happened so far."""
+
+    kills: Counter[str] = field(default_factory=Counter)  # by the operation they hit
+    stops: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+    acked: int = 0
+    events: int = 0
+    sights: int = 0
+    problems: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rounds} storms: {self.kills.total()} kills and {self.stops.total()} stops of running operations "
+            f"(killed {dict(self.kills)}, stopped {dict(self.stops)}); {self.acked} operations acknowledged, "
+            f"{self.events} events, {self.sights} sights; {len(self.problems)} problems {dict(self.kinds)}"
+        )
+
+
+class Storm:
+    """Rounds of `seconds` each, below `work`, every round in a directory of its own."""
+
+    def __init__(
+        self, zygote: Zygote, work: Path, durability: str, seed: int, *, plant: str = "", seconds: float = 2.0
+    ) -> None:
+        self._zygote = zygote
+        self._work = work
+        self._durability = durability
+        self._rng = random.Random(seed)
+        self._plant = plant
+        self._seconds = seconds
+        self._writers: dict[str, int] = {}
+        self._observers: dict[str, int] = {}
+        self._names = 0
+        self.tally = StormTally()
+
+    def run(self, rounds: int, *, until_broken: bool = False) -> StormTally:
+        for _ in range(rounds):
+            self._round()
+            if self.tally.problems and until_broken:
+                break
+        return self.tally
+
+    def _begin(self) -> None:
+        base = self._work / f"storm-{self.tally.rounds:03d}"
+        base.mkdir(parents=True)
+        self._directory, self._history, self._output = base / "db", base / "history", base / "output"
+        self._facts = Tail(str(self._history))
+        self._start_writer()
+        self._await_acks(next(iter(self._writers)), 1)
+        for _ in range(self._rng.choice((1, 2))):
+            self._start_writer()
+        for index in range(2):
+            self._observers[f"eye{index}"] = self._start(f"eye{index}", "--role", "observer")
+
+    def _start(self, name: str, *more: object) -> int:
+        arguments = [self._directory, self._history, "--name", name, "--durability", self._durability,
+                     "--seed", self._rng.randrange(1 << 30), *more]  # fmt: skip
+        if self._plant:
+            arguments += ["--plant", self._plant]
+        return self._zygote.run("tests.crash.writer", arguments, str(self._output))
+
+    def _start_writer(self) -> None:
+        self._names += 1
+        name = f"{PRODUCER_PREFIX}-{self._names}" if self._rng.random() < 0.2 else f"w{self._names}"
+        self._writers[name] = self._start(name)
+
+    def _await_acks(self, name: str, count: int) -> None:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until and self._facts.acks(name) < count:
+            if self._zygote.wait(self._writers[name], 0.003) is not None:
+                return
+        if self._facts.acks(name) < count:
+            self._problem("stuck", f"writer {name} got no further than {self._facts.acks(name)} acknowledgements")
+
+    def _problem(self, kind: str, text: str) -> None:
+        self.tally.problems.append(f"{kind}: {text}")
+        self.tally.kinds[kind] += 1
+
+    def _round(self) -> None:
+        self._begin()
+        rng, tally = self._rng, self.tally
+        until = time.monotonic() + self._seconds
+        while time.monotonic() < until:
+            time.sleep(rng.expovariate(1 / 0.03))
+            if rng.random() < 0.6:
+                self._stop_somebody()
+            else:
+                self._kill_writer(rng.choice(list(self._writers)), tally.kills)
+                self._start_writer()
+        for name in list(self._writers):  # whoever is left is not held up
+            self._await_acks(name, self._facts.acks(name) + 1)
+        for name in list(self._writers):
+            self._kill_writer(name, Counter())
+        for name, pid in self._observers.items():
+            self._end(name, pid)
+        self._observers.clear()
+        tally.rounds += 1
+        self._judge()
+
+    def _stop_somebody(self) -> None:
+        """One process stops for a while; the others may go on or wait for it, nothing else."""
+        name, pid = self._rng.choice([*self._writers.items(), *self._observers.items()])
+        if self._zygote.wait(pid, 0) is not None:
+            return
+        os.kill(pid, signal.SIGSTOP)
+        running = self._facts.running(name)
+        time.sleep(self._rng.choice((0.002, 0.02, 0.1)))
+        os.kill(pid, signal.SIGCONT)
+        if running is not None or name in self._observers:
+            self.tally.stops[running or "observe"] += 1
+
+    def _end(self, name: str, pid: int) -> None:
+        status = self._zygote.wait(pid, 0)
+        if status is not None:
+            said = self._output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            self._problem("ended", f"{name} ended by itself ({status}): {' | '.join(said)}")
+        self._zygote.kill(pid)
+
+    def _kill_writer(self, name: str, hits: Counter[str]) -> None:
+        self._end(name, self._writers.pop(name))
+        running = self._facts.running(name)
+        if running is not None:
+            hits[running] += 1
+
+    def _judge(self) -> None:
+        report = run_checker(
+            self._zygote, self._directory, self._history, self._output, "--durability", self._durability
+        )
+        self.tally.acked += report.get("acked", 0)
+        self.tally.events += report.get("events", 0)
+        self.tally.sights += report.get("sights", 0)
+        self.tally.problems += report["problems"]
+        self.tally.kinds.update(report["kinds"])
