@@ -154,7 +154,7 @@ class Sealer:
                 if topic_id not in live:
                     continue
                 if full:
-                    self._retire(topic_id, partition)
+                    self._retire(live[topic_id], topic_id, partition)
                 while self._seal_next(live[topic_id], topic_id, partition):
                     pass
                 self.sweep(topic_id, partition)
@@ -249,8 +249,8 @@ class Sealer:
         with self._snapshot() as snapshot:
             _, entries = self._entries(snapshot, topic_id, partition)
         group = self.choose(entries)
-        if group and [kind[0] for kind in group[0].kinds] != [TYPE_CODES[f.type.name] for f in schema.fields]:
-            return False  # what lies beside a topic's rows has columns of its own, and few of them
+        if group and not _has_columns_of(group[0], schema):
+            return False
         if not group or sum(entry.rows for entry in group) > most_rows:
             return False
         from eventdb.storage.seal import write_sealed
@@ -297,7 +297,7 @@ class Sealer:
 
         return self._commit(topic_id, partition, change)
 
-    def _retire(self, topic_id: int, partition: int) -> None:
+    def _retire(self, schema: Schema, topic_id: int, partition: int) -> None:
         """The next row of the partition begins a new segment."""
 
         def change(txn: Any, state: PartitionState) -> list[tuple[bytes, bytes | None]] | None:
@@ -305,7 +305,7 @@ class Sealer:
                 return None
             key = segment_key(topic_id, partition, state.base)
             value = txn.get(key)
-            if value is None:
+            if value is None or not _has_columns_of(Entry(state.base, 0, value), schema):
                 return None
             capacity, _, _, count = SEGMENT.unpack_from(value)
             value = SEGMENT.pack(capacity, state.min_time, state.max_time, count) + value[SEGMENT.size :]
@@ -381,6 +381,11 @@ class Sealer:
     def _drop(self, path: str) -> None:
         with contextlib.suppress(OSError):
             self._files.unlink(path)
+
+
+def _has_columns_of(entry: Entry, schema: Schema) -> bool:
+    """Not so for headers and tables: their logs have columns of their own, and stay raw."""
+    return [kind[0] for kind in entry.kinds] == [TYPE_CODES[field.type.name] for field in schema.fields]
 
 
 def _is_below(name: str, limit: int) -> bool:
