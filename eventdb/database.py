@@ -480,7 +480,7 @@ class Database:
         self._check_writable()
         if not isinstance(full, bool):
             raise UsageError(f"full is True or False, not {full!r}")
-        return self._store.compact(full=full)
+        return self._store.sealer().compact(full=full)
 
     def check(self, deep: bool = False) -> list[str]:
         """Problems found in the files, [] when whole. `deep` also reads every row."""

@@ -27,7 +27,7 @@ def main(path: str) -> None:
 
     store = Store.open(path, durability="os", create=False, live_topics=live_topics, maintenance=False)
     try:
-        store.seal_waiting(lambda: False)
+        store.sealer().step(lambda: False)
     finally:
         store.close()
         for catalog in catalogs:

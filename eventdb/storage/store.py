@@ -7,22 +7,14 @@ import contextlib
 import errno
 import fcntl
 import os
-import sys
 import threading
 import time
 
-from eventdb.config import (
-    DEFAULT_FLUSH_INTERVAL_MS,
-    LOCK_TIMEOUT_MS,
-    MAX_SEGMENT_ROWS,
-    SEAL_AT_CLOSE_MS,
-    SEAL_AT_CLOSE_ROWS,
-)
+from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS, LOCK_TIMEOUT_MS
 from eventdb.errors import (
     ClosedError,
     CorruptionError,
     DatabaseLocked,
-    EventDBError,
     ForkError,
     PoisonedError,
     ReadOnlyError,
@@ -387,8 +379,7 @@ class Store:
                 return
             if os.getpid() == self._pid and self._maintenance is not None:
                 self._maintenance.stop()
-                if "numpy" in sys.modules:
-                    self._seal_at_close()
+                self.sealer().step_at_close()
             self._closed = True
             _stores.pop(self._identity, None)
             if os.getpid() != self._pid:
@@ -400,18 +391,6 @@ class Store:
             finally:
                 self._notifier.close()
                 self._release()
-
-    def _seal_at_close(self) -> None:
-        """Full segments are sealed, for a moment. Only where NumPy is loaded anyhow; what is left waits."""
-        deadline = self._clock.monotonic_ns() + SEAL_AT_CLOSE_MS * 1_000_000
-        with contextlib.suppress(EventDBError):  # the rows are safe as they are
-            self.seal_waiting(lambda: self._clock.monotonic_ns() > deadline, SEAL_AT_CLOSE_ROWS)
-
-    def seal_waiting(self, until: Callable[[], bool], most_rows: int = MAX_SEGMENT_ROWS) -> None:
-        """Full segments of many rows are sealed, at most `most_rows` into one, until `until` says so, unless another
-        process does it."""
-        if self._sealer is not None and self._writer is not None and not self._writer.poison_reason:
-            self._sealer.step(until, most_rows)
 
     def _finish(self, writer: Writer) -> None:
         try:
@@ -519,15 +498,12 @@ class Store:
         self._check()
         self._require_writer().checkpoint()
 
-    def compact(self, *, full: bool = False) -> dict[str, int]:
-        """Every full segment is sealed, with `full` also those that rows still go to; files they replace are gone.
-
-        Returns how many segments and rows were sealed, and the bytes before and after.
-        """
+    def sealer(self) -> Sealer:
+        """Seals segments of this database; see sealer.py."""
         self._check()
         self._require_writer()
         assert self._sealer is not None
-        return self._sealer.compact(full=full)
+        return self._sealer
 
     # -- reading -------------------------------------------------------------------------------
 

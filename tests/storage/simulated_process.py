@@ -343,7 +343,7 @@ class Process:
 
     def seal(self) -> None:
         assert self.store is not None
-        done = self.store.compact(full=self.random.random() < 0.5)
+        done = self.store.sealer().compact(full=self.random.random() < 0.5)
         self.simulation.sealed_rows += done["rows"]
 
     def flush(self) -> None:

@@ -81,7 +81,7 @@ def test_raw_and_sealed_rows_are_the_same(case: tuple[Schema, list[list[Row]], i
         by_row, by_column = all_rows(store, log), all_columns(store, log)
         assert by_row == by_column
         old = store.snapshot()
-        assert store.compact(full=True)["rows"] == len(by_row)
+        assert store.sealer().compact(full=True)["rows"] == len(by_row)
         assert sealed_parts(store, log) >= 1
         assert all_rows(store, log) == by_row
         assert all_columns(store, log) == by_column
@@ -95,7 +95,7 @@ def test_raw_and_sealed_rows_are_the_same(case: tuple[Schema, list[list[Row]], i
             transaction.append_rows(log, batches[0])
         grown = all_rows(store, log)
         assert grown[: len(by_row)] == by_row
-        store.compact(full=True)
+        store.sealer().compact(full=True)
         assert all_rows(store, log) == grown
         assert store.check(deep=True) == []
         store.close()
@@ -177,6 +177,22 @@ def test_compacting_without_full_leaves_the_segment_rows_go_to(tmp_path: Path) -
         names = os.listdir(tmp_path / "a.eventdb" / "topics" / "1" / "0")
         assert sorted(name.rpartition(".")[2] for name in names) == ["col", "seg"]
         assert sealed["bytes_after"] < sealed["bytes_before"]
+
+
+def test_sealed_segments_are_trimmed_like_raw_ones_and_empty_partitions_sealed(tmp_path: Path) -> None:
+    with eventdb.open(tmp_path / "a.eventdb") as db:
+        topic = db.create_topic("t", {"n": "BIGINT"}, max_rows=1_000)
+        topic.append_many({"n": n} for n in range(5_000))
+        db.compact(full=True)
+        db._store.retention.run()
+        assert [event["n"] for event in topic.read()] == list(range(4_000, 5_000))
+        log, store = db._log_by_id(1), db._store
+        store.trim(log, 5_000)
+        assert not list((tmp_path / "a.eventdb" / "topics").rglob("*.col"))
+        assert db.compact(full=True)["rows"] == 0
+        topic.append({"n": 7})
+        assert [event["n"] for event in topic.read()] == [7]
+        assert db.check(deep=True) == []
 
 
 def test_small_sealed_segments_are_merged_with_what_follows(tmp_path: Path) -> None:
@@ -469,7 +485,7 @@ def test_plain_and_coded_strings_of_one_column_are_kept_apart(tmp_path: Path, mo
         with store.write() as transaction:
             transaction.append_columns(log, [column])
     rows = all_rows(store, log)
-    store.compact(full=True)
+    store.sealer().compact(full=True)
     assert sealed_parts(store, log) == 2
     assert all_rows(store, log) == rows
     store.close()
