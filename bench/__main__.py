@@ -6,7 +6,8 @@ import importlib
 import sys
 
 NAMES = (
-    "setup", "append", "startup", "latency", "engine", "durable", "batches", "replay", "delivery", "reopen", "flash",
+    "setup", "append", "startup", "latency", "engine", "sealed", "durable", "batches", "replay", "delivery", "reopen",
+    "flash",
 )  # fmt: skip
 
 

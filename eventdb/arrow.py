@@ -489,3 +489,21 @@ def read_file(
             part = batch.slice(start, READ_BATCH_ROWS)
             made = [column_from_arrow(part.column(n), t, n) for n, t in zip(chosen, types, strict=True)]
             yield RecordBatch(chosen, made, part.num_rows)
+
+
+def compress_zstd(data: bytes | Array, level: int) -> bytes:
+    """One zstd frame."""
+    compressed: bytes = pa.Codec("zstd", compression_level=level).compress(pa.py_buffer(data), asbytes=True)
+    return compressed
+
+
+def decompress_zstd(data: memoryview, size_bytes: int) -> bytes | None:
+    """What a zstd frame holds; None unless that is exactly `size_bytes`."""
+    try:
+        found: bytes = _ZSTD.decompress(pa.py_buffer(data), decompressed_size=size_bytes, asbytes=True)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    return found if len(found) == size_bytes else None
+
+
+_ZSTD = pa.Codec("zstd")

@@ -15,6 +15,15 @@ SEGMENTS_PER_LIMIT = 8  # segments that max_bytes or max_rows of a topic is divi
 MAX_VALUE_BYTES = 64 * MIB
 DICTIONARY_LIMIT = 65_536  # distinct values of a VARCHAR column; beyond it new segments store the column plainly
 
+# --- sealing --------------------------------------------------------------------------------------
+SEALED_BLOCK_ROWS = 1 << 16
+SEALED_BLOCK_BYTES = 8 * MIB  # of plainly stored values: with more, blocks have fewer rows
+SEALED_CACHE_BYTES = 64 * MIB  # decoded blocks that a process keeps
+SEAL_LEAST_ROWS = 1 << 16  # full segments with fewer rows together wait
+SEAL_INTERVAL_MS = 10_000  # between two looks whether something is to be sealed
+SEAL_AT_CLOSE_MS = 1_000  # begun no later than this after the close
+SEAL_AT_CLOSE_ROWS = 1 << 18  # larger segments would keep the program waiting: they are left to a helper
+
 # --- journal and checkpoints ----------------------------------------------------------------------
 JOURNAL_FIRST_BYTES = 64 * KIB
 JOURNAL_MAX_BYTES = 16 * MIB

@@ -516,6 +516,18 @@ class Database:
         self._check_writable()
         self._store.checkpoint()
 
+    def compact(self, *, full: bool = False) -> dict[str, int]:
+        """Seals history now: segments that are full are rewritten as compressed blocks; with `full` also those that new
+        events still go to. Offsets and contents stay, readers and writers go on.
+
+        Runs by itself in the background. Returns the segments and rows sealed, and their bytes before and after.
+        DatabaseLocked if another process has been sealing for 30 seconds.
+        """
+        self._check_writable()
+        if not isinstance(full, bool):
+            raise UsageError(f"full is True or False, not {full!r}")
+        return self._store.sealer().compact(full=full)
+
     def backup(self, path: str | os.PathLike[str]) -> dict[str, object]:
         """Makes the directory `path` a backup of this moment, while writers go on; a database that opens like any.
 

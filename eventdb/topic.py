@@ -50,6 +50,7 @@ class Topic:
         "_info",
         "_log",
         "_logs",
+        "_plain_since",
         "_store",
     )
 

@@ -1,4 +1,4 @@
-"""`eventdb check`, `eventdb stats`, `eventdb run`: looking after a database from outside a program."""
+"""`eventdb check`, `eventdb stats`, `eventdb compact`, `eventdb run`: care from outside."""
 
 from __future__ import annotations
 
@@ -56,6 +56,20 @@ def stats(streams: Streams, path: str, as_json: bool) -> int:
     with eventdb.open(path, read_only=True) as db:
         counters = db.stats()
     streams.print(json.dumps(counters, default=format_value) if as_json else format_stats(counters))
+    return 0
+
+
+def compact(streams: Streams, path: str, full: bool) -> int:
+    """Seal the history of a database now, and say what it took and takes."""
+    with eventdb.open(path) as db:
+        done = db.compact(full=full)
+    if not done["rows"]:
+        streams.print("nothing to seal")
+        return 0
+    streams.print(
+        f"sealed {done['rows']:,} rows of {done['segments']:,} segments: "
+        f"{done['bytes_before'] / 1e6:,.1f} MB became {done['bytes_after'] / 1e6:,.1f} MB"
+    )
     return 0
 
 

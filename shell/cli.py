@@ -144,6 +144,12 @@ def _restore(arguments: argparse.Namespace, streams: Streams) -> int:
     return restore(streams, arguments.path, arguments.target, arguments.to_time)
 
 
+def _compact(arguments: argparse.Namespace, streams: Streams) -> int:
+    from .care import compact
+
+    return compact(streams, arguments.path, arguments.full)
+
+
 def _run(arguments: argparse.Namespace, streams: Streams) -> int:
     from .care import run
 
@@ -166,6 +172,7 @@ SUBCOMMANDS: dict[str, tuple[str, Handler]] = {
     "backup": ("copy a database while it is used, or what is new of it", _backup),
     "restore": ("make a database of a backup", _restore),
     "stats": ("counters of a database", _stats),
+    "compact": ("compress the history of a database now", _compact),
 }
 
 _EPILOG = "subcommands:\n" + "\n".join(f"  eventdb {name:8} {text}" for name, (text, _) in SUBCOMMANDS.items())
@@ -227,6 +234,8 @@ def _subcommand_parser(name: str) -> _Parser:
         parser.add_argument("--accept-loss", action="store_true", help="lose what cannot be rebuilt; it is named")
     if name == "check":
         parser.add_argument("--deep", action="store_true", help="read and verify every byte")
+    if name == "compact":
+        parser.add_argument("--full", action="store_true", help="also the segments that new events go to")
     if name in ("import", "run"):
         _add_durability(parser)
     return parser

@@ -52,7 +52,9 @@ class Scan(Plan):
     _headers), one per field. `partition` is the only one read (None = all, one after the other).
     `start_offset`/`stop_offset` bound the offsets ([start, stop), None = open); `time_range` bounds the topic's event
     time in microseconds ([low, high], None = open) and only lets whole segments be skipped: the Filter above stays.
-    `event_time` names the column that holds the topic's event time, if it has one.
+    `event_time` names the column that holds the topic's event time, if it has one. `hints` are comparisons
+    (column, eq | lt | le | gt | ge, physical value of its type) that every row kept above satisfies: blocks whose
+    statistics say that none does may be skipped.
     """
 
     topic_id: int
@@ -64,6 +66,7 @@ class Scan(Plan):
     time_range: tuple[int | None, int | None] = (None, None)
     event_time: str | None = None
     partition: int | None = None
+    hints: tuple[tuple[str, str, object], ...] = ()
 
     @property
     def fields(self) -> Fields:

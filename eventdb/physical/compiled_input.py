@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from eventdb.physical.codegen import CannotCompile, frozen
 from eventdb.physical.context import QueryContext
 from eventdb.physical.morsels import Morsel
 from eventdb.physical.scan import offset_at, offsets_of
+from eventdb.physical.skipping import in_time, may_match
 from eventdb.schema import DataType
 
 _ALL_PRESENT = frozen(np.ones(1 << 20, dtype=bool))
@@ -34,30 +35,39 @@ class ScanInput:
             start = low if scan.start_offset is None else max(low, scan.start_offset)
             stop = high if scan.stop_offset is None else min(high, scan.stop_offset)
             if start < stop:
-                found = [s for s in context.snapshot.slices(log, start, stop) if self._in_time(s.time_range)]
+                slices = context.snapshot.slices(log, start, stop)
+                found = [s for s in slices if in_time(scan, s.time_range) and may_match(scan, log, s)]
                 self.slices += found
                 self._partitions += [getattr(log, "partition", 0)] * len(found)
         self.row_counts = [int(s.row_count) for s in self.slices]
         self.row_count = sum(self.row_counts)
-        self._columns: dict[int, list[Column]] = {}
-        self._arrays: dict[int, list[Array]] = {}
-        self._present: dict[int, list[Array]] = {}
-
-    def _in_time(self, held: tuple[int, int] | None) -> bool:
-        low, high = self.scan.time_range
-        return held is None or ((low is None or held[1] >= low) and (high is None or held[0] <= high))
+        self._columns: dict[int, _Columns] = {}
+        self._arrays: dict[int, list[Array | None]] = {}
+        self._present: dict[int, list[Array | None]] = {}
 
     # --- columns ---
 
-    def columns(self, index: int) -> list[Column]:
-        """One column a slice."""
+    def columns(self, index: int) -> _Columns:
+        """One column a slice. Those of sealed slices are decoded when they are asked for, and not kept."""
         found = self._columns.get(index)
         if found is None:
-            placed = zip(self.slices, self._partitions, strict=True)
-            found = self._columns[index] = [self._fetch(index, part, number) for part, number in placed]
+            found = self._columns[index] = _Columns(self, index)
         return found
 
-    def _fetch(self, index: int, part: Any, partition: int) -> Column:
+    def stored_position(self, index: int) -> int | None:
+        """The position in the topic's schema of a column that slices store; None for offsets, append times ..."""
+        name = self.scan.columns[index]
+        if name in ("_offset", "_partition", "_append_time", "_headers"):
+            return None
+        if name == "_time" and self._log.event_time is None:
+            return None
+        position = self._position(name)
+        if self._log.schema.fields[position].type != self.type_of(index):
+            raise CannotCompile(f"column {name} is stored as {self._log.schema.fields[position].type}")
+        return position
+
+    def fetch(self, index: int, number: int) -> Column:
+        part, partition = self.slices[number], self._partitions[number]
         name = self.scan.columns[index]
         type = self.type_of(index)
         count = int(part.row_count)
@@ -93,7 +103,7 @@ class ScanInput:
     def is_nullable(self, index: int) -> bool:
         if self.type_of(index).is_coded:
             self.dictionary(index)
-        return any(column.validity is not None for column in self.columns(index))
+        return self.columns(index).has_nulls()
 
     def dictionary(self, index: int) -> tuple[Dictionary, int]:
         """The one dictionary of a coded column and its size now; CannotCompile when slices have different ones."""
@@ -101,10 +111,9 @@ class ScanInput:
             return Dictionary(), 0
         if index not in self._columns and len(self.slices) > 1 and self._has_plain_slice(index):
             raise CannotCompile("segments that store the strings plainly")
-        columns = self.columns(index)
-        first = columns[0].dictionary
-        assert first is not None
-        if any(column.dictionary is not first for column in columns):
+        found = self.columns(index).dictionaries()
+        first = next(found)
+        if any(other is not first for other in found):
             raise CannotCompile("slices with dictionaries of their own")
         return first, len(first)
 
@@ -119,18 +128,29 @@ class ScanInput:
     def values(self, index: int) -> Callable[[Morsel], Array]:
         if index not in self._arrays:
             dtype = np.dtype(self.type_of(index).physical)
-            self._arrays[index] = [frozen(_as(column.values, dtype)) for column in self.columns(index)]
-        arrays = self._arrays[index]
-        return lambda morsel: arrays[morsel.slice][morsel.start : morsel.stop]
+            self._arrays[index] = self.columns(index).map_kept(lambda column: frozen(_as(column.values, dtype)))
+        arrays, columns = self._arrays[index], self.columns(index)
+
+        def of(morsel: Morsel) -> Array:
+            array = arrays[morsel.slice]
+            if array is None:
+                array = frozen(_as(columns[morsel.slice].values, dtype))
+            return array[morsel.start : morsel.stop]
+
+        return of
 
     def validity(self, index: int) -> Callable[[Morsel], Array]:
         if index not in self._present:
-            self._present[index] = [
-                _all_present(len(column)) if column.validity is None else frozen(_as(column.validity, np.dtype(bool)))
-                for column in self.columns(index)
-            ]
-        arrays = self._present[index]
-        return lambda morsel: arrays[morsel.slice][morsel.start : morsel.stop]
+            self._present[index] = self.columns(index).map_kept(_presence)
+        arrays, columns = self._present[index], self.columns(index)
+
+        def of(morsel: Morsel) -> Array:
+            array = arrays[morsel.slice]
+            if array is None:
+                array = _presence(columns[morsel.slice])
+            return array[morsel.start : morsel.stop]
+
+        return of
 
     # --- facts ---
 
@@ -151,8 +171,7 @@ class ScanInput:
             ranges = [s.time_range for s in self.slices]
             return (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 0)
         low, high = 0, 0
-        for number, column in enumerate(c for c in self.columns(index) if len(c)):
-            least, greatest = int(column.values.min()), int(column.values.max())
+        for number, (least, greatest) in enumerate(self.columns(index).ranges()):
             low, high = (least, greatest) if number == 0 else (min(low, least), max(high, greatest))
             if high - low > _MAX_RANGE:
                 return None
@@ -170,6 +189,67 @@ class ScanInput:
         return replace(
             self.scan, start_offset=first, stop_offset=last + 1, partition=self._partitions[morsel.slice]
         )
+
+
+class _Columns:
+    """One column of all slices. Raw slices give views of their files, which are kept; a sealed slice (it has
+    `has_nulls`) answers from its statistics and is decoded at each use: storage keeps the blocks decoded last."""
+
+    def __init__(self, source: ScanInput, index: int) -> None:
+        self._source = source
+        self._index = index
+        self._slices = source.slices
+        self._position = source.stored_position(index)
+        self._kept = [
+            None if hasattr(part, "has_nulls") else source.fetch(index, number)
+            for number, part in enumerate(self._slices)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def __getitem__(self, number: int) -> Column:
+        found = self._kept[number]
+        return self._source.fetch(self._index, number) if found is None else found
+
+    def map_kept(self, change: Callable[[Column], Array]) -> list[Array | None]:
+        """change(column) of each slice whose column is kept, None for the others."""
+        return [None if column is None else change(column) for column in self._kept]
+
+    def has_nulls(self) -> bool:
+        if self._position is None:
+            return False
+        return any(
+            self._slices[i].has_nulls(self._position) if column is None else column.validity is not None
+            for i, column in enumerate(self._kept)
+        )
+
+    def dictionaries(self) -> Iterator[Dictionary]:
+        """Of each slice, of a coded column."""
+        for i, column in enumerate(self._kept):
+            if column is None and not self._slices[i].is_plain(self._position):
+                yield self._slices[i].shared_dictionary(self._position)
+            else:
+                dictionary = self[i].dictionary
+                assert dictionary is not None
+                yield dictionary
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """(least, greatest) stored value of each slice that has rows, or wider."""
+        for i, column in enumerate(self._kept):
+            if column is None and self._position is not None:
+                known = self._slices[i].value_range(self._position)
+                if known is not None:
+                    yield known
+                    continue
+            values = self[i].values
+            if len(values):
+                yield int(values.min()), int(values.max())
+
+
+def _presence(column: Column) -> Array:
+    """True where a row is present."""
+    return _all_present(len(column)) if column.validity is None else frozen(_as(column.validity, np.dtype(bool)))
 
 
 def _as(array: Array, dtype: np.dtype[Any]) -> Array:

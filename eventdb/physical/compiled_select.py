@@ -153,7 +153,7 @@ class FusedSelect(FusedPipeline):
             if isinstance(output, ColumnRef):
                 if output.type.is_coded:
                     source.dictionary(output.index)  # plainly stored strings are better encoded as they stream past
-                source.columns(output.index)  # fetched here, not by many threads at once
+                source.columns(output.index)  # fetched here, not by many threads at once (sealed blocks excepted)
         return source, text, sink
 
     def produce(self) -> Iterator[RecordBatch]:

@@ -15,6 +15,7 @@ from eventdb.physical.context import QueryContext
 from eventdb.physical.event_headers import headers_column
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
+from eventdb.physical.skipping import in_time, may_match
 from eventdb.schema import DataType
 
 _Reader = Callable[[Any], Column]
@@ -26,7 +27,7 @@ class LogScan(Operator):
     def __init__(self, plan: Scan, context: QueryContext) -> None:
         super().__init__(plan.fields, context)
         self.plan = plan
-        self.skipped_segment_count = 0
+        self.skipped_segment_count = self.skipped_block_count = 0
         self._part: Any = None
         self._first_row = 0
 
@@ -35,7 +36,8 @@ class LogScan(Operator):
 
     def label(self) -> str:
         skipped = f" ({self.skipped_segment_count} segments skipped by time)" if self.skipped_segment_count else ""
-        return self.plan.label() + skipped
+        blocks = f" ({self.skipped_block_count} blocks skipped by statistics)" if self.skipped_block_count else ""
+        return self.plan.label() + skipped + blocks
 
     def produce(self) -> Iterator[RecordBatch]:
         for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
@@ -50,8 +52,11 @@ class LogScan(Operator):
             return
         readers = [self._reader(log, f.type, name) for f, name in zip(plan.output, plan.columns, strict=True)]
         for part in context.snapshot.slices(log, start, stop):
-            if not self._may_hold(part.time_range):
+            if not in_time(plan, part.time_range):
                 self.skipped_segment_count += 1
+                continue
+            if not may_match(plan, log, part):
+                self.skipped_block_count += 1
                 continue
             context.cancel.check()
             columns = [read(part) for read in readers]
@@ -64,12 +69,6 @@ class LogScan(Operator):
                 last = min(first + MORSEL_ROWS, count)
                 self._first_row = first
                 yield RecordBatch(self.names, [column.slice(first, last) for column in columns], last - first)
-
-    def _may_hold(self, held: tuple[int, int] | None) -> bool:
-        low, high = self.plan.time_range
-        if held is None:
-            return True
-        return (low is None or held[1] >= low) and (high is None or held[0] <= high)
 
     def _reader(self, log: Any, type: DataType, name: str) -> _Reader:
         """How to get one column of a segment slice."""

@@ -15,6 +15,7 @@ from eventdb.storage.transaction import WriteTransaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from eventdb.storage.columns import SegmentSlice as SegmentSlice  # NumPy comes with it
+    from eventdb.storage.blocks import SealedSlice as SealedSlice  # NumPy comes with them
+    from eventdb.storage.columns import SegmentSlice as SegmentSlice
 
 __all__ = ["PartitionLog", "Store", "StoreSnapshot", "WriteTransaction"]

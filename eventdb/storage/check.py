@@ -5,9 +5,11 @@ from __future__ import annotations
 from eventdb.errors import EventDBError
 from eventdb.storage.check_table import check_table
 from eventdb.storage.checkpoint import CheckpointFile
-from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, dictionary_key, partition_key, table_key
+from eventdb.storage.dictionary import has_code
+from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, partition_key, table_key
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
+from eventdb.storage.sealed import SealedLayout, is_sealed, open_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 from eventdb.storage.sums import read_sum, verify_rows
 
@@ -57,6 +59,11 @@ def _check_partition(
         bases.append(base)
         end = SEGMENT_KEY.unpack(entries[i + 1][0])[3] if i + 1 < len(entries) else state.log_end
         try:
+            if is_sealed(value):
+                problems += [f"{where}: segment {base}: {t}" for t in _check_sealed(
+                    files, path, uuid, topic_id, partition, base, SealedLayout.unpack(value), end - base, deep
+                )]  # fmt: skip
+                continue
             layout = SegmentLayout.unpack(value)
             rows = layout.capacity if layout.offsets >= 0 else end - base
             if layout.marks >= 0 and base != state.base:
@@ -100,7 +107,7 @@ def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool
         if column.coded:
             used = max((c for c, null in zip(stored, nulls, strict=True) if not null), default=-1)
             low = min((c for c, null in zip(stored, nulls, strict=True) if not null), default=0)
-            if low < 0 or (used >= 0 and txn.get(dictionary_key(topic_id, i, used)) is None):
+            if low < 0 or (used >= 0 and not has_code(txn, topic_id, i, used)):
                 problems.append(f"column {i} uses code {used if low >= 0 else low}, which its dictionary does not have")
         elif column.plain and (stored != sorted(stored) or stored[-1] > column.heap_bytes or stored[0] < 0):
             problems.append(f"column {i} has end positions that are out of order or beyond its heap")
@@ -109,4 +116,22 @@ def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool
         problems.append("an append time is missing")
     if times != sorted(times):
         problems.append("append times are out of order")
+    return problems
+
+
+def _check_sealed(
+    files: Files, path: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SealedLayout, rows: int,
+    deep: bool,
+) -> list[str]:  # fmt: skip
+    """A deep check reads and verifies every block; the file and its directory are verified in any case."""
+    if layout.rows != rows:
+        return [f"it should hold {rows} rows but holds {layout.rows}"]
+    segment = open_sealed(files, path, uuid, topic_id, partition, base, layout)
+    problems = []
+    for column in range(len(layout.columns) + 1 if deep else 0):
+        for number in range(layout.block_count):
+            try:
+                segment.block_bytes(column, number)
+            except EventDBError as error:
+                problems.append(str(error))
     return problems

@@ -151,7 +151,7 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
             base = SEGMENT_KEY.unpack(key)[3]
             if base == active:
                 break
-            segment = log.mapped(base, entry)
+            segment = log.mapped_raw(base, entry)
             rows = segment.layout.capacity
             if segment.layout.offsets < 0 and i + 1 < len(entries):
                 rows = min(rows, SEGMENT_KEY.unpack(entries[i + 1][0])[3] - base)

@@ -7,13 +7,25 @@ that an aborted commit made up.
 from __future__ import annotations
 
 import threading
+import zlib
 
 from eventdb.errors import CorruptionError
-from eventdb.storage.format import DICTIONARY_KEY, DICTIONARY_MAX_BYTES, DICTIONARY_VALUE_BYTES, dictionary_key
+from eventdb.storage.format import (
+    CHUNK,
+    CHUNK_BYTES,
+    CHUNK_LEAST_VALUES,
+    DICTIONARY_KEY,
+    DICTIONARY_MAX_BYTES,
+    DICTIONARY_VALUE_BYTES,
+    U32,
+    chunk_key,
+    dictionary_key,
+)
 from eventdb.storage.kv import scan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 
@@ -32,15 +44,55 @@ class DictionaryCache:
         self._lock = threading.Lock()
 
     def refresh(self, txn: Any) -> None:
-        """Every code the transaction can see is known. One seek if nothing is new."""
+        """Every code the transaction can see is known. Two seeks if nothing is new."""
         with self._lock:
-            prefix = dictionary_key(self.topic_id, self.column, 0)[:-4]
-            for key, value in scan(txn, prefix, dictionary_key(self.topic_id, self.column, len(self.values))):
-                if DICTIONARY_KEY.unpack(key)[3] != len(self.values):
+            more = True
+            while more:
+                known = len(self.values)
+                more = self._read_chunks(txn)
+                more |= self._read_singles(txn)
+                if more and known == len(self.values):
                     raise CorruptionError(
-                        f"dictionary of topic {self.topic_id} column {self.column}: code {len(self.values)} is missing"
+                        f"dictionary of topic {self.topic_id} column {self.column}: code {known} is missing"
                     )
-                self._add(value.decode("utf-8", "surrogatepass"), len(value))
+
+    def _read_singles(self, txn: Any) -> bool:
+        """Whether there are more behind a gap, which chunks may fill."""
+        prefix = dictionary_key(self.topic_id, self.column, 0)[:-4]
+        for key, value in scan(txn, prefix, dictionary_key(self.topic_id, self.column, len(self.values))):
+            if DICTIONARY_KEY.unpack(key)[3] != len(self.values):
+                return True
+            self._add(value.decode("utf-8", "surrogatepass"), len(value))
+        return False
+
+    def _read_chunks(self, txn: Any) -> bool:
+        """Whether there are more behind a gap, which single values may fill."""
+        prefix = chunk_key(self.topic_id, self.column, 0)[:-4]
+        for key, value in scan(txn, prefix, chunk_key(self.topic_id, self.column, len(self.values))):
+            known = len(self.values)
+            first = DICTIONARY_KEY.unpack(key)[3] + 1 - CHUNK.unpack_from(value)[0]
+            if first > known:
+                return True
+            for data in self._chunk_values(value)[known - first :]:
+                self._add(data.decode("utf-8", "surrogatepass"), len(data))
+        return False
+
+    def _chunk_values(self, value: bytes) -> list[bytes]:
+        count, size = CHUNK.unpack_from(value)
+        try:
+            data = zlib.decompress(value[CHUNK.size :])
+        except zlib.error:
+            data = b""
+        values, at = [], 0
+        while at + U32.size <= len(data):
+            (length,) = U32.unpack_from(data, at)
+            at += U32.size + length
+            values.append(data[at - length : at])
+        if len(data) != size or at != size or len(values) != count:
+            raise CorruptionError(
+                f"dictionary of topic {self.topic_id} column {self.column}: a chunk of {count} values is damaged"
+            )
+        return values
 
     def publish(self, pending: dict[str, int]) -> None:
         """Codes given by a commit that has happened, in code order."""
@@ -66,6 +118,34 @@ class DictionaryCache:
                 return Dictionary([""])  # every row is NULL: code 0 must be safe to read
             self._shared = Dictionary(self.values)
         return self._shared
+
+
+def stored_values(topic_id: int, column: int, pending: dict[str, int]) -> Iterator[tuple[bytes, bytes]]:
+    """The index entries of new values, in code order: one each, or compressed chunks of many."""
+    if len(pending) < CHUNK_LEAST_VALUES:
+        for text, code in pending.items():
+            yield dictionary_key(topic_id, column, code), text.encode("utf-8", "surrogatepass")
+        return
+    parts: list[bytes] = []
+    size = 0
+    last = next(reversed(pending.values()))
+    for text, code in pending.items():
+        data = text.encode("utf-8", "surrogatepass")
+        parts.append(U32.pack(len(data)) + data)
+        size += U32.size + len(data)
+        if size >= CHUNK_BYTES or code == last:
+            yield chunk_key(topic_id, column, code), CHUNK.pack(len(parts), size) + zlib.compress(b"".join(parts))
+            parts, size = [], 0
+
+
+def has_code(txn: Any, topic_id: int, column: int, code: int) -> bool:
+    """Whether the index has a value of that code."""
+    if txn.get(dictionary_key(topic_id, column, code)) is not None:
+        return True
+    for key, value in scan(txn, chunk_key(topic_id, column, 0)[:-4], chunk_key(topic_id, column, code)):
+        last = DICTIONARY_KEY.unpack(key)[3]
+        return bool(last + 1 - CHUNK.unpack_from(value)[0] <= code)
+    return False
 
 
 def is_short(value: str) -> bool:

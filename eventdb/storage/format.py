@@ -12,7 +12,9 @@ Directory::
     index/data.mdb, lock.mdb    LMDB: what is committed
     index/checkpoint            two slots: the LMDB meta pages of the last two checkpoints
     journal/J-<epoch>-<number>  records of commits since the checkpoint
-    topics/<topic>/<partition>/<base offset, 20 digits>[-<generation>].seg
+    topics/<topic>/<partition>/<base offset, 20 digits>[-<generation>].seg  raw segment
+    topics/<topic>/<partition>/<base offset, 20 digits>[.generation].col  sealed segment
+    SEAL                        flock'd by who seals segments. Never deleted
     BACKUP.incomplete           only while, or after, a backup into this directory is interrupted: it does not open
 
 Index keys; every value is followed by a CRC of key and value (kv.py)::
@@ -21,6 +23,7 @@ Index keys; every value is followed by a CRC of key and value (kv.py)::
     p topic partition            -> PARTITION offsets, active segment, time range
     s topic partition base       -> SEGMENT   capacity, time range, columns
     d topic column code          -> the bytes of a dictionary value
+    D topic column last code     -> CHUNK, zlib: as many values up to that code, each U32 length, bytes
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
     t topic partition base       -> GONE      segment removed by retention, whose file is still to be unlinked
     k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
@@ -46,6 +49,15 @@ Segment file::
 
 A new segment file is all zeros. So whoever stores many rows in one may leave out the nulls of columns without any, and
 nearly all append times. Rows that follow others are stored in full: an aborted commit may have left scrap there.
+
+Sealed segment file::
+
+    SEALED_HEAD, columns, CRC      then blocks, 64-byte aligned: all of column 0, all of column 1 ..., the append times
+    directory: SEALED_BLOCK for each block, in that order      SEALED_FOOT, CRC
+
+A block holds `block rows` rows of a column (the last one fewer) as nodes (nodes.py): validity, if there are NULLs;
+values. A plain column has codes, lengths and the heap of its distinct values instead of values. What lies under a NULL
+is the value before it.
 """
 
 from __future__ import annotations
@@ -82,6 +94,9 @@ NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
 PARTITION_BESIDE = 2  # some rows carry what lies in the log beside this one
 
+SEGMENT_SEALED = 1 << 31  # in the column count: the segment is sealed, its capacity its rows, and SEALED_TAIL follows
+SEALED_TAIL = Struct("<QIII")  # file size, crc of the directory, generation, block rows
+
 COLUMN_NULLABLE = 1
 COLUMN_CODED = 2
 COLUMN_PLAIN = 4
@@ -114,7 +129,21 @@ TIME_STRIDE_ROWS = 8192  # a reader looks back this far at most; 64 KiB, so that
 DICTIONARY_MAX_BYTES = (
     8 << 20
 )  # of one column's dictionary, in memory of every process; beyond it the column goes plain
+CHUNK = Struct("<II")  # values, bytes before compression
+CHUNK_LEAST_VALUES = 64  # new in one commit: fewer are stored one by one
+CHUNK_BYTES = 256 << 10  # before compression, about
 DICTIONARY_VALUE_BYTES = 2048  # a longer value makes its column plain at once
+
+# --- sealed segments ------------------------------------------------------------------------------
+SEALED_MAGIC = b"EVDBCOL1"
+SEALED_HEAD = Struct("<8s16sIHHQQIII")
+#      magic, uuid, topic, partition, 0, base, rows, block rows, column count, generation
+SEALED_BLOCK = Struct("<QIIIIBBHIqq")
+#      position, bytes, crc, NULLs, distinct values (estimate), kind of the value node, flags, 0, 0, least and greatest
+# value. Of doubles the bits, of plain strings the first 8 bytes (big-endian, biased), of coded ones the codes
+SEALED_FOOT = Struct("<QII")  # position, bytes and crc of the directory; then crc u32
+BLOCK_RANGED = 1  # flag: least and greatest value are known
+BLOCK_NAN = 2  # flag: some value is NaN, which is outside the range
 
 # --- journal --------------------------------------------------------------------------------------
 RECORD_MAGIC = 0x314A4445  # "EDJ1"
@@ -176,6 +205,23 @@ SHARED_SLOTS = 64  # one byte per waiter slot: 1 = armed
 SLOT_COUNT = 64
 
 
+# --- encoded arrays (nodes.py) ----------------------------------------------------------------------
+NODE = Struct("<BBBBIqII")
+#      kind, bytes per value, bits, extra, count, base, payload bytes, 0; then the payload, padded to 8 bytes.
+# Arithmetic is modulo 2**bits of the value. `+` joins nodes that follow each other in the payload.
+NODE_CONSTANT = 0  # every value is base
+NODE_RAW = 1  # the values as they are
+NODE_PACKED = 2  # base + `bits` bits each, in lanes of 64 or (below 8 bytes per value) 32 bits: see kernels/packing.py
+NODE_DELTA = 3  # base + the running sum of a node of 8-byte values
+NODE_RUNS = 4  # base = how many runs: their values + their lengths (4 bytes)
+NODE_DICTIONARY = 5  # base = how many distinct values: these + a code (4 bytes) for each row
+NODE_PLANES = 6  # base + bits / 8 bytes each: all lowest bytes, then all second bytes ..., together in one zstd frame
+NODE_PATCHED = 7  # base = how many exceptions: all values + rows of the exceptions (4 bytes) + their values
+NODE_SCALED = 8  # base + a node times a number: the node + the number (a node of one 8-byte value)
+NODE_DECIMAL = 9  # doubles or floats: a node of 8-byte integers divided by 10**extra
+NODE_SPLIT = 10  # a node of the high bits, shifted left by `bits`, or-ed with a node of the low ones
+
+
 def align(position: int, to: int = ALIGN_BYTES) -> int:
     return -(-position // to) * to
 
@@ -212,6 +258,10 @@ def row_key_prefix(topic_id: int, partition: int) -> bytes:
     return PARTITION_KEY.pack(b"k", topic_id, partition)
 
 
+def chunk_key(topic_id: int, column: int, last_code: int) -> bytes:
+    return DICTIONARY_KEY.pack(b"D", topic_id, column, last_code)
+
+
 def topic_directory(topic_id: int, partition: int) -> str:
     return f"topics/{topic_id}/{partition}"
 
@@ -228,6 +278,10 @@ def generation_of(value: bytes) -> int:
 
 def segment_name(base: int, generation: int = 0) -> str:
     return f"{base:020d}-{generation}.seg" if generation else f"{base:020d}.seg"
+
+
+def sealed_name(base: int, generation: int) -> str:
+    return f"{base:020d}.{generation}.col" if generation else f"{base:020d}.col"
 
 
 def journal_name(epoch: int, number: int) -> str:

@@ -12,7 +12,7 @@ from eventdb.errors import ConstraintError, CorruptionError, UsageError
 from eventdb.schema import BIGINT, Field, Schema
 from eventdb.storage.format import SEGMENT_KEY, SUPERSEDED_BY, TABLE, U64, row_key_prefix, segment_key, table_key
 from eventdb.storage.keys import index_key, is_digest, key_encoder
-from eventdb.storage.kv import reading, verified, scan
+from eventdb.storage.kv import reading, scan
 from eventdb.storage.marks import Marks
 
 TYPE_CHECKING = False
@@ -279,7 +279,7 @@ def _segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
         found = cursor.set_range(target) and cursor.key() == target
         if not found:
             found = cursor.prev() if cursor.key() else cursor.last()
-        if found and cursor.key().startswith(target[:-8]):
-            key = cursor.key()
-            return log.mapped(SEGMENT_KEY.unpack(key)[3], verified(key, cursor.value(), txn.path))
+        key = cursor.key() if found else b""
+        if key.startswith(target[:-8]):
+            return log.mapped_raw(SEGMENT_KEY.unpack(key)[3], txn.get(key))
     raise CorruptionError(f"topic {log.topic_id}: the index of keys names offset {offset}, which no segment holds")

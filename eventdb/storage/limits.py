@@ -6,6 +6,7 @@ from eventdb.config import HEAP_BYTES_PER_ROW, MAX_SEGMENT_ROWS, SEGMENTS_PER_LI
 from eventdb.errors import TopicFull
 from eventdb.storage.format import PAGE_BYTES, SEGMENT_KEY
 from eventdb.storage.kv import scan
+from eventdb.storage.sealed import SealedLayout, is_sealed
 from eventdb.storage.segment import SegmentLayout
 
 TYPE_CHECKING = False
@@ -87,7 +88,7 @@ class Limits:
 
 def stored_bytes(value: bytes) -> int:
     """The size of the file a SEGMENT value describes."""
-    return SegmentLayout.unpack(value).size_bytes
+    return SealedLayout.unpack(value).size_bytes if is_sealed(value) else SegmentLayout.unpack(value).size_bytes
 
 
 def segments(txn: Any, log: PartitionLog) -> Iterator[tuple[int, bytes]]:

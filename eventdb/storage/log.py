@@ -16,6 +16,7 @@ from eventdb.storage.format import (
     partition_key,
     segment_key,
 )
+from eventdb.storage.sealed import SealedLayout, SealedSegment, is_sealed, open_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 
 TYPE_CHECKING = False
@@ -94,7 +95,7 @@ class PartitionLog:
         self.limits: Limits | None = None
         self.beside: PartitionLog | None = None  # rows (offset in this log, ...): what some of its rows carry
         self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
-        self._mapped: dict[int, Segment] = {}
+        self._mapped: dict[int, Segment | SealedSegment] = {}
         self._markable: dict[int, Segment] = {}
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
@@ -130,7 +131,7 @@ class PartitionLog:
 
     def open_for_writing(self, txn: Any, base: int) -> Segment:
         value = txn.get(segment_key(self.topic_id, self.partition, base))
-        if value is None:
+        if value is None or is_sealed(value):
             raise CorruptionError(f"topic {self.topic_id}: the index names segment {base} but does not describe it")
         return self._open(base, SegmentLayout.unpack(value), write=True)
 
@@ -139,10 +140,16 @@ class PartitionLog:
             self._files, self._directory, self._uuid, self.topic_id, self.partition, base, layout, write=write
         )
 
-    def mapped(self, base: int, value: bytes) -> Segment:
-        """The segment of an index entry, mapped for reading. The newest mappings are kept."""
+    def mapped(self, base: int, value: bytes) -> Segment | SealedSegment:
+        """The segment of an index entry, mapped for reading. The newest mappings are kept. MissingFile."""
+        if is_sealed(value):
+            return self._mapped_sealed(base, SealedLayout.unpack(value))
         segment = self._mapped.get(base)
-        if segment is None or not value.endswith(segment.layout.descriptor):
+        if (
+            segment is None
+            or isinstance(segment, SealedSegment)
+            or not value.endswith(segment.layout.descriptor)  # a table's was compacted meanwhile
+        ):
             active = self.segment
             if (
                 active is not None
@@ -151,12 +158,36 @@ class PartitionLog:
             ):
                 return active
             segment = self._open(base, SegmentLayout.unpack(value), write=False)
-            if len(self._mapped) >= _MAX_MAPPED:
-                with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
-                    self._mapped.pop(next(iter(self._mapped)), None)
-            self._mapped[base] = segment
+            self._keep(base, segment)
         return segment
 
+    def mapped_raw(self, base: int, value: bytes) -> Segment:
+        """A table's segment, mapped for reading: tables are not sealed."""
+        segment = self.mapped(base, value)
+        if isinstance(segment, SealedSegment):
+            raise CorruptionError(f"{segment.path}: the segment of a table is sealed", path=segment.path)
+        return segment
+
+    def _mapped_sealed(self, base: int, layout: SealedLayout) -> SealedSegment:
+        found = self._mapped.get(base)
+        if isinstance(found, SealedSegment) and (found.layout.generation, found.layout.directory_crc) == (
+            layout.generation, layout.directory_crc,
+        ):  # fmt: skip
+            return found
+        segment = open_sealed(
+            self._files, self._directory, self._uuid, self.topic_id, self.partition, base, layout
+        )  # fmt: skip
+        # What it replaced is let go, so that the space of unlinked files returns.
+        for other in [b for b in list(self._mapped) if base <= b < base + layout.rows]:
+            self._mapped.pop(other, None)
+        self._keep(base, segment)
+        return segment
+
+    def _keep(self, base: int, segment: Segment | SealedSegment) -> None:
+        if len(self._mapped) >= _MAX_MAPPED:
+            with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
+                self._mapped.pop(next(iter(self._mapped)), None)
+        self._mapped[base] = segment
     def forget_before(self, base: int) -> bool:
         """Mappings of segments before `base` go, so that removed files give their space back; True if the writer's is
         among them, which only the holder of the writer lock may drop."""

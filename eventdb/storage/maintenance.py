@@ -7,11 +7,13 @@ import weakref
 
 from eventdb.config import CHECKPOINT_INDEX_BYTES, CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES
 from eventdb.errors import EventDBError
+from eventdb.storage.seal_process import SealProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from eventdb.storage.commit import Writer
     from eventdb.storage.retention import Retention
+    from eventdb.storage.sealer import Sealer
 
 _IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
 
@@ -19,9 +21,13 @@ _IDLE_CHECKPOINTS = 12  # intervals without a commit after which the pin goes
 class Maintenance:
     """Started at the first commit; a daemon, so that it never keeps a program alive."""
 
-    def __init__(self, writer: Writer, interval_ms: int | None, retention: Retention) -> None:
+    def __init__(
+        self, writer: Writer, interval_ms: int | None, retention: Retention, sealer: Sealer | None = None
+    ) -> None:
         self._writer = weakref.ref(writer)
         self._retention = weakref.ref(retention)
+        self._sealer = sealer
+        self._helper = SealProcess(writer.path)
         self._interval_ms = interval_ms
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -38,6 +44,12 @@ class Maintenance:
             self._stop.set()
             if thread is not threading.current_thread():
                 thread.join()
+        self._helper.stop()
+
+    def _seal(self, writer: Writer) -> None:
+        """Full segments are sealed by a helper process: this one may be busy, or too small to load NumPy."""
+        if self._sealer is not None:
+            self._helper.look(writer.clock.monotonic_ns(), self._sealer.has_work)
 
     def _run(self) -> None:
         step_s = (self._interval_ms or 200) / 1000
@@ -66,6 +78,7 @@ class Maintenance:
                 retention = self._retention()
                 if retention is not None:
                     retention.step()
+                self._seal(writer)
             except EventDBError as error:
                 # A full disk passes, a failed flush has poisoned the database: whoever writes next is told.
                 self.last_error = str(error)

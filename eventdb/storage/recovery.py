@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Files
 
 _RECORDS_PER_TRANSACTION = 4096
-KINDS = (b"p", b"s", b"d", b"w", b"t", b"k", b"n", b"g", b"c")  # of index keys that begin with a topic id
+KINDS = (b"p", b"s", b"d", b"D", b"w", b"t", b"k", b"n", b"g", b"c")  # of index keys that begin with a topic id
 
 
 class UnsyncedRows(Exception):

@@ -53,6 +53,10 @@ if sys.byteorder != "little":
 _STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
 
 
+class MissingFile(CorruptionError):
+    """A segment's file is not there. A reader of an old snapshot finds the rows in the segment that replaced it."""
+
+
 class ColumnLayout:
     """Where one column lies in a segment. `struct_code` is that of a stored value: 'i' for codes, 'q' for end
     positions."""
@@ -408,7 +412,7 @@ def open_segment(
     try:
         fd = files.open(path, write=write)
     except FileNotFoundError:
-        raise CorruptionError(f"{path} is missing: the topic was dropped or the file was removed", path=path) from None
+        raise MissingFile(f"{path} is missing: the topic was dropped or the file was removed", path=path) from None
     except OSError as error:
         raise storage_error(error, "opening", path) from error
     try:

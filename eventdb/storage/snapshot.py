@@ -3,12 +3,14 @@ locked."""
 
 from __future__ import annotations
 
-from eventdb.errors import ClosedError, CorruptionError, OffsetOutOfRange
+from eventdb.errors import ClosedError, OffsetOutOfRange
 from eventdb.storage.format import META, META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
 from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import reading, scan
 from eventdb.storage.log import PartitionState
+from eventdb.storage.sealed import SealedSegment
+from eventdb.storage.segment import MissingFile, Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+    from eventdb.storage.blocks import SealedSlice
     from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
-    from eventdb.storage.segment import Segment
 
 _ROWS_PER_CHUNK = 4096
 
@@ -89,7 +91,7 @@ class StoreSnapshot:
 
     def _parts(
         self, log: PartitionLog, start: int, stop: int
-    ) -> Iterator[tuple[Segment, int, int, tuple[int, int] | None]]:
+    ) -> Iterator[tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]]:
         """(segment, first row, last row + 1, event time range) of the segments that hold [start, stop)."""
         txn = self._open()
         state = self._state(log)
@@ -112,35 +114,58 @@ class StoreSnapshot:
         for i, (base, value) in enumerate(found):
             end = found[i + 1][0] if i + 1 < len(found) else stop
             _, low, high, _ = SEGMENT.unpack_from(value)
-            segment = self._mapped(log, base, value)
             if base == state.base:
                 low, high = state.min_time, state.max_time
-                log.newest = (txn_id, base, segment)
-            if segment.layout.offsets < 0:
-                row, last = max(start, base) - base, min(stop, end, base + segment.layout.capacity) - base
-            else:
-                row, last = segment.row_at(start), segment.row_at(min(stop, end))
-            if row < last:
-                yield segment, row, last, _time_range(low, high)
+            for segment, row, row_end in self._opened(log, base, value, max(start, base), min(stop, end)):
+                if base == state.base and isinstance(segment, Segment):
+                    log.newest = (txn_id, base, segment)
+                yield segment, row, row_end, _time_range(low, high)
 
-    @staticmethod
-    def _mapped(log: PartitionLog, base: int, value: bytes) -> Segment:
-        """The segment; OffsetOutOfRange if retention removed its file under this snapshot."""
+    def _opened(
+        self, log: PartitionLog, base: int, value: bytes, start: int, stop: int
+    ) -> Iterator[tuple[Segment | SealedSegment, int, int]]:
+        """(segment, first row, last row + 1) of the offsets [start, stop) of an index entry. Its file may have been
+        replaced since this snapshot: the same rows are then in the segments the index has now."""
         try:
-            return log.mapped(base, value)
-        except CorruptionError:
-            if log.fresh is None:
-                raise
-            with log.fresh() as now:
-                earliest, latest = now.offsets(log)
-                live = now._segments(now._open(), log, earliest, latest)
-            if latest <= base or (live and live[0][0] <= base):
-                raise
-            raise OffsetOutOfRange(
-                f"the events from offset {base} on were removed by retention after this snapshot was opened; the "
-                f"earliest offset now is {earliest}. Close snapshots sooner",
-                offset=base, earliest=earliest, latest=latest,
-            ) from None  # fmt: skip
+            segment = log.mapped(base, value)
+        except MissingFile as error:
+            found = self._replaced(log, base, value, start, stop, error)
+            for i, (other, current) in enumerate(found):
+                end = found[i + 1][0] if i + 1 < len(found) else stop
+                yield from self._opened(log, other, current, max(start, other), min(stop, end))
+            return
+        if isinstance(segment, SealedSegment):
+            row, last = start - segment.base, stop - segment.base
+        elif segment.layout.offsets < 0:
+            row, last = start - base, min(stop - base, segment.layout.capacity)
+        else:
+            row, last = segment.row_at(start), segment.row_at(stop)
+        if row < last:
+            yield segment, row, last
+
+    def _replaced(
+        self, log: PartitionLog, base: int, value: bytes, start: int, stop: int, error: MissingFile
+    ) -> list[tuple[int, bytes]]:
+        """The index entries that hold [start, stop) now, if others than this one do. OffsetOutOfRange if retention
+        removed the rows under this snapshot; else `error`."""
+        if log.fresh is None:
+            raise error
+        with log.fresh() as now:
+            earliest, latest = now.offsets(log)
+            found = self._segments(now._open(), log, start, stop) if latest > base else []
+            live = self._segments(now._open(), log, earliest, latest)
+            for dictionary in log.dictionaries:
+                if dictionary is not None:
+                    dictionary.refresh(now._open())
+        if found and found[0][0] <= start and (base, value) not in found:
+            return found
+        if latest <= base or (live and live[0][0] <= base):
+            raise error
+        raise OffsetOutOfRange(
+            f"the events from offset {base} on were removed by retention after this snapshot was opened; the "
+            f"earliest offset now is {earliest}. Close snapshots sooner",
+            offset=base, earliest=earliest, latest=latest,
+        ) from None  # fmt: skip
 
     def search(self, log: PartitionLog, value: int) -> int:
         """The offset of the first row whose first column, which only grows along the log, is not below `value`."""
@@ -184,13 +209,19 @@ class StoreSnapshot:
             for at in range(row, end, _ROWS_PER_CHUNK):
                 yield segment.read_rows(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
 
-    def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice]:
-        """The rows [start, stop) as one slice per segment, in offset order."""
+    def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice | SealedSlice]:
+        """The rows [start, stop), in offset order: one slice per raw segment, one per block of a sealed one."""
         from eventdb.storage.columns import SegmentSlice
 
-        return [
-            SegmentSlice(log, segment, row, end, times) for segment, row, end, times in self._parts(log, start, stop)
-        ]
+        found: list[SegmentSlice | SealedSlice] = []
+        for segment, row, end, times in self._parts(log, start, stop):
+            if isinstance(segment, SealedSegment):
+                from eventdb.storage import blocks
+
+                found += blocks.slices(log, segment, row, end, times)
+            else:
+                found.append(SegmentSlice(log, segment, row, end, times))
+        return found
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a user key."""

@@ -65,6 +65,7 @@ from eventdb.storage.recovery import (
     verify_index,
 )
 from eventdb.storage.retention import Retention
+from eventdb.storage.sealer import Sealer
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.tail import LogTail, read_tail
 from eventdb.storage.transaction import WriteTransaction
@@ -168,6 +169,7 @@ class Store:
         self._head: Head | None = None
         self._writer: Writer | None = None
         self._maintenance: Maintenance | None = None
+        self._sealer: Sealer | None = None
         self._group = GroupCommit(self.write)
         self.retention = Retention(self)
         with contextlib.ExitStack() as undo:
@@ -303,6 +305,7 @@ class Store:
             self._index.reap_readers()  # slots of processes that died
             writer = Writer(files, self._clock, path, self.uuid, self._index, page, lock_fd, mode, live_topics)
             self._writer = writer
+            self._sealer = Sealer(files, path, self.uuid, writer, self.snapshot, self._fds)
             self._head = writer.head
             if alone and (slot.clean or restoring):
                 self._head.reset()  # left by a crash whose page cache is gone, or by an older life
@@ -316,7 +319,8 @@ class Store:
         finally:
             files.flock(lock_fd, fcntl.LOCK_UN)
         if maintenance:
-            self._maintenance = Maintenance(writer, interval_ms if mode == "interval" else None, self.retention)
+            interval_ms = interval_ms if mode == "interval" else None
+            self._maintenance = Maintenance(writer, interval_ms, self.retention, self._sealer)
             writer.on_first_commit = self._maintenance.start
 
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
@@ -396,14 +400,15 @@ class Store:
             self._references -= 1
             if self._references:
                 return
+            if os.getpid() == self._pid and self._maintenance is not None:
+                self._maintenance.stop()
+                self.sealer().step_at_close()
             self._closed = True
             _stores.pop(self._identity, None)
             if os.getpid() != self._pid:
                 self._abandon()
                 return
             try:
-                if self._maintenance is not None:
-                    self._maintenance.stop()
                 if self._writer is not None:
                     self._finish(self._writer)
             finally:
@@ -515,6 +520,13 @@ class Store:
         """Everything committed is durable, and the journal before it is gone."""
         self._check()
         self._require_writer().checkpoint()
+
+    def sealer(self) -> Sealer:
+        """Seals segments of this database; see sealer.py."""
+        self._check()
+        self._require_writer()
+        assert self._sealer is not None
+        return self._sealer
 
     # -- reading -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from functools import partial
 from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS
 from eventdb.errors import ClosedError, InternalError, SchemaMismatch, UsageError
 from eventdb.storage.checksum import Checksum
-from eventdb.storage.dictionary import is_short
+from eventdb.storage.dictionary import is_short, stored_values
 from eventdb.storage.format import (
     NO_MAX_TIME,
     NO_MIN_TIME,
@@ -26,7 +26,6 @@ from eventdb.storage.format import (
     PARTITION_BESIDE,
     PARTITION_DERIVED,
     U32,
-    dictionary_key,
     dirty_key,
     segment_key,
 )
@@ -465,8 +464,8 @@ class WriteTransaction:
         bulk: list[tuple[Staged, Segment]] = []
         for topic_id, columns in self._pending.items():
             for i, pending in columns.items():
-                for text, code in pending.items():
-                    self._put(dictionary_key(topic_id, i, code), text.encode("utf-8", "surrogatepass"))
+                for key, stored in stored_values(topic_id, i, pending):
+                    self._put(key, stored)
         for staged in self._staged.values():
             if staged.log.limits is not None:
                 require_room(self, staged)

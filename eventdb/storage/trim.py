@@ -25,12 +25,12 @@ from eventdb.storage.format import (
     dirty_key,
     gone_key,
     segment_key,
-    segment_name,
     topic_directory,
 )
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import scan
 from eventdb.storage.limits import segments
+from eventdb.storage.sealed import file_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def trim(transaction: WriteTransaction, log: PartitionLog, start: int) -> int:
     state.log_start = start
     staged.moved = True
     dropped = []
-    before = -1
-    for base, _ in [*segments(transaction._txn, log), (state.log_end, b"")]:
+    before, held = -1, b""
+    for base, value in [*segments(transaction._txn, log), (state.log_end, b"")]:
         if before >= 0 and base <= start:
-            dropped.append(before)
-        before = base
-    for base in dropped:
-        _drop(transaction, staged, base)
+            dropped.append((before, file_name(before, held)))
+        before, held = base, value
+    for base, name in dropped:
+        _drop(transaction, staged, base, name)
     return len(dropped)
 
 
@@ -92,13 +92,13 @@ def _leave_segment(staged: Staged) -> None:
     staged.moved = True
 
 
-def _drop(transaction: WriteTransaction, staged: Staged, base: int) -> None:
+def _drop(transaction: WriteTransaction, staged: Staged, base: int, name: str) -> None:
     log, writer = staged.log, transaction._writer
     place = (log.topic_id, log.partition, base)
     for key in (segment_key(*place), dirty_key(*place)):
         transaction._run(transaction._txn.delete, key)
         transaction._key_ops.append(OP_KEY.pack(OP_DELETE, len(key), 0) + key)
-    note = GONE.pack(writer.tail.checkpoint_sequence, transaction._txn.id()) + segment_name(base).encode()
+    note = GONE.pack(writer.tail.checkpoint_sequence, transaction._txn.id()) + name.encode()
     transaction._put(gone_key(*place), note)
     if base == staged.state.base:
         _leave_segment(staged)

@@ -15,6 +15,7 @@ from eventdb.schema import TIMESTAMP, DataType
 from eventdb.stream.program import Program, TopicFacts
 
 if TYPE_CHECKING:
+    from eventdb.storage.blocks import SealedSlice
     from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
@@ -46,7 +47,7 @@ class InputRows:
         return InputRows(self.first_offset + start, stop - start, self.batch.slice(start, stop), times, appended)
 
 
-_Column = Callable[["SegmentSlice"], Column]
+_Column = Callable[["SegmentSlice | SealedSlice"], Column]
 
 
 class RowReader:
@@ -76,7 +77,7 @@ class RowReader:
             for position in range(0, rows.row_count, row_limit):
                 yield rows if rows.row_count <= row_limit else rows.slice(position, position + row_limit)
 
-    def _rows_of(self, part: SegmentSlice) -> InputRows:
+    def _rows_of(self, part: SegmentSlice | SealedSlice) -> InputRows:
         count = part.row_count
         batch = RecordBatch(self._names, [column(part) for column in self._columns], count)
         event_times = None if self._event_time is None else self._event_time(part)

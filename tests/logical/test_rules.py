@@ -264,3 +264,34 @@ def test_the_design_query_groups_by_bucket_and_key_only() -> None:
 def test_disabling_every_rule_changes_nothing() -> None:
     plan = plan_of("SELECT x + 1 FROM plain WHERE 1 = 1 LIMIT 3")
     assert explain_lines(optimize(plan, frozenset(RULES))) == explain_lines(plan)
+
+
+@pytest.mark.parametrize(
+    ("where", "hints"),
+    [
+        ("x > 5 AND 3 >= x", (("x", "gt", 5), ("x", "le", 3))),
+        ("x = 1 OR x = 2", ()),
+        ("x <> 4", ()),
+        ("x > 5 AND 10 / x > 1", ()),
+        ("x > NULL", ()),
+    ],
+)
+def test_comparisons_of_columns_become_hints_and_stay_in_the_filter(
+    where: str, hints: tuple[tuple[str, str, object], ...]
+) -> None:
+    from eventdb.logical.plan import Filter, Scan
+
+    def scan_of(plan: object) -> Scan | None:
+        while not isinstance(plan, Scan):
+            plan = getattr(plan, "input", None)
+            if plan is None:
+                return None
+        return plan
+
+    plan = optimize(plan_of(f"SELECT x FROM plain WHERE {where}"))
+    scan = scan_of(plan)
+    assert scan is None or scan.hints == hints
+    if hints:
+        node: object = plan
+        while not isinstance(node, Filter):
+            node = node.input  # type: ignore[attr-defined]

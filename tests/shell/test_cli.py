@@ -163,6 +163,12 @@ def test_tail_of_an_unknown_topic_names_the_near_one(plant: Path, run: Run) -> N
     assert "readings" in ran.err
 
 
+def test_compact_says_what_it_did(plant: Path, run: Run) -> None:
+    assert run("compact", plant).out == "nothing to seal\n"
+    assert "sealed 5 rows of 2 segments" in run("compact", plant, "--full").out
+    assert run("check", plant, "--deep").out == "ok\n"
+
+
 def test_check_and_stats_answer(plant: Path, run: Run) -> None:
     assert run("check", plant, "--deep").out == "ok\n"
     assert "topics.readings" in run("stats", plant).out

@@ -342,6 +342,11 @@ class Process:
         for derived in (False, True):
             self.history.mark_safe(count, derived=derived)
 
+    def seal(self) -> None:
+        assert self.store is not None
+        done = self.store.sealer().compact(full=self.random.random() < 0.5)
+        self.simulation.sealed_rows += done["rows"]
+
     def flush(self) -> None:
         """Everything this process has acknowledged is on the device."""
         last = self.last

@@ -47,11 +47,15 @@ SMALL_LIMITS = {
     "journal.JOURNAL_FIRST_BYTES": 4096,
     "journal.JOURNAL_MAX_BYTES": 16384,
     "directory.RESERVE_BYTES": 4096,
+    "dictionary.CHUNK_LEAST_VALUES": 3,
+    "dictionary.CHUNK_BYTES": 40,
+    "seal.SEALED_BLOCK_ROWS": 16,
+    "sealer.MAX_SEGMENT_ROWS": 256,
 }
 
 WRITING = {
     "append_one": 40, "append_many": 12, "append_columns": 6, "transact": 12, "derive": 8, "abort": 6, "checkpoint": 4,
-    "flush": 4, "rest": 2, "look": 5, "look_again": 2, "reopen": 1,
+    "flush": 4, "rest": 2, "look": 5, "look_again": 2, "reopen": 1, "seal": 4,
 }  # fmt: skip
 READING = {"look": 8, "look_again": 4}
 SEVERAL_WRITING = WRITING | {"close": 2, "kill": 1, "rest": 4, "look": 8, "agree": 2}
@@ -83,6 +87,7 @@ class Simulation:
         self.created = False
         self.power_since = False  # a power cut happened since anybody opened the database
         self.kinds: dict[str, int] = {}
+        self.sealed_rows = 0
         self.operations = self.preemptions = self.kills = self.crashes_in_opening = 0
         self.processes = [Process(self) for _ in range(processes)]
         self.running = self.processes[0]

@@ -18,7 +18,9 @@ from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.format import META_KEY
 from eventdb.storage.head import Head, pack_head
 from eventdb.storage.recovery import RecordApplier, UnsyncedRows, parse
+from eventdb.storage.sealer import Sealer
 from eventdb.storage.transaction import WriteTransaction
+from tests.faults import SimulatedFiles
 from tests.storage.shared_index import SharedEnvironments
 from tests.storage.simulation import SMALL_LIMITS, Simulation
 
@@ -67,18 +69,20 @@ def simulate(
 
 @pytest.mark.parametrize("durability", MODES)
 def test_every_crash_leaves_what_was_promised(tmp_path: Path, watch: list[Simulation], durability: str) -> None:
-    power = process = recovering = lost = 0
+    power = process = recovering = lost = sealed = 0
     for seed in range(6):
         done = simulate(tmp_path, watch, seed, durability, 14)
         power += done.disk.power_cuts
         process += done.disk.process_crashes
         recovering += done.crashes_in_opening
         lost += done.disk.bytes_lost
+        sealed += done.sealed_rows
     # A fault that never fired proves nothing.
     assert power > 20
     assert process > 15
     assert recovering > 3
     assert lost > 10_000
+    assert sealed > 500
 
 
 @pytest.mark.parametrize("durability", [*MODES, "mixed"])
@@ -239,7 +243,34 @@ def readers_know_their_own_head_only(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Store, "snapshot", snapshot)
 
 
+def seal_unflushed(patch: pytest.MonkeyPatch) -> None:
+    """The sealed file takes the place of the raw ones before its bytes are on the device."""
+    whole = SimulatedFiles.fsync
+
+    def fsync(self: SimulatedFiles, fd: int) -> None:
+        if not os.readlink(f"/proc/self/fd/{fd}").endswith(".col.tmp"):
+            whole(self, fd)
+
+    patch.setattr(SimulatedFiles, "fsync", fsync)
+
+
+def old_segments_unlinked_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the checkpoint that makes recovery forget the raw segments."""
+    whole = Sealer._commit
+
+    def commit(self: Sealer, topic_id: int, partition: int, change: Any) -> bool:
+        done = whole(self, topic_id, partition, change)
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Writer, "checkpoint", lambda writer: None)
+            self.sweep(topic_id, partition)
+        return done
+
+    patch.setattr(Sealer, "_commit", commit)
+
+
 PLANTS = [
+    (seal_unflushed, "commit", 1),
+    (old_segments_unlinked_at_once, "commit", 1),
     (ack_before_flush, "commit", 1),
     (checkpoint_without_pin, "commit", 1),
     (head_not_folded, "os", 1),

@@ -1,6 +1,7 @@
 """Comparisons of _offset and of the event time with constants become the ranges a Scan reads.
 
-Offsets are exact, so their terms leave the filter; a time range only skips segments, so its terms stay.
+Offsets are exact, so their terms leave the filter; a time range only skips segments, so its terms stay. Comparisons of
+other columns are handed down as hints, and stay too.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eventdb.logical.expressions import Call, ColumnRef, Expression, IntervalValue, Literal
+from eventdb.logical.functions import may_raise
 from eventdb.logical.plan import Filter, Plan, Scan, Values, transform_plan
 from eventdb.logical.predicates import all_of, terms_of
 
@@ -40,7 +42,7 @@ def _change(plan: Plan) -> Plan:
     start = None if start is not None and start <= 0 else start
     if (stop is not None and stop <= (start or 0)) or (low is not None and high is not None and low > high):
         return Values((), plan.fields)
-    narrowed = replace(scan, start_offset=start, stop_offset=stop, time_range=(low, high))
+    narrowed = replace(scan, start_offset=start, stop_offset=stop, time_range=(low, high), hints=_hints(kept, scan))
     predicate = all_of(kept)
     return narrowed if predicate is None else Filter(narrowed, predicate)
 
@@ -51,6 +53,27 @@ def _larger(a: int | None, b: int | None) -> int | None:
 
 def _smaller(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else min(a, b)
+
+
+def _hints(terms: list[Expression], scan: Scan) -> tuple[tuple[str, str, object], ...]:
+    """The terms that compare a stored column with a constant. None if some term can raise: skipping rows would hide
+    its error."""
+    if any(may_raise(term) for term in terms):
+        return ()
+    found: list[tuple[str, str, object]] = []
+    for term in terms:
+        if not isinstance(term, Call) or term.function not in _MIRRORED:
+            continue
+        left, right = term.args
+        function = term.function
+        if isinstance(left, Literal):
+            left, right, function = right, left, _MIRRORED[function]
+        if not isinstance(left, ColumnRef) or not isinstance(right, Literal) or right.value is None:
+            continue
+        alike = left.type == right.type or (left.type.is_integer and right.type.is_integer)
+        if alike and not scan.columns[left.index].startswith("_"):
+            found.append((scan.columns[left.index], function, right.value))
+    return tuple(found)
 
 
 def _bounds(term: Expression, scan: Scan) -> tuple[str, int | None, int | None] | None:

@@ -1,0 +1,329 @@
+"""The NumPy side of sealed segments: blocks decoded when a column of them is asked for, and kept while there is room.
+
+Imported only when sealed rows are read. Numba is not needed: it takes over, from a thread that loads it, in a process
+that has decoded KERNELS_AFTER_BYTES.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eventdb.batch import Array, Column, Dictionary
+from eventdb.config import MIB, SEALED_CACHE_BYTES
+from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
+from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
+
+if TYPE_CHECKING:
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.sealed import SealedSegment
+
+KERNELS_AFTER_BYTES = 64 * MIB
+_BIAS = 1 << 63
+
+
+class Decoded:
+    """A decoded block. `dictionary` is set for plain columns: `values` are its codes."""
+
+    __slots__ = ("dictionary", "size_bytes", "validity", "values")
+
+    def __init__(self, values: Array, validity: Array | None, dictionary: Dictionary | None, size_bytes: int) -> None:
+        self.values = values
+        self.validity = validity
+        self.dictionary = dictionary
+        self.size_bytes = size_bytes
+
+
+class BlockCache:
+    """The blocks decoded last, at most `limit_bytes` of them. For all threads of the process."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self._blocks: OrderedDict[tuple[int, int, int], Decoded] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int, int]) -> Decoded | None:
+        with self._lock:
+            found = self._blocks.get(key)
+            if found is not None:
+                self._blocks.move_to_end(key)
+            return found
+
+    def put(self, key: tuple[int, int, int], block: Decoded) -> None:
+        with self._lock:
+            if key in self._blocks or block.size_bytes > self.limit_bytes:
+                return
+            self._blocks[key] = block
+            self.held_bytes += block.size_bytes
+            while self.held_bytes > self.limit_bytes:
+                self.held_bytes -= self._blocks.popitem(last=False)[1].size_bytes
+
+    def clear(self) -> None:
+        with self._lock:
+            self._blocks.clear()
+            self.held_bytes = 0
+
+
+CACHE = BlockCache(SEALED_CACHE_BYTES)
+
+
+class _Engine:
+    """Which decoder runs: NumPy first, the kernels once they are loaded."""
+
+    def __init__(self) -> None:
+        self.kernels: Kernels | None = None
+        self.decoded_bytes = 0
+        self._asked = False
+
+    def count(self, decoded_bytes: int) -> None:
+        self.decoded_bytes += decoded_bytes
+        if self._asked or self.decoded_bytes < KERNELS_AFTER_BYTES:
+            return
+        self._asked = True
+        from eventdb.kernels.cache import has_numba
+
+        if has_numba():
+            threading.Thread(target=self._load, name="eventdb-decoders", daemon=True).start()
+
+    def _load(self) -> None:
+        self.kernels = Kernels()
+
+
+ENGINE = _Engine()
+
+
+def block(segment: SealedSegment, column: int, number: int) -> Decoded:
+    """The decoded block, from the cache or from the file."""
+    key = (segment.number, column, number)
+    found = CACHE.get(key)
+    if found is None:
+        found = _decode(segment, column, number)
+        CACHE.put(key, found)
+        ENGINE.count(found.size_bytes)
+    return found
+
+
+def _decode(segment: SealedSegment, column: int, number: int) -> Decoded:
+    entry, data = segment.block_bytes(column, number)
+    rows = segment.block_rows_of(number)
+    kernels = ENGINE.kernels
+    layout = segment.layout.columns[column] if column < len(segment.layout.columns) else None
+    try:
+        validity = None
+        if entry.nulls:
+            size = length_of(data)
+            validity = decode(data[:size], rows, 1, kernels) != 0
+            data = data[size:]
+            validity.flags.writeable = False
+        if layout is not None and layout.plain:
+            return _decode_strings(data, rows, validity, layout.text, kernels)
+        item = 8 if layout is None else layout.width
+        values = decode(data, rows, item, kernels)
+    except DamagedNode as error:
+        raise segment.damaged(column, number, str(error)) from error
+    if layout is not None and layout.coded:
+        values = values.view(np.int32)
+    values.flags.writeable = False
+    size_bytes = values.nbytes + (0 if validity is None else rows)
+    return Decoded(values, validity, None, size_bytes)
+
+
+def _decode_strings(
+    data: memoryview, rows: int, validity: Array | None, text: bool, kernels: Kernels | None
+) -> Decoded:
+    """codes, lengths of the distinct values, their bytes."""
+    codes = decode(data, rows, 4, kernels).view(np.int32)
+    data = data[length_of(data) :]
+    if len(data) < NODE.size:
+        raise DamagedNode("the lengths of the values are missing")
+    distinct = int(NODE.unpack_from(data)[4])
+    if not 0 < distinct <= max(rows, 1) or int(codes.min()) < 0 or int(codes.max()) >= distinct:
+        raise DamagedNode(f"codes of {distinct} values among {rows} rows")
+    lengths = decode(data, distinct, 4, kernels).astype(np.int64)
+    data = data[length_of(data) :]
+    total = int(lengths.sum())
+    heap = decode(data, total, 1, kernels).tobytes()
+    bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))).tolist()
+    values: list[Any] = [heap[a:b] for a, b in itertools.pairwise(bounds)]
+    if text:
+        try:
+            values = [value.decode("utf-8", "surrogatepass") for value in values]
+        except UnicodeDecodeError as error:
+            raise DamagedNode(str(error)) from error
+    codes.flags.writeable = False
+    return Decoded(codes, validity, Dictionary(values), codes.nbytes + rows + 2 * total + 60 * distinct)
+
+
+def string_prefix(value: str | bytes) -> int:
+    """The first 8 bytes as a signed number that sorts like them."""
+    data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
+    return int.from_bytes(data[:8].ljust(8, b"\0"), "big") - _BIAS
+
+
+class SealedSlice:
+    """Rows of one block of a sealed segment, in offset order; what SegmentSlice is for raw ones.
+
+    `time_range` is (min, max) event time of the block; None if not known.
+    """
+
+    __slots__ = ("_end", "_log", "_number", "_row", "_segment", "first_offset", "row_count", "time_range")
+
+    def __init__(
+        self, log: PartitionLog, segment: SealedSegment, number: int, row: int, end: int,
+        times: tuple[int, int] | None,
+    ) -> None:  # fmt: skip
+        first = number * segment.layout.block_rows
+        self._log = log
+        self._segment = segment
+        self._number = number
+        self._row = row - first
+        self._end = end - first
+        self.first_offset = segment.base + row
+        self.row_count = end - row
+        self.time_range = times
+        if log.event_time is not None:
+            entry = segment.entry(log.event_time, number)
+            if entry.flags & BLOCK_RANGED:
+                self.time_range = entry.least, entry.greatest
+
+    def column(self, index: int) -> Column:
+        """One column, decoded when first asked for."""
+        log = self._log
+        type = log.schema.fields[index].type
+        found = block(self._segment, index, self._number)
+        whole = self._row == 0 and self._end == len(found.values)
+        values = found.values if whole else found.values[self._row : self._end]
+        validity = found.validity
+        if validity is not None and not whole:
+            validity = validity[self._row : self._end]
+            validity = None if validity.all() else validity
+        if self._segment.layout.columns[index].plain:
+            return Column(type, values, validity, found.dictionary)
+        if not type.is_coded:
+            return Column(type, values.view(type.physical), validity)
+        dictionary = log.dictionaries[index]
+        assert dictionary is not None
+        shared = dictionary.shared()
+        entry = self._segment.entry(index, self._number)
+        if entry.flags & BLOCK_RANGED and not 0 <= entry.least <= entry.greatest < len(shared):
+            raise self._segment.damaged(index, self._number, f"code {entry.greatest} is not in the dictionary")
+        return Column(type, values, validity, shared)
+
+    def append_times(self) -> Array:
+        """int64 microseconds, read-only."""
+        found = block(self._segment, len(self._segment.layout.columns), self._number)
+        return found.values[self._row : self._end].view(np.int64)
+
+    def is_plain(self, index: int) -> bool:
+        """Whether a VARCHAR or BLOB column is stored without codes of the topic's dictionary."""
+        return bool(self._segment.layout.columns[index].plain)
+
+    # -- statistics ----------------------------------------------------------------------------
+
+    def has_nulls(self, index: int) -> bool:
+        """Whether the block has NULLs in the column, perhaps in other rows. Decodes nothing."""
+        return bool(self._segment.entry(index, self._number).nulls)
+
+    def shared_dictionary(self, index: int) -> Any:
+        """The topic's dictionary of a coded column, without decoding anything."""
+        dictionary = self._log.dictionaries[index]
+        assert dictionary is not None
+        return dictionary.shared()
+
+    def value_range(self, index: int) -> tuple[int, int] | None:
+        """Least and greatest stored integer of the block (coded columns: code); None without one, or for others."""
+        type = self._log.schema.fields[index].type
+        entry = self._segment.entry(index, self._number)
+        if type.is_float or self.is_plain(index) or not entry.flags & BLOCK_RANGED:
+            return None
+        return entry.least, entry.greatest
+
+    def may_match(self, index: int, op: str, constant: Any) -> bool:
+        """Whether some row of the block may satisfy `column op constant`; op is eq, lt, le, gt or ge, the constant a
+        physical value of the column's type. NULLs satisfy nothing."""
+        entry = self._segment.entry(index, self._number)
+        if entry.nulls == self._segment.block_rows_of(self._number):
+            return False
+        if not entry.flags & BLOCK_RANGED or entry.flags & BLOCK_NAN or constant is None or constant != constant:
+            return True
+        type = self._log.schema.fields[index].type
+        least: Any = entry.least
+        greatest: Any = entry.greatest
+        if type.is_coded and not self.is_plain(index):
+            if op != "eq":
+                return True
+            code = self.shared_dictionary(index).code_of(constant)
+            return bool(code >= 0 and least <= code <= greatest)
+        if type.is_coded:
+            # Prefixes say which values are certainly outside, not which are equal.
+            prefix = string_prefix(constant)
+            return bool(_within({"lt": "le", "gt": "ge"}.get(op, op), least, greatest, prefix))
+        if type.is_float:
+            least, greatest = np.array([least, greatest], np.int64).view(np.float64).tolist()
+        return bool(_within(op, least, greatest, constant))
+
+
+def _within(op: str, least: Any, greatest: Any, constant: Any) -> bool:
+    if op == "eq":
+        return bool(least <= constant <= greatest)
+    if op in ("lt", "le"):
+        return bool(least < constant if op == "lt" else least <= constant)
+    if op in ("gt", "ge"):
+        return bool(greatest > constant if op == "gt" else greatest >= constant)
+    return True
+
+
+def slices(
+    log: PartitionLog, segment: SealedSegment, row: int, end: int, times: tuple[int, int] | None
+) -> list[SealedSlice]:
+    """Rows [row, end) of the segment, one slice a block."""
+    size = segment.layout.block_rows
+    return [
+        SealedSlice(log, segment, number, max(row, number * size), min(end, (number + 1) * size), times)
+        for number in range(row // size, -(-end // size))
+    ]
+
+
+def read_rows(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -> list[tuple[Any, ...]]:
+    """(offset, append_time_us, values) of rows [row, stop), which may lie in several blocks."""
+    size = segment.layout.block_rows
+    rows: list[tuple[Any, ...]] = []
+    while row < stop:
+        number = row // size
+        first = number * size
+        end = min(stop, first + size)
+        lists = [_python_values(segment, i, number, row - first, end - first, dictionaries)
+                 for i in range(len(segment.layout.columns))]  # fmt: skip
+        times = block(segment, len(segment.layout.columns), number).values[row - first : end - first]
+        offsets = range(segment.base + row, segment.base + end)
+        rows += zip(offsets, times.view(np.int64).tolist(), zip(*lists, strict=True), strict=True)
+        row = end
+    return rows
+
+
+_DTYPES = {"?": "|b1", "b": "<i1", "h": "<i2", "i": "<i4", "q": "<i8", "f": "<f4", "d": "<f8"}
+
+
+def _python_values(
+    segment: SealedSegment, column: int, number: int, start: int, stop: int, dictionaries: Any
+) -> list[Any]:
+    layout = segment.layout.columns[column]
+    found = block(segment, column, number)
+    stored = found.values[start:stop]
+    valid = None if found.validity is None else found.validity[start:stop].tolist()
+    if layout.plain or layout.coded:
+        texts = found.dictionary.values if found.dictionary is not None else dictionaries[column].values
+        try:
+            values = [texts[code] for code in stored.tolist()]
+        except IndexError:
+            raise segment.damaged(column, number, "a code is not in the dictionary") from None
+    else:
+        values = stored.view(_DTYPES[layout.struct_code]).tolist()
+    if valid is None:
+        return values
+    return [value if ok else None for value, ok in zip(values, valid, strict=True)]
