@@ -284,6 +284,7 @@ def _segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
         found = cursor.set_range(target) and cursor.key() == target
         if not found:
             found = cursor.prev() if cursor.key() else cursor.last()
-        if found and cursor.key().startswith(target[:-8]):
-            return log.mapped(SEGMENT_KEY.unpack(cursor.key())[3], cursor.value())
+        key = cursor.key() if found else b""
+        if key.startswith(target[:-8]):
+            return log.mapped(SEGMENT_KEY.unpack(key)[3], txn.get(key))
     raise CorruptionError(f"topic {log.topic_id}: the index of keys names offset {offset}, which no segment holds")
