@@ -384,3 +384,24 @@ def test_two_processes_write_one_table_and_a_third_reads_whole_states(tmp_path: 
         expected = {f"{name}{i % 20}": i for i in range(130, 150) if i % 3 for name in "xy"} | {"shared": 300}
         assert {row["id"]: row["n"] for row in table.rows()} == expected
         assert db.check(deep=True) == []
+
+
+APPEND_ONLY = """
+import sys, eventdb
+with eventdb.open(sys.argv[1]) as db:
+    table = db.create_table("t", {"id": "VARCHAR", "n": "BIGINT"}, primary_key="id")
+    table.put({"id": "a", "n": 1})
+    table.insert({"id": "b", "n": 2})
+    table.delete("a")
+    with db.transaction() as tx:
+        tx.put("t", {"id": "c", "n": 3})
+    assert table.get("b") == {"id": "b", "n": 2} and len(table) == 2 and len(list(table.read())) == 4
+print(*{"numpy", "pyarrow", "numba", "sqlglot"} & set(sys.modules))
+"""
+
+
+def test_a_program_that_uses_tables_by_key_loads_nothing_heavy(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", APPEND_ONLY, str(tmp_path / "db")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == ""

@@ -39,7 +39,7 @@ def insert(words: Words, context: Context) -> Insert | InsertRows:
         return _into_table(words, context, table, columns, (start, conflict, returning))
     if conflict is not None:
         words.index = conflict
-        context.unsupported("ON CONFLICT on a topic", None, "a topic has no primary key; a table has: CREATE TABLE")
+        raise _refused(words, "ON CONFLICT on a topic", "; a topic has no primary key, a table has: CREATE TABLE")
     stop = words.stop
     if returning is not None:
         stop = words.index = returning
@@ -69,10 +69,10 @@ def _into_table(
     return InsertRows(table, columns, plan, conflict, returning)
 
 
-def _refused(words: Words, construct: str) -> UnsupportedSQL:
+def _refused(words: Words, construct: str, fix: str = "") -> UnsupportedSQL:
     place = words.error("", words.index)
     return UnsupportedSQL(
-        f"{construct} is not supported", construct=construct, sql=place.sql, line=place.line, column=place.column
+        f"{construct} is not supported{fix}", construct=construct, sql=place.sql, line=place.line, column=place.column
     )
 
 

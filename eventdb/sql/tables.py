@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventdb.errors import BindError, QueryError, TopicNotFound, UsageError
+from eventdb.errors import BindError, QueryError, TopicNotFound, UnsupportedSQL, UsageError
 from eventdb.logical.expressions import ColumnRef, Expression
 from eventdb.logical.plan import Filter, OutputField, Plan, Project, Scan
 from eventdb.schema import BIGINT, Field, Schema
@@ -26,7 +26,7 @@ def create_table(words: Words, context: Context) -> CreateTable:
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
     name = words.name("the table's name")
     if words.word() == "AS":
-        context.unsupported("CREATE TABLE ... AS SELECT", None, "create the table, then INSERT INTO it")
+        raise _unsupported(words, "CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
     words.expect("(")
     fields: list[Field] = []
     key: list[tuple[str, int]] = []
@@ -39,7 +39,7 @@ def create_table(words: Words, context: Context) -> CreateTable:
         if words.accept(")"):
             break
     if words.word() == "WITH":
-        context.unsupported("WITH (...) of a table", None, "a table has no options yet")
+        raise _unsupported(words, "WITH (...) of a table", "a table has no options yet")
     words.end()
     if not key:
         raise words.error("a table needs a PRIMARY KEY; for a log without one write CREATE TOPIC", 0)
@@ -56,6 +56,12 @@ def create_table(words: Words, context: Context) -> CreateTable:
             raise words.error(f"PRIMARY KEY: column {column!r} is named twice", at)
         positions.append(index)
     return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists)
+
+
+def _unsupported(words: Words, construct: str, fix: str, index: int | None = None) -> UnsupportedSQL:
+    place = words.error("", words.index if index is None else index)
+    message = f"{construct} is not supported; {fix}"
+    return UnsupportedSQL(message, construct=construct, sql=place.sql, line=place.line, column=place.column)
 
 
 def required(schema: Schema, positions: list[int]) -> Schema:
@@ -79,7 +85,7 @@ def _element(words: Words, context: Context, fields: list[Field], key: list[tupl
     if words.word() in ("CONSTRAINT", "UNIQUE", "FOREIGN", "FOREIGN KEY", "CHECK", "KEY") and words.word(1) in (
         "(", "KEY", "UNIQUE", "PRIMARY KEY",
     ):  # fmt: skip
-        context.unsupported(f"the constraint {words.word()}", None, "a table has PRIMARY KEY (columns) and NOT NULL")
+        raise _unsupported(words, f"the constraint {words.word()}", "a table has PRIMARY KEY (columns) and NOT NULL")
     name, type = column_start(words, fields)
     nullable = True
     while not words.ended and words.word() not in (",", ")"):
@@ -91,9 +97,8 @@ def _element(words: Words, context: Context, fields: list[Field], key: list[tupl
             key.append((name, words.index))
             words.index += 1
         elif not words.accept("NULL"):
-            context.unsupported(
-                f"{words.word() or words.text()} on a column", None, "a column has a type, NOT NULL and PRIMARY KEY"
-            )
+            found = words.word() or words.text()
+            raise _unsupported(words, f"{found} on a column", "a column has a type, NOT NULL and PRIMARY KEY")
     fields.append(Field(name, type, nullable))
 
 
@@ -140,7 +145,8 @@ def _target(words: Words, context: Context, verb: str) -> TableInfo:
     except TopicNotFound as error:
         raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
     if table.kind == "topic":
-        context.unsupported(f"{verb} of a topic", None, "events do not change; what changes is a table: CREATE TABLE")
+        fix = "events do not change; what changes is a table: CREATE TABLE"
+        raise _unsupported(words, f"{verb} of a topic", fix, at)
     if table.kind != "table":
         raise BindError(
             f"{name!r} is a {table.kind}: {verb} changes tables", sql=place.sql, line=place.line, column=place.column
@@ -174,7 +180,7 @@ def _offset(table: TableInfo) -> Expression:
 
 def _filtered(words: Words, context: Context, scan: Scan, scope: Scope, verb: str) -> Plan:
     if words.word() in ("FROM", "USING", "ORDER", "LIMIT"):
-        context.unsupported(f"{verb} ... {words.word()}", None, "choose the rows with WHERE")
+        raise _unsupported(words, f"{verb} ... {words.word()}", "choose the rows with WHERE")
     where = _where(words, context, scope)
     return scan if where is None else Filter(scan, where)
 
@@ -196,7 +202,7 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
     while True:
         at = words.index
         if words.word() == "(":
-            context.unsupported("SET (columns) = ...", None, "write one SET column = value for each")
+            raise _unsupported(words, "SET (columns) = ...", "write one SET column = value for each")
         name = words.name("a column")
         index = table.schema.find(name.rpartition(".")[2])
         if index is None:
@@ -210,7 +216,7 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
         if words.index == start:
             words.wrong(f"expected a value for {name}")
         if words.index == start + 1 and words.text(-1).upper() == "DEFAULT":
-            context.unsupported("SET ... = DEFAULT", None, "columns have no defaults: write NULL")
+            raise _unsupported(words, "SET ... = DEFAULT", "columns have no defaults: write NULL")
         tree = words.source.expression(start, words.index)
         field = table.schema.fields[index]
         changed[index] = assign(binder, binder.bind(tree), field.type, field.name, tree)
@@ -227,7 +233,7 @@ def on_conflict(words: Words, context: Context, table: TableInfo) -> Conflict:
     at = words.index
     named = _key_columns(words, table) if words.accept("(") else None
     if words.word() == "WHERE":
-        context.unsupported("ON CONFLICT ... WHERE", None, "a table has one key, its PRIMARY KEY")
+        raise _unsupported(words, "ON CONFLICT ... WHERE", "a table has one key, its PRIMARY KEY")
     words.expect("DO")
     if words.accept("NOTHING"):
         words.end()
@@ -283,5 +289,5 @@ def returned(words: Words, context: Context, table: TableInfo) -> tuple[int, ...
         if words.ended:
             return tuple(found)
         if words.word() != ",":
-            context.unsupported("RETURNING of expressions", None, "name columns, _offset or *")
+            raise _unsupported(words, "RETURNING of expressions", "name columns, _offset or *")
         words.index += 1

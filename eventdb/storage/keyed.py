@@ -49,6 +49,7 @@ class KeyedWriter:
         self._count_key = table_key(log.topic_id, log.partition)
         self._encode = key_encoder(log.schema, log.primary_key)
         self._bases: list[int] | None = None
+        self._segments: dict[int, Segment] = {}
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -104,7 +105,11 @@ class KeyedWriter:
         if bases is None:
             prefix = segment_key(self.log.topic_id, self.log.partition, 0)[:-8]
             bases = self._bases = [SEGMENT_KEY.unpack(key)[3] for key, _ in scan(self._txn, prefix)]
-        return self.log.markable(self._txn, bases[bisect_right(bases, offset) - 1])
+        base = bases[bisect_right(bases, offset) - 1]
+        segment = self._segments.get(base)
+        if segment is None:
+            segment = self._segments[base] = self.log.markable(self._txn, base)
+        return segment
 
     # -- changing ------------------------------------------------------------------------------
 
