@@ -27,6 +27,7 @@ from eventdb.storage.keyed import row_count
 from eventdb.storage.limits import Limits
 from eventdb.storage.store import Store
 from eventdb.topic import Topic
+from eventdb.upkeep import Upkeep
 from eventdb.values import parse_duration_us, parse_size_bytes
 
 TYPE_CHECKING = False
@@ -72,7 +73,7 @@ def open(
     return Database(path, durability=durability, read_only=read_only, memory_limit=memory_limit, threads=threads)
 
 
-class Database:
+class Database(Upkeep):
     """An open database. Safe to use from several threads; a child process after fork() must open its own."""
 
     def __init__(
@@ -500,75 +501,6 @@ class Database:
                 if self._views is None:
                     self._views = Views(self)
         return self._views
-
-    # --- care ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def recovery_report(self) -> dict[str, object]:
-        """What opening the directory found and did: how it was left, records replayed, bytes cut."""
-        return dict(self._store.recovery_report)
-
-    def checkpoint(self) -> None:
-        """Makes a durable cut of everything committed, so that recovery starts here.
-
-        Runs by itself every few seconds.
-        """
-        self._check_writable()
-        self._store.checkpoint()
-
-    def compact(self, *, full: bool = False) -> dict[str, int]:
-        """Seals history now: segments that are full are rewritten as compressed blocks; with `full` also those that new
-        events still go to. Offsets and contents stay, readers and writers go on.
-
-        Runs by itself in the background. Returns the segments and rows sealed, and their bytes before and after.
-        DatabaseLocked if another process has been sealing for 30 seconds.
-        """
-        self._check_writable()
-        if not isinstance(full, bool):
-            raise UsageError(f"full is True or False, not {full!r}")
-        return self._store.sealer().compact(full=full)
-
-    def backup(self, path: str | os.PathLike[str]) -> dict[str, object]:
-        """Makes the directory `path` a backup of this moment, while writers go on; a database that opens like any.
-
-        `path` is new or empty, or holds an earlier backup of this database: then only what is new is copied. Returns
-        path, incremental, last_record (of the journal), rows, segments_copied and bytes_copied. If it is interrupted,
-        the old backup is there, or the directory refuses to open until the backup is run again.
-        """
-        self._check_open()
-        return self._store.backup(os.fsdecode(os.fspath(path)), self._catalog.copy_to)
-
-    def check(self, deep: bool = False) -> list[str]:
-        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own.
-
-        `eventdb.check(path)` does the same for a database that does not open.
-        """
-        self._check_open()
-        if not deep:
-            return self._store.check()
-        from eventdb.care import check
-
-        return check(self.path, deep=True)
-
-    def stats(self) -> dict[str, object]:
-        """Counters of storage, rows and bytes of each topic and table, the progress of each view, and who reads.
-
-        `write_amplification` is bytes_written (by this process, to devices) / bytes_appended; `oldest_reader_lag` is
-        how many index transactions ago the oldest open reader began: it keeps replaced pages alive.
-        """
-        from eventdb.storage.stats import topic_sizes
-
-        self._check_open()
-        self._refresh_catalog()
-        found = dict(self._store.stats())
-        with self._store.snapshot() as snapshot:
-            sizes = topic_sizes(snapshot)
-            infos = [info for info in self._catalog.topics() if info.kind != "view"]
-            found["topics"] = {info.name: self._row_count(info, snapshot) for info in infos}
-        found["topic_bytes"] = {info.name: sizes.get(info.id, {}).get("bytes", 0) for info in infos}
-        if self._catalog.views():
-            found["views"] = self._views_of().stats()
-        return found
 
     def close(self) -> None:
         """Flushes producers, ends subscriptions and queries, and closes.

@@ -30,6 +30,7 @@ from eventdb.storage.format import (
     partition_key,
 )
 from eventdb.storage.kv import scan
+from eventdb.storage.sealed import is_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 
 TYPE_CHECKING = False
@@ -103,6 +104,8 @@ def clear_stale_marks(files: Files, path: str, uuid: bytes, txn: Any) -> int:
     """
     cleared = 0
     for key, value in list(scan(txn, b"s")):
+        if is_sealed(value):
+            continue  # no table's
         layout = SegmentLayout.unpack(value)
         if layout.marks < 0:
             continue

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eventdb.errors import CorruptionError, StorageError, UsageError
+from eventdb.errors import CorruptionError, OffsetOutOfRange, StorageError, UsageError
 from eventdb.schema import DataType, Field, Schema
 from eventdb.storage import PartitionLog, Store, StoreSnapshot, recovery
 from eventdb.storage import keys as keys_module
@@ -297,7 +297,7 @@ def goes_wrong(root: Path, durability: str) -> bool:
     for seed in range(6 * SEEDS):
         try:
             run(root / str(seed), seed, durability)
-        except (AssertionError, CorruptionError):
+        except (AssertionError, CorruptionError, OffsetOutOfRange):
             return True
     return False
 

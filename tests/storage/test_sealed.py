@@ -187,7 +187,7 @@ def test_sealed_segments_are_trimmed_like_raw_ones_and_empty_partitions_sealed(t
         db._store.retention.run()
         assert [event["n"] for event in topic.read()] == list(range(4_000, 5_000))
         log, store = db._log_by_id(1), db._store
-        store.trim(log, 5_000)
+        store.retention.trim(log, 5_000)
         assert not list((tmp_path / "a.eventdb" / "topics").rglob("*.col"))
         assert db.compact(full=True)["rows"] == 0
         topic.append({"n": 7})
