@@ -201,12 +201,14 @@ def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int) -> 
     if writer.synced:
         durable = lsn
     writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
-    writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
     meta = META.pack(
         lsn, tail.epoch, tail.number, after, crc, 0, tail.size, durable, tail.checkpoint_sequence, tail.bulk_lsn
     )
     writer.ahead[key] = data[_STATE_START:_STATE_STOP]
-    sequence = writer.head.write(pack_head(meta, writer.ahead))
+    # Before the flush, while this code's memory is in the cache: behind it one store remains.
+    sequence = writer.head.fill(pack_head(meta, writer.ahead))
+    writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
+    writer.head.move(sequence)
     tail.lsn = writer.own_lsn = lsn
     tail.position = after
     tail.chain = crc

@@ -64,12 +64,21 @@ class Head:
             "the file `shared` does not verify: close the database in every process and open it again"
         )
 
-    def write(self, data: bytes) -> int:
-        """The content is `data` from now on; returns the new sequence."""
+    def fill(self, data: bytes) -> int:
+        """The other slot holds `data`; returns the sequence to move to. Nobody sees it before."""
         sequence = self._sequence[0] + 1
         at = HEAD_POSITIONS[sequence & 1]
         self._page[at : at + HEAD.size + len(data)] = HEAD.pack(len(data), crc32(data, sequence & 0xFFFFFFFF)) + data
+        return sequence
+
+    def move(self, sequence: int) -> None:
+        """What was filled in for `sequence` is the content from now on."""
         self._sequence[0] = sequence
+
+    def write(self, data: bytes) -> int:
+        """The content is `data` from now on; returns the new sequence."""
+        sequence = self.fill(data)
+        self.move(sequence)
         return sequence
 
     def touch(self) -> int:
