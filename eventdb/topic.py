@@ -341,14 +341,8 @@ class Topic:
         return (lambda append_us, row: append_us) if column is None else (lambda append_us, row: row[column])
 
     def _find_time(self, log: PartitionLog, time_us: int, start: int, end: int) -> int:
-        time_of = self._time_of()
         with self._store.snapshot() as snapshot:
-            for chunk in snapshot.rows(log, max(start, snapshot.offsets(log)[0]), end):
-                for offset, append_us, row in chunk:
-                    at = time_of(append_us, row)
-                    if at is not None and at >= time_us:
-                        return offset
-        return end
+            return snapshot.find_time(log, time_us, max(start, snapshot.offsets(log)[0]), end)
 
     def _read(
         self,

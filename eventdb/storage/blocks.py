@@ -306,6 +306,27 @@ def read_rows(segment: SealedSegment, row: int, stop: int, dictionaries: Any) ->
     return rows
 
 
+def first_since(segment: SealedSegment, column: int, time_us: int, row: int, stop: int) -> int | None:
+    """The offset of the first of rows [row, stop) whose value in the int64 column is `time_us` or more; None if there
+    is none. Decodes only blocks that may hold one."""
+    size = segment.layout.block_rows
+    while row < stop:
+        number = row // size
+        first = number * size
+        end = min(stop, first + size)
+        entry = segment.entry(column, number)
+        if not entry.flags & BLOCK_RANGED or entry.greatest >= time_us:
+            found = block(segment, column, number)
+            late = found.values[row - first : end - first].view(np.int64) >= time_us
+            if found.validity is not None:
+                late &= found.validity[row - first : end - first]
+            at = int(late.argmax())
+            if late[at]:
+                return segment.base + row + at
+        row = end
+    return None
+
+
 _DTYPES = {"?": "|b1", "b": "<i1", "h": "<i2", "i": "<i4", "q": "<i8", "f": "<f4", "d": "<f8"}
 
 

@@ -150,6 +150,12 @@ class SealedSegment:
 
         return read_rows(self, row, stop, dictionaries)
 
+    def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
+        """See Segment.first_since. Blocks whose statistics say that they lie before are not decoded."""
+        from eventdb.storage.blocks import first_since
+
+        return first_since(self, len(self.layout.columns) if column is None else column, time_us, row, stop)
+
 
 def file_name(base: int, value: bytes) -> str:
     """The name of the file that a SEGMENT value describes."""

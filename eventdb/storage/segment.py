@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 if sys.byteorder != "little":
     raise UnsupportedError("EventDB stores little-endian columns and runs on little-endian machines only")
 
+SEARCH_ROWS = 4_096  # of a column looked at together, in search of a time
 _STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
 
 
@@ -325,6 +326,20 @@ class Segment:
                 stored if nulls is None else [None if null else v for v, null in zip(stored, nulls, strict=True)]
             )
         return list(zip(offsets, self.append_times(row, stop), zip(*lists, strict=True), strict=True))
+
+    def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
+        """The offset of the first of rows [row, stop) whose value in the column (None: whose append time) is `time_us`
+        or more; None if there is none."""
+        for at in range(row, stop, SEARCH_ROWS):
+            end = min(stop, at + SEARCH_ROWS)
+            times = self.append_times(at, end) if column is None else self.value_views[column][at:end].tolist()
+            if max(times) < time_us:
+                continue
+            view = None if column is None else self.null_views[column]
+            for i, time in enumerate(times, at):
+                if time >= time_us and (view is None or not view[i]):
+                    return self.base + i if self.layout.offsets < 0 else int(self.value_views[self.layout.offsets][i])
+        return None
 
     def append_times(self, row: int, stop: int) -> list[int]:
         """Append times of rows [row, stop), in us."""

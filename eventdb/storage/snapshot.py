@@ -90,9 +90,10 @@ class StoreSnapshot:
         return state.log_start, state.log_end
 
     def _parts(
-        self, log: PartitionLog, start: int, stop: int
+        self, log: PartitionLog, start: int, stop: int, since: int | None = None
     ) -> Iterator[tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]]:
-        """(segment, first row, last row + 1, event time range) of the segments that hold [start, stop)."""
+        """(segment, first row, last row + 1, event time range) of the segments that hold [start, stop), without those
+        whose events all lie before the event time `since`: their files are not opened."""
         txn = self._open()
         state = self._state(log)
         if not state.log_start <= start or stop > state.log_end:
@@ -105,7 +106,8 @@ class StoreSnapshot:
         txn_id = txn.id()
         if log.newest is not None and log.newest[:2] == (txn_id, state.base) and start >= state.base:
             # A reader at the log's end, the common case: nothing but the head has moved since it looked last.
-            yield log.newest[2], start - state.base, stop - state.base, _time_range(state.min_time, state.max_time)
+            if since is None or not NO_MAX_TIME < state.max_time < since:
+                yield log.newest[2], start - state.base, stop - state.base, _time_range(state.min_time, state.max_time)
             return
         for dictionary in log.dictionaries:
             if dictionary is not None:
@@ -116,6 +118,8 @@ class StoreSnapshot:
             _, low, high, _ = SEGMENT.unpack_from(value)
             if base == state.base:
                 low, high = state.min_time, state.max_time
+            if since is not None and NO_MAX_TIME < high < since:
+                continue
             for segment, row, row_end in self._opened(log, base, value, max(start, base), min(stop, end)):
                 if base == state.base and isinstance(segment, Segment):
                     log.newest = (txn_id, base, segment)
@@ -208,6 +212,17 @@ class StoreSnapshot:
         for segment, row, end, _ in list(self._parts(log, start, stop)):
             for at in range(row, end, _ROWS_PER_CHUNK):
                 yield segment.read_rows(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
+
+    def find_time(self, log: PartitionLog, time_us: int, start: int, stop: int) -> int:
+        """The offset of the first row of [start, stop) with an event time (in a log without, an append time) of
+        `time_us` or more; `stop` if there is none. Looks only into segments and blocks whose range may hold one."""
+        column = log.event_time
+        since = None if column is None else time_us
+        for segment, row, end, _ in self._parts(log, start, stop, since):
+            found = segment.first_since(column, time_us, row, end)
+            if found is not None:
+                return found
+        return stop
 
     def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice | SealedSlice]:
         """The rows [start, stop), in offset order: one slice per raw segment, one per block of a sealed one."""

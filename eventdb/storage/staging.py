@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.storage.checksum import Checksum
-    from eventdb.storage.segment import Segment
+    from eventdb.storage.segment import ColumnLayout, Segment
 
 
 class Staged:
@@ -72,3 +72,23 @@ def pack_values(code: str, values: list[Any], name: str) -> bytes:
         return bytes(map(bool, values)) if code == "?" else array(code, values).tobytes()
     except (TypeError, OverflowError, ValueError) as error:
         raise SchemaMismatch(f"column {name!r}: {error}", column=name) from error
+
+
+def null_flags(values: list[Any]) -> bytes:
+    """A byte a value, 1 where it is None; nothing if none is."""
+    flags = bytes([v is None for v in values])
+    return flags if 1 in flags else b""
+
+
+def pack_nullable(column: ColumnLayout, stored: list[Any], values: list[Any], name: str) -> tuple[bytes, bytes]:
+    """The bytes of a column that is not plain, and its null_flags. `stored` is the codes of a coded column."""
+    code = column.struct_code
+    if column.coded:
+        return array(code, stored).tobytes(), null_flags(values) if 0 in stored else b""  # None has code 0
+    if code != "?":
+        try:
+            return array(code, stored).tobytes(), b""  # which no None passes: the common case needs no other look
+        except (TypeError, OverflowError, ValueError):
+            pass  # a None, or what pack_values names
+    nulls = null_flags(values)
+    return pack_values(code, [0 if v is None else v for v in values] if nulls else values, name), nulls

@@ -6,6 +6,7 @@ import struct
 import threading
 from array import array
 from functools import partial
+from itertools import chain
 
 from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS
 from eventdb.errors import ClosedError, InternalError, SchemaMismatch, UsageError
@@ -33,7 +34,7 @@ from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.limits import require_room
 from eventdb.storage.log import PartitionLog
 from eventdb.storage.segment import Segment, SegmentLayout, create_segment
-from eventdb.storage.staging import Staged, count_fitting, encode_values, pack_values
+from eventdb.storage.staging import Staged, count_fitting, encode_values, null_flags, pack_nullable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,13 +169,14 @@ class WriteTransaction:
         staged = self._stage(log)
         first = staged.state.log_end
         width = len(log.schema)
-        for row in rows:
-            if len(row) != width:
-                raise SchemaMismatch(f"a row of {len(row)} values does not fit the {width} columns of the topic")
+        for found in set(map(len, rows)):
+            if found != width:
+                raise SchemaMismatch(f"a row of {found} values does not fit the {width} columns of the topic")
         done = 0
         while done < len(rows):
             part = rows[done : done + MAX_SEGMENT_ROWS] if done or len(rows) > MAX_SEGMENT_ROWS else rows
-            done += self._store(staged, [list(values) for values in zip(*part, strict=True)], len(rows) - done)
+            cells = list(chain.from_iterable(part))  # and every width-th of them: half the time of zip(*part)
+            done += self._store(staged, [cells[i::width] for i in range(width)], len(rows) - done)
         return first
 
     def append_columns(self, log: PartitionLog, columns: Sequence[Column]) -> int:
@@ -286,7 +288,7 @@ class WriteTransaction:
         assert dictionary is not None
         known = dictionary.codes
         try:
-            return [known[v] for v in values]
+            return list(map(known.__getitem__, values))
         except (KeyError, TypeError):
             self._require_text(staged, column, values)
         pending = staged.pending.setdefault(column, {})
@@ -363,15 +365,10 @@ class WriteTransaction:
         codes: dict[int, list[int]], encoded: dict[int, list[bytes]],
     ) -> None:  # fmt: skip
         memory, layout, schema = segment.memory, segment.layout, staged.log.schema
+        event_time = staged.log.event_time
         staged.zeroed = None
         for i, column in enumerate(layout.columns):
             values = columns[i] if count == len(columns[i]) else columns[i][:count]
-            if column.nullable:
-                memory[column.null_position + row : column.null_position + row + count] = bytes(
-                    [v is None for v in values]
-                )
-            elif None in values:
-                raise SchemaMismatch(f"column {schema.fields[i].name!r} is NOT NULL", column=schema.fields[i].name)
             position = column.value_position + row * column.width
             if column.plain:
                 end = segment.heap_end(i, row)
@@ -382,28 +379,22 @@ class WriteTransaction:
                     end += len(value)
                     ends.append(end)
                 packed = ends.tobytes()
+                nulls = null_flags(values)
             else:
-                stored = (
-                    codes[i][:count]
-                    if column.coded
-                    else [0 if v is None else v for v in values]
-                    if column.nullable
-                    else values
-                )
-                packed = pack_values(column.struct_code, stored, schema.fields[i].name)
+                stored = codes[i][:count] if column.coded else values
+                packed, nulls = pack_nullable(column, stored, values, schema.fields[i].name)
+            if column.nullable:
+                memory[column.null_position + row : column.null_position + row + count] = nulls or bytes(count)
+            elif nulls:
+                raise SchemaMismatch(f"column {schema.fields[i].name!r} is NOT NULL", column=schema.fields[i].name)
+            if i == event_time:
+                times = [t for t in values if t is not None] if nulls else values
+                if times:
+                    self.note_range(staged, min(times), max(times))
             memory[position : position + len(packed)] = packed
         position = layout.append_position + row * 8
         memory[position : position + count * 8] = struct.pack("<q", staged.state.append_us) * count
-        self._note_times(staged, columns, count)
         staged.add(row, count)
-
-    def _note_times(self, staged: Staged, columns: list[list[Any]], count: int) -> None:
-        event_time = staged.log.event_time
-        if event_time is None:
-            return
-        times = [t for t in columns[event_time][:count] if t is not None]
-        if times:
-            self.note_range(staged, min(times), max(times))
 
     def note_range(self, staged: Staged, low: int, high: int) -> None:
         state = staged.state
