@@ -335,11 +335,10 @@ class Database:
 
     def _row_count(self, info: TopicInfo, snapshot: StoreSnapshot) -> int:
         """The events of a topic, or the rows of a table, in the snapshot."""
-        log = self._log_of(info)
+        logs = self._logs_of(info)
         if info.kind == "table":
-            return row_count(snapshot, log)
-        start, end = snapshot.offsets(log)
-        return end - start
+            return row_count(snapshot, logs[0])
+        return sum(end - start for start, end in map(snapshot.offsets, logs))
 
     def _handle(self, info: TopicInfo) -> Topic:
         with self._lock:
@@ -539,16 +538,18 @@ class Database:
         return self._store.backup(os.fsdecode(os.fspath(path)), self._catalog.copy_to)
 
     def check(self, deep: bool = False) -> list[str]:
-        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own.
+        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own where one
+        can be started.
 
         `eventdb.check(path)` does the same for a database that does not open.
         """
         self._check_open()
         if not deep:
             return self._store.check()
-        from eventdb.care import check
+        from eventdb.care import check_apart
 
-        return check(self.path, deep=True)
+        found = check_apart(os.path.abspath(self.path), True)
+        return self._store.check(deep=True) if found is None else found
 
     def stats(self) -> dict[str, object]:
         """Counters of storage, rows and bytes of each topic and table, the progress of each view, and who reads.
