@@ -256,6 +256,20 @@ def test_a_time_cuts_every_partition_and_sealed_rows(tmp_path: Path) -> None:
                 assert found == [one for one in before[name] if one[2] <= moment], (name, i)
 
 
+def test_a_time_cuts_raw_rows_that_were_appended_in_bulk(tmp_path: Path) -> None:
+    with eventdb.open(tmp_path / "db", durability="os") as db:
+        log = db.create_topic("log", COLUMNS)
+        for start in range(0, 900, 300):
+            log.append_many([row(n) for n in range(start, start + 300)])
+        times = [event.append_time for event in log.read()]
+        db.backup(tmp_path / "backup")
+    for number, moment in enumerate(sorted(set(times))):
+        eventdb.restore(tmp_path / "backup", tmp_path / f"at{number}", to_time=moment)
+        with eventdb.open(tmp_path / f"at{number}") as db:
+            assert [e.append_time for e in db.topic("log").read()] == [t for t in times if t <= moment]
+            assert db._store.check(deep=True) == []
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
