@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from eventdb.database import Database
-from eventdb.errors import NotADatabase, OffsetOutOfRange, StorageError, UsageError
+from eventdb.errors import NotADatabase, OffsetOutOfRange, StorageError, UnsupportedError, UsageError
+from eventdb.partitioner import check_partition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,13 +21,15 @@ def restore(
     backup: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
-    to_offset: Mapping[str, int] | None = None,
+    to_offset: Mapping[str, int | Mapping[int, int]] | None = None,
     to_time: dt.datetime | None = None,
 ) -> dict[str, object]:
     """Makes `path`, which is new or an empty directory, a database with the content of `backup`.
 
-    `to_offset` maps a topic to the offset its log then ends at (rows at and after it are left out); `to_time` leaves
-    out what was appended after that moment (append time, not event time; without time zone it is UTC), in every topic.
+    `to_offset` maps a topic to the offset its log then ends at (rows at and after it are left out), of several
+    partitions to a mapping of partition to offset; partitions that are not named stay whole. `to_time` leaves out what
+    was appended after that moment (append time, not event time; without time zone it is UTC), in every partition of
+    every topic. Tables stay as they are in the backup: to_time is refused (UnsupportedError) if one changed after it.
     What was computed from rows follows: views are computed again from the log, and producers may send again what was
     cut. Returns what Database.backup returns. TopicNotFound, OffsetOutOfRange; the backup is never changed.
     """
@@ -57,30 +60,47 @@ def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[s
 def check(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
     """Problems of the database at `path`, [] when whole; of one that does not open, too.
 
-    The work is done in a process of its own: damage can kill whoever reads it, but not the caller. `deep` reads every
-    row. StorageError if there is no directory.
+    The work is done in a process of its own: damage can kill whoever reads it, but not the caller. Where none can be
+    started (this user may not run or read the interpreter), it is done in this one. `deep` reads every row.
+    NotADatabase if there is no directory.
     """
+    name = os.path.abspath(os.fsdecode(os.fspath(path)))
+    if not os.path.isdir(name):
+        raise NotADatabase(f"{name} is not a directory", path=name)
+    found = check_apart(name, deep)
+    return problems_of(name, deep) if found is None else found
+
+
+def check_apart(name: str, deep: bool) -> list[str] | None:
+    """What check() finds, by a process of its own; None if it could not begin."""
     import json
     import subprocess
     import sys
 
-    name = os.path.abspath(os.fsdecode(os.fspath(path)))
-    if not os.path.isdir(name):
-        raise NotADatabase(f"{name} is not a directory", path=name)
+    if not sys.executable:
+        return None
     command = [sys.executable, "-c", _CHECK, name, "deep" if deep else ""]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    )
+    try:
+        ended = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+    except OSError:
+        return None
+    lines = ended.stdout.splitlines()
+    if not lines or lines[0] != _BEGUN:
+        return None  # it did not get as far as looking at the database
     if ended.returncode == 0:
-        found: list[str] = json.loads(ended.stdout.splitlines()[-1])
+        found: list[str] = json.loads(lines[-1])
         return found
     reason = f"signal {-ended.returncode}" if ended.returncode < 0 else ended.stderr.strip()[-500:]
     return [f"{name}: reading it ended the process that checked it ({reason}): run repair"]
 
 
+_BEGUN = "begun"
 _CHECK = """
 import json, sys
 from eventdb.care import problems_of
+print("begun", flush=True)
 print(json.dumps(problems_of(sys.argv[1], bool(sys.argv[2]))))
 """
 
@@ -96,23 +116,28 @@ def problems_of(path: str, deep: bool) -> list[str]:
         return [f"it does not open: {error}"]
 
 
-def _cut(source: Database, to_offset: Mapping[str, int] | None, to_time: dt.datetime | None) -> Cut:
+def _cut(
+    source: Database, to_offset: Mapping[str, int | Mapping[int, int]] | None, to_time: dt.datetime | None
+) -> Cut:  # fmt: skip
+    from eventdb.headers import BESIDE
     from eventdb.storage.cut import Cut
     from eventdb.values import datetime_to_us
 
     offsets: dict[tuple[int, int], int] = {}
-    for name, offset in (to_offset or {}).items():
-        if isinstance(offset, bool) or not isinstance(offset, int):
-            raise UsageError(f"to_offset: {offset!r} for topic {name!r} is not an integer")
+    for name, wanted in (to_offset or {}).items():
         info = source._catalog.topic(name)
+        if info.kind == "table":
+            raise UnsupportedError(f"to_offset: {name!r} is a table, which has no earlier state: name topics only")
         with source._store.snapshot() as snapshot:
-            start, end = snapshot.offsets(source._log_of(info))
-        if not start <= offset <= end:
-            raise OffsetOutOfRange(
-                f"cannot restore topic {name!r} to offset {offset}: the backup holds {start}..{end}",
-                offset=offset, earliest=start, latest=end,
-            )  # fmt: skip
-        offsets[info.id, 0] = offset
+            for partition, offset in _offsets_of(name, wanted, info.partitions).items():
+                start, end = snapshot.offsets(source._logs_of(info)[partition])
+                if not start <= offset <= end:
+                    raise OffsetOutOfRange(
+                        f"cannot restore topic {name!r}{f' partition {partition}' * (info.partitions > 1)} to offset "
+                        f"{offset}: the backup holds {start}..{end}",
+                        offset=offset, earliest=start, latest=end,
+                    )  # fmt: skip
+                offsets[info.id, partition] = offset
     time_us = None if to_time is None else datetime_to_us(to_time)
     views = [(info, source._views_of().spec(info).input_log.topic_id) for info in source._catalog.views()]
 
@@ -130,7 +155,25 @@ def _cut(source: Database, to_offset: Mapping[str, int] | None, to_time: dt.date
                 forget_keys(txn, info.output_topic_id)
         cut_sequences(keys, {topic_id: end for (topic_id, partition), end in ends.items() if partition == 0})
 
-    return Cut(offsets, time_us, also)
+    tables = {info.id: info.name for info in source._catalog.topics() if info.kind == "table"}
+    return Cut(offsets, time_us, tables, BESIDE, also)
+
+
+def _offsets_of(name: str, wanted: object, partitions: int) -> dict[int, int]:
+    """Partition -> offset. UsageError naming the topic."""
+    found = wanted if hasattr(wanted, "items") else {0: wanted}
+    if found is not wanted and partitions > 1 and isinstance(wanted, int):
+        raise UsageError(
+            f"to_offset: topic {name!r} has {partitions} partitions, and offsets belong to one: "
+            f"pass {{{name!r}: {{partition: offset, ...}}}}"
+        )
+    offsets: dict[int, int] = {}
+    for partition, offset in found.items():
+        if isinstance(offset, bool) or not isinstance(offset, int):
+            raise UsageError(f"to_offset: {offset!r} for topic {name!r} is not an integer")
+        check_partition(partition, partitions, name)
+        offsets[partition] = offset
+    return offsets
 
 
 class _UserKeys:

@@ -336,11 +336,10 @@ class Database(Upkeep):
 
     def _row_count(self, info: TopicInfo, snapshot: StoreSnapshot) -> int:
         """The events of a topic, or the rows of a table, in the snapshot."""
-        log = self._log_of(info)
+        logs = self._logs_of(info)
         if info.kind == "table":
-            return row_count(snapshot, log)
-        start, end = snapshot.offsets(log)
-        return end - start
+            return row_count(snapshot, logs[0])
+        return sum(end - start for start, end in map(snapshot.offsets, logs))
 
     def _handle(self, info: TopicInfo) -> Topic:
         with self._lock:

@@ -64,16 +64,18 @@ class Upkeep:
         return self._store.backup(os.fsdecode(os.fspath(path)), self._catalog.copy_to)
 
     def check(self, deep: bool = False) -> list[str]:
-        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own.
+        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own where one can
+        be started.
 
         `eventdb.check(path)` does the same for a database that does not open.
         """
         self._check_open()
         if not deep:
             return self._store.check()
-        from eventdb.care import check
+        from eventdb.care import check_apart
 
-        return check(self.path, deep=True)
+        found = check_apart(os.path.abspath(self.path), True)
+        return self._store.check(deep=True) if found is None else found
 
     def stats(self) -> dict[str, object]:
         """Counters of storage, rows and bytes of each topic and table, the progress of each view, and who reads.

@@ -25,33 +25,36 @@ from eventdb.errors import CorruptionError, StorageError, UsageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.cut import Cut
 from eventdb.storage.directory import create_plain, ensure_directory, read_format, write_format
+from eventdb.storage.entries import damaged_blocks, segments_of
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     BACKUP_BOOT,
     HISTORY_KEY,
     INCOMPLETE_NAME,
     META_KEY,
+    PAGE_BYTES,
     PARTITION_KEY,
-    SEGMENT_KEY,
     SHARED_BYTES,
-    segment_key,
     sum_key,
 )
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import DATA_NAME, Index, IndexFault, index_error, scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.recovery import forget_keys, remove_topic_files, stored_topics
-from eventdb.storage.segment import SegmentLayout, make_directories, open_segment, segment_path
-from eventdb.storage.sums import NOTHING, Place, Sum, extend, pack, read_sum
+from eventdb.storage.sealed import SealedSegment
+from eventdb.storage.segment import MissingFile, make_directories
+from eventdb.storage.sums import NOTHING, extend, pack, read_sum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from eventdb.storage.entries import Entry
     from eventdb.storage.files import Clock, Files
     from eventdb.storage.segment import Segment
     from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.sums import Sum
 
 _COPY_BYTES = 1 << 20
 _ATTEMPTS = 10
@@ -78,7 +81,9 @@ class Backup:
         self._index = index
         self._copy_catalog = copy_catalog
         self._cut = cut
-        self._old: dict[Place, tuple[int, bytes, Sum]] = {}  # segments the target has: rows, SEGMENT value, sum
+        self._old: dict[str, tuple[Entry, Sum]] = {}  # what the target has: path -> segment, sum
+        self._marks: list[tuple[Entry, Segment]] = []  # tables' segments the target has, whose marks may be older
+        self._end: dict[tuple[int, int], int] = {}  # of each log of the new index
         self._bytes = self._segments = 0
 
     def run(self) -> dict[str, object]:
@@ -166,7 +171,7 @@ class Backup:
                         "state since): back up to a new directory",
                         path=target,
                     )
-                self._old = {place: (rows, value, read_sum(txn, place)) for place, value, rows in segments_of(txn)}
+                self._old = {entry.path: (entry, read_sum(txn, entry.place)) for entry in segments_of(txn)}
         finally:
             old.close()
 
@@ -189,6 +194,7 @@ class Backup:
 
     def _copy_once(self) -> tuple[int, int]:
         files, folder = self._files, f"{self._target}/index.new"
+        self._marks, self._end = [], {}
         self._remove(folder)
         files.mkdir(folder)
         fd = files.create(f"{folder}/{DATA_NAME}")
@@ -206,14 +212,17 @@ class Backup:
                     txn.put(key, value)
                 self._settle(txn, tail, live)
                 wanted = segments_of(txn)
-                noted = {place: read_sum(txn, place) for place, _, _ in wanted}
-            sums = {
-                place: self._copy_segment(place, value, rows, noted[place]) for place, value, rows in wanted
-            }  # fmt: skip
+                noted = {entry.place: read_sum(txn, entry.place) for entry in wanted}
+                for key, value in scan(txn, b"p"):
+                    self._end[PARTITION_KEY.unpack(key)[1:]] = PartitionState().unpack(value).log_end
+            sums = [(entry.place, self._copy_segment(entry, noted[entry.place])) for entry in wanted]
             with copy.begin_write() as txn:
-                for place, found in sums.items():
-                    txn.put(sum_key(*place), pack(found))
-            self._flush_directories({place[:2] for place, _, _ in wanted})
+                for key in [key for key, _ in scan(txn, b"c")]:
+                    txn.delete(key)
+                for place, found in sums:
+                    if found[0]:
+                        txn.put(sum_key(*place), pack(found))
+            self._flush_directories({entry.place[:2] for entry in wanted})
             copy.sync()
             slot = Slot(0, 1, True, BACKUP_BOOT, tail, copy.meta_pages(), copy.crc(INDEX_VERIFY_BYTES))
             CheckpointFile.create(files, folder, slot)
@@ -223,54 +232,115 @@ class Backup:
             copy.close()
         files.unlink(f"{folder}/lock.mdb")
         files.fsync_dir(folder)
-        return sum(rows for _, _, rows in wanted), tail.lsn
+        return sum(entry.rows for entry in wanted), tail.lsn
 
     def _settle(self, txn: Any, tail: Tail, live: set[int]) -> None:
         """The copied index is that of a database closed cleanly, with the topics of the copied catalog."""
         for topic_id in stored_topics(txn) - live:
             forget_keys(txn, topic_id)
-        for key in [key for key, _ in scan(txn, b"w")]:
-            txn.delete(key)
+        for kind in (b"w", b"t", b"g"):  # the target has no file that waits to be removed
+            for key in [key for key, _ in scan(txn, kind)]:
+                txn.delete(key)
         if self._cut is not None:
             self._cut.apply(txn, self._open_source)
             txn.put(HISTORY_KEY, os.urandom(16))
         tail.bulk_lsn, tail.durable_lsn = 0, tail.lsn
         txn.put(META_KEY, tail.pack())
 
-    def _open_source(self, place: Place, value: bytes) -> Any:
-        if not self._files.exists(segment_path(self._source, *place)):
-            raise _Vanished(segment_path(self._source, *place))
-        return open_segment(
-            self._files, self._source, self._uuid, *place, SegmentLayout.unpack(value), write=False
-        )  # fmt: skip
+    def _open_source(self, entry: Entry) -> Segment | SealedSegment:
+        try:
+            return entry.open(self._files, self._source, self._uuid)
+        except MissingFile:
+            raise _Vanished(f"{self._source}/{entry.path}") from None
 
-    def _copy_segment(self, place: Place, value: bytes, rows: int, noted: Sum) -> Sum:
-        """The target's file holds the first `rows` rows, durably; returns their sum.
+    def _copy_segment(self, entry: Entry, noted: Sum) -> Sum:
+        """The target's file holds the entry's rows, durably; returns their sum, NOTHING where sums are not kept.
 
         CorruptionError if they are not those the source noted: damage does not spread to backups.
         """
-        done, old, before = self._old.get(place, (0, b"", NOTHING))
-        segment = self._open_source(place, value)
-        if old and SegmentLayout.unpack(old).descriptor != segment.layout.descriptor:
+        old, before = self._old.get(entry.path, (None, NOTHING))
+        if old is not None and old.description != entry.description:
             raise StorageError(
-                f"{segment.path} was rewritten since the last backup into {self._target}: use a new directory",
+                f"{self._source}/{entry.path} was rewritten since the last backup into {self._target}: "
+                "use a new directory",
                 path=self._target,
             )
-        if before[0] != done or done > rows:
-            before = NOTHING
-        if done >= rows and old and before[0] == rows:
+        done = 0 if old is None else old.rows
+        table = entry.table
+        if old is not None and done >= entry.rows and not table and (entry.sealed or before[0] == entry.rows):
             return before
-        found = self._sum(segment, before, noted, rows)
-        files, path = self._files, segment_path(self._target, *place)
-        make_directories(files, self._target, *place[:2])
-        source = files.open(segment.path)
+        segment = self._open_source(entry)
+        if isinstance(segment, SealedSegment):
+            for problem in damaged_blocks(segment):
+                raise CorruptionError(f"{problem}: nothing was backed up", path=segment.path)
+            self._write(entry, segment, [(0, segment.layout.size_bytes)], None)
+            return NOTHING
+        if table:
+            self._copy_table_segment(entry, segment, old)
+            return NOTHING
+        if before[0] != done or done > entry.rows:
+            before = NOTHING
+        found = self._sum(segment, before, noted, entry.rows)
+        self._write(entry, segment, segment.regions(done, entry.rows - done), old)
+        return found
+
+    def _copy_table_segment(self, entry: Entry, segment: Segment, old: Entry | None) -> None:
+        """All but the marks, where the target has the file already: those are stored when it is marked as incomplete
+        (`_store_marks`), as they say something else to the old index."""
+        layout = segment.layout
+        done = 0 if old is None else old.rows
+        if old is not None:
+            self._marks.append((entry, segment))
+            if done == entry.rows:
+                return
+        if entry.active:
+            regions = segment.regions(done, entry.rows - done)
+        else:  # rows that the index cannot count exactly may follow others: everything but the marks
+            start = layout.columns[layout.marks].value_position
+            stop = start + layout.capacity * 8
+            regions = [(PAGE_BYTES, start - PAGE_BYTES), (stop, layout.size_bytes - stop)]
+        self._write(entry, segment, regions, old)
+        if old is None:
+            self._store_marks(entry, segment)
+
+    def _store_marks(self, entry: Entry, segment: Segment) -> None:
+        """The target's marks are those of the new index: marks of later commits are not part of it."""
+        import numpy as np
+
+        files, layout = self._files, segment.layout
+        position = layout.columns[layout.marks].value_position
+        rows = min(entry.rows, layout.capacity)
+        marks = np.frombuffer(segment.memory, np.dtype("<i8"), rows, position).copy()
+        marks[marks > self._end[entry.place[:2]]] = 0
+        data = marks.tobytes()
+        fd = files.open(f"{self._target}/{entry.path}", write=True)
         try:
+            if files.pread(fd, len(data), position) != data:
+                files.write_fully(fd, data, position)
+                files.fsync(fd)
+                self._bytes += len(data)
+        finally:
+            files.close(fd)
+
+    def _write(
+        self, entry: Entry, segment: Segment | SealedSegment, regions: list[tuple[int, int]], old: Entry | None
+    ) -> None:
+        """The regions of the source's file are in the target's, which is made unless `old` is there, durably."""
+        files, path = self._files, f"{self._target}/{entry.path}"
+        make_directories(files, self._target, *entry.place[:2])
+        try:
+            source = files.open(segment.path)
+        except FileNotFoundError:
+            raise _Vanished(segment.path) from None
+        try:
+            if old is None and files.exists(path):
+                files.unlink(path)  # left by an interrupted backup
             target = files.create(path, exclusive=False)
             try:
-                if not old:
+                if old is None and not isinstance(segment, SealedSegment):
                     files.allocate(target, segment.layout.size_bytes)
-                    files.write_fully(target, segment.layout.header(self._uuid, *place), 0)
-                for position, length in segment.regions(done, rows - done):
+                    files.write_fully(target, segment.layout.header(self._uuid, *entry.place), 0)
+                for position, length in regions:
                     self._copy_bytes(source, target, position, length, segment.path)
                 files.fsync(target)
             finally:
@@ -278,7 +348,6 @@ class Backup:
         finally:
             files.close(source)
         self._segments += 1
-        return found
 
     @staticmethod
     def _sum(segment: Segment, before: Sum, noted: Sum, rows: int) -> Sum:
@@ -314,6 +383,8 @@ class Backup:
         files, target = self._files, self._target
         if not fresh:
             self._mark()
+        for entry, segment in self._marks:
+            self._store_marks(entry, segment)
         for suffix in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 files.unlink(f"{target}/catalog.sqlite{suffix}")
@@ -333,18 +404,25 @@ class Backup:
         self._collect()
 
     def _collect(self) -> None:
-        """Files that the new backup does not name go."""
-        index = Index(self._files, f"{self._target}/index", read_only=True, lock=False)
+        """Files that the new backup does not name go, whichever run left them."""
+        files, root = self._files, f"{self._target}/topics"
+        index = Index(files, f"{self._target}/index", read_only=True, lock=False)
         try:
             with index.begin_read() as txn:
-                kept = {place for place, _, _ in segments_of(txn)}
+                kept = {f"{self._target}/{entry.path}" for entry in segments_of(txn)}
         finally:
             index.close()
-        for place in self._old.keys() - kept:
-            with contextlib.suppress(FileNotFoundError):
-                self._files.unlink(segment_path(self._target, *place))
-        for topic_id in {place[0] for place in self._old} - {place[0] for place in kept}:
-            remove_topic_files(self._files, self._target, topic_id)
+        for topic in files.listdir(root):
+            paths = [
+                f"{root}/{topic}/{partition}/{name}" for partition in files.listdir(f"{root}/{topic}")
+                for name in files.listdir(f"{root}/{topic}/{partition}")
+            ]  # fmt: skip
+            if not any(path in kept for path in paths):
+                remove_topic_files(files, self._target, int(topic))
+                continue
+            for path in paths:
+                if path not in kept:
+                    files.unlink(path)
 
     def _remove(self, folder: str) -> None:
         files = self._files
@@ -355,18 +433,4 @@ class Backup:
         files.rmdir(folder)
 
 
-def segments_of(txn: Any) -> list[tuple[Place, bytes, int]]:
-    """(place, SEGMENT value, rows) of every segment the index names."""
-    found: list[tuple[Place, bytes, int]] = []
-    for key, value in scan(txn, b"p"):
-        _, topic_id, partition = PARTITION_KEY.unpack(key)
-        end = PartitionState().unpack(value).log_end
-        entries = list(scan(txn, segment_key(topic_id, partition, 0)[:-8]))
-        bases = [SEGMENT_KEY.unpack(entry)[3] for entry, _ in entries]
-        stops = [*bases[1:], end] if bases else []
-        for (_, layout), base, stop in zip(entries, bases, stops, strict=True):
-            found.append(((topic_id, partition, base), layout, stop - base))
-    return found
-
-
-__all__ = ["Backup", "Cut", "segments_of"]
+__all__ = ["Backup", "Cut"]

@@ -2,100 +2,141 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 
-from eventdb.errors import OffsetOutOfRange
+from eventdb.errors import OffsetOutOfRange, UnsupportedError
+from eventdb.storage.entries import append_time, entries_of, rows_until
 from eventdb.storage.format import (
     NO_MAX_TIME,
     NO_MIN_TIME,
     NO_SEGMENT,
     PARTITION_KEY,
     SEGMENT,
-    SEGMENT_KEY,
     segment_key,
     sum_key,
 )
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
+from eventdb.storage.sealed import SealedSegment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from eventdb.storage.entries import Entry
     from eventdb.storage.segment import Segment
 
 
 class Cut:
     """Where logs end: `offsets` maps (topic, partition) to an end, `time_us` drops rows appended after it.
 
-    `also(txn, ends)` then brings everything that was computed from the rows in line; it gets the new ends.
+    `tables` names the tables by id: the versions that an earlier end would need may be compacted away, so one that
+    changed after the time is refused. A log whose partition has the bit `beside` ends with the log it lies beside: its
+    rows begin with offsets of that. `also(txn, ends)` then brings everything that was computed from the rows in line;
+    it gets the new ends.
     """
 
     def __init__(
-        self, offsets: dict[tuple[int, int], int], time_us: int | None,
+        self, offsets: dict[tuple[int, int], int], time_us: int | None, tables: dict[int, str], beside: int,
         also: Callable[[Any, dict[tuple[int, int], int]], None],
     ) -> None:  # fmt: skip
         self._offsets = offsets
         self._time_us = time_us
+        self._tables = tables
+        self._beside = beside
         self._also = also
 
-    def apply(self, txn: Any, open_segment: Callable[[tuple[int, int, int], bytes], Segment]) -> None:
+    def apply(self, txn: Any, open_entry: Callable[[Entry], Segment | SealedSegment]) -> None:
         """The index ends where the cut says. OffsetOutOfRange if a log does not hold an offset."""
         ends: dict[tuple[int, int], int] = {}
-        for key, value in list(scan(txn, b"p")):
+        for key, value in list(scan(txn, b"p")):  # a log comes before the one beside it
             _, topic_id, partition = PARTITION_KEY.unpack(key)
             state = PartitionState().unpack(value)
-            end = self._offsets.get((topic_id, partition), state.log_end)
-            if not state.log_start <= end <= state.log_end:
-                raise OffsetOutOfRange(
-                    f"cannot restore topic {topic_id} to offset {end}: "
-                    f"the backup holds {state.log_start}..{state.log_end}",
-                    offset=end, earliest=state.log_start, latest=state.log_end,
-                )  # fmt: skip
-            entries = [(SEGMENT_KEY.unpack(k)[3], v) for k, v in scan(txn, segment_key(topic_id, partition, 0)[:-8])]
-            if self._time_us is not None:
-                end = min(end, self._end_at(state, entries, (topic_id, partition), open_segment))
+            entries = entries_of(txn, topic_id, partition, state)
+            if partition & self._beside:
+                limit = ends.get((topic_id, partition & ~self._beside), 0)
+                end = _end_beside(state, entries, limit, open_entry)
+            else:
+                end = self._end_of(state, entries, (topic_id, partition), open_entry)
             if end < state.log_end:
-                cut_log(txn, key, state, end, entries, (topic_id, partition), open_segment)
+                cut_log(txn, key, state, end, entries, open_entry)
             ends[topic_id, partition] = end
         self._also(txn, ends)
 
-    def _end_at(
-        self, state: PartitionState, entries: list[tuple[int, bytes]], log: tuple[int, int],
-        open_segment: Callable[[tuple[int, int, int], bytes], Segment],
+    def _end_of(
+        self, state: PartitionState, entries: list[Entry], log: tuple[int, int],
+        open_entry: Callable[[Entry], Segment | SealedSegment],
     ) -> int:  # fmt: skip
-        """The end of the rows appended up to the time: append times never fall within a log."""
-        assert self._time_us is not None
+        end = self._offsets.get(log, state.log_end)
+        if not state.log_start <= end <= state.log_end:
+            raise OffsetOutOfRange(
+                f"cannot restore topic {log[0]}/{log[1]} to offset {end}: "
+                f"the backup holds {state.log_start}..{state.log_end}",
+                offset=end, earliest=state.log_start, latest=state.log_end,
+            )  # fmt: skip
+        if self._time_us is None or state.append_us <= self._time_us:
+            return end
+        at = end
+        if log[0] in self._tables:
+            raise UnsupportedError(
+                f"cannot restore table {self._tables[log[0]]!r} to an earlier moment than that of the backup: it was "
+                "changed after to_time; restore an earlier backup, or this one without to_time"
+            )
         stop = state.log_end
-        for base, value in reversed(entries):
-            times = open_segment((*log, base), value).value_views[-1]
+        for entry in reversed(entries):
+            base = entry.place[2]
             first = max(state.log_start, base) - base
-            if first < stop - base and times[first] <= self._time_us:
-                return base + bisect_right(times, self._time_us, first, stop - base)
+            if first < stop - base:
+                segment = open_entry(entry)
+                if append_time(segment, first) <= self._time_us:
+                    return min(at, base + rows_until(segment, first, stop - base, self._time_us))
             stop = base
         return state.log_start
 
 
+def _end_beside(
+    state: PartitionState, entries: list[Entry], limit: int, open_entry: Callable[[Entry], Segment | SealedSegment]
+) -> int:
+    """The end of the rows of a log whose first column, an offset of the log it lies beside, is below the limit."""
+    stop = state.log_end
+    for entry in reversed(entries):
+        base = entry.place[2]
+        first = max(state.log_start, base) - base
+        if first < stop - base:
+            segment = open_entry(entry)
+            assert not isinstance(segment, SealedSegment)  # headers are not sealed
+            offsets = segment.value_views[0]
+            if offsets[first] < limit:
+                return base + bisect_left(offsets, limit, first, stop - base)
+        stop = base
+    return state.log_start
+
+
 def cut_log(
-    txn: Any, key: bytes, state: PartitionState, end: int, entries: list[tuple[int, bytes]],
-    log: tuple[int, int], open_segment: Callable[[tuple[int, int, int], bytes], Segment],
+    txn: Any, key: bytes, state: PartitionState, end: int, entries: list[Entry],
+    open_entry: Callable[[Entry], Segment | SealedSegment],
 ) -> None:  # fmt: skip
-    """The partition ends at `end`; entries behind it go."""
-    active, value = None, b""
-    for base, entry in entries:
-        txn.delete(sum_key(*log, base))  # it may cover rows that go
+    """The partition ends at `end`; entries behind it go. A sealed segment stays as it is: what it holds behind the end
+    is in no log any more, and the next row begins a segment of its own."""
+    last: Entry | None = None
+    for entry in entries:
+        base = entry.place[2]
+        txn.delete(sum_key(*entry.place))  # it may cover rows that go
         if base >= end:
-            txn.delete(segment_key(*log, base))
+            txn.delete(segment_key(*entry.place))
         else:
-            active, value = base, entry
+            last = entry
     state.log_end = end
-    if active is None:
+    if last is None:
         state.log_start = end
         state.base, state.min_time, state.max_time, state.append_us = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME, 0
     else:
-        if active != state.base:  # a rolled segment's range is in its entry; cut, it may hold less: still true
-            _, state.min_time, state.max_time, _ = SEGMENT.unpack_from(value)
-            state.base = active
-        state.append_us = open_segment((*log, active), value).value_views[-1][end - 1 - active]
+        base = last.place[2]
+        if last.sealed:
+            state.base, state.min_time, state.max_time = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME
+        elif base != state.base:  # a rolled segment's range is in its entry; cut, it may hold less: still true
+            _, state.min_time, state.max_time, _ = SEGMENT.unpack_from(last.value)
+            state.base = base
+        state.append_us = append_time(open_entry(last), end - 1 - base)
     txn.put(key, state.pack())

@@ -271,7 +271,9 @@ def garbage_key(topic_id: int, partition: int, base: int, generation: int) -> by
 
 
 def generation_of(value: bytes) -> int:
-    """The generation of a segment's file, from its SEGMENT value; 0 of one that was never compacted."""
+    """The generation of a segment's file, from its SEGMENT value; 0 of one that was never compacted, or is sealed."""
+    if SEGMENT.unpack_from(value)[3] & SEGMENT_SEALED:
+        return 0
     _, flags, _, heap_bytes = COLUMN.unpack_from(value, len(value) - COLUMN.size)
     return heap_bytes if flags & COLUMN_OFFSETS else 0
 

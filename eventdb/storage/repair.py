@@ -17,34 +17,49 @@ from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError, Storag
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.cut import cut_log
 from eventdb.storage.directory import create_plain, read_format, write_format
+from eventdb.storage.entries import damaged_blocks, entries_of
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     BACKUP_BOOT,
+    COLUMN,
     CRC,
     META_KEY,
+    NO_MAX_TIME,
+    NO_MIN_TIME,
+    NO_SEGMENT,
     OP_BULK,
     OP_CHUNK,
     PARTITION_KEY,
+    SEALED_HEAD,
+    SEALED_MAGIC,
     SEGMENT_HEAD,
+    SEGMENT_KEY,
     SEGMENT_MAGIC,
     SHARED_BYTES,
+    TABLE,
+    U64,
     journal_name,
+    row_key_prefix,
     segment_key,
     sum_key,
+    table_key,
+    topic_directory,
 )
 from eventdb.storage.journal import Journal, Tail
 from eventdb.storage.kv import DATA_NAME, Index, IndexFault, file_crc, index_error, scan, structure_problems
 from eventdb.storage.log import PartitionState
 from eventdb.storage.recovery import parse
-from eventdb.storage.salvage import find_pairs, newest
-from eventdb.storage.segment import SegmentLayout, segment_path
-from eventdb.storage.sums import open_at, read_sum, verify_rows
+from eventdb.storage.salvage import find_pairs, newest, replaced
+from eventdb.storage.sealed import SealedLayout, SealedSegment, file_name, open_sealed
+from eventdb.storage.segment import SegmentLayout
+from eventdb.storage.sums import read_sum, verify_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from eventdb.storage.entries import Entry
     from eventdb.storage.files import Clock, Files
     from eventdb.storage.journal import Record
 
@@ -137,9 +152,10 @@ class Repair:
             for file in self._segment_files():
                 with contextlib.suppress(OSError, EventDBError, StructError):
                     head = self._files.read_all(file, 4096)
-                    magic, uuid, _, _, _, _, _, count = SEGMENT_HEAD.unpack_from(head)
-                    end = SEGMENT_HEAD.size + count * 12
-                    if magic == SEGMENT_MAGIC and CRC.unpack_from(head, end)[0] == file_sum(head[:end]):
+                    struct = SEALED_HEAD if head.startswith(SEALED_MAGIC) else SEGMENT_HEAD
+                    magic, uuid, *_ = fields = struct.unpack_from(head)
+                    end = struct.size + fields[8 if struct is SEALED_HEAD else 7] * COLUMN.size
+                    if magic in (SEGMENT_MAGIC, SEALED_MAGIC) and CRC.unpack_from(head, end)[0] == file_sum(head[:end]):
                         self._put_aside("FORMAT")
                         write_format(self._files, self._path, uuid, self._clock.time_us())
                         self._done.append("FORMAT was written anew, with the uuid that the segments name")
@@ -152,7 +168,7 @@ class Repair:
         for topic in files.listdir(root) if files.is_directory(root) else ():
             for partition in files.listdir(f"{root}/{topic}"):
                 folder = f"{root}/{topic}/{partition}"
-                found += [f"{folder}/{name}" for name in files.listdir(folder) if name.endswith(".seg")]
+                found += [f"{folder}/{name}" for name in files.listdir(folder) if name.endswith((".seg", ".col"))]
         return found
 
     def _slots(self) -> list[Slot]:
@@ -240,14 +256,18 @@ class Repair:
             raise CorruptionError(f"nothing of index/{DATA_NAME} is readable: restore a backup", path=self._path)
         self._clear_stage()
         files.mkdir(self._stage)
-        unsure = 0
+        chosen = {key: newest(key, values) for key, values in found.items()}
+        unsure = sum(value is None for value in chosen.values())
+        segments = {key: value for key, value in chosen.items() if key[:1] == b"s" and value is not None}
+        for key in replaced(segments):  # entries of pages that are free: their files are gone
+            _, topic_id, partition, base = SEGMENT_KEY.unpack(key)
+            name = f"{topic_directory(topic_id, partition)}/{file_name(base, segments[key])}"
+            if not files.exists(f"{self._path}/{name}"):
+                del chosen[key]
         with self._opened(self._stage) as index:
             with index.begin_write() as txn:
-                for key, values in found.items():
-                    value = newest(key, values)
-                    if value is None:
-                        unsure += 1
-                    else:
+                for key, value in chosen.items():
+                    if value is not None:
                         txn.put(key, value)
             index.sync()
         self._done.append(f"index/{DATA_NAME} was built anew from {len(found)} entries that verify")
@@ -376,67 +396,109 @@ class Repair:
     def _check_partition(self, txn: Any, key: bytes, state: PartitionState, headers: list[tuple[str, bytes]]) -> bool:
         """Whether the partition had to be cut."""
         _, topic_id, partition = PARTITION_KEY.unpack(key)
-        entries = [(int.from_bytes(k[-8:], "big"), v) for k, v in scan(txn, segment_key(topic_id, partition, 0)[:-8])]
-        stops = [*[base for base, _ in entries[1:]], state.log_end]
+        entries = entries_of(txn, topic_id, partition, state)
+        stops = [*[entry.place[2] for entry in entries[1:]], state.log_end]
         missing = []
-        for (base, value), stop in zip(entries, stops, strict=False):
-            place = (topic_id, partition, base)
-            layout = SegmentLayout.unpack(value)
+        for entry, stop in zip(entries, stops, strict=False):
             try:
-                segment = self._open_segment(place, layout, headers)
+                segment = self._open_entry(entry, headers)
             except (StorageError, OSError):
-                missing.append((base, stop))
+                missing.append((entry, stop))
                 continue
-            for text in verify_rows(segment, read_sum(txn, place), stop - base):
-                self._lost.append(f"topic {topic_id}/{partition}: offsets {base}..{stop}: {text}; the rows are kept")
-                txn.delete(sum_key(*place))
-        if missing:
+            where = f"topic {topic_id}/{partition}: offsets {entry.place[2]}..{stop}"
+            if isinstance(segment, SealedSegment):
+                self._lost += [
+                    f"{where}: {text}; the rows are kept, those of the block cannot be read"
+                    for text in damaged_blocks(segment)
+                ]
+            elif not entry.table:
+                for text in verify_rows(segment, read_sum(txn, entry.place), entry.rows):
+                    self._lost.append(f"{where}: {text}; the rows are kept")
+                    txn.delete(sum_key(*entry.place))
+        if missing and txn.get(table_key(topic_id, partition)) is not None:
+            self._drop_from_table(txn, key, state, missing)
+        elif missing:
             self._drop_missing(txn, key, state, entries, missing)
         return bool(missing) or any(f"topic {topic_id}/{partition}:" in text for text in self._lost)
 
-    def _open_segment(self, place: Any, layout: SegmentLayout, headers: list[tuple[str, bytes]]) -> Any:
+    def _open_entry(self, entry: Entry, headers: list[tuple[str, bytes]]) -> Any:
         """The segment; if only its header is damaged, that is noted for writing."""
         try:
-            return open_at(self._files, self._path, self._uuid, place, layout)
+            return entry.open(self._files, self._path, self._uuid)
         except CorruptionError:
-            file, header = segment_path(self._path, *place), layout.header(self._uuid, *place)
-            segment = open_headless(self._files, file, place[2], layout)
+            file = f"{self._path}/{entry.path}"
+            if entry.sealed:
+                sealed = SealedLayout.unpack(entry.value)
+                header = sealed.header(self._uuid, *entry.place)
+                segment: Any = open_sealed(
+                    self._files, self._path, self._uuid, *entry.place, sealed, check_header=False
+                )
+            else:
+                layout = SegmentLayout.unpack(entry.value)
+                header = layout.header(self._uuid, *entry.place)
+                segment = open_headless(self._files, file, entry.place[2], layout)
             headers.append((file, header))
             self._done.append(f"{file}: its header was written anew")
             return segment
 
     def _drop_missing(
-        self, txn: Any, key: bytes, state: PartitionState, entries: list[tuple[int, bytes]],
-        missing: list[tuple[int, int]],
-    ) -> None:  # fmt: skip
+        self, txn: Any, key: bytes, state: PartitionState, entries: list[Entry], missing: list[tuple[Entry, int]]
+    ) -> None:
         """The log keeps the longer of what lies before the first missing segment and behind the last one."""
         _, topic_id, partition = PARTITION_KEY.unpack(key)
-        log = (topic_id, partition)
-        first, last = missing[0][0], missing[-1][1]
+        first, last = missing[0][0].place[2], missing[-1][1]
         start, end = state.log_start, state.log_end
-        gone = [base for base, _ in entries if first <= base < last]
         if end - last >= first - start and last < end:
-            gone = [base for base, _ in entries if base < last]
+            gone = [entry for entry in entries if entry.place[2] < last]
             state.log_start = last
-            for base in gone:
-                txn.delete(segment_key(*log, base))
-                txn.delete(sum_key(*log, base))
+            for entry in gone:
+                txn.delete(segment_key(*entry.place))
+                txn.delete(sum_key(*entry.place))
             txn.put(key, state.pack())
             lost = (start, last)
         else:
-            gone = [base for base, _ in entries if base >= first]
-            cut_log(txn, key, state, max(first, start), entries, log, self._open_for_cut)
+            gone = [entry for entry in entries if entry.place[2] >= first]
+            cut_log(txn, key, state, max(first, start), entries, self._open_for_cut)
             lost = (max(first, start), end)
-        files = ", ".join(segment_path("", *log, base) for base, _ in missing)
-        self._lost.append(
-            f"topic {topic_id}/{partition}: offsets {lost[0]}..{lost[1]}, because {files} is missing or unreadable"
-        )
-        if self._accept:
-            for base in gone:
-                self._put_aside(segment_path("", *log, base)[1:])
+        self._name_missing(f"topic {topic_id}/{partition}: offsets {lost[0]}..{lost[1]}", missing, gone)
 
-    def _open_for_cut(self, place: tuple[int, int, int], value: bytes) -> Any:
-        return open_at(self._files, self._path, self._uuid, place, SegmentLayout.unpack(value))
+    def _drop_from_table(
+        self, txn: Any, key: bytes, state: PartitionState, missing: list[tuple[Entry, int]]
+    ) -> None:
+        """The table has no rows of the missing segments any more; all others stay."""
+        _, topic_id, partition = PARTITION_KEY.unpack(key)
+        ranges = [(entry.place[2], stop) for entry, stop in missing]
+        lost = 0
+        for place, value in list(scan(txn, row_key_prefix(topic_id, partition))):
+            offsets = [offset for (offset,) in U64.iter_unpack(value)]
+            kept = [o for o in offsets if not any(first <= o < stop for first, stop in ranges)]
+            lost += len(offsets) - len(kept)
+            if not kept:
+                txn.delete(place)
+            elif len(kept) < len(offsets):
+                txn.put(place, b"".join(map(U64.pack, kept)))
+        for entry, _ in missing:
+            txn.delete(segment_key(*entry.place))
+            if entry.active:
+                state.base, state.min_time, state.max_time = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME
+        txn.put(key, state.pack())
+        rows, removed = TABLE.unpack(txn.get(table_key(topic_id, partition)))
+        txn.put(table_key(topic_id, partition), TABLE.pack(rows - lost, removed))
+        named = ", ".join(f"{first}..{stop}" for first, stop in ranges)
+        self._name_missing(
+            f"topic {topic_id}/{partition}: offsets {named} (a table, {lost} of its {rows} rows)", missing,
+            [entry for entry, _ in missing],
+        )  # fmt: skip
+
+    def _name_missing(self, what: str, missing: list[tuple[Entry, int]], gone: list[Entry]) -> None:
+        files = ", ".join(f"/{entry.path}" for entry, _ in missing)
+        self._lost.append(f"{what}, because {files} is missing or unreadable")
+        if self._accept:
+            for entry in gone:
+                self._put_aside(entry.path)
+
+    def _open_for_cut(self, entry: Entry) -> Any:
+        return entry.open(self._files, self._path, self._uuid)
 
 
 def file_sum(head: bytes) -> int:

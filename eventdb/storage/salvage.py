@@ -9,8 +9,9 @@ from __future__ import annotations
 from struct import Struct
 
 from eventdb.errors import CorruptionError
-from eventdb.storage.format import META_KEY, PARTITION, SEGMENT, U32, U64
+from eventdb.storage.format import META_KEY, PARTITION, SEGMENT, SEGMENT_KEY, U32, U64, generation_of
 from eventdb.storage.kv import verified
+from eventdb.storage.sealed import SealedLayout, is_sealed
 
 _PAGE_HEAD = Struct("<QHHHH")  # number, pad, flags, lower, upper
 _NODE_HEAD = Struct("<HHHH")  # low and high half of the value's size, flags, key bytes
@@ -60,10 +61,28 @@ def newest(key: bytes, values: list[bytes]) -> bytes | None:
         return max(values, key=lambda value: U64.unpack_from(value)[0])
     if kind == b"p":
         return max(values, key=lambda value: PARTITION.unpack(value)[1])
-    if kind == b"s":  # the time range, known once it was rolled, is the only thing that changes
-        return max(values, key=lambda value: SEGMENT.unpack_from(value)[2])
+    if kind == b"s":  # sealed after raw, compacted anew after before, and with the time range known once it was rolled
+        return max(values, key=_segment_age)
     if kind == b"c":
         return max(values, key=lambda value: U32.unpack_from(value)[0])
     if kind == b"w":
         return max(values)
     return None
+
+
+def _segment_age(value: bytes) -> tuple[bool, int, int]:
+    sealed = is_sealed(value)
+    generation = SealedLayout.unpack(value).generation if sealed else generation_of(value)
+    return sealed, generation, SEGMENT.unpack_from(value)[2]
+
+
+def replaced(segments: dict[bytes, bytes]) -> list[bytes]:
+    """Of chosen segment entries those whose rows lie in a sealed segment before them: it may have replaced them."""
+    found, end, log = [], 0, b""
+    for key, value in sorted(segments.items()):
+        base = SEGMENT_KEY.unpack(key)[3]
+        if key[:-8] == log and base < end:
+            found.append(key)
+        elif is_sealed(value):
+            log, end = key[:-8], base + SealedLayout.unpack(value).rows
+    return found

@@ -23,6 +23,7 @@ from eventdb.storage.format import (
     SEALED_TAIL,
     SEGMENT,
     SEGMENT_SEALED,
+    generation_of,
     sealed_name,
     segment_name,
     topic_directory,
@@ -159,7 +160,9 @@ class SealedSegment:
 
 def file_name(base: int, value: bytes) -> str:
     """The name of the file that a SEGMENT value describes."""
-    return sealed_name(base, SealedLayout.unpack(value).generation) if is_sealed(value) else segment_name(base)
+    if is_sealed(value):
+        return sealed_name(base, SealedLayout.unpack(value).generation)
+    return segment_name(base, generation_of(value))
 
 
 def sealed_path(directory: str, topic_id: int, partition: int, base: int, generation: int) -> str:
@@ -167,8 +170,9 @@ def sealed_path(directory: str, topic_id: int, partition: int, base: int, genera
 
 
 def open_sealed(
-    files: Files, directory: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SealedLayout
-) -> SealedSegment:
+    files: Files, directory: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SealedLayout, *,
+    check_header: bool = True,
+) -> SealedSegment:  # fmt: skip
     """The mapped segment. MissingFile; CorruptionError if the file is not the one the index describes."""
     path = sealed_path(directory, topic_id, partition, base, layout.generation)
     try:
@@ -182,7 +186,7 @@ def open_sealed(
         if size != layout.size_bytes:
             raise CorruptionError(f"{path} has {size} bytes, expected {layout.size_bytes}", path=path)
         expected = layout.header(uuid, topic_id, partition, base)
-        if files.pread(fd, len(expected), 0) != expected:
+        if check_header and files.pread(fd, len(expected), 0) != expected:
             raise CorruptionError(
                 f"{path}: the header does not match the index (topic {topic_id}, base {base})", path=path
             )

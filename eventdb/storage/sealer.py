@@ -34,6 +34,7 @@ from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     COLUMN,
+    GARBAGE_KEY,
     GONE,
     NO_MAX_TIME,
     NO_MIN_TIME,
@@ -49,6 +50,8 @@ from eventdb.storage.format import (
     TYPE_CODES,
     gone_key,
     segment_key,
+    segment_name,
+    sum_key,
     topic_directory,
 )
 from eventdb.storage.kv import IndexFault, index_error, scan
@@ -311,7 +314,8 @@ class Sealer:
                 return None
             if state.base in [entry.base for entry in group]:
                 return None
-            return [(keys[0], value), *((key, None) for key in keys[1:])]
+            sums = [sum_key(topic_id, partition, entry.base) for entry in group]  # a sealed file has its own
+            return [(keys[0], value), *((key, None) for key in [*keys[1:], *sums])]
 
         return self._commit(topic_id, partition, change)
 
@@ -384,7 +388,9 @@ class Sealer:
             held = {SEGMENT_KEY.unpack(key)[3]: value for key, value in scan(snapshot.transaction(), prefix)}
             gone = [value[GONE.size :].decode("ascii", "replace")
                     for _, value in scan(snapshot.transaction(), gone_key(topic_id, partition, 0)[:-8])]  # fmt: skip
-        # What retention removed is unlinked by retention, which waits for readers.
+            old = GARBAGE_KEY.pack(b"g", topic_id, partition, 0, 0)[:-12]
+            gone += [segment_name(*GARBAGE_KEY.unpack(key)[3:]) for key, _ in scan(snapshot.transaction(), old)]
+        # What retention or a table's compaction removed is unlinked by them, who wait for readers.
         needed = {*gone, *(file_name(base, value) for base, value in held.items())}
         # A writer may be making a segment behind these rows that the index does not know yet.
         limit = min(state.base, state.log_end)

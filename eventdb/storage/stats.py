@@ -7,6 +7,7 @@ import os
 from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
+from eventdb.storage.sealed import SealedLayout, is_sealed
 from eventdb.storage.segment import SegmentLayout
 
 TYPE_CHECKING = False
@@ -26,7 +27,8 @@ def topic_sizes(snapshot: StoreSnapshot) -> dict[int, dict[str, int]]:
     for key, value in scan(txn, b"s"):
         topic = found.setdefault(SEGMENT_KEY.unpack(key)[1], {"rows": 0, "segments": 0, "bytes": 0})
         topic["segments"] += 1
-        topic["bytes"] += SegmentLayout.unpack(value).size_bytes
+        layout = SealedLayout.unpack(value) if is_sealed(value) else SegmentLayout.unpack(value)
+        topic["bytes"] += layout.size_bytes
     return found
 
 

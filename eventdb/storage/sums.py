@@ -13,6 +13,7 @@ from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage.format import SEGMENT_KEY, U32, partition_key, segment_key, sum_key, table_key
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
+from eventdb.storage.sealed import is_sealed
 from eventdb.storage.segment import SegmentLayout, open_segment
 
 TYPE_CHECKING = False
@@ -103,8 +104,9 @@ class Sums:
         self._ahead = {place: found for place, found in self._ahead.items() if place in marked}
         for place in marked:
             value = txn.get(segment_key(*place))
-            if value is None or txn.get(table_key(*place[:2])) is not None:
-                continue  # dropped; or a table's: its marks change, and compaction replaces its files
+            if value is None or is_sealed(value) or txn.get(table_key(*place[:2])) is not None:
+                self._ahead.pop(place, None)
+                continue  # dropped, or sealed since; or a table's: its marks change, and compaction replaces its files
             rows = rows_of(txn, place)
             before = self._ahead.get(place) or read_sum(txn, place)
             if rows > before[0]:

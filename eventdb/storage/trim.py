@@ -25,6 +25,7 @@ from eventdb.storage.format import (
     dirty_key,
     gone_key,
     segment_key,
+    sum_key,
     topic_directory,
 )
 from eventdb.storage.journal import Tail
@@ -95,7 +96,7 @@ def _leave_segment(staged: Staged) -> None:
 def _drop(transaction: WriteTransaction, staged: Staged, base: int, name: str) -> None:
     log, writer = staged.log, transaction._writer
     place = (log.topic_id, log.partition, base)
-    for key in (segment_key(*place), dirty_key(*place)):
+    for key in (segment_key(*place), dirty_key(*place), sum_key(*place)):
         transaction._run(transaction._txn.delete, key)
         transaction._key_ops.append(OP_KEY.pack(OP_DELETE, len(key), 0) + key)
     note = GONE.pack(writer.tail.checkpoint_sequence, transaction._txn.id()) + name.encode()

@@ -344,6 +344,8 @@ class Process:
 
     def seal(self) -> None:
         assert self.store is not None
+        if any(other.active for other in self.simulation.others(self)):
+            return  # it may be sealing, and cannot go on before this one is done
         done = self.store.sealer().compact(full=self.random.random() < 0.5)
         self.simulation.sealed_rows += done["rows"]
 

@@ -174,7 +174,7 @@ def test_a_stopped_holder_is_named_and_never_robbed(path: Path, monkeypatch: pyt
     assert said(process) == "inside"
     os.kill(process.pid, signal.SIGSTOP)
     monkeypatch.setattr("eventdb.storage.lock.LOCK_TIMEOUT_MS", 200)
-    monkeypatch.setattr("eventdb.storage.store.LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr("eventdb.storage.opening.LOCK_TIMEOUT_MS", 200)
     with pytest.raises(DatabaseLocked, match=f"process {process.pid} has held") as caught:
         store.append_row(log(store), ("a", 8))
     assert caught.value.pid == process.pid
