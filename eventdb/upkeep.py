@@ -64,8 +64,8 @@ class Upkeep:
         return self._store.backup(os.fsdecode(os.fspath(path)), self._catalog.copy_to)
 
     def check(self, deep: bool = False) -> list[str]:
-        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own where one can
-        be started.
+        """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own, if one
+        can be started.
 
         `eventdb.check(path)` does the same for a database that does not open.
         """
