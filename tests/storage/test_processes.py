@@ -98,7 +98,7 @@ DEATHS = {
     """,
     "between journal and head": """
         from eventdb.storage.head import Head
-        Head.write = lambda self, data: die()
+        Head.move = lambda self, sequence: die()
     """,
     "between index and sequence": """
         from eventdb.storage.head import Head
