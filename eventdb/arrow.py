@@ -126,7 +126,13 @@ def _coded_to_arrow(column: Column, mask: Array | None) -> pa.Array:
     known = len(column.dictionary)
     if not known:
         return pa.nulls(len(column), target)
-    if known > 2 * len(codes):  # a few rows of a large dictionary: take only the values they use
+    spelled = column.dictionary.spelled
+    if spelled is not None:
+        buffers = [None, pa.py_buffer(spelled.offsets), pa.py_buffer(spelled.heap)]
+        values = pa.Array.from_buffers(target, known, buffers)
+        if mask is None and known == len(codes) and codes[-1] == known - 1 and (codes[:-1] < codes[1:]).all():
+            return values  # every row has its own
+    elif known > 2 * len(codes):  # a few rows of a large dictionary: take only the values they use
         used, codes = np.unique(codes, return_inverse=True)
         array = column.dictionary.array()
         values = pa.array([array[i] for i in used], target)

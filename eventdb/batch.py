@@ -10,9 +10,10 @@ A RecordBatch is columns of equal length, in the order of its schema, and option
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,25 +23,56 @@ from eventdb.schema import DataType, Field, Schema
 
 Array = npt.NDArray[Any]
 
-__all__ = ["Array", "Column", "Dictionary", "RecordBatch", "concat_columns"]
+__all__ = ["Array", "Column", "Dictionary", "RecordBatch", "Spelled", "concat_columns"]
+
+
+class Spelled(NamedTuple):
+    """Distinct values below each other: value i is heap[offsets[i]:offsets[i + 1]] (int32), UTF-8 if `text`."""
+
+    heap: bytes
+    offsets: Array
+    text: bool
+
+    def values(self) -> list[Any]:
+        bounds = itertools.pairwise(self.offsets.tolist())
+        if not self.text:
+            return [self.heap[a:b] for a, b in bounds]
+        whole = self.heap.decode("utf-8")
+        if len(whole) == len(self.heap):
+            return [whole[a:b] for a, b in bounds]
+        return [self.heap[a:b].decode("utf-8") for a, b in bounds]
 
 
 class Dictionary:
     """Distinct values (str or bytes) in code order. Append-only: a code, once given, keeps its value for ever.
 
-    `values` may grow at the end while queries read it: read `len()` once and use only codes below it.
+    `values` may grow at the end while queries read it: read `len()` once and use only codes below it. Of a dictionary
+    that came spelled out (it does not grow) Python's objects are made when `values` is first asked for.
     """
 
-    __slots__ = ("_array", "_codes", "_lock", "values")
+    __slots__ = ("_array", "_codes", "_lock", "_values", "spelled")
 
-    def __init__(self, values: Iterable[Any] = ()) -> None:
-        self.values: list[Any] = values if isinstance(values, list) else list(values)
+    def __init__(self, values: Iterable[Any] | Spelled = ()) -> None:
+        self.spelled: Spelled | None = None
+        self._values: list[Any] | None = None
+        if isinstance(values, Spelled):
+            self.spelled = values
+        else:
+            self._values = values if isinstance(values, list) else list(values)
         self._codes: dict[Any, int] | None = None
         self._array: Array | None = None
         self._lock = threading.Lock()
 
+    @property
+    def values(self) -> list[Any]:
+        found = self._values
+        if found is None:
+            assert self.spelled is not None
+            found = self._values = self.spelled.values()
+        return found
+
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values) if self.spelled is None else len(self.spelled.offsets) - 1
 
     def code_of(self, value: Any) -> int:
         """The code of a value, -1 if it is not in the dictionary."""

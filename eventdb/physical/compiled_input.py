@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -22,10 +23,14 @@ _MAX_RANGE = 1 << 40
 
 
 class ScanInput:
-    """Slices of a Scan. Columns are fetched when first asked for and kept; positions are those of the scan's fields."""
+    """Slices of a Scan. Columns are fetched when first asked for and kept; positions are those of the scan's fields.
 
-    def __init__(self, scan: Scan, context: QueryContext) -> None:
+    `in_flight` is how many slices are worked on at a time, 0 = one a thread: so many decoded columns are held.
+    """
+
+    def __init__(self, scan: Scan, context: QueryContext, in_flight: int = 0) -> None:
         self.scan = scan
+        self.in_flight = in_flight or max(1, context.threads)
         self._context = context
         self._log = context.logs(scan.topic_id)
         self.slices: list[Any] = []
@@ -191,13 +196,15 @@ class ScanInput:
 
 class _Columns:
     """One column of all slices. Raw slices give views of their files, which are kept; a sealed slice (it has
-    `has_nulls`) answers from its statistics and is decoded at each use: storage keeps the blocks decoded last."""
+    `has_nulls`) answers from its statistics and is decoded when it is used; those used last are held."""
 
     def __init__(self, source: ScanInput, index: int) -> None:
         self._source = source
         self._index = index
         self._slices = source.slices
         self._position = source.stored_position(index)
+        self._lock = threading.Lock()
+        self._recent: dict[int, Column] = {}
         self._kept = [
             None if hasattr(part, "has_nulls") else source.fetch(index, number)
             for number, part in enumerate(self._slices)
@@ -207,8 +214,23 @@ class _Columns:
         return len(self._slices)
 
     def __getitem__(self, number: int) -> Column:
-        found = self._kept[number]
-        return self._source.fetch(self._index, number) if found is None else found
+        kept = self._kept[number]
+        if kept is not None:
+            return kept
+        with self._lock:
+            recent = self._recent.get(number)
+            if recent is not None:
+                return recent
+            while len(self._recent) >= self._source.in_flight:  # first: its memory is used again at once
+                del self._recent[next(iter(self._recent))]
+        found: Column
+        if self._position is None:
+            found = self._source.fetch(self._index, number)
+        else:
+            found = self._slices[number].column(self._position)
+        with self._lock:
+            self._recent[number] = found
+        return found
 
     def map_kept(self, change: Callable[[Column], Array]) -> list[Array | None]:
         """change(column) of each slice whose column is kept, None for the others."""

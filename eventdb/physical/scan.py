@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from eventdb.errors import InternalError
 from eventdb.logical.plan import Scan
 from eventdb.physical.context import QueryContext
 from eventdb.physical.event_headers import headers_column
+from eventdb.physical.morsels import submit
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
 from eventdb.physical.skipping import in_time, may_match
@@ -51,15 +54,10 @@ class LogScan(Operator):
         if start >= stop:
             return
         readers = [self._reader(log, f.type, name) for f, name in zip(plan.output, plan.columns, strict=True)]
-        for part in context.snapshot.slices(log, start, stop):
-            if not in_time(plan, part.time_range):
-                self.skipped_segment_count += 1
-                continue
-            if not may_match(plan, log, part):
-                self.skipped_block_count += 1
-                continue
+        parts = self._parts(log, context.snapshot.slices(log, start, stop))
+        threads = 1 if "_headers" in plan.columns else context.threads  # their text is looked up in the snapshot
+        for part, columns in read_ahead(parts, readers, threads):
             context.cancel.check()
-            columns = [read(part) for read in readers]
             count = part.row_count
             self._part, self._first_row = part, 0
             if count <= MORSEL_ROWS:
@@ -69,6 +67,16 @@ class LogScan(Operator):
                 last = min(first + MORSEL_ROWS, count)
                 self._first_row = first
                 yield RecordBatch(self.names, [column.slice(first, last) for column in columns], last - first)
+
+    def _parts(self, log: Any, slices: Iterable[Any]) -> Iterator[Any]:
+        """The slices that may hold rows of the scan."""
+        for part in slices:
+            if not in_time(self.plan, part.time_range):
+                self.skipped_segment_count += 1
+            elif not may_match(self.plan, log, part):
+                self.skipped_block_count += 1
+            else:
+                yield part
 
     def _reader(self, log: Any, type: DataType, name: str) -> _Reader:
         """How to get one column of a segment slice."""
@@ -91,6 +99,32 @@ class LogScan(Operator):
         else:
             position = log.schema.index_of(name)
         return lambda part: _stored(part.column(position), type, name)
+
+
+def read_ahead(
+    parts: Iterator[Any], readers: Sequence[_Reader], threads: int
+) -> Iterator[tuple[Any, list[Column]]]:  # fmt: skip
+    """Each part with its columns. Once a second sealed part is asked for, threads decode those that follow."""
+    running: deque[tuple[Any, Future[list[Column]]]] = deque()
+
+    def read(part: Any) -> list[Column]:
+        return [reader(part) for reader in readers]
+
+    try:
+        for number, part in enumerate(parts):
+            if number == 0 or threads < 2 or not hasattr(part, "has_nulls"):
+                while running:
+                    yield running[0][0], running.popleft()[1].result()
+                yield part, read(part)
+                continue
+            running.append((part, submit(threads, read, part)))
+            if len(running) > threads:
+                yield running[0][0], running.popleft()[1].result()
+        while running:
+            yield running[0][0], running.popleft()[1].result()
+    finally:
+        for _, future in running:
+            future.cancel()
 
 
 def offsets_of(part: Any) -> Array:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventdb.batch import Array, Column, Dictionary
+from eventdb.batch import Array, Column, Dictionary, Spelled
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.buffers import BUFFERS
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from eventdb.storage.sealed import SealedSegment
 
 KERNELS_AFTER_BYTES = 64 * MIB
+_SEEN_COUNT = 1 << 16
+_Key = tuple[int, int, int]  # segment, column, block
 _BIAS = 1 << 63
 
 
@@ -40,25 +42,37 @@ class Decoded:
 
 
 class BlockCache:
-    """The blocks decoded last, at most `limit_bytes` of them. For all threads of the process."""
+    """The blocks decoded last, at most `limit_bytes` of them. For all threads of the process.
+
+    A block is kept when it is decoded for the second time: a scan that passes once keeps none, and its blocks are
+    decoded into memory that the processor has at hand.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
-        self._blocks: OrderedDict[tuple[int, int, int], Decoded] = OrderedDict()
+        self._blocks: OrderedDict[_Key, Decoded] = OrderedDict()
+        self._seen: OrderedDict[_Key, None] = OrderedDict()  # decoded once of late, not kept
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int, int]) -> Decoded | None:
+    def get(self, key: _Key) -> Decoded | None:
         with self._lock:
             found = self._blocks.get(key)
             if found is not None:
                 self._blocks.move_to_end(key)
             return found
 
-    def put(self, key: tuple[int, int, int], block: Decoded) -> None:
+    def put(self, key: _Key, block: Decoded, *, at_once: bool = False) -> None:
+        """The block is kept if it was here before, or `at_once`."""
         with self._lock:
             if key in self._blocks or block.size_bytes > self.limit_bytes:
                 return
+            if not at_once and key not in self._seen:
+                self._seen[key] = None
+                if len(self._seen) > _SEEN_COUNT:
+                    self._seen.popitem(last=False)
+                return
+            self._seen.pop(key, None)
             self._blocks[key] = block
             self.held_bytes += block.size_bytes
             while self.held_bytes > self.limit_bytes:
@@ -70,11 +84,12 @@ class BlockCache:
         with self._lock:
             self.held_bytes = 0
             self._blocks.clear()
+            self._seen.clear()
 
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
 # Blocks that are kept and memory that waits for the next ones stay within the limit together.
-BUFFERS.room_bytes = lambda: CACHE.limit_bytes - CACHE.held_bytes
+BUFFERS.room_bytes = lambda cache=CACHE: cache.limit_bytes - cache.held_bytes  # type: ignore[misc]
 
 
 class _Engine:
@@ -102,13 +117,13 @@ class _Engine:
 ENGINE = _Engine()
 
 
-def block(segment: SealedSegment, column: int, number: int) -> Decoded:
-    """The decoded block, from the cache or from the file."""
+def block(segment: SealedSegment, column: int, number: int, *, keep: bool = True) -> Decoded:
+    """The decoded block, from the cache or from the file. `keep`: it will be asked for again soon."""
     key = (segment.number, column, number)
     found = CACHE.get(key)
     if found is None:
         found = _decode(segment, column, number)
-        CACHE.put(key, found)
+        CACHE.put(key, found, at_once=keep)
         ENGINE.count(found.size_bytes)
     return found
 
@@ -153,15 +168,34 @@ def _decode_strings(
     data = data[length_of(data) :]
     total = int(lengths.sum())
     heap = decode(data, total, 1, kernels).tobytes()
-    bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))).tolist()
-    values: list[Any] = [heap[a:b] for a, b in itertools.pairwise(bounds)]
-    if text:
-        try:
-            values = [value.decode("utf-8", "surrogatepass") for value in values]
-        except UnicodeDecodeError as error:
-            raise DamagedNode(str(error)) from error
+    bounds = np.zeros(distinct + 1, np.int64)
+    np.cumsum(lengths, out=bounds[1:])
     codes.flags.writeable = False
-    return Decoded(codes, validity, Dictionary(values), codes.nbytes + rows + 2 * total + 60 * distinct)
+    size_bytes = codes.nbytes + rows + 2 * total + 60 * distinct
+    return Decoded(codes, validity, Dictionary(_spelled(heap, bounds, text)), size_bytes)
+
+
+def _spelled(heap: bytes, bounds: Array, text: bool) -> Spelled | list[Any]:
+    """The values; as a list if Arrow could not take them: lone surrogates, 2 GiB and more."""
+    if len(heap) < 1 << 31 and (not text or _is_text(heap, bounds)):
+        offsets = bounds.astype(np.int32)
+        offsets.flags.writeable = False
+        return Spelled(heap, offsets, text)
+    values = [heap[a:b] for a, b in itertools.pairwise(bounds.tolist())]
+    try:
+        return [value.decode("utf-8", "surrogatepass") for value in values] if text else list(values)
+    except UnicodeDecodeError as error:
+        raise DamagedNode(str(error)) from error
+
+
+def _is_text(heap: bytes, bounds: Array) -> bool:
+    """Whether every value is UTF-8: the heap is, and each value begins with a whole character."""
+    try:
+        heap.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    firsts = np.frombuffer(heap + b"\0", np.uint8)[bounds[:-1]]
+    return bool(((firsts & 0xC0) != 0x80).all())
 
 
 def string_prefix(value: str | bytes) -> int:
@@ -200,8 +234,8 @@ class SealedSlice:
         """One column, decoded when first asked for."""
         log = self._log
         type = log.schema.fields[index].type
-        found = block(self._segment, index, self._number)
-        whole = self._row == 0 and self._end == len(found.values)
+        whole = self._row == 0 and self._end == self._segment.block_rows_of(self._number)
+        found = block(self._segment, index, self._number, keep=not whole)
         values = found.values if whole else found.values[self._row : self._end]
         validity = found.validity
         if validity is not None and not whole:
@@ -221,7 +255,8 @@ class SealedSlice:
 
     def append_times(self) -> Array:
         """int64 microseconds, read-only."""
-        found = block(self._segment, len(self._segment.layout.columns), self._number)
+        whole = self._row == 0 and self._end == self._segment.block_rows_of(self._number)
+        found = block(self._segment, len(self._segment.layout.columns), self._number, keep=not whole)
         return found.values[self._row : self._end].view(np.int64)
 
     def is_plain(self, index: int) -> bool:

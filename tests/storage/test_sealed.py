@@ -341,15 +341,6 @@ def test_both_decoders_read_the_same_rows(tmp_path: Path, monkeypatch: pytest.Mo
             assert all_columns(db._store, db._log_by_id(1)) == rows
 
 
-def test_the_cache_of_blocks_stays_within_its_bytes() -> None:
-    cache = blocks.BlockCache(1_000)
-    for number in range(50):
-        cache.put((1, 2, number), blocks.Decoded(np.zeros(40), None, None, 320))
-        assert cache.held_bytes <= 1_000
-    assert cache.get((1, 2, 49)) is not None
-    assert cache.get((1, 2, 0)) is None
-
-
 def test_a_helper_process_seals_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
