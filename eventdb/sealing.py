@@ -10,6 +10,7 @@ import os
 import sys
 
 from eventdb.catalog import Catalog
+from eventdb.options import seal_after_us
 from eventdb.schema import Schema
 from eventdb.storage.store import Store
 
@@ -25,7 +26,10 @@ def main(path: str) -> None:
             catalogs.append(Catalog(os.path.join(path, "catalog.sqlite"), read_only=True))
         return {info.id: info.schema for info in catalogs[0].topics()}
 
-    store = Store.open(path, durability="os", create=False, live_topics=live_topics, maintenance=False)
+    store = Store.open(
+        path, durability="os", create=False, live_topics=live_topics, maintenance=False,
+        seal_after=lambda topic_id: seal_after_us(catalogs[0].topics(), topic_id),
+    )  # fmt: skip
     try:
         store.sealer().step(lambda: False)
     finally:
