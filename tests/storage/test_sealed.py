@@ -447,7 +447,9 @@ def test_a_large_table_is_no_work_for_the_sealer(tmp_path: Path, monkeypatch: py
     """It stays raw: a helper that is started for it finds nothing to do, every few seconds."""
     monkeypatch.setattr("eventdb.storage.sealer.SEAL_LEAST_ROWS", 1_000)
     with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
-        db.create_table("t", {"id": "BIGINT"}, primary_key="id").insert_many([{"id": n} for n in range(9_000)])
+        table = db.create_table("t", {"id": "BIGINT"}, primary_key="id")
+        for first in range(0, 9_000, 1_000):  # into several segments, all but the last one full
+            table.insert_many([{"id": n} for n in range(first, first + 1_000)])
         assert not db._store.sealer().has_work()
 
 
