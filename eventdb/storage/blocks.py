@@ -22,6 +22,7 @@ from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.sealed import SealedSegment
+    from eventdb.storage.segment import ColumnLayout
 
 KERNELS_AFTER_BYTES = 64 * MIB
 _SEEN_COUNT = 1 << 16
@@ -130,27 +131,31 @@ def block(segment: SealedSegment, column: int, number: int, *, keep: bool = True
 
 def _decode(segment: SealedSegment, column: int, number: int) -> Decoded:
     entry, data = segment.block_bytes(column, number)
-    rows = segment.block_rows_of(number)
-    kernels = ENGINE.kernels
     layout = segment.layout.columns[column] if column < len(segment.layout.columns) else None
     try:
-        validity = None
-        if entry.nulls:
-            size = length_of(data)
-            validity = decode(data[:size], rows, 1, kernels) != 0
-            data = data[size:]
-            validity.flags.writeable = False
-        if layout is not None and layout.plain:
-            return _decode_strings(data, rows, validity, layout.text, kernels)
-        item = 8 if layout is None else layout.width
-        values = decode(data, rows, item, kernels)
+        return decode_block(data, segment.block_rows_of(number), layout, entry.nulls > 0, ENGINE.kernels)
     except DamagedNode as error:
         raise segment.damaged(column, number, str(error)) from error
+
+
+def decode_block(
+    data: memoryview, rows: int, layout: ColumnLayout | None, has_nulls: bool, kernels: Kernels | None
+) -> Decoded:  # fmt: skip
+    """What `seal.encode_block` made of `rows` (at least 1) values of a column; without a layout, of append times.
+    DamagedNode."""
+    validity = None
+    if has_nulls:
+        size = length_of(data)
+        validity = decode(data[:size], rows, 1, kernels) != 0
+        data = data[size:]
+        validity.flags.writeable = False
+    if layout is not None and layout.plain:
+        return _decode_strings(data, rows, validity, layout.text, kernels)
+    values = decode(data, rows, 8 if layout is None else layout.width, kernels)
     if layout is not None and layout.coded:
         values = values.view(np.int32)
     values.flags.writeable = False
-    size_bytes = values.nbytes + (0 if validity is None else rows)
-    return Decoded(values, validity, None, size_bytes)
+    return Decoded(values, validity, None, values.nbytes + (0 if validity is None else rows))
 
 
 def _decode_strings(

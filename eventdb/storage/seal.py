@@ -166,7 +166,7 @@ def encode_block(column: Column, *, plain: bool) -> tuple[bytes, tuple[int, ...]
         flags |= BLOCK_RANGED
         least, greatest = int(present.min()), int(present.max())
     stored = present.view(np.int8) if present.dtype == np.bool_ else present
-    distinct = distinct_count(stored) if len(stored) else 0
+    distinct = (distinct_count(stored) if len(stored) else 0) + bool(flags & BLOCK_NAN)
     return head + data, (nulls, distinct, kind, flags, 0, 0, least, greatest)
 
 
