@@ -39,6 +39,9 @@ _PYTHON_TYPES = {
 }
 
 
+_NONE = type(None)
+
+
 class _Checker:
     """Converts one Python value to the physical value of a field, or raises SchemaMismatch."""
 
@@ -174,6 +177,21 @@ def _fast_test(field: Field, v: str) -> str:
     return "False"
 
 
+def _fits_all(field: Field, kinds: set[type], values: list[Any]) -> bool:
+    """True only if all values, which are of the types `kinds`, are stored exactly as they are: _fast_test for many."""
+    name = field.type.name
+    if field.type.is_integer or name == "TIMESTAMP":
+        low, high = (MIN_TIMESTAMP_US, MAX_TIMESTAMP_US) if name == "TIMESTAMP" else INTEGER_RANGES[name]
+        return kinds == {int} and low <= min(values) and max(values) <= high
+    if name == "FLOAT":
+        return kinds == {float} and all(-MAX_FLOAT32 < value < MAX_FLOAT32 for value in values)
+    if name in ("DOUBLE", "BOOLEAN"):
+        return kinds == {float if name == "DOUBLE" else bool}
+    if name == "VARCHAR":
+        return kinds == {str} and "".join(values).isascii() and max(map(len, values)) < 4096
+    return name == "BLOB" and kinds == {bytes} and max(map(len, values)) < 4096
+
+
 class RowCodec:
     """encode(dict) -> tuple of physical values in schema order; decode(tuple) -> tuple of Python values.
 
@@ -210,6 +228,25 @@ class RowCodec:
         exec("\n".join(lines), scope)  # the text holds only column names (as literals) and constants
         function: Callable[[Mapping[str, Any]], tuple[Any, ...]] = scope["encode"]
         return function
+
+    def encode_all(self, events: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """`encode` for many, at least one: a list of physical values for each column. A third of the time, because a
+        look at a whole column costs hardly more than one at a value."""
+        try:
+            if set(map(len, events)) != {len(self._schema)}:
+                raise KeyError
+            columns = [[event[name] for event in events] for name in self._schema.names]
+        except (KeyError, TypeError, IndexError):
+            return [list(column) for column in zip(*map(self.encode, events), strict=True)]
+        for i, field in enumerate(self._schema):
+            values = columns[i]
+            kinds = set(map(type, values))
+            if field.nullable and _NONE in kinds:
+                kinds.discard(_NONE)
+                values = [value for value in values if value is not None]
+            if values and not _fits_all(field, kinds, values):
+                columns[i] = list(map(self._checkers[i], columns[i]))
+        return columns
 
     def _encode_slow(self, event: Mapping[str, Any]) -> tuple[Any, ...]:
         """Missing columns are NULL; names match without case; anything unknown is refused."""
