@@ -12,7 +12,7 @@ import pytest
 from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage import PartitionLog, Store
 from eventdb.storage.commit import Writer
-from eventdb.storage.format import SHARED_BYTES, SHARED_LOCK, U64
+from eventdb.storage.format import SHARED_BYTES
 from eventdb.storage.journal import Tail
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
@@ -274,8 +274,6 @@ def test_a_writer_recovers_although_a_read_only_open_held_the_database_for_a_mom
     kept = append(store, 20)
     disk.odds = lambda path: 1.0 if path in ("", "db", "db/shared") else 0.0
     crash(disk, store, power=True)
-    with open(disk.root + "/db/shared", "r+b") as shared:  # as on a disk that kept it
-        os.pwrite(shared.fileno(), U64.pack(os.stat(disk.root + "/db/LOCK").st_ino), SHARED_LOCK)
     fd = os.open(disk.root + "/db/ALIVE", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
     reader = threading.Timer(0.05, os.close, (fd,))
