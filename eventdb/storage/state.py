@@ -10,7 +10,7 @@ from __future__ import annotations
 from eventdb.storage.format import META, META_KEY
 from eventdb.storage.head import Head, ahead_of, head_lsn
 from eventdb.storage.journal import Journal, Tail
-from eventdb.storage.kv import IndexFault, index_error
+from eventdb.storage.kv import IndexFault, aborting, index_error
 from eventdb.storage.lock import WriterLock
 
 TYPE_CHECKING = False
@@ -90,15 +90,9 @@ class CommittedState(WriterLock):
         if self.head.is_empty():
             return
         txn = self.index.begin_write()
-        try:
+        with aborting(txn):
             self.reload(txn)
             self._fold(txn)
             number = txn.id()
             self.commit_txn(txn)
-        except IndexFault as error:
-            txn.abort()
-            raise index_error(error, self.index.path) from error
-        except BaseException:
-            txn.abort()
-            raise
         self.last_txn = number
