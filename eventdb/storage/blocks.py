@@ -15,6 +15,7 @@ import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
+from eventdb.storage.buffers import BUFFERS
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
 from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
 
@@ -61,15 +62,19 @@ class BlockCache:
             self._blocks[key] = block
             self.held_bytes += block.size_bytes
             while self.held_bytes > self.limit_bytes:
-                self.held_bytes -= self._blocks.popitem(last=False)[1].size_bytes
+                _, oldest = self._blocks.popitem(last=False)
+                self.held_bytes -= oldest.size_bytes
+                del oldest  # now there is room for its memory to wait
 
     def clear(self) -> None:
         with self._lock:
-            self._blocks.clear()
             self.held_bytes = 0
+            self._blocks.clear()
 
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
+# Blocks that are kept and memory that waits for the next ones stay within the limit together.
+BUFFERS.room_bytes = lambda: CACHE.limit_bytes - CACHE.held_bytes
 
 
 class _Engine:

@@ -462,9 +462,7 @@ class Repair:
             lost = (max(first, start), end)
         self._name_missing(f"topic {topic_id}/{partition}: offsets {lost[0]}..{lost[1]}", missing, gone)
 
-    def _drop_from_table(
-        self, txn: Any, key: bytes, state: PartitionState, missing: list[tuple[Entry, int]]
-    ) -> None:
+    def _drop_from_table(self, txn: Any, key: bytes, state: PartitionState, missing: list[tuple[Entry, int]]) -> None:
         """The table has no rows of the missing segments any more; all others stay."""
         _, topic_id, partition = PARTITION_KEY.unpack(key)
         ranges = [(entry.place[2], stop) for entry, stop in missing]
