@@ -188,6 +188,7 @@ class PartitionLog:
             with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
                 self._mapped.pop(next(iter(self._mapped)), None)
         self._mapped[base] = segment
+
     def forget_before(self, base: int) -> bool:
         """Mappings of segments before `base` go, so that removed files give their space back; True if the writer's is
         among them, which only the holder of the writer lock may drop."""
