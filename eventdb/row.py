@@ -12,7 +12,7 @@ import datetime as dt
 from eventdb.config import MAX_VALUE_BYTES
 from eventdb.errors import SchemaMismatch
 from eventdb.schema import INTEGER_RANGES
-from eventdb.values import EPOCH, EPOCH_UTC, date_to_days, datetime_to_us, decode_value
+from eventdb.values import EPOCH, EPOCH_UTC, date_to_days, datetime_to_us, decoder_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -265,16 +265,17 @@ class RowCodec:
         return tuple(checker(value) for checker, value in zip(self._checkers, row, strict=True))
 
     def _generate_decode(self) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-        if not any(field.type.name in ("TIMESTAMP", "DATE", "DECIMAL", "BOOLEAN") for field in self._schema):
+        if not any(decoder_of(field.type) for field in self._schema):
             return tuple
         values = []
-        scope: dict[str, Any] = {"EPOCH": EPOCH, "delta": dt.timedelta, "decode_value": decode_value}
+        scope: dict[str, Any] = {"EPOCH": EPOCH, "delta": dt.timedelta}
         for i, field in enumerate(self._schema):
+            decode = decoder_of(field.type)
             if field.type.name == "TIMESTAMP":
                 values.append(f"None if v{i} is None else EPOCH + delta(0, 0, v{i})")
-            elif field.type.name in ("DATE", "DECIMAL", "BOOLEAN"):
-                scope[f"type{i}"] = field.type
-                values.append(f"decode_value(type{i}, v{i})")
+            elif decode is not None:
+                scope[f"decode{i}"] = decode
+                values.append(f"None if v{i} is None else decode{i}(v{i})")
             else:
                 values.append(f"v{i}")
         names = "".join(f"v{i}, " for i in range(len(values)))

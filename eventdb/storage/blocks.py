@@ -22,6 +22,7 @@ from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.sealed import SealedSegment
+    from eventdb.storage.segment import Lists
 
 KERNELS_AFTER_BYTES = 64 * MIB
 _BIAS = 1 << 63
@@ -294,21 +295,19 @@ def slices(
     ]
 
 
-def read_rows(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -> list[tuple[Any, ...]]:
-    """(offset, append_time_us, values) of rows [row, stop), which may lie in several blocks."""
+def read_lists(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -> Lists:
+    """See Segment.read_lists; rows [row, stop) may lie in several blocks."""
     size = segment.layout.block_rows
-    rows: list[tuple[Any, ...]] = []
-    while row < stop:
-        number = row // size
+    width = len(segment.layout.columns)
+    lists: list[list[Any]] = [[] for _ in range(width)]
+    times: list[int] = []
+    for number in range(row // size, -(-stop // size)):
         first = number * size
-        end = min(stop, first + size)
-        lists = [_python_values(segment, i, number, row - first, end - first, dictionaries)
-                 for i in range(len(segment.layout.columns))]  # fmt: skip
-        times = block(segment, len(segment.layout.columns), number).values[row - first : end - first]
-        offsets = range(segment.base + row, segment.base + end)
-        rows += zip(offsets, times.view(np.int64).tolist(), zip(*lists, strict=True), strict=True)
-        row = end
-    return rows
+        low, high = max(row - first, 0), min(stop - first, size)
+        for i, values in enumerate(lists):
+            values += _python_values(segment, i, number, low, high, dictionaries)
+        times += block(segment, width, number).values[low:high].view(np.int64).tolist()
+    return range(segment.base + row, segment.base + stop), times, lists
 
 
 def first_since(segment: SealedSegment, column: int, time_us: int, row: int, stop: int) -> int | None:
