@@ -11,7 +11,8 @@ from eventdb.errors import OffsetOutOfRange, SchemaMismatch, UsageError
 from eventdb.event import Position
 from eventdb.row import RowCodec
 from eventdb.schema import Schema
-from eventdb.storage.keyed import KeyedWriter, current_row, row_count
+from eventdb.storage.key_index import current_row, row_count
+from eventdb.storage.keyed import KeyedWriter
 from eventdb.values import us_to_datetime
 
 TYPE_CHECKING = False

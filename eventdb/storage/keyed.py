@@ -1,18 +1,18 @@
 """Tables in storage: a log whose rows have a key, an index of the newest row of each key, and marks on the others.
 
 KeyedWriter changes a table inside a write transaction, so under the writer lock: what it reads is what it replaces, and
-rows, marks and keys become visible in one commit. current_row() reads one row of a snapshot through the index.
+rows, marks and keys become visible in one commit. key_index.py reads.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 
-from eventdb.errors import ConstraintError, CorruptionError, UsageError
+from eventdb.errors import ConstraintError, UsageError
 from eventdb.schema import BIGINT, Field, Schema
 from eventdb.storage.format import SEGMENT_KEY, SUPERSEDED_BY, TABLE, U64, row_key_prefix, segment_key, table_key
 from eventdb.storage.keys import index_key, is_digest, key_encoder
-from eventdb.storage.kv import reading, scan
+from eventdb.storage.kv import scan
 from eventdb.storage.marks import Marks
 
 TYPE_CHECKING = False
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Segment
-    from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.transaction import WriteTransaction
 
     Row = tuple[Any, ...]
@@ -242,49 +241,3 @@ class _Values:
 
     def __init__(self, values: list[str]) -> None:
         self.values = values
-
-
-def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: Sequence[Any]) -> tuple[int, int, Row] | None:
-    """(offset, append_time_us, values) of the row that has the key in the snapshot, None if none has. No scan."""
-    txn = snapshot.transaction()
-    prefix = row_key_prefix(log.topic_id, log.partition)
-    encode = key_encoder(log.schema, log.primary_key)
-    wanted = encode(key)
-    place = index_key(prefix, wanted)
-    value = txn.get(place)
-    if value is None:
-        return None
-    for (offset,) in U64.iter_unpack(value):
-        segment = _segment_at(txn, log, offset)
-        at = segment.row_at(offset)
-        try:
-            found = segment.read_rows(at, at + 1, log.dictionaries)[0]
-        except IndexError:  # a string this process has not met
-            for dictionary in log.dictionaries:
-                if dictionary is not None:
-                    dictionary.refresh(txn)
-            found = segment.read_rows(at, at + 1, log.dictionaries)[0]
-        row = found[2][:-1]
-        if not is_digest(place, prefix) or encode([row[i] for i in log.primary_key]) == wanted:
-            return offset, found[1], row
-    return None
-
-
-def row_count(snapshot: StoreSnapshot, log: PartitionLog) -> int:
-    """The rows a table has in the snapshot."""
-    value = snapshot.transaction().get(table_key(log.topic_id, log.partition))
-    return 0 if value is None else TABLE.unpack(value)[0]
-
-
-def _segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
-    """The segment that holds the offset."""
-    target = segment_key(log.topic_id, log.partition, offset)
-    with reading(txn.path):
-        cursor = txn.cursor()
-        found = cursor.set_range(target) and cursor.key() == target
-        if not found:
-            found = cursor.prev() if cursor.key() else cursor.last()
-        key = cursor.key() if found else b""
-        if key.startswith(target[:-8]):
-            return log.mapped_raw(SEGMENT_KEY.unpack(key)[3], txn.get(key))
-    raise CorruptionError(f"topic {log.topic_id}: the index of keys names offset {offset}, which no segment holds")

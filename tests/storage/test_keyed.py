@@ -17,7 +17,8 @@ from eventdb.storage import PartitionLog, Store, StoreSnapshot, recovery
 from eventdb.storage import keys as keys_module
 from eventdb.storage.commit import Writer
 from eventdb.storage.compact import compact_table
-from eventdb.storage.keyed import KeyedWriter, current_row, row_count
+from eventdb.storage.key_index import current_row, row_count
+from eventdb.storage.keyed import KeyedWriter
 from eventdb.storage.kv import Index, IndexFault
 from eventdb.storage.marks import Marks
 from eventdb.storage.transaction import WriteTransaction
@@ -364,9 +365,7 @@ def test_compaction_that_forgets_old_snapshots_is_caught(tmp_path: Path, monkeyp
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(
-        str(tmp_path / "db"), durability="os", live_topics=lambda: {1: SCHEMA}, maintenance=False
-    )
+    opened = Store.open(str(tmp_path / "db"), durability="os", live_topics=lambda: {1: SCHEMA}, maintenance=False)
     yield opened
     opened.close()
 
