@@ -1,8 +1,11 @@
 """The shortest way of one row to a commit: what WriteTransaction does for many rows, unrolled for one.
 
 For each segment a function is generated that checks, packs and stores one row without loops. It applies when every
-value has its place already: known dictionary values, no plainly stored column, room in the segment and in the journal
-file. Anything else is left to WriteTransaction, which also owns every error message.
+value has its place already: known dictionary values, room in the segment and in the journal file. Anything else is left
+to WriteTransaction, which also owns every error message.
+
+A table's row that takes the place of another one goes this way too (put.py): its mark is part of the record, and is
+stored between the record and the head.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
 from os import getpid
 from zlib import crc32
 
+from eventdb.config import MAX_PAYLOAD_BYTES
 from eventdb.storage.format import (
     COMMIT_RECORD,
     META,
@@ -29,6 +33,7 @@ from eventdb.storage.format import (
     U32,
 )
 from eventdb.storage.head import MAX_AHEAD, pack_head
+from eventdb.storage.put import describe_mark, superseded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +42,8 @@ if TYPE_CHECKING:
     from eventdb.storage.commit import Writer
     from eventdb.storage.journal import Tail
     from eventdb.storage.log import PartitionLog
-    from eventdb.storage.segment import Segment
+    from eventdb.storage.put import Mark
+    from eventdb.storage.segment import ColumnLayout, Segment
 
 _STATE_START = OP_PLACE.size + OP_ROWS.size
 _STATE_STOP = _STATE_START + PARTITION.size
@@ -50,18 +56,36 @@ _factories: dict[tuple[object, ...], Any] = {}
 DECLINED = -1
 
 
-def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | None) -> Any:
-    """bind(...) -> encode(row, i, log_start, low, high, now, flags), for columns of (struct code, nullable, coded).
+def _generate(columns: tuple[tuple[str, bool, str], ...], event_time: int | None) -> Any:
+    """bind(...) -> encode(row, i, log_start, low, high, now, flags), for columns of (struct code, nullable, kind). The
+    kind is one of '' (fixed width), 'coded', 'text' and 'bytes' (plain), 'marks'.
 
     encode returns the chunk operation of the row, having stored it at row i; KeyError, ValueError, struct.error or
-    TypeError, having stored nothing, if the row needs the long way.
+    TypeError (or AttributeError), having stored nothing, if the row needs the long way.
     """
-    names = [f"v{i}" for i in range(len(columns))]
-    body, packed, stores = [f"({', '.join(names)},) = row"], [], []
+    names = [f"v{i}" for i, (_, _, kind) in enumerate(columns) if kind != "marks"]
+    body, stores = [f"({', '.join(names)},) = row"], []
+    packed: list[list[str]] = [[]]  # arguments of one packing, the name of the bytes behind it, and so on
     arguments = []
-    for i, (_, nullable, coded) in enumerate(columns):
-        value = names[i]
-        if coded:
+    sizes = ["length" if not any(kind in ("text", "bytes") for _, _, kind in columns) else "fixed"]
+    for i, (_, nullable, kind) in enumerate(columns):
+        value = f"v{i}"
+        if kind == "marks":
+            arguments.append(f"s{i}")
+            stores.append(f"s{i}[i] = 0")
+            continue
+        if kind in ("text", "bytes"):
+            encoded = f"{value}.encode('utf-8', 'surrogatepass')" if kind == "text" else f"bytes({value})"
+            body.append(f"b{i} = b'' if {value} is None else {encoded}")
+            if not nullable:
+                body.append(f"if {value} is None: raise ValueError")
+            body.append(f"start{i} = s{i}[i - 1] if i else 0")
+            body.append(f"x{i} = start{i} + len(b{i})")
+            body.append(f"if x{i} > room{i}: raise ValueError")
+            sizes.append(f"len(b{i})")
+            arguments += [f"room{i}", f"heap{i}"]
+            stores.append(f"memory[heap{i} + start{i} : heap{i} + x{i}] = b{i}")
+        elif kind == "coded":
             body.append(f"x{i} = codes{i}[{value}]")
             arguments.append(f"codes{i}")
             if not nullable:
@@ -73,19 +97,28 @@ def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | Non
         arguments.append(f"s{i}")
         stores.append(f"s{i}[i] = x{i}")
         if nullable:
-            packed.append(f"p{i}")
+            packed[-1].append(f"p{i}")
             body.append(f"p{i} = {value} is None")
             arguments.append(f"n{i}")
             stores.append(f"n{i}[i] = p{i}")
-        packed.append(f"x{i}")
+        packed[-1].append(f"x{i}")
+        if kind in ("text", "bytes"):
+            packed += [[f"b{i}"], []]
     if event_time is not None:
         body.append(f"t = v{event_time}")
         body.append("if t is not None:")
         body.append("    if t < low: low = t")
         body.append("    if t > high: high = t")
+    if len(sizes) > 1:
+        body.append(f"length = {' + '.join(sizes)}")
+        body.append(f"if length > {MAX_PAYLOAD_BYTES}: raise ValueError")
     head = f"{OP_CHUNK}, topic, partition, base, i, 1, log_start, base + i + 1, base, low, high, now, flags, length"
-    body.append(f"data = pack({head}, {', '.join(packed)}, now)")
-    source = [f"def bind(pack, topic, partition, base, length, times, {', '.join(arguments)}):"]
+    packed[0].insert(0, head)
+    packed[-1].append("now")
+    parts = [f"pack{n}({', '.join(part)})" if n % 2 == 0 else part[0] for n, part in enumerate(packed)]
+    body.append(f"data = {parts[0]}" if len(parts) == 1 else f"data = b''.join(({', '.join(parts)}))")
+    packs = ", ".join(f"pack{n}" for n in range(0, len(packed), 2))
+    source = [f"def bind({packs}, topic, partition, base, {sizes[0]}, times, memory, {', '.join(arguments)}):"]
     source.append("    def encode(row, i, log_start, low, high, now, flags):")
     source += [f"        {line}" for line in [*body, *stores, "times[i] = now", "return data, low, high"]]
     source.append("    return encode")
@@ -95,33 +128,52 @@ def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | Non
 
 
 def make_encoder(log: PartitionLog, segment: Segment) -> Any:
-    """The encode function of a segment; None if it has plain columns or belongs to a table."""
+    """The encode function of a segment; None if it has too many columns."""
     layout = segment.layout
-    if layout.plain or layout.marks >= 0 or len(layout.columns) > 200:
+    if len(layout.columns) > 200 or layout.offsets >= 0:
         return None
-    columns = tuple((c.struct_code, c.nullable, c.coded) for c in layout.columns)
+    columns = tuple((c.struct_code, c.nullable, _kind(c)) for c in layout.columns)
     factory = _factories.get((columns, log.event_time))
     if factory is None:
-        codes = "".join(("B" if nullable else "") + code for code, nullable, _ in columns) + "q"
-        head = "".join(part.format.lstrip("<") for part in (OP_PLACE, OP_ROWS, PARTITION, U32))
-        packer = struct.Struct("<" + head + codes)
-        length = packer.size - _STATE_STOP - U32.size
-        factory = _factories[(columns, log.event_time)] = (_generate(columns, log.event_time), packer.pack, length)
-    bind, pack, length = factory
+        codes = ["".join(part.format.lstrip("<") for part in (OP_PLACE, OP_ROWS, PARTITION, U32))]
+        for code, nullable, kind in columns:
+            if kind != "marks":
+                codes[-1] += ("B" if nullable else "") + code
+            if kind in ("text", "bytes"):
+                codes.append("")
+        codes[-1] += "q"
+        packers = [struct.Struct("<" + part) for part in codes]
+        length = sum(packer.size for packer in packers) - _STATE_STOP - U32.size
+        packs = [packer.pack for packer in packers]
+        factory = _factories[(columns, log.event_time)] = (_generate(columns, log.event_time), packs, length)
+    bind, packs, length = factory
     arguments: list[Any] = []
-    for i, column in enumerate(layout.columns):
-        if column.coded:
+    for i, (column, (_, _, kind)) in enumerate(zip(layout.columns, columns, strict=True)):
+        if column.plain:
+            arguments += [column.heap_bytes, column.heap_position]
+        elif kind == "coded":
             dictionary = log.dictionaries[i]
             assert dictionary is not None
             arguments.append(dictionary.codes)
         arguments.append(segment.value_views[i])
         if column.nullable:
             arguments.append(segment.null_views[i])
-    return bind(pack, log.topic_id, log.partition, segment.base, length, segment.value_views[-1], *arguments)
+    return bind(
+        *packs, log.topic_id, log.partition, segment.base, length, segment.value_views[-1], segment.memory, *arguments
+    )
 
 
-def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
-    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit."""
+def _kind(column: ColumnLayout) -> str:
+    if column.plain:
+        return "text" if column.text else "bytes"
+    return "marks" if column.marks else "coded" if column.coded else ""
+
+
+def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None = None) -> int:
+    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit.
+
+    With the `key` of a table's row (keys.py) it supersedes the row that has the key.
+    """
     if writer.busy or getpid() != writer.pid or writer.shared[_WAITING] != _NOBODY:
         return DECLINED  # whoever finds the writer busy joins the group that commits next
     files = writer.files
@@ -134,7 +186,7 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
                 files.flock(writer.lock_fd, _EXCLUSIVE)
             except OSError:
                 return DECLINED
-            return _store(writer, log, row)
+            return _store(writer, log, row, key)
         except BaseException:
             log.drop_writer_state()
             raise
@@ -143,7 +195,7 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
             files.flock(writer.lock_fd, LOCK_UN)
 
 
-def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
+def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None) -> int:
     """append_row() with the lock held."""
     shared = writer.shared
     now = writer.clock.time_us()
@@ -168,16 +220,23 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     i = state.log_end - state.base
     if i >= log.capacity or (len(writer.ahead) >= MAX_AHEAD and log.key not in writer.ahead):
         return DECLINED
+    mark: Mark | None = None
+    if key is not None:
+        mark = superseded(writer, log, key)
+        if mark is None:
+            return DECLINED
     if now < state.append_us:
         now = state.append_us
     try:
         data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, state.flags)
-    except (KeyError, ValueError, TypeError, OverflowError, struct.error):
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, struct.error):
         return DECLINED
+    if mark is not None:
+        data += describe_mark(log, mark)
     after = position + ((RECORD_BYTES + len(data) + 7) & -8)
     if after + ROLL_BYTES > tail.size:
         return DECLINED
-    _commit(writer, tail, log.key, data, after)
+    _commit(writer, tail, log.key, data, after, mark)
     state.log_end += 1
     state.min_time = low
     state.max_time = high
@@ -185,7 +244,7 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     return state.log_end - 1
 
 
-def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int) -> None:
+def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int, mark: Mark | None) -> None:
     """The row's operation is in the journal, up to the byte `after`, and the head says so."""
     position = tail.position
     seed = writer.journal.seed
@@ -208,6 +267,9 @@ def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int) -> 
     # Before the flush, while this code's memory is in the cache: behind it one store remains.
     sequence = writer.head.fill(pack_head(meta, writer.ahead))
     writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
+    if mark is not None:
+        view, row, by, _ = mark
+        view[row] = by
     writer.head.move(sequence)
     tail.lsn = writer.own_lsn = lsn
     tail.position = after

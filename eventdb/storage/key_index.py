@@ -7,15 +7,19 @@ The index names a version of the key's row. It need not be the newest: an update
 from __future__ import annotations
 
 from eventdb.errors import CorruptionError
+from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.format import SEGMENT_KEY, TABLE, U64, row_key_prefix, segment_key, table_key
 from eventdb.storage.keys import index_key, is_digest, key_encoder
 from eventdb.storage.kv import reading
+
+_ROWS_AT_ONCE = 4_096
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from eventdb.schema import Schema
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Segment
     from eventdb.storage.snapshot import StoreSnapshot
@@ -53,8 +57,8 @@ class KeyIndex:
 
     def offsets(self, keys: Sequence[Sequence[Any]]) -> list[int]:
         """The offsets of the rows that have the keys, ascending."""
-        found = {offset_of(*place) for place in map(self.find, keys) if place is not None}
-        return sorted(found)
+        found = [place for place in map(self.find, keys) if place is not None]
+        return sorted({segment.offset_at(row) for segment, row in found})
 
     def row(self, segment: Segment, row: int) -> tuple[int, int, Row]:
         """(offset, append_time_us, values)."""
@@ -73,7 +77,7 @@ class KeyIndex:
         end = self._end
         while offset < end:
             segment = self._segment_at(offset)
-            row = row_of(segment, offset)
+            row = segment.row_of(offset)
             mark = segment.value_views[segment.layout.marks][row]
             if not mark or mark > end:
                 return segment, row
@@ -105,23 +109,6 @@ class KeyIndex:
         return segment
 
 
-def row_of(segment: Segment, offset: int) -> int:
-    """The row that has the offset. CorruptionError if none has."""
-    row = segment.row_at(offset)
-    if row >= segment.layout.capacity or offset_of(segment, row) != offset:
-        raise CorruptionError(
-            f"{segment.path}: the index of keys leads to offset {offset}, which is not there; run check(deep=True)",
-            path=segment.path,
-        )
-    return row
-
-
-def offset_of(segment: Segment, row: int) -> int:
-    """The offset of a row of a segment."""
-    layout = segment.layout
-    return segment.base + row if layout.offsets < 0 else int(segment.value_views[layout.offsets][row])
-
-
 def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: Sequence[Any]) -> tuple[int, int, Row] | None:
     """(offset, append_time_us, values) of the row that has the key in the snapshot, None if none has. No scan."""
     index = KeyIndex(snapshot, log)
@@ -133,3 +120,24 @@ def row_count(snapshot: StoreSnapshot, log: PartitionLog) -> int:
     """The rows a table has in the snapshot."""
     value = snapshot.transaction().get(table_key(log.topic_id, log.partition))
     return 0 if value is None else TABLE.unpack(value)[0]
+
+
+def current_places(
+    txn: Any, topic_id: int, partition: int, end: int, segments: Sequence[tuple[Segment, int]], schema: Schema,
+    primary_key: tuple[int, ...],
+) -> dict[bytes, list[int]]:  # fmt: skip
+    """What the index of keys must say: index key -> offsets of the current rows in the segments (and their rows) of a
+    table that ends at `end`. Reads them all."""
+    encode, prefix = key_encoder(schema, primary_key), row_key_prefix(topic_id, partition)
+    dictionaries = [DictionaryCache(topic_id, i) if field.type.name == "VARCHAR" else None
+                    for i, field in enumerate(schema)]  # fmt: skip
+    for dictionary in dictionaries:
+        if dictionary is not None:
+            dictionary.refresh(txn)
+    found: dict[bytes, list[int]] = {}
+    for segment, rows in segments:
+        for at in range(0, rows, _ROWS_AT_ONCE):
+            for offset, _, row in segment.read_rows(at, min(rows, at + _ROWS_AT_ONCE), [*dictionaries, None]):
+                if not row[-1] or row[-1] > end:
+                    found.setdefault(index_key(prefix, encode([row[i] for i in primary_key])), []).append(offset)
+    return found

@@ -6,14 +6,12 @@ rows, marks and keys become visible in one commit. key_index.py reads.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from eventdb.errors import ConstraintError, UsageError
 from eventdb.schema import BIGINT, Field, Schema
-from eventdb.storage.format import SEGMENT_KEY, SUPERSEDED_BY, TABLE, U64, row_key_prefix, segment_key, table_key
+from eventdb.storage.format import SUPERSEDED_BY, TABLE, U64, row_key_prefix, table_key
 from eventdb.storage.keys import index_key, is_digest, key_encoder
-from eventdb.storage.kv import scan
 from eventdb.storage.marks import Marks
+from eventdb.storage.put import segments_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +45,7 @@ class KeyedWriter:
         self._prefix = row_key_prefix(log.topic_id, log.partition)
         self._count_key = table_key(log.topic_id, log.partition)
         self._encode = key_encoder(log.schema, log.primary_key)
-        self._bases: list[int] | None = None
-        self._segments: dict[int, Segment] = {}
+        self._segments = segments_of(log, self._txn)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -66,11 +63,20 @@ class KeyedWriter:
         if value is None:
             return -1
         if not is_digest(place, self._prefix):
-            return U64.unpack(value)[0]  # type: ignore[no-any-return]
+            return self._newest(U64.unpack(value)[0])
         for (offset,) in U64.iter_unpack(value):
             if self.key_of(self.row(offset)) == key:
                 return offset  # type: ignore[no-any-return]
         return -1
+
+    def _newest(self, offset: int) -> int:
+        """The last version of the row at the offset: the marks lead to it."""
+        while True:
+            segment = self._segment(offset)
+            mark = segment.value_views[segment.layout.marks][segment.row_of(offset)]
+            if not mark:
+                return offset
+            offset = mark - 1
 
     def row(self, offset: int) -> Row:
         """The values of a row, this transaction's own included."""
@@ -100,15 +106,7 @@ class KeyedWriter:
             for base in reversed(staged.created):
                 if offset >= base:
                     return staged.created[base][0]
-        bases = self._bases
-        if bases is None:
-            prefix = segment_key(self.log.topic_id, self.log.partition, 0)[:-8]
-            bases = self._bases = [SEGMENT_KEY.unpack(key)[3] for key, _ in scan(self._txn, prefix)]
-        base = bases[bisect_right(bases, offset) - 1]
-        segment = self._segments.get(base)
-        if segment is None:
-            segment = self._segments[base] = self.log.markable(self._txn, base)
-        return segment
+        return self._segments.at(self._txn, offset)
 
     # -- changing ------------------------------------------------------------------------------
 
@@ -168,6 +166,14 @@ class KeyedWriter:
             for offset, i in enumerate(moved, first):
                 places[i] = offset
         return places
+
+    def name_newest(self, keys: Sequence[bytes]) -> None:
+        """The index names the newest version of the keys' rows."""
+        for key in keys:
+            newest = self.find(key)
+            if newest >= 0:
+                self.transaction._changed = True
+                self._point(key, newest, newest)
 
     def taken(self, row: Row) -> ConstraintError:
         """The error of a key that a row has already."""
