@@ -3,6 +3,9 @@
 For each segment a function is generated that checks, packs and stores one row without loops. It applies when every
 value has its place already: known dictionary values, room in the segment and in the journal file. Anything else is left
 to WriteTransaction, which also owns every error message.
+
+A table's row that takes the place of another one goes this way too (put.py): its mark is part of the record, and is
+stored between the record and the head.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from eventdb.storage.format import (
     U32,
 )
 from eventdb.storage.head import MAX_AHEAD, pack_head
+from eventdb.storage.put import describe_mark, superseded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from eventdb.storage.commit import Writer
     from eventdb.storage.journal import Tail
     from eventdb.storage.log import PartitionLog
+    from eventdb.storage.put import Mark
     from eventdb.storage.segment import ColumnLayout, Segment
 
 _STATE_START = OP_PLACE.size + OP_ROWS.size
@@ -60,7 +65,7 @@ def _generate(columns: tuple[ColumnLayout, ...], event_time: int | None) -> Any:
     encode returns the chunk operation of the row, having stored it at row i; one of _UNFIT, having stored nothing, if
     the row needs the long way.
     """
-    body = [f"({' '.join(f'v{i},' for i in range(len(columns)))}) = row"]
+    body = [f"({' '.join(f'v{i},' for i, column in enumerate(columns) if not column.marks)}) = row"]
     given: list[str] = []  # what the function knows of the segment: a name = an expression
     stores: list[str] = []
     # The operation: fixed parts, each packed at once, and between them the heap bytes of plain columns.
@@ -69,6 +74,9 @@ def _generate(columns: tuple[ColumnLayout, ...], event_time: int | None) -> Any:
     joined = []
     for i, column in enumerate(columns):
         given.append(f"s{i} = segment.value_views[{i}]")
+        if column.marks:  # the row is the current one of its key
+            stores.append(f"s{i}[i] = 0")
+            continue
         if not column.nullable:
             body.append(f"if v{i} is None: raise ValueError")
         if column.nullable:
@@ -124,11 +132,11 @@ def _generate(columns: tuple[ColumnLayout, ...], event_time: int | None) -> Any:
 
 
 def make_encoder(log: PartitionLog, segment: Segment) -> Any:
-    """The encode function of a segment; None if it belongs to a table."""
+    """The encode function of a segment; None if it has too many columns."""
     layout = segment.layout
-    if layout.marks >= 0 or len(layout.columns) > 200:
+    if layout.offsets >= 0 or len(layout.columns) > 200:
         return None
-    kinds = tuple((c.struct_code, c.nullable, c.coded, c.plain, c.text) for c in layout.columns)
+    kinds = tuple((c.struct_code, c.nullable, c.coded, c.plain, c.text, c.marks) for c in layout.columns)
     make = _factories.get((kinds, log.event_time))
     if make is None:
         make = _factories[(kinds, log.event_time)] = _generate(layout.columns, log.event_time)
@@ -136,8 +144,11 @@ def make_encoder(log: PartitionLog, segment: Segment) -> Any:
     return make(segment, log.topic_id, log.partition, codes)
 
 
-def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
-    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit."""
+def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None = None) -> int:
+    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit.
+
+    With the `key` of a table's row (keys.py) it supersedes the row that has the key.
+    """
     if writer.busy or getpid() != writer.pid or writer.shared[_WAITING] != _NOBODY:
         return DECLINED  # whoever finds the writer busy joins the group that commits next
     files = writer.files
@@ -150,7 +161,7 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
                 files.flock(writer.lock_fd, _EXCLUSIVE)
             except OSError:
                 return DECLINED
-            return _store(writer, log, row)
+            return _store(writer, log, row, key)
         except BaseException:
             log.drop_writer_state()
             raise
@@ -159,7 +170,7 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
             files.flock(writer.lock_fd, LOCK_UN)
 
 
-def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
+def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None) -> int:
     """append_row() with the lock held."""
     shared = writer.shared
     now = writer.clock.time_us()
@@ -184,16 +195,23 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     i = state.log_end - state.base
     if i >= log.capacity or (len(writer.ahead) >= MAX_AHEAD and log.key not in writer.ahead):
         return DECLINED
+    mark: Mark | None = None
+    if key is not None:
+        mark = superseded(writer, log, key)
+        if mark is None:
+            return DECLINED
     if now < state.append_us:
         now = state.append_us
     try:
         data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, state.flags)
     except _UNFIT:
         return DECLINED
+    if mark is not None:
+        data += describe_mark(log, mark)
     after = position + ((RECORD_BYTES + len(data) + 7) & -8)
     if after + ROLL_BYTES > tail.size:
         return DECLINED
-    _commit(writer, tail, log.key, data, after)
+    _commit(writer, tail, log.key, data, after, mark)
     state.log_end += 1
     state.min_time = low
     state.max_time = high
@@ -201,7 +219,7 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     return state.log_end - 1
 
 
-def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int) -> None:
+def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int, mark: Mark | None) -> None:
     """The row's operation is in the journal, up to the byte `after`, and the head says so."""
     position = tail.position
     seed = writer.journal.seed
@@ -224,6 +242,9 @@ def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int) -> 
     # Before the flush, while this code's memory is in the cache: behind it one store remains.
     sequence = writer.head.fill(pack_head(meta, writer.ahead))
     writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
+    if mark is not None:
+        view, row, by, _ = mark
+        view[row] = by
     writer.head.move(sequence)
     tail.lsn = writer.own_lsn = lsn
     tail.position = after

@@ -220,6 +220,17 @@ class Segment:
             return offset - self.base
         return bisect_left(self.value_views[self.layout.offsets], offset)
 
+    def offset_at(self, row: int) -> int:
+        """The offset of a row."""
+        return self.base + row if self.layout.offsets < 0 else int(self.value_views[self.layout.offsets][row])
+
+    def row_of(self, offset: int) -> int:
+        """The row that has the offset. CorruptionError if none has."""
+        row = self.row_at(offset)
+        if not 0 <= row < self.layout.capacity or self.offset_at(row) != offset:
+            raise CorruptionError(f"{self.path}: offset {offset} is not there; run check(deep=True)", path=self.path)
+        return row
+
     def heap_end(self, column: int, row: int) -> int:
         """Heap bytes used by the rows before `row` of a plain column."""
         return self.value_views[column][row - 1] if row else 0

@@ -7,6 +7,7 @@ from eventdb.errors import ClosedError, OffsetOutOfRange
 from eventdb.storage.format import META, META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
 from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.journal import Tail
+from eventdb.storage.key_index import KeyIndex
 from eventdb.storage.kv import reading, scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.sealed import SealedSegment
@@ -14,7 +15,7 @@ from eventdb.storage.segment import MissingFile, Segment, as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -242,6 +243,10 @@ class StoreSnapshot:
             else:
                 found.append(SegmentSlice(log, segment, row, end, times))
         return found
+
+    def key_offsets(self, log: PartitionLog, keys: Sequence[tuple[Any, ...]]) -> list[int]:
+        """The offsets of the rows of a table that have the keys (physical values), ascending."""
+        return KeyIndex(self, log).offsets(keys)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a user key."""

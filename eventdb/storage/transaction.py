@@ -490,6 +490,7 @@ class WriteTransaction:
         if self._marks is not None:
             for key in self._marks.places():
                 self._mark_dirty(key, False)
+            self._marks.note(writer.tail.checkpoint_sequence)
             parts.extend(self._marks.describe())
         self._committing = True
         payload = b"".join(parts) if self._journaled else None

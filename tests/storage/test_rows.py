@@ -155,11 +155,11 @@ def recorded(rows: list[Row], schema: Schema, event_time: int | None, *, short: 
     took the short way."""
     payloads, counted = [], 0
 
-    def keep_short(writer: Writer, tail: Any, key: bytes, data: bytes, after: int) -> None:
+    def keep_short(writer: Writer, tail: Any, key: bytes, data: bytes, after: int, mark: Any) -> None:
         nonlocal counted
         counted += 1
         payloads.append(data)
-        commit_short(writer, tail, key, data, after)
+        commit_short(writer, tail, key, data, after, mark)
 
     def keep_long(writer: Writer, payload: bytes, *rest: Any, **named: Any) -> bool:
         payloads.append(payload)
