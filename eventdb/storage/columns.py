@@ -331,20 +331,21 @@ class _Source:
         if len(used) > DICTIONARY_LIMIT:
             return False
         values = dictionary.values
-        codes = used.tolist()
-        fresh = [v for v in (values[c] for c in codes) if v not in cache.codes and v not in pending]
-        if not all(map(is_short, fresh)) or cache.is_full(
-            DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))
-        ):
-            return False
-        if fresh:
+        wanted = values if len(used) == len(values) else [values[c] for c in used.tolist()]
+        found: list[Any] = list(map(cache.codes.get, wanted))
+        if None in found:
+            unknown = (v for v, code in zip(wanted, found, strict=True) if code is None and v not in pending)
+            fresh = dict.fromkeys(unknown)
+            if not all(map(is_short, fresh)) or cache.is_full(
+                DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))
+            ):
+                return False
             pending = staged.pending.setdefault(index, {})
             for value in fresh:
-                if value not in pending:
-                    pending[value] = len(cache.values) + len(pending)
+                pending[value] = len(cache.values) + len(pending)
+            found = [pending[v] if code is None else code for v, code in zip(wanted, found, strict=True)]
         table = np.zeros(max(1, len(values)), dtype=np.int32)
-        known = cache.codes
-        table[used] = [known[v] if v in known else pending[v] for v in (values[c] for c in codes)]
+        table[used] = found
         if len(used) == len(values) and bool((table == np.arange(len(table))).all()):
             self._own = True  # a fresh topic takes the codes as they come
         else:
