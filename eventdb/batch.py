@@ -10,10 +10,10 @@ A RecordBatch is columns of equal length, in the order of its schema, and option
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,56 +23,25 @@ from eventdb.schema import DataType, Field, Schema
 
 Array = npt.NDArray[Any]
 
-__all__ = ["Array", "Column", "Dictionary", "RecordBatch", "Spelled", "concat_columns"]
-
-
-class Spelled(NamedTuple):
-    """Distinct values below each other: value i is heap[offsets[i]:offsets[i + 1]] (int32), UTF-8 if `text`."""
-
-    heap: bytes
-    offsets: Array
-    text: bool
-
-    def values(self) -> list[Any]:
-        bounds = itertools.pairwise(self.offsets.tolist())
-        if not self.text:
-            return [self.heap[a:b] for a, b in bounds]
-        whole = self.heap.decode("utf-8")
-        if len(whole) == len(self.heap):
-            return [whole[a:b] for a, b in bounds]
-        return [self.heap[a:b].decode("utf-8") for a, b in bounds]
+__all__ = ["Array", "Column", "Dictionary", "RecordBatch", "SpelledDictionary", "concat_columns"]
 
 
 class Dictionary:
     """Distinct values (str or bytes) in code order. Append-only: a code, once given, keeps its value for ever.
 
-    `values` may grow at the end while queries read it: read `len()` once and use only codes below it. Of a dictionary
-    that came spelled out (it does not grow) Python's objects are made when `values` is first asked for.
+    `values` may grow at the end while queries read it: read `len()` once and use only codes below it.
     """
 
-    __slots__ = ("_array", "_codes", "_lock", "_values", "spelled")
+    __slots__ = ("_array", "_codes", "_lock", "values")
 
-    def __init__(self, values: Iterable[Any] | Spelled = ()) -> None:
-        self.spelled: Spelled | None = None
-        self._values: list[Any] | None = None
-        if isinstance(values, Spelled):
-            self.spelled = values
-        else:
-            self._values = values if isinstance(values, list) else list(values)
+    def __init__(self, values: Iterable[Any] = ()) -> None:
+        self.values: list[Any] = values if isinstance(values, list) else list(values)
         self._codes: dict[Any, int] | None = None
         self._array: Array | None = None
         self._lock = threading.Lock()
 
-    @property
-    def values(self) -> list[Any]:
-        found = self._values
-        if found is None:
-            assert self.spelled is not None
-            found = self._values = self.spelled.values()
-        return found
-
     def __len__(self) -> int:
-        return len(self.values) if self.spelled is None else len(self.spelled.offsets) - 1
+        return len(self.values)
 
     def code_of(self, value: Any) -> int:
         """The code of a value, -1 if it is not in the dictionary."""
@@ -96,6 +65,52 @@ class Dictionary:
         """function(value) for every value: a lookup table to index with codes; never empty."""
         table = np.fromiter((function(v) for v in self.values[:]), dtype=dtype) if self.values else np.empty(0, dtype)
         return table if len(table) else np.zeros(1, dtype=dtype)
+
+
+class SpelledDictionary(Dictionary):
+    """Values as Arrow lays them out: their bytes one after another, and where each begins.
+
+    They become Python objects only if somebody asks. Those on their way into the log may repeat, unlike those of other
+    dictionaries: no query must meet them. `distinct` ones are UTF-8 throughout, if `text`, and `starts` is int32.
+    """
+
+    __slots__ = ("_decoded", "_text", "distinct", "heap", "starts")
+
+    def __init__(self, starts: Array, heap: Array, *, text: bool, distinct: bool = False) -> None:
+        """`starts` are positions in the uint8 array `heap`, one more than there are values."""
+        self.starts = starts
+        self.heap = heap
+        self.distinct = distinct
+        self._text = text
+        self._decoded: list[Any] | None = None
+        self._codes = None
+        self._array = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def values(self) -> list[Any]:  # type: ignore[override]
+        decoded = self._decoded
+        if decoded is None:
+            decoded = self._decoded = self._texts() if self._text else self.spelled()
+        return decoded
+
+    def spelled(self) -> list[bytes]:
+        data, bounds = self._bounds()
+        return [data[a:b] for a, b in pairwise(bounds)]
+
+    def _texts(self) -> list[str]:
+        data, bounds = self._bounds()
+        whole = data.decode("utf-8", "surrogatepass")
+        if len(whole) == len(data):  # ASCII
+            return [whole[a:b] for a, b in pairwise(bounds)]
+        return [data[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
+
+    def _bounds(self) -> tuple[bytes, list[int]]:
+        starts = self.starts.tolist()
+        return self.heap[starts[0] : starts[-1]].tobytes(), [start - starts[0] for start in starts]
 
 
 class Column:

@@ -1,4 +1,4 @@
-"""LogScan: rows of a topic in offset order, a morsel at a time."""
+"""LogScan: rows of a topic in offset order, a morsel at a time. KeyLookup: the rows of a table that have given keys."""
 
 from __future__ import annotations
 
@@ -53,10 +53,9 @@ class LogScan(Operator):
         stop = latest if plan.stop_offset is None else min(plan.stop_offset, latest)
         if start >= stop:
             return
-        readers = [self._reader(log, f.type, name) for f, name in zip(plan.output, plan.columns, strict=True)]
         parts = self._parts(log, context.snapshot.slices(log, start, stop))
         threads = 1 if "_headers" in plan.columns else context.threads  # their text is looked up in the snapshot
-        for part, columns in read_ahead(parts, readers, threads):
+        for part, columns in read_ahead(parts, self._readers(log), threads):
             context.cancel.check()
             count = part.row_count
             self._part, self._first_row = part, 0
@@ -77,6 +76,9 @@ class LogScan(Operator):
                 self.skipped_block_count += 1
             else:
                 yield part
+
+    def _readers(self, log: Any) -> list[_Reader]:
+        return [self._reader(log, f.type, name) for f, name in zip(self.plan.output, self.plan.columns, strict=True)]
 
     def _reader(self, log: Any, type: DataType, name: str) -> _Reader:
         """How to get one column of a segment slice."""
@@ -125,6 +127,31 @@ def read_ahead(
     finally:
         for _, future in running:
             future.cancel()
+
+
+class KeyLookup(LogScan):
+    """Finds the rows of the plan's keys through the table's index, whatever the table's size; in offset order."""
+
+    def _produce(self, log: Any) -> Iterator[RecordBatch]:
+        plan, snapshot = self.plan, self.context.snapshot
+        assert plan.keys is not None
+        low, high = plan.start_offset or 0, plan.stop_offset
+        offsets = [o for o in snapshot.key_offsets(log, plan.keys) if o >= low and (high is None or o < high)]
+        readers = self._readers(log)
+        for start, stop in _runs(offsets):
+            for part in snapshot.slices(log, start, stop):
+                self.context.cancel.check()
+                self._part, self._first_row = part, 0
+                yield RecordBatch(self.names, [read(part) for read in readers], part.row_count)
+
+
+def _runs(offsets: list[int]) -> Iterator[tuple[int, int]]:
+    """[start, stop) of ascending offsets that follow each other."""
+    for i, offset in enumerate(offsets):
+        if not i or offset != offsets[i - 1] + 1:
+            start = offset
+        if i + 1 == len(offsets) or offsets[i + 1] != offset + 1:
+            yield start, offset + 1
 
 
 def offsets_of(part: Any) -> Array:

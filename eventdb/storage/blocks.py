@@ -6,14 +6,13 @@ that has decoded KERNELS_AFTER_BYTES.
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventdb.batch import Array, Column, Dictionary, Spelled
+from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.buffers import BUFFERS
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
@@ -22,7 +21,7 @@ from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.sealed import SealedSegment
-    from eventdb.storage.segment import ColumnLayout
+    from eventdb.storage.segment import ColumnLayout, Lists
 
 KERNELS_AFTER_BYTES = 64 * MIB
 _SEEN_COUNT = 1 << 16
@@ -172,34 +171,35 @@ def _decode_strings(
     lengths = decode(data, distinct, 4, kernels).astype(np.int64)
     data = data[length_of(data) :]
     total = int(lengths.sum())
-    heap = decode(data, total, 1, kernels).tobytes()
+    heap = decode(data, total, 1, kernels)
     bounds = np.zeros(distinct + 1, np.int64)
     np.cumsum(lengths, out=bounds[1:])
     codes.flags.writeable = False
     size_bytes = codes.nbytes + rows + 2 * total + 60 * distinct
-    return Decoded(codes, validity, Dictionary(_spelled(heap, bounds, text)), size_bytes)
+    return Decoded(codes, validity, _dictionary(heap, bounds, text), size_bytes)
 
 
-def _spelled(heap: bytes, bounds: Array, text: bool) -> Spelled | list[Any]:
-    """The values; as a list if Arrow could not take them: lone surrogates, 2 GiB and more."""
+def _dictionary(heap: Array, bounds: Array, text: bool) -> Dictionary:
+    """The values between the bounds, as Python objects only if Arrow could not take them: lone surrogates, 2 GiB and
+    more."""
     if len(heap) < 1 << 31 and (not text or _is_text(heap, bounds)):
-        offsets = bounds.astype(np.int32)
-        offsets.flags.writeable = False
-        return Spelled(heap, offsets, text)
-    values = [heap[a:b] for a, b in itertools.pairwise(bounds.tolist())]
+        starts = bounds.astype(np.int32)
+        starts.flags.writeable = heap.flags.writeable = False
+        return SpelledDictionary(starts, heap, text=text, distinct=True)
     try:
-        return [value.decode("utf-8", "surrogatepass") for value in values] if text else list(values)
+        return Dictionary(SpelledDictionary(bounds, heap, text=text).values)
     except UnicodeDecodeError as error:
         raise DamagedNode(str(error)) from error
 
 
-def _is_text(heap: bytes, bounds: Array) -> bool:
+def _is_text(heap: Array, bounds: Array) -> bool:
     """Whether every value is UTF-8: the heap is, and each value begins with a whole character."""
+    data = heap.tobytes()
     try:
-        heap.decode("utf-8")
+        data.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    firsts = np.frombuffer(heap + b"\0", np.uint8)[bounds[:-1]]
+    firsts = np.frombuffer(data + b"\0", np.uint8)[bounds[:-1]]
     return bool(((firsts & 0xC0) != 0x80).all())
 
 
@@ -334,21 +334,19 @@ def slices(
     ]
 
 
-def read_rows(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -> list[tuple[Any, ...]]:
-    """(offset, append_time_us, values) of rows [row, stop), which may lie in several blocks."""
+def read_lists(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -> Lists:
+    """See Segment.read_lists; rows [row, stop) may lie in several blocks."""
     size = segment.layout.block_rows
-    rows: list[tuple[Any, ...]] = []
-    while row < stop:
-        number = row // size
+    width = len(segment.layout.columns)
+    lists: list[list[Any]] = [[] for _ in range(width)]
+    times: list[int] = []
+    for number in range(row // size, -(-stop // size)):
         first = number * size
-        end = min(stop, first + size)
-        lists = [_python_values(segment, i, number, row - first, end - first, dictionaries)
-                 for i in range(len(segment.layout.columns))]  # fmt: skip
-        times = block(segment, len(segment.layout.columns), number).values[row - first : end - first]
-        offsets = range(segment.base + row, segment.base + end)
-        rows += zip(offsets, times.view(np.int64).tolist(), zip(*lists, strict=True), strict=True)
-        row = end
-    return rows
+        low, high = max(row - first, 0), min(stop - first, size)
+        for i, values in enumerate(lists):
+            values += _python_values(segment, i, number, low, high, dictionaries)
+        times += block(segment, width, number).values[low:high].view(np.int64).tolist()
+    return range(segment.base + row, segment.base + stop), times, lists
 
 
 def first_since(segment: SealedSegment, column: int, time_us: int, row: int, stop: int) -> int | None:

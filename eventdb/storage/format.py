@@ -204,7 +204,8 @@ HEAD = Struct(
     "<II"
 )  # content bytes, crc seeded with the sequence; then META, and per partition its key, a zero byte, PARTITION
 HEAD_ENTRY_BYTES = PARTITION_KEY.size + 1 + PARTITION.size
-SHARED_LOCK = 24  # u64: inode of LOCK, as whoever opened the database first saw it
+SHARED_LOCK = 24
+LOCK_SEEN = Struct("<QQ")  # inode of LOCK, as whoever opened the database first saw it, and of `shared` itself
 SHARED_SLOTS = 64  # one byte per waiter slot: 1 = armed
 SLOT_COUNT = 64
 

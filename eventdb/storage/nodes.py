@@ -188,6 +188,8 @@ class _Decoder:
         if not 0 < size <= item or node.width % 8:
             raise DamagedNode(f"{size} bytes of values of {item}")
         planes = np.frombuffer(decompress(node.body, size * count), np.uint8).reshape(size, count)
+        if item == 1 and not node.base:
+            return planes[0]
         out = BUFFERS.empty(count, UNSIGNED[item])
         out[:] = planes[size - 1]
         for plane in planes[-2::-1]:

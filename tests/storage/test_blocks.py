@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import eventdb
-from eventdb.batch import Spelled
+from eventdb.batch import SpelledDictionary
 from eventdb.storage import blocks
 from eventdb.storage.buffers import LEAST_BYTES, Buffers
 from eventdb.storage.nodes import DamagedNode
@@ -103,27 +103,34 @@ def bounds_of(values: list[bytes]) -> Any:
     return np.cumsum([0, *map(len, values)])
 
 
+def heap_of(values: list[bytes]) -> Any:
+    return np.frombuffer(b"".join(values), np.uint8).copy()
+
+
 def test_spelled_values_are_the_values() -> None:
     for words in (WORDS, ["plain", "ascii", ""], [""]):
         data = [word.encode() for word in words]
-        spelled = blocks._spelled(b"".join(data), bounds_of(data), True)
-        assert isinstance(spelled, Spelled)
-        assert spelled.values() == words
-        raw = blocks._spelled(b"".join(data), bounds_of(data), False)
-        assert isinstance(raw, Spelled)
-        assert raw.values() == data
+        spelled = blocks._dictionary(heap_of(data), bounds_of(data), True)
+        assert isinstance(spelled, SpelledDictionary)
+        assert spelled.distinct
+        assert spelled.values == words
+        raw = blocks._dictionary(heap_of(data), bounds_of(data), False)
+        assert isinstance(raw, SpelledDictionary)
+        assert raw.values == data
 
 
 def test_lone_surrogates_are_kept_as_python_strings() -> None:
     words = ["a", "\ud800", "b"]
     data = [word.encode("utf-8", "surrogatepass") for word in words]
-    assert blocks._spelled(b"".join(data), bounds_of(data), True) == words
+    found = blocks._dictionary(heap_of(data), bounds_of(data), True)
+    assert not isinstance(found, SpelledDictionary)
+    assert found.values == words
 
 
 @pytest.mark.parametrize("data", [[b"\xff"], ["ä".encode()[:1], "ä".encode()[1:]], [b"ok", b"\xc3"]])
 def test_values_that_are_no_text_are_damage(data: list[bytes]) -> None:
     with pytest.raises(DamagedNode):
-        blocks._spelled(b"".join(data), bounds_of(data), True)
+        blocks._dictionary(heap_of(data), bounds_of(data), True)
 
 
 @pytest.mark.parametrize("nulls", [False, True])
