@@ -189,7 +189,8 @@ class _Decoder:
             raise DamagedNode(f"{size} bytes of values of {item}")
         planes = np.frombuffer(decompress(node.body, size * count), np.uint8).reshape(size, count)
         if item == 1 and not node.base:
-            return planes[0]
+            whole: Array = planes[0]
+            return whole
         out = BUFFERS.empty(count, UNSIGNED[item])
         out[:] = planes[size - 1]
         for plane in planes[-2::-1]:
