@@ -57,6 +57,7 @@ READER_GRACE_MS = 600_000  # a removed file waits so long for readers that began
 # --- queries --------------------------------------------------------------------------------------
 DEFAULT_MEMORY_BYTES = 256 * MIB
 MORSEL_ROWS = 131_072
+TILE_ROWS = 1_024  # of sealed columns that a compiled pipeline unpacks at a time
 COMPILE_MIN_ROWS = 200_000  # a scan smaller than this is interpreted unless its kernel is already cached
 MAX_STATEMENT_BYTES = 1 * MIB
 MAX_EXPRESSION_DEPTH = 256

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
+from eventdb.config import TILE_ROWS
 from eventdb.logical.plan import Scan
 from eventdb.physical.codegen import CannotCompile, frozen
 from eventdb.physical.context import QueryContext
@@ -20,6 +21,7 @@ from eventdb.schema import DataType
 
 _ALL_PRESENT = frozen(np.ones(1 << 20, dtype=bool))
 _MAX_RANGE = 1 << 40
+_AS_THEY_ARE = frozen(np.zeros(6, dtype=np.int64))
 
 
 class ScanInput:
@@ -44,6 +46,7 @@ class ScanInput:
                 found = [s for s in slices if in_time(scan, s.time_range) and may_match(scan, log, s)]
                 self.slices += found
                 self._partitions += [getattr(log, "partition", 0)] * len(found)
+        self.has_blocks = any(hasattr(part, "packed") for part in self.slices)  # of sealed segments
         self.row_counts = [int(s.row_count) for s in self.slices]
         self.row_count = sum(self.row_counts)
         self._columns: dict[int, _Columns] = {}
@@ -141,6 +144,25 @@ class ScanInput:
             if array is None:
                 array = frozen(_as(columns[morsel.slice].values, dtype))
             return array[morsel.start : morsel.stop]
+
+        return of
+
+    def tile(self, index: int) -> Callable[[Morsel], tuple[Array, ...]] | None:
+        """The column as a tile column (kernels/tiles.py), packed where a block can be read so; None if there are no
+        blocks, or if it is none of 4 or 8 bytes' integers that they hold."""
+        position, dtype = self.stored_position(index), np.dtype(self.type_of(index).physical)
+        if not self.has_blocks or position is None or dtype.kind != "i" or dtype.itemsize < 4:
+            return None
+        values = self.values(index)
+        no_values, no_words = frozen(np.zeros(1, dtype)), frozen(np.zeros(1, f"<u{dtype.itemsize}"))
+
+        def of(morsel: Morsel) -> tuple[Array, ...]:
+            rows = np.empty(TILE_ROWS + 1, dtype)
+            part = self.slices[morsel.slice]
+            found = part.packed(position, morsel.start) if hasattr(part, "packed") else None
+            if found is None:
+                return values(morsel), no_words, _AS_THEY_ARE, rows
+            return no_values, *found, rows
 
         return of
 

@@ -146,7 +146,7 @@ class FusedSelect(FusedPipeline):
         source = ScanInput(shape.scan, self.context, self._in_flight + 1)
         if not source.row_count:
             raise CannotCompile("no rows")
-        text = PipelineText()
+        text = PipelineText(tiled=source.has_blocks)
         writer = ExpressionWriter(text, source)
         sink = SelectSink(shape.outputs)
         with ExitStack() as stack:

@@ -16,7 +16,7 @@ from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.buffers import BUFFERS
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
-from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
+from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of, packed_parts
 
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
@@ -257,6 +257,19 @@ class SealedSlice:
         if entry.flags & BLOCK_RANGED and not 0 <= entry.least <= entry.greatest < len(shared):
             raise self._segment.damaged(index, self._number, f"code {entry.greatest} is not in the dictionary")
         return Column(type, values, validity, shared)
+
+    def packed(self, index: int, start: int) -> tuple[Array, Array] | None:
+        """(words, shape) of the column from the slice's row `start` on, as kernels/tiles.py reads them; None if it is
+        stored in another way, has NULLs or is decoded already: then `column` gives it."""
+        segment, number = self._segment, self._number
+        layout = segment.layout.columns[index]
+        if layout.plain or segment.entry(index, number).nulls or CACHE.get((segment.number, index, number)) is not None:
+            return None
+        _, data = segment.block_bytes(index, number)
+        try:
+            return packed_parts(data, segment.block_rows_of(number), layout.width, self._row + start)
+        except DamagedNode as error:
+            raise segment.damaged(index, number, str(error)) from error
 
     def append_times(self) -> Array:
         """int64 microseconds, read-only."""
