@@ -111,7 +111,7 @@ class PipelineText:
             self._tiles.append(name)
             self.named_argument(name, f"{token}[t]", fill)
             self.before(f"y_{index} = {name}[3]")
-        return f"y_{index}[np.uint64(i - first)]"
+        return f"y_{index}[np.uint64(j)]"
 
     def table(self, array: Array) -> str:
         """A constant array as an argument."""
@@ -201,7 +201,8 @@ class PipelineText:
             f"    for first in range(0, n, {TILE_ROWS}):",
             f"        stop = min(first + {TILE_ROWS}, n)",
             *(f"        load_tile({name}, first, stop)" for name in self._tiles),
-            f"        for i in range(max(first, {self._start}), stop):",
+            f"        for j in range({0 if self._start == '0' else f'max({self._start} - first, 0)'}, stop - first):",
+            "            i = first + j",
         ]
 
     @property

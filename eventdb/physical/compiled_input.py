@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,12 +47,23 @@ class ScanInput:
                 found = [s for s in slices if in_time(scan, s.time_range) and may_match(scan, log, s)]
                 self.slices += found
                 self._partitions += [getattr(log, "partition", 0)] * len(found)
-        self.has_blocks = any(hasattr(part, "packed") for part in self.slices)  # of sealed segments
         self.row_counts = [int(s.row_count) for s in self.slices]
         self.row_count = sum(self.row_counts)
         self._columns: dict[int, _Columns] = {}
         self._arrays: dict[int, list[Array | None]] = {}
         self._present: dict[int, list[Array | None]] = {}
+
+    @cached_property
+    def has_blocks(self) -> bool:
+        """Whether tiles are worth their loop: some sealed block of integers is not kept decoded."""
+        sealed = [part for part in self.slices if hasattr(part, "packed")]
+        positions = [self._tile_position(index) for index in range(len(self.scan.columns))] if sealed else []
+        return any(not part.is_kept(p) for part in sealed for p in positions if p is not None and not part.is_plain(p))
+
+    def _tile_position(self, index: int) -> int | None:
+        """The stored position of a column whose values have 4 or 8 bytes and are integers, None of others."""
+        dtype = np.dtype(self.type_of(index).physical)
+        return self.stored_position(index) if dtype.kind == "i" and dtype.itemsize >= 4 else None
 
     # --- columns ---
 
@@ -150,10 +162,10 @@ class ScanInput:
     def tile(self, index: int) -> Callable[[Morsel], tuple[Array, ...]] | None:
         """The column as a tile column (kernels/tiles.py), packed where a block can be read so; None if there are no
         blocks, or if it is none of 4 or 8 bytes' integers that they hold."""
-        position, dtype = self.stored_position(index), np.dtype(self.type_of(index).physical)
-        if not self.has_blocks or position is None or dtype.kind != "i" or dtype.itemsize < 4:
+        position = self._tile_position(index) if self.has_blocks else None
+        if position is None:
             return None
-        values = self.values(index)
+        values, dtype = self.values(index), np.dtype(self.type_of(index).physical)
         no_values, no_words = frozen(np.zeros(1, dtype)), frozen(np.zeros(1, f"<u{dtype.itemsize}"))
 
         def of(morsel: Morsel) -> tuple[Array, ...]:

@@ -68,9 +68,7 @@ class BlockCache:
             if key in self._blocks or block.size_bytes > self.limit_bytes:
                 return
             if not at_once and key not in self._seen:
-                self._seen[key] = None
-                if len(self._seen) > _SEEN_COUNT:
-                    self._seen.popitem(last=False)
+                self._note(key)
                 return
             self._seen.pop(key, None)
             self._blocks[key] = block
@@ -79,6 +77,19 @@ class BlockCache:
                 _, oldest = self._blocks.popitem(last=False)
                 self.held_bytes -= oldest.size_bytes
                 del oldest  # now there is room for its memory to wait
+
+    def is_worth_keeping(self, key: _Key, size_bytes: int) -> bool:
+        """Whether the block was used before and there is room for it. Says for the next time that it is used now."""
+        with self._lock:
+            if key in self._seen and self.held_bytes + size_bytes <= self.limit_bytes:
+                return True
+            self._note(key)
+            return False
+
+    def _note(self, key: _Key) -> None:
+        self._seen[key] = None
+        if len(self._seen) > _SEEN_COUNT:
+            self._seen.popitem(last=False)
 
     def clear(self) -> None:
         with self._lock:
@@ -258,16 +269,24 @@ class SealedSlice:
             raise self._segment.damaged(index, self._number, f"code {entry.greatest} is not in the dictionary")
         return Column(type, values, validity, shared)
 
+    def is_kept(self, index: int) -> bool:
+        """Whether the column's block is decoded already."""
+        return CACHE.get((self._segment.number, index, self._number)) is not None
+
     def packed(self, index: int, start: int) -> tuple[Array, Array] | None:
         """(words, shape) of the column from the slice's row `start` on, as kernels/tiles.py reads them; None if it is
-        stored in another way, has NULLs or is decoded already: then `column` gives it."""
+        stored in another way, has NULLs, is decoded already or should be: then `column` gives it."""
         segment, number = self._segment, self._number
         layout = segment.layout.columns[index]
-        if layout.plain or segment.entry(index, number).nulls or CACHE.get((segment.number, index, number)) is not None:
+        key = (segment.number, index, number)
+        rows = segment.block_rows_of(number)
+        if layout.plain or segment.entry(index, number).nulls or CACHE.get(key) is not None:
+            return None
+        if CACHE.is_worth_keeping(key, rows * layout.width):
             return None
         _, data = segment.block_bytes(index, number)
         try:
-            return packed_parts(data, segment.block_rows_of(number), layout.width, self._row + start)
+            return packed_parts(data, rows, layout.width, self._row + start)
         except DamagedNode as error:
             raise segment.damaged(index, number, str(error)) from error
 

@@ -96,11 +96,16 @@ def test_sealed_columns_unpacked_in_the_pipeline_are_those_that_are_decoded(
     assert used[False] >= {4, 6}  # a constant, and what has NULLs
 
 
-def test_blocks_that_are_kept_decoded_are_read_as_they_are(db: Any) -> None:
+def test_blocks_that_are_kept_decoded_are_read_as_they_are(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         db.sql("SET execution = 'interpreted'")
         expected = rounded(db.sql(QUERIES[1]).fetchall())
     assert blocks.CACHE.held_bytes
+
+    def packed(part: Any, index: int, start: int) -> Any:
+        raise AssertionError(f"column {index} is unpacked again")
+
+    monkeypatch.setattr(blocks.SealedSlice, "packed", packed)
     db.sql("SET execution = 'compiled'")
     assert rounded(db.sql(QUERIES[1]).fetchall()) == expected
 
@@ -127,6 +132,7 @@ def test_a_code_outside_the_dictionary_is_named_by_the_interpreted_engine(
     )  # fmt: skip
     db.sql("SET execution = 'interpreted'")
     expected = rounded(db.sql(QUERIES[1]).fetchall())
+    blocks.CACHE.clear()
     db.sql("SET execution = 'compiled'")
     assert rounded(db.sql(QUERIES[1]).fetchall()) == expected
     assert asked

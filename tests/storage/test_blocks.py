@@ -43,6 +43,18 @@ def test_a_block_is_kept_when_it_is_decoded_again() -> None:
     assert cache.get((1, 2, 3)) is None
 
 
+def test_a_block_used_again_is_worth_keeping_while_there_is_room() -> None:
+    cache = blocks.BlockCache(1_000)
+    for number in range(5):
+        assert not cache.is_worth_keeping((1, 2, number), 320)
+    for number in range(5):
+        kept = cache.is_worth_keeping((1, 2, number), 320)
+        assert kept == (number < 3)  # of the others none has to go for it
+        if kept:
+            cache.put((1, 2, number), decoded())
+            assert cache.get((1, 2, number)) is not None
+
+
 def test_memory_is_used_again_only_when_the_last_view_is_gone() -> None:
     buffers = Buffers(lambda: 1 << 20)
     first = buffers.empty(LEAST_BYTES // 4, INT64)
