@@ -375,13 +375,13 @@ def segment_path(directory: str, topic_id: int, partition: int, base: int, gener
 
 def make_directories(files: Files, directory: str, topic_id: int, partition: int) -> None:
     for path in (f"{directory}/topics/{topic_id}", f"{directory}/{topic_directory(topic_id, partition)}"):
-        if not files.is_directory(path):
-            try:
+        try:
+            if not files.is_directory(path):
                 files.mkdir(path)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise storage_error(error, "creating", path) from error
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(error, "creating", path) from error
 
 
 def create_segment(

@@ -15,6 +15,7 @@ import importlib
 import json
 import mmap
 import os
+import resource
 import signal
 import time
 import traceback
@@ -136,15 +137,15 @@ class Victim:
             try:
                 self._note("ack", number, act())
                 return
-            except OutcomeUnknown as error:
-                self._note("unknown", number, str(error))
-                self._reopen()
-                return
-            except PoisonedError as error:
-                self._note("failed", number, "PoisonedError", str(error))
-                self._reopen()
             except EventDBError as error:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                if isinstance(error, OutcomeUnknown):
+                    self._note("unknown", number, str(error))
+                    self._reopen()
+                    return
                 self._note("failed", number, type(error).__name__, str(error))
+                if isinstance(error, PoisonedError):
+                    self._reopen()
         self._note("untyped", f"step {number} still failed when the fault had passed")
 
     def _reopen(self) -> None:
@@ -232,10 +233,12 @@ def main(arguments: Sequence[str]) -> int:
     if what == "prepare":
         prepare(scenario, Path(directory))
         return 0
-    history, ready, go = rest
+    history, ready, go, *limit = rest
     victim = Victim(scenario, Path(directory), Path(history))
     with open(go, "rb") as file:
         mapping = mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit[0]), resource.RLIM_INFINITY))
     Path(ready).touch()
     while not mapping[0]:  # waits without a call that is counted
         time.sleep(0.0005)

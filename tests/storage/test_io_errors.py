@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,4 +273,96 @@ def test_a_commit_the_index_cannot_take_did_not_happen(
     assert found == kept[: len(found)]
     assert len(found) == 3 or (power and durability == "os")
     assert store.check(deep=True) == []
+    store.close()
+
+
+# -- found by the sweep of system calls (tests/crash/sweep.py) -----------------------------------------------
+
+
+def test_a_database_whose_format_file_cannot_be_looked_at_is_not_created_anew(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed lstat was taken for a missing file: an empty database took the place of the old one."""
+    store = start(disk)
+    kept = append(store, 5)
+    store.close()
+    whole, fired = os.lstat, []
+
+    def lstat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("/FORMAT"):
+            fired.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", lstat)
+        with pytest.raises(StorageError, match="Input/output error"):
+            start(disk)
+    assert fired
+    store = start(disk)
+    assert rows(store) == kept
+    store.close()
+
+
+def test_an_index_that_gave_up_says_so_in_every_call_until_it_is_reopened(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB refuses every transaction after an error of its meta page; its own exception came out."""
+    store = start(disk)
+    kept = append(store, 2) + one_row(store)  # the head holds something that closing folds in
+
+    def begin(**options: Any) -> Any:
+        raise lmdb.PanicError("mdb_txn_begin", -30795)
+
+    monkeypatch.setattr(store._index, "_begin", begin)
+    for call in (lambda: append(store, 40), store.checkpoint, store.snapshot, store.close):
+        with pytest.raises(PoisonedError, match="reopen"):
+            call()
+    store = start(disk)
+    assert rows(store) == kept
+    store.close()
+
+
+def test_a_close_that_cannot_read_the_checkpoint_raises_a_typed_error(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = start(disk)
+    kept = append(store, 2)
+
+    def pread(self: Any, fd: int, length_bytes: int, position_bytes: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    assert store._writer is not None
+    store._writer.prepared = False  # as in a process that committed nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(SimulatedFiles, "pread", pread)
+        with pytest.raises(StorageError, match="checkpoint failed"):
+            store.close()
+    store = start(disk)
+    assert rows(store) == kept
+    store.close()
+
+
+def test_creating_a_database_whose_index_finds_no_room_is_a_full_disk(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of its first transaction is the end of a `with` block: LMDB's exception came out."""
+    whole = Index.begin_write
+
+    def begin_write(self: Index) -> Any:
+        txn = whole(self)
+
+        def commit() -> None:
+            txn.abort()
+            raise lmdb.DiskError("mdb_txn_commit", errno.ENOSPC)
+
+        txn.commit = commit
+        return txn
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "begin_write", begin_write)
+        with pytest.raises(DiskFullError):
+            start(disk)
+    store = start(disk)
+    assert append(store, 2) == rows(store)
     store.close()
