@@ -214,12 +214,13 @@ def test_a_failed_flush_stops_every_commit_until_the_database_is_reopened(disk: 
     store.close()
 
 
-def test_a_full_disk_refuses_appends_and_goes_on_when_there_is_room(disk: SimulatedDisk) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_refuses_appends_and_goes_on_when_there_is_room(disk: SimulatedDisk, code: int) -> None:
     store = start(disk)
     kept = append(store, 2)
     files = store._files
     assert isinstance(files, SimulatedFiles)
-    files.fail_at(1, errno.ENOSPC, WRITES, lasting=True)
+    files.fail_at(1, code, WRITES, lasting=True)
     for _ in range(3):
         with pytest.raises(DiskFullError, match="no space left"):
             append(store, 50)
@@ -237,6 +238,8 @@ def test_a_full_disk_refuses_appends_and_goes_on_when_there_is_room(disk: Simula
 class FullIndex:
     """An index transaction whose commit finds no room."""
 
+    code = errno.ENOSPC
+
     def __init__(self, txn: Any) -> None:
         self._txn = txn
 
@@ -245,14 +248,17 @@ class FullIndex:
 
     def commit(self) -> None:
         self._txn.abort()
-        raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+        raise lmdb.Error(f"mdb_txn_commit: {os.strerror(self.code)}")
 
 
-@pytest.mark.parametrize("power", [False, True])
-@pytest.mark.parametrize("durability", ["commit", "os"])
+@pytest.mark.parametrize(("durability", "power", "code"), [
+    ("commit", False, errno.ENOSPC), ("commit", True, errno.EDQUOT), ("os", False, errno.EDQUOT),
+    ("os", True, errno.ENOSPC),
+])  # fmt: skip
 def test_a_commit_the_index_cannot_take_did_not_happen(
-    disk: SimulatedDisk, durability: str, power: bool, monkeypatch: pytest.MonkeyPatch
+    disk: SimulatedDisk, durability: str, power: bool, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(FullIndex, "code", code)
     store = start(disk, durability)
     kept = append(store, 2)
     store.checkpoint()
