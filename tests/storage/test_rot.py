@@ -214,3 +214,32 @@ def test_a_flip_in_any_region_of_a_segment_is_found_by_a_deep_check_and_stops_a_
             assert db._store.check(deep=True) != []
             with pytest.raises(CorruptionError, match="damaged"):
                 db.backup(tmp_path / f"backup{number}")
+
+
+def test_a_deep_check_finds_every_flip_in_cold_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty segments, raw and sealed ones, a flipped bit in each: one check names all twenty."""
+    for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS",
+                 "sealer.MAX_SEGMENT_ROWS"):  # fmt: skip
+        monkeypatch.setattr(f"eventdb.storage.{name}", 64)
+    path = tmp_path / "db"
+    with eventdb.open(path) as db:
+        for topic, sealed in (("sealed", True), ("raw", False)):
+            log = db.create_topic(topic, {"n": "BIGINT NOT NULL", "blob": "BLOB"})
+            for first in range(0, 640, 64):
+                log.append_many([{"n": n, "blob": b"%d" % n * 20} for n in range(first, first + 64)])
+            if sealed:
+                db.compact(full=True)
+        db.checkpoint()
+    draw = random.Random(1)
+    flipped = []
+    for topic, kind in ((1, "col"), (2, "seg")):
+        for file in sorted((path / f"topics/{topic}/0").glob(f"*.{kind}")):
+            data = bytearray(file.read_bytes())
+            written = [i for i, byte in enumerate(data) if byte]  # padding between regions means nothing
+            data[draw.choice(written[len(written) // 4 :])] ^= 1 << draw.randrange(8)
+            file.write_bytes(data)
+            flipped.append((f"topic {topic}/0: segment {int(file.name[:20])}:", f"/{topic}/0/{file.name}:"))
+    assert len(flipped) == 20
+    for found in (eventdb.check(path, deep=True), eventdb.check(path, deep=True)):
+        text = "\n".join(found)
+        assert [names for names in flipped if not any(name in text for name in names)] == [], text
