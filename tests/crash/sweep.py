@@ -120,8 +120,9 @@ class SweepTally:
 class Sweep:
     """Points of scenarios, below `work`."""
 
-    def __init__(self, zygote: Zygote, work: Path) -> None:
+    def __init__(self, zygote: Zygote, work: Path, plant: str = "") -> None:
         self._zygote = zygote
+        self._plant = plant  # a bug of sweep_victim.py that the processes have
         self._work = work
         self._bases: dict[str, Path | None] = {}
         self._directory, self._history = work / "db", work / "history"
@@ -171,7 +172,7 @@ class Sweep:
         go.write_bytes(b"\0")
         pid = self._zygote.run(
             "tests.crash.sweep_victim",
-            ["run", point.scenario, self._directory, self._history, ready, go]
+            ["run", point.scenario, self._directory, self._history, ready, go, self._plant]
             + [point.count] * (point.fault == "limit"),
             str(self._output),
         )
@@ -239,6 +240,8 @@ class Sweep:
             problems.append(f"stuck: {self._said()}")
         elif status != (-signal.SIGKILL if point.fault == "kill" and hit else 0):
             problems.append(f"died: it ended with {status}: {self._said()}")
+        if point.fault == "kill":
+            problems += self._judge_after_power_cut(point.scenario)
         return Outcome(point, hit, problems + self._judge(point.scenario))
 
     def _hit(self, point: Point, status: int | None) -> str:
@@ -266,9 +269,18 @@ class Sweep:
                 lose_power(self._directory)
         return killed, self._judge("reopen")
 
-    def _judge(self, scenario: str) -> list[str]:
+    def _judge_after_power_cut(self, scenario: str) -> list[str]:
+        """Of a copy whose index is set back to its checkpoint: the journal alone has to know the rest."""
+        copy = self._work / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        if not self._directory.exists():
+            return []
+        shutil.copytree(self._directory, copy)
+        return [f"after a power cut: {text}" for text in self._judge(scenario, copy)] if lose_power(copy) else []
+
+    def _judge(self, scenario: str, directory: Path | None = None) -> list[str]:
         self._output.unlink(missing_ok=True)
-        status = self._run("tests.crash.sweep_judge", [scenario, self._directory, self._history])
+        status = self._run("tests.crash.sweep_judge", [scenario, directory or self._directory, self._history])
         lines = [line for line in self._said().split(" | ") if line.startswith("[")]
         if status != 0 or not lines:
             return [f"unopenable: the judge ended with {status}: {self._said()}"]
