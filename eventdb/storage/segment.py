@@ -37,6 +37,7 @@ from eventdb.storage.format import (
     segment_name,
     topic_directory,
 )
+from eventdb.storage.readable import Readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,8 +184,8 @@ class Segment:
     """A mapped segment. `memory` stays valid as long as any slice of it lives, also after the file is unlinked."""
 
     __slots__ = (
-        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "null_views", "path", "value_views",
-        "writable",
+        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "null_views", "path", "readable",
+        "value_views", "writable",
     )  # fmt: skip
 
     def __init__(self, path: str, base: int, layout: SegmentLayout, mapping: mmap.mmap, *, writable: bool) -> None:
@@ -193,6 +194,7 @@ class Segment:
         self.layout = layout
         self.mapping = mapping
         self.memory = memoryview(mapping)
+        self.readable = Readable(mapping, path)
         self.checked_rows: dict[int, int] = {}  # coded column -> rows whose codes columns.py has looked at
         self.arrays: dict[int, Any] = {}  # position_bytes -> NumPy array of the whole region, for columns.py
         self.writable = writable
@@ -210,7 +212,26 @@ class Segment:
         """The first row whose offset is `offset` or more."""
         if self.layout.offsets < 0:
             return offset - self.base
+        self.require(self.layout.offsets, 0, self.layout.capacity)
         return bisect_left(self.value_views[self.layout.offsets], offset)
+
+    def require(self, column: int, row: int, stop: int) -> None:
+        """Rows [row, stop) of a column can be read: an error of the device is a CorruptionError, not a dead process."""
+        layout, require = self.layout.columns[column], self.readable.require
+        if layout.nullable:
+            require(layout.null_position + row, stop - row)
+        first = max(row - 1, 0) if layout.plain else row  # where the heap of `row` begins is in the row before
+        require(layout.value_position + first * layout.width, (stop - first) * layout.width)
+        if layout.plain:
+            start = self.heap_end(column, row)
+            require(layout.heap_position + start, self.heap_end(column, stop) - start)
+
+    def require_rows(self, row: int, stop: int) -> None:
+        """Everything that rows [row, stop) hold can be read."""
+        for i in range(len(self.layout.columns)):
+            self.require(i, row, stop)
+        first = row - row % TIME_STRIDE_ROWS
+        self.readable.require(self.layout.append_position + first * 8, (stop - first) * 8)
 
     def heap_end(self, column: int, row: int) -> int:
         """Heap bytes used by the rows before `row` of a plain column."""
@@ -247,6 +268,7 @@ class Segment:
 
     def rows_crc(self, row: int, count: int) -> int:
         crc = 0
+        self.require_rows(row, row + count)
         for part in self.rows_bytes(row, count):
             crc = crc32(part, crc)
         return crc
@@ -332,6 +354,10 @@ class Segment:
         or more; None if there is none."""
         for at in range(row, stop, SEARCH_ROWS):
             end = min(stop, at + SEARCH_ROWS)
+            if column is None:
+                self.readable.require(self.layout.append_position + at * 8, (end - at) * 8)
+            else:
+                self.require(column, at, end)
             times = self.append_times(at, end) if column is None else self.value_views[column][at:end].tolist()
             if max(times) < time_us:
                 continue

@@ -72,3 +72,41 @@ def fill(path: Path) -> None:
         with contextlib.suppress(OSError), open(path, "ab", buffering=0) as out:
             while True:
                 out.write(bytes(size))
+
+
+@contextlib.contextmanager
+def bad_sectors(at: Path, source: Path, victim: Path, good_bytes: int) -> Iterator[Path]:
+    """A copy of the directory `source` on a file system of its own, where reading the file `victim` (a path in it)
+    beyond its first `good_bytes` is an I/O error, and reading anything else is not.
+
+    The victim is written last, behind everything, and then the image below the loop device is cut short there.
+    """
+    _require("filefrag")
+    with ext4(at, 64 << 20, "-b", "4096", "-O", "^has_journal") as mount:
+        copy = mount / "db"
+        shutil.copytree(
+            source, copy, ignore=lambda folder, names: {victim.name} if Path(folder) == victim.parent else []
+        )
+        os.sync()
+        (mount / "between").write_bytes(bytes(8 << 20))
+        os.sync()
+        shutil.copy(victim, copy / victim.relative_to(source))
+        os.sync()
+        first = _first_block(copy / victim.relative_to(source))
+        others = [
+            file for file in copy.rglob("*") if file.is_file() and file.stat().st_size and file.name != victim.name
+        ]
+        assert max(map(_first_block, others)) < first
+        device = _run("findmnt", "-n", "-o", "SOURCE", str(mount))
+        _run("umount", str(mount))
+        os.truncate(at.with_suffix(".image"), first * 4096 + good_bytes)
+        _run("mount", device, str(mount))
+        yield copy
+
+
+def _first_block(file: Path) -> int:
+    """Where a file of one extent begins on the device."""
+    lines = _run("filefrag", "-v", "-b4096", str(file)).splitlines()
+    extents = [line.replace("..", " ").replace(":", " ").split() for line in lines if line.lstrip()[:1].isdigit()]
+    assert len(extents) == 1, lines
+    return int(extents[0][3])

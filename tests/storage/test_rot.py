@@ -276,7 +276,7 @@ def test_a_file_of_another_database_is_refused_or_means_nothing(tmp_path: Path) 
     refused = 0
     assert outcome(other)[0] == "read"
     names = [file.relative_to(mine) for file in sorted(mine.rglob("*")) if file.is_file()]
-    for name in names:
+    for name in [name for name in names if (other / name).exists()]:
         copy = tmp_path / "copy"
         shutil.copytree(mine, copy)
         shutil.copy(other / name, copy / name)
