@@ -14,7 +14,7 @@ from eventdb.storage.format import META_KEY, SEGMENT_KEY, generation_of, segment
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import aborting, scan
 from eventdb.storage.segment import segment_path
-from eventdb.storage.state import CommittedState
+from eventdb.storage.state import ZERO, CommittedState
 from eventdb.storage.sums import Sums
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from eventdb.schema import Schema
     from eventdb.storage.files import Clock, Files
     from eventdb.storage.journal import JournalFile
     from eventdb.storage.kv import Index
@@ -34,9 +35,10 @@ class Durability(CommittedState):
     """Checkpoints of this process, and its pin."""
 
     def __init__(
-        self, files: Files, clock: Clock, path: str, uuid: bytes, index: Index, shared: mmap.mmap, lock_fd: int
-    ) -> None:
-        super().__init__(files, clock, path, uuid, index, shared, lock_fd)
+        self, files: Files, clock: Clock, path: str, uuid: bytes, index: Index, shared: mmap.mmap, lock_fd: int,
+        live_topics: Callable[[], dict[int, Schema]],
+    ) -> None:  # fmt: skip
+        super().__init__(files, clock, path, uuid, index, shared, lock_fd, live_topics)
         self.slots = CheckpointFile(files, f"{path}/index", write=True)
         self.sums = Sums(files, path, uuid)
         self.boot_id = clock.boot_id()
@@ -189,23 +191,25 @@ class Durability(CommittedState):
                 raise OutcomeUnknown(reason, path=path) from error
 
     def sync_point(self, *, clean: bool = False) -> None:
-        """The current state is the newest checkpoint and this process's pin. Lock held, no write transaction open.
+        """The current state, a dead writer's commit included, is the newest checkpoint and this process's pin. Lock
+        held, no write transaction open.
 
         With `clean` it is also marked as complete: nothing needs replaying; the caller closes.
         """
-        if self.pin is None and not self.head.is_empty():
-            # Folding commits, and nothing may keep the newest checkpoint's pages: this state becomes one first.
-            self._save_checkpoint(clean=False)
-        self.fold()
+        if self.is_behind():
+            if self.pin is None:
+                # Folding commits, and nothing may keep the newest checkpoint's pages: this state becomes one first.
+                self.save_checkpoint(clean=False)
+            self.fold()
         if clean:
             self._note_sums()
-        tail, dirty = self._save_checkpoint(clean=clean)
+        tail, dirty = self.save_checkpoint(clean=clean)
         if not clean:
             self._unmark(dirty)
         self._delete_journals(tail, everything=clean)
         self._reset_counters()
 
-    def _save_checkpoint(self, *, clean: bool) -> tuple[Tail, list[tuple[bytes, bytes]]]:
+    def save_checkpoint(self, *, clean: bool) -> tuple[Tail, list[tuple[bytes, bytes]]]:
         """What the index holds is the newest checkpoint and this process's pin. Returns its tail and dirty marks."""
         pin = self.index.begin_read()
         try:
@@ -289,8 +293,11 @@ class Durability(CommittedState):
             self.unlock()
 
     def is_checkpointed(self) -> bool:
-        """Whether the newest commit of any process is this process's own last checkpoint."""
-        return self.prepared and self.checkpoint_txn == self.index.last_txn_id() and self.head.is_empty()
+        """Whether the newest commit of any process, a dead writer's too, is this process's own last checkpoint."""
+        if not self.prepared or self.checkpoint_txn != self.index.last_txn_id() or not self.head.is_empty():
+            return False
+        file, position = self.journal.file, self.tail.position
+        return file is not None and file.mapping[position : position + 8] == ZERO
 
     def release_idle_pin(self, commits: int) -> None:
         """Called when this process has not committed for long: its pin stops holding old index pages."""

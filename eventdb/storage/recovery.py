@@ -344,11 +344,12 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
         pin = index.begin_read()  # this state is the checkpoint: commits of the replay must not reuse its pages
         writer._set_pin(pin)
     else:
-        writer.sync_point()
+        writer.save_checkpoint(clean=False)
     live = writer.live_topics()
     txn = index.begin_write()
     try:
         writer.reload(txn)
+        writer.fold_into(txn)
         tail = writer.tail
         applier = RecordApplier(writer.files, writer.path, writer.uuid, txn, live, tail.checkpoint_sequence)
         count, cut = 0, None
