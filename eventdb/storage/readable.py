@@ -2,9 +2,10 @@
 
 The first touch of a page that the device cannot give kills the process (SIGBUS). Asked for beforehand, by madvise with
 MADV_POPULATE_READ, the same page is an error. Each piece is asked for once, when it is first read: the kernel fills the
-page table it would have had to fill anyway, so it costs no measurable time. Not asked for: what was committed a moment ago,
-what a writer goes on with, the offsets of a compacted table (a search touches few of them). What a device loses after
-it was asked, once the page has left the cache, still kills; so does a kernel older than 5.14, which does not know it.
+page table it would have had to fill anyway, so it costs no measurable time. Not asked for: what was committed a moment
+ago, what a writer goes on with, the offsets of a compacted table (a search touches few of them). What a device loses
+after it was asked, once the page has left the cache, still kills; so does a kernel older than 5.14, which does not know
+it.
 """
 
 from __future__ import annotations
