@@ -19,6 +19,7 @@ from eventdb.storage.format import META_KEY
 from eventdb.storage.head import Head, pack_head
 from eventdb.storage.recovery import RecordApplier, UnsyncedRows, parse
 from eventdb.storage.sealer import Sealer
+from eventdb.storage.state import CommittedState
 from eventdb.storage.transaction import WriteTransaction
 from tests.faults import SimulatedFiles
 from tests.storage.shared_index import SharedEnvironments
@@ -268,7 +269,31 @@ def old_segments_unlinked_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Sealer, "_commit", commit)
 
 
+def journal_not_reopened(patch: pytest.MonkeyPatch) -> None:
+    """A process goes on in the journal file it has, when another one has begun the next."""
+    whole = CommittedState._record_follows
+
+    def record_follows(self: CommittedState) -> bool:
+        file, at = self.journal.file, self.tail.position
+        return whole(self) if file is None else file.mapping[at : at + 8] != bytes(8)
+
+    patch.setattr(CommittedState, "_record_follows", record_follows)
+
+
+def index_commit_not_announced(patch: pytest.MonkeyPatch) -> None:
+    """A commit of the index leaves the head as it is: whoever looks at the head alone misses it."""
+
+    def commit_txn(self: Writer, txn: Any) -> None:
+        txn.commit()
+        self.ahead = {}
+        self.sequence = self.head.sequence()
+
+    patch.setattr(CommittedState, "commit_txn", commit_txn)
+
+
 PLANTS = [
+    (journal_not_reopened, "os", 3),
+    (index_commit_not_announced, "os", 3),
     (seal_unflushed, "commit", 1),
     (old_segments_unlinked_at_once, "commit", 1),
     (ack_before_flush, "commit", 1),
