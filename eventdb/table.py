@@ -11,7 +11,7 @@ from eventdb.errors import OffsetOutOfRange, SchemaMismatch, UsageError
 from eventdb.event import Position
 from eventdb.row import RowCodec
 from eventdb.schema import Schema
-from eventdb.storage.key_index import current_row, row_count
+from eventdb.storage.key_index import row_count
 from eventdb.storage.keyed import KeyedWriter
 from eventdb.storage.keys import key_encoder
 from eventdb.values import us_to_datetime
@@ -114,7 +114,7 @@ class Table:
         """
         self._check_usable()
         values = self._codec.encode(row)
-        offset = self._store.put_row(self._log, values, self._key_of(values))
+        offset = self._store.put_row(self._log, values, self._log.key_of(values))
         return Position(0, offset) if offset >= 0 else self._write("put", [values])[0]
 
     def put_many(self, rows: Iterable[Mapping[str, Any]]) -> list[Position]:
@@ -162,9 +162,6 @@ class Table:
         keys = [writer.key_of(row) for row in rows]
         return writer.put(rows, keys) if operation == "put" else writer.insert(rows, keys)
 
-    def _key_of(self, row: tuple[Any, ...]) -> bytes:
-        return self._encode_key([row[i] for i in self._log.primary_key])
-
     def _key(self, key: Any) -> tuple[Any, ...]:
         """The physical values of a key: one value, or a tuple, list or dict of several."""
         names = self._key_names
@@ -195,10 +192,8 @@ class Table:
         `key` is the value of the key column; of several columns a tuple in the key's order, or a dict.
         """
         self._check_usable()
-        wanted = self._key(key)
-        with self._store.snapshot() as snapshot:
-            found = current_row(snapshot, self._log, wanted)
-        return None if found is None else dict(zip(self._names, self._codec.decode(found[2]), strict=True))
+        found = self._store.current_row(self._log, self._encode_key(self._key(key)))
+        return None if found is None else dict(zip(self._names, self._codec.decode(found), strict=True))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The current rows, in the order they were put; all of one moment, that of the first row."""

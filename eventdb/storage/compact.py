@@ -44,7 +44,7 @@ from eventdb.storage.format import (
     topic_directory,
 )
 from eventdb.storage.keyed import KeyedWriter
-from eventdb.storage.keys import index_key, is_digest, key_encoder
+from eventdb.storage.keys import index_key, is_digest
 from eventdb.storage.kv import scan
 from eventdb.storage.segment import ColumnLayout, Segment, SegmentLayout, segment_path
 
@@ -179,7 +179,6 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
 def _name_newest(store: Store, log: PartitionLog, run: Sequence[Source]) -> None:
     """Step 2. What the index names only moves forward, so nobody undoes it."""
     prefix = row_key_prefix(log.topic_id, log.partition)
-    encode = key_encoder(log.schema, log.primary_key)
     behind: list[bytes] = []
     with store.snapshot() as snapshot:
         txn = snapshot.transaction()
@@ -193,7 +192,7 @@ def _name_newest(store: Store, log: PartitionLog, run: Sequence[Source]) -> None
                 rows = source.segment.read_rows(at, min(source.rows, at + _CHUNK_ROWS), log.dictionaries)
                 for (offset, _, row), dead in zip(rows, gone[at : at + _CHUNK_ROWS].tolist(), strict=True):
                     if dead:
-                        key = encode([row[i] for i in log.primary_key])
+                        key = log.key_of(row)
                         place = index_key(prefix, key)
                         value = None if is_digest(place, prefix) else txn.get(place)
                         if value is not None and U64.unpack(value)[0] <= offset:

@@ -83,13 +83,14 @@ class IndexTransaction:
     raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and `commit` raise IndexFault, which the
     commit section judges."""
 
-    __slots__ = ("_get", "_put", "abort", "commit", "cursor", "delete", "id", "path", "raw")
+    __slots__ = ("_get", "_put", "_replace", "abort", "commit", "cursor", "delete", "id", "path", "raw")
 
     def __init__(self, txn: Any, path: str) -> None:
         self.raw = txn  # LMDB's own
         self._get = txn.get
         self.path = path
         self._put = txn.put
+        self._replace = txn.replace
         self.delete: Callable[[bytes], bool] = txn.delete
         self.commit: Callable[[], None] = txn.commit
         self.abort: Callable[[], None] = txn.abort
@@ -105,6 +106,11 @@ class IndexTransaction:
 
     def put(self, key: bytes, value: bytes) -> None:
         self._put(key, value + CRC.pack(crc32(value, crc32(key))))
+
+    def replace(self, key: bytes, value: bytes) -> bytes | None:
+        """Like `put`; returns the value before it, None if there was none. CorruptionError if that is damaged."""
+        old = self._replace(key, value + CRC.pack(crc32(value, crc32(key))))
+        return None if old is None else verified(key, old, self.path)
 
     def __enter__(self) -> IndexTransaction:
         return self

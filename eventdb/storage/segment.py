@@ -338,6 +338,31 @@ class Segment:
             )
         return list(zip(offsets, self.append_times(row, stop), zip(*lists, strict=True), strict=True))
 
+    def read_row(self, row: int, dictionaries: Sequence[Any]) -> tuple[Any, ...]:
+        """The values of one row of a table, without its mark. CorruptionError as read_rows."""
+        values: list[Any] = []
+        try:
+            for i, column in enumerate(self.layout.columns):
+                if column.marks or column.offsets:
+                    continue
+                nulls = self.null_views[i]
+                if nulls is not None and nulls[row]:
+                    values.append(None)
+                    continue
+                value = self.value_views[i][row]
+                if column.coded:
+                    value = dictionaries[i].values[value]
+                elif column.plain:
+                    start = column.heap_position + self.heap_end(i, row)
+                    value = bytes(self.memory[start : column.heap_position + value])
+                    value = value.decode("utf-8", "surrogatepass") if column.text else value
+                values.append(value)
+        except (IndexError, ValueError) as error:
+            raise CorruptionError(
+                f"{self.path}: row {row} is damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
+        return tuple(values)
+
     def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
         """The offset of the first of rows [row, stop) whose value in the column (None: whose append time) is `time_us`
         or more; None if there is none."""
