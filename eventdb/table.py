@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 
-from eventdb.errors import OffsetOutOfRange, SchemaMismatch, UsageError
+from eventdb.config import LOCK_TIMEOUT_MS
+from eventdb.errors import DatabaseLocked, OffsetOutOfRange, SchemaMismatch, UsageError
 from eventdb.event import Position
 from eventdb.row import RowCodec
 from eventdb.schema import Schema
@@ -173,16 +174,23 @@ class Table:
             raise SchemaMismatch(f"the key of table {self.name!r} is {shown}, not {key!r}")
         return self._key_codec.encode(dict(zip(names, values, strict=True)))
 
-    def compact(self) -> dict[str, int]:
+    def compact(self, *, full: bool = False) -> dict[str, int]:
         """Gives back the space of versions that nobody can see any more. Offsets and contents do not change.
 
         {'removed': versions, 'segments': files rewritten or dropped, 'held': 1 if an older snapshot kept all of them}.
-        The newest segment, which is still written, stays as it is.
+        The newest segment, which is still written, stays as it is, unless `full`. Runs by itself in the background.
+        DatabaseLocked if another process has been rewriting files for 30 seconds.
         """
         from eventdb.storage.compact import compact_table
 
         self._check_usable()
-        return compact_table(self._store, self._log)
+        with self._store.sealer().lease(LOCK_TIMEOUT_MS) as mine:
+            if not mine:
+                raise DatabaseLocked(
+                    f"{self._store.path}: another process has been rewriting files for {LOCK_TIMEOUT_MS} ms; try again",
+                    path=self._store.path,
+                )
+            return compact_table(self._store, self._log, full=full)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

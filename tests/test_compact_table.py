@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +184,84 @@ def test_repair_keeps_rows_that_the_index_of_keys_finds_through_a_lost_segment(t
         assert list(db.table("t").rows()) == expected
         assert [db.table("t").get(k) for k in (0, 1, 2)] == [{"k": 0, "n": 2}, {"k": 1, "n": 4}, None]
         assert db.check(deep=True) == []
+
+
+def test_full_compaction_leaves_the_current_rows_only(tmp_path: Path) -> None:
+    with eventdb.open(tmp_path / "db", durability="os") as db:
+        table = db.create_table("t", {"k": "BIGINT", "n": "BIGINT"}, primary_key="k")
+        for n in range(12):
+            table.put_many([{"k": k, "n": n} for k in range(100)])
+        table.delete(7)
+        before = everything(db)
+        report = db.compact(full=True)
+        assert (report["versions_removed"], report["tables_held"]) == (1_201 - 99, 0)
+        assert everything(db) == before
+        assert [change.offset for change in table.read()] == [row[0] for row in before]
+        assert db.compact(full=True)["versions_removed"] == 0
+        table.put({"k": 7, "n": -1})
+        assert everything(db) == [*before, everything(db)[-1]]
+        assert db.check(deep=True) == []
+    with eventdb.open(tmp_path / "db") as db:
+        assert db.table("t").get(7) == {"k": 7, "n": -1}
+        assert len(db.table("t")) == 100
+
+
+def test_a_helper_process_compacts_in_the_background_while_rows_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventdb.storage.seal_process.SEAL_INTERVAL_MS", 50)
+    monkeypatch.setattr("eventdb.storage.maintenance.CHECKPOINT_INTERVAL_MS", 200)
+    path = tmp_path / "db"
+    with eventdb.open(path, durability="interval:50ms") as db:
+        table = db.create_table("t", {"k": "BIGINT", "n": "BIGINT"}, primary_key="k")
+        for n in range(10):
+            table.put_many([{"k": k, "n": n} for k in range(20_000)])
+        before = size_bytes(path)
+        expected = dict.fromkeys(range(20_000), 9)
+        deadline = time.monotonic() + 60
+        while size_bytes(path) > 0.8 * before and time.monotonic() < deadline:
+            for k in range(50):
+                table.put({"k": k, "n": k + 100})
+                expected[k] = k + 100
+            time.sleep(0.02)
+        assert size_bytes(path) <= 0.8 * before
+        assert dict(db.sql("SELECT k, n FROM t").fetchall()) == expected
+        assert db.check(deep=True) == []
+
+
+KILLED = """
+import sys, eventdb
+with eventdb.open(sys.argv[1], durability="os") as db:
+    print("ready", flush=True)
+    while True:
+        db.table("t").compact(full=True)
+        db.table("t").put({"k": 0, "n": 0})
+"""
+
+
+def test_a_process_killed_while_it_compacts_leaves_the_table_as_it_was(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    draw = random.Random(5)
+    model: dict[int, int] = {}
+    with eventdb.open(path, durability="os") as db:
+        table = db.create_table("t", {"k": "BIGINT", "n": "BIGINT"}, primary_key="k")
+        for turn in range(4):
+            process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=ROOT, stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            process.stdout.readline()
+            started, stop = time.monotonic(), draw.uniform(0.1, 0.6)
+            while time.monotonic() < started + stop:
+                rows = [{"k": k, "n": turn} for k in draw.sample(range(1, 200), 40)]
+                table.put_many(rows)
+                model |= {row["k"]: row["n"] for row in rows}
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            found = dict(db.sql("SELECT k, n FROM t WHERE k > 0").fetchall())
+            assert found == model
+            assert {k: table.get(k) for k in range(1, 200)} == {
+                k: {"k": k, "n": model[k]} if k in model else None for k in range(1, 200)
+            }
+            assert db.check(deep=True) == []
+        assert table.compact(full=True)["held"] == 0
+    assert not list((tmp_path / "db" / "topics").rglob("*.tmp"))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,12 +106,17 @@ class Source:
         ]
 
 
-def compact_table(store: Store, log: PartitionLog) -> dict[str, int]:
-    """Dead versions of a table's full segments are gone. Returns {'removed': versions, 'segments': rewritten or
-    dropped, 'held': 1 if an older reader kept everything as it is}."""
+def compact_table(store: Store, log: PartitionLog, *, full: bool = False, patience_ms: int = 0) -> dict[str, int]:
+    """Dead versions of a table's full segments are gone; with `full` also those of the segment that is written. Returns
+    {'removed': versions, 'segments': rewritten or dropped, 'held': 1 if an older reader kept everything as it is}.
+
+    Waits up to `patience_ms` for older readers. Who has the sealer's lease may call it; others only waste work.
+    """
     writer = store._require_writer()
     report = {"removed": 0, "segments": 0, "held": 0}
-    horizon = _checkpoint(writer, log)
+    if full:
+        store.sealer().retire_table(log.topic_id, log.partition)
+    horizon = _checkpoint(writer, log, patience_ms)
     if horizon is None:
         report["held"] = 1
         return report
@@ -128,21 +134,29 @@ def compact_table(store: Store, log: PartitionLog) -> dict[str, int]:
     return report
 
 
-def _checkpoint(writer: Writer, log: PartitionLog) -> int | None:
-    """The end of the table in a checkpoint that nobody reads behind; None if somebody does."""
+def _checkpoint(writer: Writer, log: PartitionLog, patience_ms: int = 0) -> int | None:
+    """The end of the table in a checkpoint that nobody reads behind; None if somebody does after the patience, too."""
     writer.lock()
     try:
         if not writer.prepared:
             writer.prepare()
         elif not writer.is_checkpointed():
             writer.sync_point()
-        pin = writer.pin
-        if writer.index.oldest_reader() < pin.id():
-            return None
-        state = pin.get(log.key)
-        return 0 if state is None else PARTITION.unpack(state)[1]
     finally:
         writer.unlock()
+    deadline = time.monotonic() + patience_ms / 1000
+    while True:
+        writer.lock()
+        try:
+            pin = writer.pin
+            if pin is not None and writer.index.oldest_reader() >= pin.id():
+                state = pin.get(log.key)
+                return 0 if state is None else PARTITION.unpack(state)[1]
+        finally:
+            writer.unlock()
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.1)  # other processes make their next checkpoint within seconds
 
 
 def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source]]:
@@ -151,7 +165,7 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
     with store.snapshot() as snapshot:
         txn = snapshot.transaction()
         value = snapshot.partition(log.key)
-        active = NO_SEGMENT if value is None else PARTITION.unpack(value)[2]
+        _, end, active, *_ = (0, 0, NO_SEGMENT) if value is None else PARTITION.unpack(value)
         entries = list(scan(txn, segment_key(log.topic_id, log.partition, 0)[:-8]))
         for i, (key, entry) in enumerate(entries):
             base = SEGMENT_KEY.unpack(key)[3]
@@ -159,8 +173,8 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
                 break
             segment = log.mapped_raw(base, entry)
             rows = segment.layout.capacity
-            if segment.layout.offsets < 0 and i + 1 < len(entries):
-                rows = min(rows, SEGMENT_KEY.unpack(entries[i + 1][0])[3] - base)
+            if segment.layout.offsets < 0:
+                rows = min(rows, (SEGMENT_KEY.unpack(entries[i + 1][0])[3] if i + 1 < len(entries) else end) - base)
             sources.append(Source(base, entry, segment, rows, horizon))
     run: list[Source] = []
     for source in [*sources, None]:
