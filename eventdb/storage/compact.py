@@ -93,7 +93,13 @@ class Source:
 
     @property
     def wants(self) -> bool:
-        return self.dead > 0 and self.dead * DEAD_SHARE >= self.rows
+        return self.short or (self.dead > 0 and self.dead * DEAD_SHARE >= self.rows)
+
+    @property
+    def short(self) -> bool:
+        """Whether the segment was left before it was full: where its rows end, only the base of the next segment says.
+        It is rewritten, with as much room as it has rows, before that one may go."""
+        return self.segment.layout.offsets < 0 and self.rows < self.segment.layout.capacity
 
     @property
     def joins(self) -> bool:
