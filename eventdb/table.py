@@ -61,7 +61,8 @@ class Table:
         self._info = info
         self._store = database._store
         self._log = database._log_of(info)
-        self._codec = RowCodec(info.schema)
+        self._codec = RowCodec(info.schema, info.defaults)
+        self._defaults = tuple(info.defaults.get(i) for i in range(len(info.schema)))
         self._names = info.schema.names
         self._key_names = [self._names[i] for i in info.primary_key]
         self._key_codec = RowCodec(Schema([info.schema.fields[i] for i in info.primary_key]))
@@ -111,7 +112,8 @@ class Table:
     def put(self, row: Mapping[str, Any]) -> Position:
         """The row is the current one of its key, in one commit; the one before it, if any, is superseded.
 
-        Columns that are missing are NULL. SchemaMismatch stores nothing. Costs one flush in `commit` mode.
+        Columns that are missing have their default, or are NULL. SchemaMismatch stores nothing. Costs one flush in
+        `commit` mode.
         """
         self._check_usable()
         values = self._codec.encode(row)

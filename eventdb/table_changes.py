@@ -62,10 +62,9 @@ class TableChange:
     # --- statements ---------------------------------------------------------------------------------------------------
 
     def _insert(self, writer: KeyedWriter, statement: st.InsertRows) -> None:
-        width = len(self._schema)
         rows = []
         for given in self._rows:
-            values: list[Any] = [None] * width
+            values: list[Any] = list(self._table._defaults)
             for position, value in zip(statement.columns, given, strict=True):
                 values[position] = value
             rows.append(tuple(values))

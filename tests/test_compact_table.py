@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import eventdb
+from eventdb.storage import Store
+from eventdb.storage.entries import segments_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {"k": "INTEGER", "s": "VARCHAR", "x": "DOUBLE", "b": "BLOB", "flag": "BOOLEAN NOT NULL"}
@@ -279,5 +281,54 @@ def test_rows_that_never_were_stay_unseen_when_the_segment_behind_a_short_one_go
                 table.put_many([{"k": k, "s": "z"} for k in range(100, 2_130)])
                 table.compact(full=retire)
             assert table.compact(full=retire)["held"] == 0
-            assert sorted(db.sql(f"SELECT k FROM {name}").fetchall()) == [(k,) for k in (*range(10), *range(100, 2_130))]
+            keys = [*range(10), *range(100, 2_130)]
+            assert sorted(db.sql(f"SELECT k FROM {name}").fetchall()) == [(k,) for k in keys]
         assert db.check(deep=True) == []
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_flipped_bit_of_a_table_is_found_and_no_backup_takes_it(tmp_path: Path, compacted: bool) -> None:
+    path = tmp_path / "db"
+    with eventdb.open(path, durability="os") as db:
+        table = db.create_table("t", {"k": "BIGINT", "s": "VARCHAR", "x": "DOUBLE"}, primary_key="k")
+        for n in range(2):
+            table.put_many([{"k": k, "s": "long" * 999 if k == 3 else None, "x": n + k / 8} for k in range(600)])
+            if compacted:
+                db.compact(full=True)
+        table.put_many([{"k": k, "s": "", "x": -1.0} for k in range(50)])  # marks change behind a checkpoint
+        db.checkpoint()
+        table.put({"k": 1, "s": "", "x": -2.0})
+        assert db.check(deep=True) == []
+    store = Store.open(str(path), read_only=True, live_topics=lambda: {})
+    with store.snapshot() as snapshot:
+        entries = segments_of(snapshot.transaction())
+    segments: list[Any] = [(entry, entry.open(store._files, str(path), store.uuid)) for entry in entries]
+    store.close()
+    assert any(segment.layout.offsets >= 0 for _, segment in segments) == compacted
+    tried = 0
+    for entry, segment in segments:
+        for (position, length), name in zip(segment.regions(0, entry.rows), segment.region_names(), strict=True):
+            if not length:
+                continue
+            flip(path / entry.path, position + length // 2)
+            found = eventdb.check(path, deep=True)
+            assert any(f"{name} of rows 0..{entry.rows} does not verify" in text for text in found), (name, found)
+            flip(path / entry.path, position + length // 2)
+            tried += 1
+    assert tried > 8
+    assert eventdb.check(path, deep=True) == []
+    entry, segment = segments[0]
+    with eventdb.open(path) as db:
+        db.backup(tmp_path / "good")
+        flip(path / entry.path, segment.layout.columns[2].value_position + 8 * 100)
+        with pytest.raises(eventdb.CorruptionError):
+            db.backup(tmp_path / "bad")
+    assert eventdb.check(tmp_path / "good", deep=True) == []
+    flip(tmp_path / "good" / entry.path, segment.layout.columns[2].value_position + 8 * 100)
+    assert eventdb.check(tmp_path / "good", deep=True) != []

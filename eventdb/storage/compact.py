@@ -36,11 +36,13 @@ from eventdb.storage.format import (
     TABLE,
     TYPE_CODES,
     U64,
+    dirty_key,
     garbage_key,
     generation_of,
     row_key_prefix,
     segment_key,
     segment_name,
+    sum_key,
     table_key,
     topic_directory,
 )
@@ -279,10 +281,12 @@ def _swap(
         for source in run:
             old = garbage_key(topic_id, partition, source.base, generation_of(source.value))
             transaction._put(old, U64.pack(txn.id()))
+            transaction._delete(sum_key(topic_id, partition, source.base))
             if source is not run[0] or layout is None:
                 transaction._delete(segment_key(topic_id, partition, source.base))
         if layout is not None:
             transaction._put(segment_key(topic_id, partition, base), layout.pack())
+            transaction._mark_dirty(dirty_key(topic_id, partition, base), True)  # the next checkpoint sums its rows
         writer.generation += 1  # whoever has mapped the old files for marking finds the new one
     return removed
 

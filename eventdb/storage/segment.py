@@ -249,6 +249,8 @@ class Segment:
         """What each of `regions` holds."""
         found = []
         for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
             found += [f"the validity of column {i}"] * column.nullable + [f"column {i}"]
             found += [f"the heap of column {i}"] * column.plain
         return [*found, "the append times"]
