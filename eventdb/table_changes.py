@@ -93,7 +93,7 @@ class TableChange:
             self._add(writer, [rows[i] for i in fresh], [keys[i] for i in fresh])
             if taken:
                 offsets = [places[i] for i in taken]
-                old = [writer.row(offset) for offset in offsets]
+                old = writer.rows(offsets)
                 self._replace(writer, *self._resolved(conflict, offsets, old, [rows[i] for i in taken]))
             waiting = later
 

@@ -16,6 +16,7 @@ from eventdb.storage.keys import index_key, is_digest, key_encoder
 from eventdb.storage.kv import reading, scan
 
 _ROWS_AT_ONCE = 4_096
+_MOST_MAPPED = 64  # segments of one state of the index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,20 +91,24 @@ def read_row(txn: Any, log: PartitionLog, segment: Segment, row: int) -> Row:
 
 def segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
     """The segment that holds the offset."""
-    known, bases, values = log.looked_into
-    number = txn.id()
-    if known != number:
-        log.looked_into = (number, [], [])
+    number, bases, values, mapped = log.looked_into
+    if number != txn.id():
+        log.looked_into = (txn.id(), [], [], {})
         base, value = _seek(txn, log, offset)
         return log.mapped_raw(base, value)
     if not bases:  # the second look at one state of the index: more will follow
         found = list(scan(txn, segment_key(log.topic_id, log.partition, 0)[:-8]))
         bases, values = [SEGMENT_KEY.unpack(key)[3] for key, _ in found], [value for _, value in found]
-        log.looked_into = (number, bases, values)
+        log.looked_into = (number, bases, values, mapped)
     at = bisect_right(bases, offset) - 1
-    if at < 0:
-        raise _lost(log, offset)
-    return log.mapped_raw(bases[at], values[at])
+    segment = mapped.get(at)
+    if segment is None:
+        if at < 0:
+            raise _lost(log, offset)
+        if len(mapped) >= _MOST_MAPPED:
+            mapped.clear()
+        segment = mapped[at] = log.mapped_raw(bases[at], values[at])
+    return segment
 
 
 def _seek(txn: Any, log: PartitionLog, offset: int) -> tuple[int, bytes]:
@@ -140,13 +145,16 @@ def newest_row(head: bytes, txn: Any, log: PartitionLog, key: bytes) -> tuple[bo
     (offset,) = U64.unpack(value)
     segment = segment_at(txn, log, offset)
     row = segment.row_of(offset)
-    if segment.value_views[segment.layout.marks][row]:
+    mark = segment.value_views[segment.layout.marks][row]
+    if mark:
         # The later end of the two: the head may have been folded into the index in between.
         states = (entry_of(head, log.key), txn.get(log.key))
-        found = newest(txn, log, offset, max(PARTITION.unpack(state)[1] for state in states if state is not None))
-        if found is None:
-            return True, None
-        segment, row = found
+        end = max(PARTITION.unpack(state)[1] for state in states if state is not None)
+        if mark <= end:
+            found = newest(txn, log, mark - 1, end) if mark > offset + 1 else None
+            if found is None:
+                return True, None
+            segment, row = found
     return True, read_row(txn, log, segment, row)
 
 

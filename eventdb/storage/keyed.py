@@ -91,16 +91,22 @@ class KeyedWriter:
 
     def row(self, offset: int) -> Row:
         """The values of a row, this transaction's own included."""
-        log, segment = self.log, self._segment(offset)
-        staged = self.transaction._staged.get(log)
-        dictionaries: list[Any] = list(log.dictionaries)
+        return self.rows([offset])[0]
+
+    def rows(self, offsets: Sequence[int]) -> list[Row]:
+        """The values of the rows, this transaction's own included."""
+        staged = self.transaction._staged.get(self.log)
+        dictionaries: list[Any] = list(self.log.dictionaries)
         for i, pending in () if staged is None else staged.pending.items():
-            dictionary = log.dictionaries[i]
+            dictionary = self.log.dictionaries[i]
             assert dictionary is not None
-            dictionaries[i] = _Values([*dictionary.values, *pending])
-        at = segment.row_at(offset)
-        values: Row = segment.read_rows(at, at + 1, dictionaries)[0][2]
-        return values[:-1]
+            if pending:
+                dictionaries[i] = _Values([*dictionary.values, *pending])
+        found = []
+        for offset in offsets:
+            segment = self._segment(offset)
+            found.append(segment.read_row(segment.row_of(offset), dictionaries))
+        return found
 
     def count(self) -> int:
         """The rows the table has."""
@@ -192,7 +198,7 @@ class KeyedWriter:
         """How many of the keys had a row; none has one now."""
         found = {key: offset for key in keys if (offset := self.find(key)) >= 0}
         if found:
-            self._bury(list(found), list(found.values()), [self.row(offset) for offset in found.values()])
+            self._bury(list(found), list(found.values()), self.rows(list(found.values())))
         return len(found)
 
     def remove(self, offsets: Sequence[int], rows: Sequence[Row]) -> int:
@@ -210,10 +216,9 @@ class KeyedWriter:
             self._bury([before[i] for i in moved], [offsets[i] for i in moved], [old[i] for i in moved])
         if kept:
             first = self._append([new[i] for i in kept])
+            self._replace_all([after[i] for i in kept], first)
             for offset, i in enumerate(kept, first):
                 places[i] = offset
-                self._supersede(offsets[i], offset)
-                self._point(after[i], offset, offsets[i])
         if moved:
             first = self.insert([new[i] for i in moved], [after[i] for i in moved])
             for offset, i in enumerate(moved, first):
