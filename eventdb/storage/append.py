@@ -52,121 +52,96 @@ _WAITING = slice(SHARED_WAITING, SHARED_WAITING + 4)
 _NOBODY = bytes(4)
 _ZERO = bytes(8)
 _EXCLUSIVE = LOCK_EX | LOCK_NB
+_HEADS = (OP_PLACE, OP_ROWS, PARTITION, U32)
+_HEAD = f"{OP_CHUNK}, topic, partition, base, i, 1, log_start, base + i + 1, base, low, high, now, flags, length"
+_UNFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError, struct.error)
 _factories: dict[tuple[object, ...], Any] = {}
 DECLINED = -1
 
 
-def _generate(columns: tuple[tuple[str, bool, str], ...], event_time: int | None) -> Any:
-    """bind(...) -> encode(row, i, log_start, low, high, now, flags), for columns of (struct code, nullable, kind). The
-    kind is one of '' (fixed width), 'coded', 'text' and 'bytes' (plain), 'marks'.
+def _generate(columns: tuple[ColumnLayout, ...], event_time: int | None) -> Any:
+    """make(segment, topic, partition, codes) -> encode(row, i, log_start, low, high, now, flags), for such columns.
 
-    encode returns the chunk operation of the row, having stored it at row i; KeyError, ValueError, struct.error or
-    TypeError (or AttributeError), having stored nothing, if the row needs the long way.
+    encode returns the chunk operation of the row, having stored it at row i; one of _UNFIT, having stored nothing, if
+    the row needs the long way.
     """
-    names = [f"v{i}" for i, (_, _, kind) in enumerate(columns) if kind != "marks"]
-    body, stores = [f"({', '.join(names)},) = row"], []
-    packed: list[list[str]] = [[]]  # arguments of one packing, the name of the bytes behind it, and so on
-    arguments = []
-    sizes = ["length" if not any(kind in ("text", "bytes") for _, _, kind in columns) else "fixed"]
-    for i, (_, nullable, kind) in enumerate(columns):
-        value = f"v{i}"
-        if kind == "marks":
-            arguments.append(f"s{i}")
+    body = [f"({' '.join(f'v{i},' for i, column in enumerate(columns) if not column.marks)}) = row"]
+    given: list[str] = []  # what the function knows of the segment: a name = an expression
+    stores: list[str] = []
+    # The operation: fixed parts, each packed at once, and between them the heap bytes of plain columns.
+    parts: list[tuple[list[str], list[str]]] = [(["<", *(p.format.lstrip("<") for p in _HEADS)], [_HEAD])]
+    length = ["0"]
+    joined = []
+    for i, column in enumerate(columns):
+        given.append(f"s{i} = segment.value_views[{i}]")
+        if column.marks:  # the row is the current one of its key
             stores.append(f"s{i}[i] = 0")
             continue
-        if kind in ("text", "bytes"):
-            encoded = f"{value}.encode('utf-8', 'surrogatepass')" if kind == "text" else f"bytes({value})"
-            body.append(f"b{i} = b'' if {value} is None else {encoded}")
-            if not nullable:
-                body.append(f"if {value} is None: raise ValueError")
-            body.append(f"start{i} = s{i}[i - 1] if i else 0")
-            body.append(f"x{i} = start{i} + len(b{i})")
-            body.append(f"if x{i} > room{i}: raise ValueError")
-            sizes.append(f"len(b{i})")
-            arguments += [f"room{i}", f"heap{i}"]
-            stores.append(f"memory[heap{i} + start{i} : heap{i} + x{i}] = b{i}")
-        elif kind == "coded":
-            body.append(f"x{i} = codes{i}[{value}]")
-            arguments.append(f"codes{i}")
-            if not nullable:
-                body.append(f"if {value} is None: raise ValueError")
-        elif nullable:
-            body.append(f"x{i} = 0 if {value} is None else {value}")
-        else:
-            body.append(f"x{i} = {value}")
-        arguments.append(f"s{i}")
-        stores.append(f"s{i}[i] = x{i}")
-        if nullable:
-            packed[-1].append(f"p{i}")
-            body.append(f"p{i} = {value} is None")
-            arguments.append(f"n{i}")
+        if not column.nullable:
+            body.append(f"if v{i} is None: raise ValueError")
+        if column.nullable:
+            given.append(f"n{i} = segment.null_views[{i}]")
+            body.append(f"p{i} = v{i} is None")
             stores.append(f"n{i}[i] = p{i}")
-        packed[-1].append(f"x{i}")
-        if kind in ("text", "bytes"):
-            packed += [[f"b{i}"], []]
+            parts[-1][0].append("B")
+            parts[-1][1].append(f"p{i}")
+        if column.plain:
+            given.append(f"h{i} = segment.layout.columns[{i}].heap_position")
+            given.append(f"room{i} = segment.layout.columns[{i}].heap_bytes")
+            spelled = f'v{i}.encode("utf-8", "surrogatepass")' if column.text else f"bytes(v{i})"
+            body.append(f'b{i} = b"" if v{i} is None else {spelled}')
+            body.append(f"a{i} = s{i}[i - 1] if i else 0")
+            body.append(f"x{i} = a{i} + len(b{i})")
+            body.append(f"if x{i} > room{i}: raise ValueError")
+            stores.append(f"memory[h{i} + a{i} : h{i} + x{i}] = b{i}")
+            length.append(f"len(b{i})")
+        elif column.coded:
+            given.append(f"codes{i} = codes[{i}]")
+            body.append(f"x{i} = codes{i}[v{i}]")
+        else:
+            body.append(f"x{i} = 0 if v{i} is None else v{i}" if column.nullable else f"x{i} = v{i}")
+        stores.append(f"s{i}[i] = x{i}")
+        parts[-1][0].append(column.struct_code)
+        parts[-1][1].append(f"x{i}")
+        if column.plain:
+            joined.append(f"b{i}")
+            parts.append((["<"], []))
+    parts[-1][0].append("q")
+    parts[-1][1].append("now")
+    structs = [struct.Struct("".join(formats)) for formats, _ in parts]
+    length[0] = str(sum(one.size for one in structs) - _STATE_STOP - U32.size)
     if event_time is not None:
-        body.append(f"t = v{event_time}")
-        body.append("if t is not None:")
-        body.append("    if t < low: low = t")
-        body.append("    if t > high: high = t")
-    if len(sizes) > 1:
-        body.append(f"length = {' + '.join(sizes)}")
+        body += [f"t = v{event_time}", "if t is not None:", "    if t < low: low = t", "    if t > high: high = t"]
+    body.append(f"length = {' + '.join(length)}")
+    if joined:
         body.append(f"if length > {MAX_PAYLOAD_BYTES}: raise ValueError")
-    head = f"{OP_CHUNK}, topic, partition, base, i, 1, log_start, base + i + 1, base, low, high, now, flags, length"
-    packed[0].insert(0, head)
-    packed[-1].append("now")
-    parts = [f"pack{n}({', '.join(part)})" if n % 2 == 0 else part[0] for n, part in enumerate(packed)]
-    body.append(f"data = {parts[0]}" if len(parts) == 1 else f"data = b''.join(({', '.join(parts)}))")
-    packs = ", ".join(f"pack{n}" for n in range(0, len(packed), 2))
-    source = [f"def bind({packs}, topic, partition, base, {sizes[0]}, times, memory, {', '.join(arguments)}):"]
-    source.append("    def encode(row, i, log_start, low, high, now, flags):")
-    source += [f"        {line}" for line in [*body, *stores, "times[i] = now", "return data, low, high"]]
-    source.append("    return encode")
-    scope: dict[str, Any] = {}
-    exec("\n".join(source), scope)  # the text holds numbers and our own names only
-    return scope["bind"]
+    packed = [f"pack{k}({', '.join(names)})" for k, (_, names) in enumerate(parts)]
+    data = ", ".join(f"{part}, {heap}" for part, heap in zip(packed, joined, strict=False))
+    body.append(f'data = b"".join(({data}, {packed[-1]}))' if joined else f"data = {packed[0]}")
+    lines = ["def make(segment, topic, partition, codes):"]
+    lines += [
+        f"    {line}" for line in ("base, memory = segment.base, segment.memory", "times = segment.value_views[-1]")
+    ]
+    lines += [f"    {line}" for line in given]
+    lines.append("    def encode(row, i, log_start, low, high, now, flags):")
+    lines += [f"        {line}" for line in (*body, *stores, "times[i] = now", "return data, low, high")]
+    lines.append("    return encode")
+    scope: dict[str, Any] = {f"pack{k}": one.pack for k, one in enumerate(structs)}
+    exec("\n".join(lines), scope)  # the text holds numbers and our own names only
+    return scope["make"]
 
 
 def make_encoder(log: PartitionLog, segment: Segment) -> Any:
     """The encode function of a segment; None if it has too many columns."""
     layout = segment.layout
-    if len(layout.columns) > 200 or layout.offsets >= 0:
+    if layout.offsets >= 0 or len(layout.columns) > 200:
         return None
-    columns = tuple((c.struct_code, c.nullable, _kind(c)) for c in layout.columns)
-    factory = _factories.get((columns, log.event_time))
-    if factory is None:
-        codes = ["".join(part.format.lstrip("<") for part in (OP_PLACE, OP_ROWS, PARTITION, U32))]
-        for code, nullable, kind in columns:
-            if kind != "marks":
-                codes[-1] += ("B" if nullable else "") + code
-            if kind in ("text", "bytes"):
-                codes.append("")
-        codes[-1] += "q"
-        packers = [struct.Struct("<" + part) for part in codes]
-        length = sum(packer.size for packer in packers) - _STATE_STOP - U32.size
-        packs = [packer.pack for packer in packers]
-        factory = _factories[(columns, log.event_time)] = (_generate(columns, log.event_time), packs, length)
-    bind, packs, length = factory
-    arguments: list[Any] = []
-    for i, (column, (_, _, kind)) in enumerate(zip(layout.columns, columns, strict=True)):
-        if column.plain:
-            arguments += [column.heap_bytes, column.heap_position]
-        elif kind == "coded":
-            dictionary = log.dictionaries[i]
-            assert dictionary is not None
-            arguments.append(dictionary.codes)
-        arguments.append(segment.value_views[i])
-        if column.nullable:
-            arguments.append(segment.null_views[i])
-    return bind(
-        *packs, log.topic_id, log.partition, segment.base, length, segment.value_views[-1], segment.memory, *arguments
-    )
-
-
-def _kind(column: ColumnLayout) -> str:
-    if column.plain:
-        return "text" if column.text else "bytes"
-    return "marks" if column.marks else "coded" if column.coded else ""
+    kinds = tuple((c.struct_code, c.nullable, c.coded, c.plain, c.text, c.marks) for c in layout.columns)
+    make = _factories.get((kinds, log.event_time))
+    if make is None:
+        make = _factories[(kinds, log.event_time)] = _generate(layout.columns, log.event_time)
+    codes = [None if dictionary is None else dictionary.codes for dictionary in log.dictionaries]
+    return make(segment, log.topic_id, log.partition, codes)
 
 
 def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None = None) -> int:
@@ -231,7 +206,7 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes |
         now = state.append_us
     try:
         data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, state.flags)
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, struct.error):
+    except _UNFIT:
         return DECLINED
     if mark is not None:
         data += describe_mark(log, mark)

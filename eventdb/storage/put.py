@@ -135,7 +135,7 @@ def insert_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: byt
         txn = writer.index.begin_write()
         if txn.id() != writer.last_txn + 1:
             return DECLINED
-        writer._fold(txn)
+        writer.fold_into(txn)
         after = state.copy()
         after.log_end, after.min_time, after.max_time, after.append_us = offset + 1, low, high, now
         count = table_key(log.topic_id, log.partition)

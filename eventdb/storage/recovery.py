@@ -344,11 +344,12 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
         pin = index.begin_read()  # this state is the checkpoint: commits of the replay must not reuse its pages
         writer._set_pin(pin)
     else:
-        writer.sync_point()
+        writer.save_checkpoint(clean=False)
     live = writer.live_topics()
     txn = index.begin_write()
     try:
         writer.reload(txn)
+        writer.fold_into(txn)
         tail = writer.tail
         applier = RecordApplier(writer.files, writer.path, writer.uuid, txn, live, tail.checkpoint_sequence)
         count, cut = 0, None
@@ -448,13 +449,8 @@ def _start_epoch(writer: Writer) -> None:
     writer.start = start
     writer.last_txn = -1
     writer.tail = start
-    txn = writer.index.begin_write()
-    try:
+    with writer.index.begin_write() as txn:
         txn.put(META_KEY, start.pack())
-        txn.commit()
-    except IndexFault as error:
-        txn.abort()
-        raise index_error(error, writer.index.path) from error
     writer.sync_point()
     writer.prepared = True
     writer.shared[SHARED_POISON] = 0

@@ -11,7 +11,7 @@ from eventdb.storage.key_index import KeyIndex
 from eventdb.storage.kv import reading, scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.sealed import SealedSegment
-from eventdb.storage.segment import MissingFile, Segment
+from eventdb.storage.segment import MissingFile, Segment, as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from eventdb.storage.blocks import SealedSlice
     from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment import Lists
 
 _ROWS_PER_CHUNK = 4096
 
@@ -210,9 +211,13 @@ class StoreSnapshot:
 
     def rows(self, log: PartitionLog, start: int, stop: int) -> Iterator[list[tuple[int, int, tuple[Any, ...]]]]:
         """Chunks of (offset, append_time_us, physical values) of the rows [start, stop), in offset order."""
+        return map(as_rows, self.lists(log, start, stop))
+
+    def lists(self, log: PartitionLog, start: int, stop: int) -> Iterator[Lists]:
+        """The same, column by column: see Segment.read_lists."""
         for segment, row, end, _ in list(self._parts(log, start, stop)):
             for at in range(row, end, _ROWS_PER_CHUNK):
-                yield segment.read_rows(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
+                yield segment.read_lists(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
 
     def find_time(self, log: PartitionLog, time_us: int, start: int, stop: int) -> int:
         """The offset of the first row of [start, stop) with an event time (in a log without, an append time) of

@@ -194,9 +194,9 @@ class Store(Opening):
         try:
             alone = self._try_alone()
             if alone:
-                slot = writer.slots.newest()
-                if writer.prepared or (slot is not None and not slot.clean):
-                    if writer.start is None and slot is not None:
+                slot = writer.newest_slot()
+                if writer.prepared or not slot.clean:
+                    if writer.start is None:
                         writer.start = slot.tail
                     writer.sync_point(clean=True)
             elif writer.prepared and not writer.is_checkpointed():
