@@ -178,7 +178,7 @@ def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name:
         array = array.fill_null(False if target.name == "BOOLEAN" else 0)
     values = array.to_numpy(zero_copy_only=target.name != "BOOLEAN")
     if target.name == "TIMESTAMP" and len(values):
-        from eventdb.row import MAX_TIMESTAMP_US, MIN_TIMESTAMP_US
+        from eventdb.values import MAX_TIMESTAMP_US, MIN_TIMESTAMP_US
 
         if values.min() < MIN_TIMESTAMP_US or values.max() > MAX_TIMESTAMP_US:
             raise SchemaMismatch(f"column {name!r}: a timestamp lies outside the years 1 to 9999", column=name)

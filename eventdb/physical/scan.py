@@ -15,7 +15,7 @@ from eventdb.physical.context import QueryContext
 from eventdb.physical.event_headers import headers_column
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
-from eventdb.physical.skipping import in_time, may_match
+from eventdb.physical.skipping import find_parts
 from eventdb.schema import DataType
 
 _Reader = Callable[[Any], Column]
@@ -40,24 +40,15 @@ class LogScan(Operator):
         return self.plan.label() + skipped + blocks
 
     def produce(self) -> Iterator[RecordBatch]:
-        for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
-            yield from self._produce(log)
+        found = find_parts(self.plan, self.context)
+        self.skipped_segment_count, self.skipped_block_count = found.skipped_segment_count, found.skipped_block_count
+        for log, parts in found.groups:
+            yield from self._produce(log, parts)
 
-    def _produce(self, log: Any) -> Iterator[RecordBatch]:
+    def _produce(self, log: Any, parts: list[Any]) -> Iterator[RecordBatch]:
         plan, context = self.plan, self.context
-        earliest, latest = context.snapshot.offsets(log)
-        start = earliest if plan.start_offset is None else max(plan.start_offset, earliest)
-        stop = latest if plan.stop_offset is None else min(plan.stop_offset, latest)
-        if start >= stop:
-            return
         readers = [self._reader(log, f.type, name) for f, name in zip(plan.output, plan.columns, strict=True)]
-        for part in context.snapshot.slices(log, start, stop):
-            if not in_time(plan, part.time_range):
-                self.skipped_segment_count += 1
-                continue
-            if not may_match(plan, log, part):
-                self.skipped_block_count += 1
-                continue
+        for part in parts:
             context.cancel.check()
             columns = [read(part) for read in readers]
             count = part.row_count

@@ -97,6 +97,8 @@ class PartitionLog:
         self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
         self._mapped: dict[int, Segment | SealedSegment] = {}
         self._markable: dict[int, Segment] = {}
+        # Of raw segments that a key was looked for in: base -> the segment, rows covered, key_index.KeyIndex of them.
+        self.key_indexes: dict[int, tuple[Segment, int, Any]] = {}
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None
@@ -189,6 +191,10 @@ class PartitionLog:
                 self._mapped.pop(next(iter(self._mapped)), None)
         self._mapped[base] = segment
 
+    def holds(self, segment: Segment) -> bool:
+        """Whether the segment is mapped here: it was not sealed or removed since, as far as this process has looked."""
+        return segment is self.segment or self._mapped.get(segment.base) is segment
+
     def forget_before(self, base: int) -> bool:
         """Mappings of segments before `base` go, so that removed files give their space back; True if the writer's is
         among them, which only the holder of the writer lock may drop."""
@@ -223,4 +229,5 @@ class PartitionLog:
         self.drop_writer_state()
         self._mapped = {}
         self._markable = {}
+        self.key_indexes = {}
         self.newest = None

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from eventdb.storage.blocks import SealedSlice
-    from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Lists
 
@@ -91,10 +89,10 @@ class StoreSnapshot:
         return state.log_start, state.log_end
 
     def _parts(
-        self, log: PartitionLog, start: int, stop: int, since: int | None = None
+        self, log: PartitionLog, start: int, stop: int, times: tuple[int | None, int | None] = (None, None)
     ) -> Iterator[tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]]:
         """(segment, first row, last row + 1, event time range) of the segments that hold [start, stop), without those
-        whose events all lie before the event time `since`: their files are not opened."""
+        whose events all lie outside the event times `times`: their files are not opened."""
         txn = self._open()
         state = self._state(log)
         if not state.log_start <= start or stop > state.log_end:
@@ -107,7 +105,7 @@ class StoreSnapshot:
         txn_id = txn.id()
         if log.newest is not None and log.newest[:2] == (txn_id, state.base) and start >= state.base:
             # A reader at the log's end, the common case: nothing but the head has moved since it looked last.
-            if since is None or not NO_MAX_TIME < state.max_time < since:
+            if _overlap(state.min_time, state.max_time, times):
                 yield log.newest[2], start - state.base, stop - state.base, _time_range(state.min_time, state.max_time)
             return
         for dictionary in log.dictionaries:
@@ -119,7 +117,7 @@ class StoreSnapshot:
             _, low, high, _ = SEGMENT.unpack_from(value)
             if base == state.base:
                 low, high = state.min_time, state.max_time
-            if since is not None and NO_MAX_TIME < high < since:
+            if not _overlap(low, high, times):
                 continue
             for segment, row, row_end in self._opened(log, base, value, max(start, base), min(stop, end)):
                 if base == state.base and isinstance(segment, Segment):
@@ -223,25 +221,26 @@ class StoreSnapshot:
         `time_us` or more; `stop` if there is none. Looks only into segments and blocks whose range may hold one."""
         column = log.event_time
         since = None if column is None else time_us
-        for segment, row, end, _ in self._parts(log, start, stop, since):
+        for segment, row, end, _ in self._parts(log, start, stop, (since, None)):
             found = segment.first_since(column, time_us, row, end)
             if found is not None:
                 return found
         return stop
 
-    def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice | SealedSlice]:
-        """The rows [start, stop), in offset order: one slice per raw segment, one per block of a sealed one."""
-        from eventdb.storage.columns import SegmentSlice
+    def slices(
+        self, log: PartitionLog, start: int, stop: int, times: tuple[int | None, int | None] = (None, None),
+        key: Any = None,
+    ) -> list[Any]:  # fmt: skip
+        """The rows [start, stop), in offset order: one slice per raw segment, one per block of a sealed one. Those that
+        cannot have an event time in the range `times` (None: open) or `key`, a physical value of the column that rows
+        are looked up by, may be left out."""
+        from eventdb.storage.lookup import is_indexed, matching_slices
 
-        found: list[SegmentSlice | SealedSlice] = []
-        for segment, row, end, times in self._parts(log, start, stop):
-            if isinstance(segment, SealedSegment):
-                from eventdb.storage import blocks
-
-                found += blocks.slices(log, segment, row, end, times)
-            else:
-                found.append(SegmentSlice(log, segment, row, end, times))
-        return found
+        index = log.schema.key
+        if index is None or not is_indexed(log.schema.fields[index].type):
+            key = None
+        between = times if log.event_time is not None else (None, None)
+        return matching_slices(log, self._parts(log, start, stop, between), between, key)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a user key."""
@@ -251,6 +250,14 @@ class StoreSnapshot:
         """(key, value) of the user keys with the prefix, in key order."""
         for key, value in scan(self._open(), b"u" + prefix):
             yield key[1:], value
+
+
+def _overlap(least: int, greatest: int, times: tuple[int | None, int | None]) -> bool:
+    """Whether a segment with these event times may hold one of the range; yes if it has none at all."""
+    low, high = times
+    if greatest == NO_MAX_TIME:
+        return True
+    return (low is None or greatest >= low) and (high is None or least <= high)
 
 
 def _time_range(low: int, high: int) -> tuple[int, int] | None:
