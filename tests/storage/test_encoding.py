@@ -167,7 +167,8 @@ def test_one_value_is_read_from_all_encodings_but_sums_and_compressed_ones() -> 
     n = np.arange(rows)
     cases = {
         "constant": n * 0, "packed": random.integers(0, 1000, rows), "steps": n * 10_000 + 5,
-        "decimal": random.integers(0, 1000, rows) / 100, "outliers": np.where(n % 401 == 7, 1 << 50, random.integers(0, 100, rows)),
+        "decimal": random.integers(0, 1000, rows) / 100,
+        "outliers": np.where(n % 401 == 7, 1 << 50, random.integers(0, 100, rows)),
         "few": random.choice(random.integers(0, 1 << 60, 12), rows),
     }  # fmt: skip
     for name, values in cases.items():
