@@ -8,6 +8,7 @@ through, and one index is made or extended in a call. What is found are candidat
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
@@ -80,23 +81,20 @@ def _slices(
         return blocks.slices(log, segment, row, end, held)
     if times == (None, None) or log.event_time is None or segment.layout.offsets >= 0 or end - row <= STRIDE_ROWS:
         return [SegmentSlice(log, segment, row, end, held)]
-    low, high = times
+    low = -1 << 63 if times[0] is None else times[0]
+    high = 1 << 63 if times[1] is None else times[1]
     ranges = segment.stride_ranges(log.event_time, end, _extremes)
+    known = range(row // STRIDE_ROWS, min(len(ranges), end // STRIDE_ROWS))
+    hits = [i for i in known if ranges[i][1] >= low and ranges[i][0] <= high]
+    hits += range(known.stop, -(-end // STRIDE_ROWS))  # the rows after the last full stride
     found: list[Any] = []
-    at = row
-    while at < end:
-        first = at
-        least, greatest = 1 << 63, -1 << 63
-        while at < end:
-            number = at // STRIDE_ROWS
-            known = ranges[number] if number < len(ranges) else held or (low or 0, high or 0)
-            if (low is not None and known[1] < low) or (high is not None and known[0] > high):
-                break
-            least, greatest = min(least, known[0]), max(greatest, known[1])
-            at = min(end, (number + 1) * STRIDE_ROWS)
-        if first < at:
-            found.append(SegmentSlice(log, segment, first, at, held and (least, greatest)))
-        at = min(end, (at // STRIDE_ROWS + 1) * STRIDE_ROWS) if at < end else end
+    for _, run in itertools.groupby(enumerate(hits), lambda hit: hit[1] - hit[0]):
+        numbers = [number for _, number in run]
+        span = held
+        if held is not None and numbers[-1] < known.stop:
+            span = min(ranges[i][0] for i in numbers), max(ranges[i][1] for i in numbers)
+        first, last = max(row, numbers[0] * STRIDE_ROWS), min(end, (numbers[-1] + 1) * STRIDE_ROWS)
+        found.append(SegmentSlice(log, segment, first, last, span))
     return found
 
 
