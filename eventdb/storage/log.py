@@ -99,6 +99,8 @@ class PartitionLog:
         self._markable: dict[int, Segment] = {}
         # Of raw segments that a key was looked for in: base -> the segment, rows covered, key_index.KeyIndex of them.
         self.key_indexes: dict[int, tuple[Segment, int, Any]] = {}
+        # The index transaction that all segments were listed at, for who looks for times, and they: snapshot.py.
+        self.entries: tuple[int, list[tuple[int, bytes, int, int]]] | None = None
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None
@@ -230,4 +232,5 @@ class PartitionLog:
         self._mapped = {}
         self._markable = {}
         self.key_indexes = {}
+        self.entries = None
         self.newest = None

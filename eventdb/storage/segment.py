@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 if sys.byteorder != "little":
     raise UnsupportedError("EventDB stores little-endian columns and runs on little-endian machines only")
 
-STRIDE_ROWS = 4_096  # whose least and greatest event time are known together
+STRIDE_ROWS = 1_024  # whose least and greatest event time are known together
 _STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
 
 
@@ -374,6 +374,7 @@ class Segment:
             view = self.null_views[column]
             for at in range(len(ranges) * STRIDE_ROWS, stop // STRIDE_ROWS * STRIDE_ROWS, STRIDE_ROWS):
                 values: Any = self.value_views[column][at : at + STRIDE_ROWS]
+                values = values.tolist() if extremes is None else values
                 nulls = b"" if view is None else bytes(view[at : at + STRIDE_ROWS])
                 if 1 in nulls:
                     values = [v for v, null in zip(values, nulls, strict=True) if not null]

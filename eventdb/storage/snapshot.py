@@ -3,8 +3,20 @@ locked."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from eventdb.errors import ClosedError, OffsetOutOfRange
-from eventdb.storage.format import META, META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
+from eventdb.storage.format import (
+    META,
+    META_KEY,
+    NO_MAX_TIME,
+    NO_MIN_TIME,
+    NO_SEGMENT,
+    SEGMENT,
+    SEGMENT_KEY,
+    U64,
+    segment_key,
+)
 from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import reading, scan
@@ -111,18 +123,36 @@ class StoreSnapshot:
         for dictionary in log.dictionaries:
             if dictionary is not None:
                 dictionary.refresh(txn)
-        found = self._segments(txn, log, start, stop)
-        for i, (base, value) in enumerate(found):
-            end = found[i + 1][0] if i + 1 < len(found) else stop
-            _, low, high, _ = SEGMENT.unpack_from(value)
-            if base == state.base:
-                low, high = state.min_time, state.max_time
-            if not _overlap(low, high, times):
-                continue
+        for base, end, value, held in self._entries(txn, log, state, start, stop, times):
             for segment, row, row_end in self._opened(log, base, value, max(start, base), min(stop, end)):
                 if base == state.base and isinstance(segment, Segment):
                     log.newest = (txn_id, base, segment)
-                yield segment, row, row_end, _time_range(low, high)
+                yield segment, row, row_end, held
+
+    def _entries(
+        self, txn: Any, log: PartitionLog, state: PartitionState, start: int, stop: int,
+        times: tuple[int | None, int | None],
+    ) -> Iterator[tuple[int, int, bytes, tuple[int, int] | None]]:  # fmt: skip
+        """(base, end, index entry, event time range) of the segments that hold [start, stop), in order; without those
+        outside the event times. Who asks for times gets them from all entries, which are kept while the index stays as
+        it is: 50 ns each instead of 3 us."""
+        if times == (None, None):
+            found = self._segments(txn, log, start, stop)
+            first = 0
+        else:
+            kept = log.entries
+            if kept is None or kept[0] != txn.id():
+                kept = log.entries = txn.id(), self._segments(txn, log, 0, NO_SEGMENT)
+            found = kept[1]
+            first = max(0, bisect_right(found, start, key=_base_of) - 1)
+        for i in range(first, len(found)):
+            base, value, low, high = found[i]
+            if base >= stop:
+                return
+            if base == state.base:
+                low, high = state.min_time, state.max_time
+            if _overlap(low, high, times):
+                yield base, found[i + 1][0] if i + 1 < len(found) else stop, value, _time_range(low, high)
 
     def _opened(
         self, log: PartitionLog, base: int, value: bytes, start: int, stop: int
@@ -133,7 +163,7 @@ class StoreSnapshot:
             segment = log.mapped(base, value)
         except MissingFile as error:
             found = self._replaced(log, base, value, start, stop, error)
-            for i, (other, current) in enumerate(found):
+            for i, (other, current, _, _) in enumerate(found):
                 end = found[i + 1][0] if i + 1 < len(found) else stop
                 yield from self._opened(log, other, current, max(start, other), min(stop, end))
             return
@@ -148,7 +178,7 @@ class StoreSnapshot:
 
     def _replaced(
         self, log: PartitionLog, base: int, value: bytes, start: int, stop: int, error: MissingFile
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[tuple[int, bytes, int, int]]:
         """The index entries that hold [start, stop) now, if others than this one do. OffsetOutOfRange if retention
         removed the rows under this snapshot; else `error`."""
         if log.fresh is None:
@@ -160,7 +190,7 @@ class StoreSnapshot:
             for dictionary in log.dictionaries:
                 if dictionary is not None:
                     dictionary.refresh(now._open())
-        if found and found[0][0] <= start and (base, value) not in found:
+        if found and found[0][0] <= start and (base, value) not in [entry[:2] for entry in found]:
             return found
         if latest <= base or (live and live[0][0] <= base):
             raise error
@@ -187,7 +217,8 @@ class StoreSnapshot:
         found = self._segments(self._open(), log, start, start + 1)
         return found[0][0] if found else end
 
-    def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes]]:
+    def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes, int, int]]:
+        """(base, index entry, least and greatest event time) of the segments that hold [start, stop)."""
         prefix = segment_key(log.topic_id, log.partition, 0)[:-8]
         target = segment_key(log.topic_id, log.partition, start)
         first = target
@@ -203,7 +234,8 @@ class StoreSnapshot:
             base = SEGMENT_KEY.unpack(key)[3]
             if base >= stop:
                 break
-            found.append((base, value))
+            _, low, high, _ = SEGMENT.unpack_from(value)
+            found.append((base, value, low, high))
         return found
 
     def rows(self, log: PartitionLog, start: int, stop: int) -> Iterator[list[tuple[int, int, tuple[Any, ...]]]]:
@@ -250,6 +282,10 @@ class StoreSnapshot:
         """(key, value) of the user keys with the prefix, in key order."""
         for key, value in scan(self._open(), b"u" + prefix):
             yield key[1:], value
+
+
+def _base_of(entry: tuple[int, bytes, int, int]) -> int:
+    return entry[0]
 
 
 def _overlap(least: int, greatest: int, times: tuple[int | None, int | None]) -> bool:

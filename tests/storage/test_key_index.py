@@ -21,7 +21,7 @@ SMALL = {
     **SMALL_LIMITS, "seal.SEALED_BLOCK_ROWS": 8, "segment.STRIDE_ROWS": 4, "lookup.STRIDE_ROWS": 4,
     "key_index.BLOCK_ROWS": 16, "key_index.FREQUENT_ROWS": 3,
 }  # fmt: skip
-assert lookup.STRIDE_ROWS == 4096  # both are imported before anything is made small
+assert lookup.STRIDE_ROWS == 1024  # both are imported before anything is made small
 assert seal.SEALED_BLOCK_ROWS == 65_536
 EPOCH = dt.datetime(1970, 1, 1)
 KEYS: dict[str, list[Any]] = {
@@ -134,7 +134,7 @@ def test_a_look_up_reads_as_many_rows_from_a_long_history_as_from_a_short_one(tm
                 seen.append(sum(part.row_count for part in by_key))
                 minute = snapshot.slices(log, 0, rows, (30_000_000, 30_999_000))
                 held = [part for part in minute if part.time_range[1] >= 30_000_000 and part.time_range[0] < 31_000_000]
-                assert sum(part.row_count for part in held) <= (65_536 if sealed else 3 * 4096)
+                assert sum(part.row_count for part in held) <= (65_536 if sealed else 3 * 1024)
     assert seen[0] == seen[1] == 20
 
 
