@@ -16,7 +16,7 @@ import numpy as np
 from eventdb.batch import Array, Column, Dictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
-from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
+from eventdb.storage.nodes import UNSIGNED, DamagedNode, Kernels, decode, length_of
 from eventdb.storage.point import NoPoint, value_at
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eventdb.storage.segment import Lists
 
 KERNELS_AFTER_BYTES = 64 * MIB
+FEW_ROWS = 16  # of a block: they are read without decoding it, where its encoding allows it
 _BIAS = 1 << 63
 
 
@@ -211,6 +212,27 @@ def plain_values(segment: SealedSegment, column: int, number: int, rows: list[in
     return found
 
 
+def points(
+    segment: SealedSegment, index: int, number: int, rows: list[int], item: int
+) -> tuple[list[int], list[bool]] | None:
+    """Values (bit patterns) and validity of a few rows of a block that is not stored plainly; None if it is better
+    decoded."""
+    if len(rows) > FEW_ROWS:
+        return None
+    entry, data = segment.block_bytes(index, number)
+    count = segment.block_rows_of(number)
+    valid = [True] * len(rows)
+    try:
+        if entry.nulls:
+            valid = [value_at(data, row, count, 1) != 0 for row in rows]
+            data = data[length_of(data) :]
+        return [value_at(data, row, count, item) for row in rows], valid
+    except NoPoint:
+        return None
+    except DamagedNode as error:
+        raise segment.damaged(index, number, str(error)) from error
+
+
 def string_prefix(value: str | bytes) -> int:
     """The first 8 bytes as a signed number that sorts like them."""
     data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
@@ -352,7 +374,7 @@ def read_lists(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -
         low, high = max(row - first, 0), min(stop - first, size)
         for i, values in enumerate(lists):
             values += _python_values(segment, i, number, low, high, dictionaries)
-        times += block(segment, width, number).values[low:high].view(np.int64).tolist()
+        times += _some_values(segment, width, number, low, high)[0].view(np.int64).tolist()
     return range(segment.base + row, segment.base + stop), times, lists
 
 
@@ -384,13 +406,13 @@ def _python_values(
     segment: SealedSegment, column: int, number: int, start: int, stop: int, dictionaries: Any
 ) -> list[Any]:
     layout = segment.layout.columns[column]
-    found = block(segment, column, number)
-    stored = found.values[start:stop]
-    valid = None if found.validity is None else found.validity[start:stop].tolist()
+    stored, valid = _some_values(segment, column, number, start, stop)
+    values: list[Any]
     if layout.plain or layout.coded:
-        texts = found.dictionary.values if found.dictionary is not None else dictionaries[column].values
+        found = block(segment, column, number).dictionary if layout.plain else None
+        texts = dictionaries[column].values if found is None else found.values
         try:
-            values = [texts[code] for code in stored.tolist()]
+            values = [texts[code] for code in stored.view(np.int32).tolist()]
         except IndexError:
             raise segment.damaged(column, number, "a code is not in the dictionary") from None
     else:
@@ -398,3 +420,19 @@ def _python_values(
     if valid is None:
         return values
     return [value if ok else None for value, ok in zip(values, valid, strict=True)]
+
+
+def _some_values(
+    segment: SealedSegment, column: int, number: int, start: int, stop: int
+) -> tuple[Array, list[bool] | None]:
+    """(stored values, validity) of rows [start, stop) of a block."""
+    columns = segment.layout.columns
+    if stop - start <= FEW_ROWS and not (column < len(columns) and columns[column].plain):
+        key = (segment.number, column, number)
+        item = 8 if column == len(columns) else columns[column].width
+        found = points(segment, column, number, list(range(start, stop)), item) if CACHE.get(key) is None else None
+        if found is not None:
+            return np.array(found[0], UNSIGNED[item]), found[1]
+    decoded = block(segment, column, number)
+    valid = None if decoded.validity is None else decoded.validity[start:stop].tolist()
+    return decoded.values[start:stop], valid

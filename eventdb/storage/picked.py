@@ -11,15 +11,13 @@ import numpy as np
 from eventdb.batch import Array, Column
 from eventdb.errors import CorruptionError
 from eventdb.storage import blocks
-from eventdb.storage.nodes import UNSIGNED, DamagedNode, length_of
-from eventdb.storage.point import NoPoint, value_at
+from eventdb.storage.nodes import UNSIGNED
 from eventdb.storage.sealed import SealedSegment
 from eventdb.storage.segment import Segment
 
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
 
-_MANY = 16  # rows of a block: with more, it is decoded
 _Groups = list[tuple[int, list[int]]]  # (block of a sealed segment, rows in it, counted from its first)
 
 
@@ -135,7 +133,7 @@ class _Sealed:
         valid: list[bool] = []
         for number, rows in self._groups:
             block = blocks.CACHE.get((segment.number, index, number))
-            found = _points(segment, index, number, rows, item) if block is None and len(rows) <= _MANY else None
+            found = blocks.points(segment, index, number, rows, item) if block is None else None
             if found is None:
                 block = blocks.block(segment, index, number)
                 values += block.values.view(UNSIGNED[item])[rows].tolist()
@@ -152,21 +150,3 @@ class _Sealed:
 
     def append_times(self) -> Array:
         return self.stored(len(self.segment.layout.columns))[0].view(np.int64)
-
-
-def _points(
-    segment: SealedSegment, index: int, number: int, rows: list[int], item: int
-) -> tuple[list[int], list[bool]] | None:
-    """Values and validity of some rows of a block; None if it has to be decoded."""
-    entry, data = segment.block_bytes(index, number)
-    count = segment.block_rows_of(number)
-    valid = [True] * len(rows)
-    try:
-        if entry.nulls:
-            valid = [value_at(data, row, count, 1) != 0 for row in rows]
-            data = data[length_of(data) :]
-        return [value_at(data, row, count, item) for row in rows], valid
-    except NoPoint:
-        return None
-    except DamagedNode as error:
-        raise segment.damaged(index, number, str(error)) from error

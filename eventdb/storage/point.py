@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from struct import Struct
 
+import numpy as np
+
 from eventdb.storage.format import (
     NODE,
     NODE_CONSTANT,
@@ -14,6 +16,7 @@ from eventdb.storage.format import (
     NODE_PACKED,
     NODE_PATCHED,
     NODE_RAW,
+    NODE_RUNS,
     NODE_SCALED,
     NODE_SPLIT,
     U64,
@@ -56,6 +59,8 @@ def _at(data: memoryview, at: int, row: int, count: int, item: int, depth: int) 
         return _packed_at(data[start : start + length], row, count, item, width, base) & mask
     if kind == NODE_DELTA and _is_even(data, start):  # the sum of other steps takes all that come before
         return (base + (row + 1) * _at(data, start, 0, count, 8, depth + 1)) & mask
+    if kind == NODE_RUNS and 0 < base <= _FEW:
+        return _run_at(data, start, row, count, item, base, depth)
     if kind == NODE_DICTIONARY:
         if not 0 < base <= count:
             raise DamagedNode(f"a dictionary of {base} values for {count} rows")
@@ -108,6 +113,13 @@ def _packed_at(body: memoryview, row: int, count: int, item: int, width: int, ba
     if shift + width > bits:
         value |= _number(form, body, ((at + 1) * lanes + lane) * form.size) << bits - shift
     return (value & ((1 << width) - 1)) + base
+
+
+def _run_at(data: memoryview, start: int, row: int, count: int, item: int, base: int, depth: int) -> int:
+    ends = decode(data[start + length_of(data[start:]) :], base, 4).cumsum(dtype=np.int64)
+    if int(ends[-1]) != count:
+        raise DamagedNode("runs are longer or shorter than their rows")
+    return _at(data, start, int(ends.searchsorted(row, side="right")), base, item, depth + 1)
 
 
 def _is_even(data: memoryview, at: int) -> bool:
