@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eventdb.schema import Schema
     from eventdb.storage.files import Files
     from eventdb.storage.limits import Limits
-    from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.snapshot import SegmentList, StoreSnapshot
 
 _MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
 _MAX_MARKABLE = 64  # write mappings of a table's older segments kept
@@ -99,8 +99,7 @@ class PartitionLog:
         self._markable: dict[int, Segment] = {}
         # Of raw segments that a key was looked for in: base -> the segment, rows covered, key_index.KeyIndex of them.
         self.key_indexes: dict[int, tuple[Segment, int, Any]] = {}
-        # The index transaction that all segments were listed at, for who looks for times, and they: snapshot.py.
-        self.entries: tuple[int, list[tuple[int, bytes, int, int]]] | None = None
+        self.entries: SegmentList | None = None  # for who looks for times
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None

@@ -53,6 +53,7 @@ if sys.byteorder != "little":
     raise UnsupportedError("EventDB stores little-endian columns and runs on little-endian machines only")
 
 STRIDE_ROWS = 1_024  # whose least and greatest event time are known together
+_STEP_ROWS = 64  # of a stride, in search of a time
 _STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
 
 
@@ -353,9 +354,13 @@ class Segment:
             ranges = self.stride_ranges(column, end)
             if number >= len(ranges) or ranges[number][1] >= time_us:
                 view = self.null_views[column]
-                for at, time in enumerate(self.value_views[column][row:end].tolist(), row):
-                    if time >= time_us and (view is None or not view[at]):
-                        return self._offset_of(at)
+                values = self.value_views[column][row:end].tolist()
+                for first in range(0, end - row, _STEP_ROWS):
+                    if max(values[first : first + _STEP_ROWS]) < time_us:
+                        continue
+                    for at in range(first, min(end - row, first + _STEP_ROWS)):
+                        if values[at] >= time_us and (view is None or not view[row + at]):
+                            return self._offset_of(row + at)
             row = end
         return None
 
