@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import eventdb
-from bench.measure import Report, median, percentile, quiet_collector, scratch, show_s
+from bench.measure import Report, median, percentile, quiet_collector, scratch, show_s, without_sealer
 from bench.startup import ENVIRONMENT
 
 ROWS, FULL_ROWS = 5_000_000, 100_000_000
@@ -58,22 +58,20 @@ def single_appends(topic: Any, first: int) -> list[float]:
     return seconds
 
 
-def without_sealer(segment_rows: int) -> None:
+def small_segments(segment_rows: int) -> None:
     """In this process segments have at most so many rows, and nothing is sealed."""
-    from eventdb.storage import append, columns, sealer, segment, transaction
+    from eventdb.storage import columns, segment, transaction
 
-    for module in (append, columns, segment, transaction):
-        if hasattr(module, "MAX_SEGMENT_ROWS"):
-            module.MAX_SEGMENT_ROWS = segment_rows
-    sealer.Sealer.has_work = lambda self: False  # type: ignore[method-assign]
-    sealer.Sealer.step_at_close = lambda self: None  # type: ignore[method-assign]
+    for module in (columns, segment, transaction):
+        module.MAX_SEGMENT_ROWS = segment_rows  # type: ignore[attr-defined]
+    without_sealer()
 
 
 def write(path: Path, rows: int, segment_rows: int) -> dict[str, Any]:
     """The history, and how appends fared early and late."""
     import numpy as np
 
-    without_sealer(segment_rows)
+    small_segments(segment_rows)
     names = np.array([f"device-{i}" for i in range(1_000)], dtype=object)
     found: dict[str, Any] = {}
     batches: list[float] = []
@@ -106,7 +104,7 @@ def seal(path: Path, rows: int, segment_rows: int) -> dict[str, Any]:
 
 def look(path: Path, rows: int, segment_rows: int) -> dict[str, Any]:
     """Seconds of opening, of the first look-up of each kind and of the median one. `rows` are all there are."""
-    without_sealer(segment_rows)
+    small_segments(segment_rows)
     draw = random.Random(7)
 
     def by_offset(n: int) -> Any:
