@@ -112,7 +112,7 @@ def damaged_blocks(segment: SealedSegment) -> list[str]:
             except CorruptionError as error:
                 problems.append(str(error))
     try:
-        segment.key_index()
+        segment.hash_index()
     except CorruptionError as error:
         problems.append(str(error))
     return problems

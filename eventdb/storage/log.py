@@ -97,8 +97,8 @@ class PartitionLog:
         self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
         self._mapped: dict[int, Segment | SealedSegment] = {}
         self._markable: dict[int, Segment] = {}
-        # Of raw segments that a key was looked for in: base -> the segment, rows covered, key_index.KeyIndex of them.
-        self.key_indexes: dict[int, tuple[Segment, int, Any]] = {}
+        # Of raw segments that a key was looked for in: base -> the segment, rows covered, hash_index.HashIndex of them.
+        self.hash_indexes: dict[int, tuple[Segment, int, Any]] = {}
         self.entries: SegmentList | None = None  # for who looks for times
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
@@ -230,6 +230,6 @@ class PartitionLog:
         self.drop_writer_state()
         self._mapped = {}
         self._markable = {}
-        self.key_indexes = {}
+        self.hash_indexes = {}
         self.entries = None
         self.newest = None

@@ -28,7 +28,7 @@ from eventdb.storage.format import (
     segment_name,
     topic_directory,
 )
-from eventdb.storage.key_index import KeyIndex
+from eventdb.storage.hash_index import HashIndex
 from eventdb.storage.segment import ColumnLayout, MissingFile, as_rows
 
 TYPE_CHECKING = False
@@ -120,7 +120,7 @@ class SealedSegment:
         self.number = next(_numbers)  # names it in the cache of decoded blocks
         self._directory = directory
         self._index_place = index  # position, bytes, crc
-        self._index: KeyIndex | None = None
+        self._index: HashIndex | None = None
         self._verified = bytearray(len(directory) // SEALED_BLOCK.size)
 
     def block_rows_of(self, number: int) -> int:
@@ -143,13 +143,13 @@ class SealedSegment:
             self._verified[place] = 1
         return block, data
 
-    def key_index(self) -> KeyIndex | None:
+    def hash_index(self) -> HashIndex | None:
         """The index of the column that rows are looked up by, verified when it is first asked for; None without one.
         CorruptionError."""
         position, length, crc = self._index_place
         if self._index is None and length:
             data = self.memory[position : position + length]
-            index = KeyIndex.read(data) if len(data) == length and crc32(data) == crc else None
+            index = HashIndex.read(data) if len(data) == length and crc32(data) == crc else None
             if index is None:
                 raise CorruptionError(
                     f"{self.path}: its key index does not verify; restore it from a backup", path=self.path

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from eventdb.storage.format import KEY_INDEX
+from eventdb.storage.format import HASH_INDEX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def hash_of(value: Any) -> int:
     return (crc32(data) * _MIX & 0xFFFFFFFFFFFFFFFF) >> 32
 
 
-class KeyIndex:
+class HashIndex:
     """The index of one segment. The memory given stays in use."""
 
     __slots__ = ("_buckets", "_entries", "_starts")
@@ -56,18 +56,18 @@ class KeyIndex:
         self._buckets = len(self._starts) - 1
 
     @staticmethod
-    def read(data: memoryview) -> KeyIndex | None:
+    def read(data: memoryview) -> HashIndex | None:
         """From the bytes `pack` gave; None if their lengths do not fit."""
-        if len(data) < KEY_INDEX.size:
+        if len(data) < HASH_INDEX.size:
             return None
-        buckets, entries = KEY_INDEX.unpack_from(data)
-        middle = KEY_INDEX.size + 4 * (buckets + 1)
+        buckets, entries = HASH_INDEX.unpack_from(data)
+        middle = HASH_INDEX.size + 4 * (buckets + 1)
         if not buckets or len(data) != middle + 4 * entries:
             return None
-        return KeyIndex(data[KEY_INDEX.size : middle], data[middle:])
+        return HashIndex(data[HASH_INDEX.size : middle], data[middle:])
 
     def pack(self) -> bytes:
-        head = KEY_INDEX.pack(self._buckets, len(self._entries))
+        head = HASH_INDEX.pack(self._buckets, len(self._entries))
         return head + self._starts.tobytes() + self._entries.tobytes()
 
     def find(self, hash: int) -> tuple[list[int], list[int]]:
@@ -80,7 +80,7 @@ class KeyIndex:
         return [p for p in places if p < _BLOCK], [p - _BLOCK for p in places if p >= _BLOCK]
 
 
-def build(hashes: Array, rows: Array) -> KeyIndex:
+def build(hashes: Array, rows: Array) -> HashIndex:
     """The index of `rows` (int64, below MAX_ROWS, in order), which have the `hashes` (uint32)."""
     import numpy as np
 
@@ -101,7 +101,7 @@ def build(hashes: Array, rows: Array) -> KeyIndex:
     entries = ((found & np.uint64(0x7FF)) << np.uint64(_PLACE_BITS) | places).astype(np.uint32)
     buckets = max(1, len(entries) // _BUCKET_ENTRIES)
     starts = np.searchsorted(found * np.uint64(buckets) >> np.uint64(32), np.arange(buckets + 1, dtype=np.uint64))
-    return KeyIndex(starts.astype(np.uint32).data, entries.data)
+    return HashIndex(starts.astype(np.uint32).data, entries.data)
 
 
 def hashes_of(column: Column) -> Array:
