@@ -53,6 +53,7 @@ nearly all append times. Rows that follow others are stored in full: an aborted 
 Sealed segment file::
 
     SEALED_HEAD, columns, CRC      then blocks, 64-byte aligned: all of column 0, all of column 1 ..., the append times
+    key index, if the topic has a key (hash_index.py)
     directory: SEALED_BLOCK for each block, in that order      SEALED_FOOT, CRC
 
 A block holds `block rows` rows of a column (the last one fewer) as nodes (nodes.py): validity, if there are NULLs;
@@ -141,7 +142,9 @@ SEALED_HEAD = Struct("<8s16sIHHQQIII")
 SEALED_BLOCK = Struct("<QIIIIBBHIqq")
 #      position, bytes, crc, NULLs, distinct values (estimate), kind of the value node, flags, 0, 0, least and greatest
 # value. Of doubles the bits, of plain strings the first 8 bytes (big-endian, biased), of coded ones the codes
-SEALED_FOOT = Struct("<QII")  # position, bytes and crc of the directory; then crc u32
+SEALED_FOOT = Struct("<QIIQII")
+#      position, bytes and crc of the directory, and of the key index (0 = none); then crc u32
+HASH_INDEX = Struct("<II")  # buckets, entries; then u32 each: where every bucket begins and the last one ends; entries
 BLOCK_RANGED = 1  # flag: least and greatest value are known
 BLOCK_NAN = 2  # flag: some value is NaN, which is outside the range
 
