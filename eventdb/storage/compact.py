@@ -252,8 +252,8 @@ def _replace(store: Store, log: PartitionLog, run: Sequence[Source]) -> int:
     finally:
         if fd >= 0:
             files.close(fd)
-            if files.exists(temporary):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if files.exists(temporary):
                     files.unlink(temporary)
 
 

@@ -67,7 +67,8 @@ from struct import Struct
 
 DATABASE_MAGIC = b"EVENTDB\0"
 FORMAT_VERSION = 1
-FORMAT = Struct("<8sHHI16sQ")  # magic, version, 0, 0, uuid, created_us; then crc u32
+# The same in every version, so that each knows the others: magic, version, 0, 0, uuid, created_us; then crc u32
+FORMAT = Struct("<8sHHI16sQ")
 CRC = Struct("<I")
 U32 = CRC
 U64 = Struct("<Q")

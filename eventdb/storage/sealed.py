@@ -29,6 +29,7 @@ from eventdb.storage.format import (
     topic_directory,
 )
 from eventdb.storage.hash_index import HashIndex
+from eventdb.storage.readable import Readable
 from eventdb.storage.segment import ColumnLayout, MissingFile, as_rows
 
 TYPE_CHECKING = False
@@ -117,6 +118,7 @@ class SealedSegment:
         self.base = base
         self.layout = layout
         self.memory = memoryview(mapping)
+        self._readable = Readable(mapping, path)
         self.number = next(_numbers)  # names it in the cache of decoded blocks
         self._directory = directory
         self._index_place = index  # position, bytes, crc
@@ -138,6 +140,7 @@ class SealedSegment:
         place = column * self.layout.block_count + number
         data = self.memory[block.position : end]
         if not self._verified[place]:
+            self._readable.require(block.position, len(data))
             if end > len(self.memory) or crc32(data) != block.crc:
                 raise self.damaged(column, number, "its checksum does not verify")
             self._verified[place] = 1
@@ -165,6 +168,9 @@ class SealedSegment:
             f"{first + self.block_rows_of(number) - 1}) is damaged: {reason}; restore it from a backup",
             path=self.path,
         )
+
+    def require_rows(self, row: int, stop: int) -> None:
+        """See Segment.require_rows. Here each block is looked at when it is read."""
 
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         """(offset, append_time_us, values) of rows [row, stop)."""

@@ -250,7 +250,9 @@ class StoreSnapshot:
         """The same, column by column: see Segment.read_lists."""
         for segment, row, end, _ in list(self._parts(log, start, stop)):
             for at in range(row, end, _ROWS_PER_CHUNK):
-                yield segment.read_lists(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
+                stop_row = min(end, at + _ROWS_PER_CHUNK)
+                segment.require_rows(at, stop_row)
+                yield segment.read_lists(at, stop_row, log.dictionaries)
 
     def find_time(self, log: PartitionLog, time_us: int, start: int, stop: int) -> int:
         """The offset of the first row of [start, stop) with an event time (in a log without, an append time) of
