@@ -120,9 +120,7 @@ class Replay:
         return self.sqlite.query("SELECT * FROM events WHERE device = ?", self.key)
 
     def lite_minute(self) -> list[Any]:
-        return self.sqlite.query(
-            "SELECT * FROM events WHERE ts >= ? AND ts < ?", self.low_us, self.low_us + 60_000_000
-        )
+        return self.sqlite.query("SELECT * FROM events WHERE ts >= ? AND ts < ?", self.low_us, self.low_us + 60_000_000)
 
     def close(self) -> None:
         self.db.close()

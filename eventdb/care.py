@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from eventdb.catalog import Catalog
 from eventdb.database import Database
 from eventdb.errors import NotADatabase, OffsetOutOfRange, StorageError, UnsupportedError, UsageError
 from eventdb.partitioner import check_partition
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from eventdb.schema import Schema
     from eventdb.storage.cut import Cut
 
 
@@ -54,7 +56,17 @@ def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[s
     name = os.path.abspath(os.fsdecode(os.fspath(path)))
     if not os.path.isdir(name):
         raise NotADatabase(f"{name} is not a directory", path=name)
-    return Repair(Files(), Clock(), name, accept_loss, lambda: Database(name).close()).run()
+
+    def table_of(topic_id: int) -> tuple[Schema, tuple[int, ...]]:
+        catalog = Catalog(os.path.join(name, "catalog.sqlite"), read_only=True)
+        try:
+            info = catalog.topic_by_id(topic_id)
+        finally:
+            catalog.close()
+        assert info is not None  # recovery has collected what belongs to no topic
+        return info.schema, info.primary_key
+
+    return Repair(Files(), Clock(), name, accept_loss, lambda: Database(name).close(), table_of).run()
 
 
 def check(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:

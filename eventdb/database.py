@@ -23,7 +23,7 @@ from eventdb.errors import (
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import checked_opening, checked_options, inferred_schema, schema_of
 from eventdb.schema import Field, Schema
-from eventdb.storage.keyed import row_count
+from eventdb.storage.key_index import row_count
 from eventdb.storage.limits import Limits
 from eventdb.storage.store import Store
 from eventdb.topic import Topic

@@ -12,7 +12,7 @@ import datetime as dt
 from eventdb.config import MAX_VALUE_BYTES
 from eventdb.errors import SchemaMismatch
 from eventdb.schema import INTEGER_RANGES
-from eventdb.values import EPOCH, EPOCH_UTC, date_to_days, datetime_to_us, decode_value
+from eventdb.values import EPOCH, EPOCH_UTC, date_to_days, datetime_to_us, decoder_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ _PYTHON_TYPES = {
     "DATE": "datetime.date",
     "TIMESTAMP": "datetime.datetime (naive = UTC) or int microseconds since 1970",
 }
+
+
+_NONE = type(None)
 
 
 class _Checker:
@@ -174,6 +177,21 @@ def _fast_test(field: Field, v: str) -> str:
     return "False"
 
 
+def _fits_all(field: Field, kinds: set[type], values: list[Any]) -> bool:
+    """True only if all values, which are of the types `kinds`, are stored exactly as they are: _fast_test for many."""
+    name = field.type.name
+    if field.type.is_integer or name == "TIMESTAMP":
+        low, high = (MIN_TIMESTAMP_US, MAX_TIMESTAMP_US) if name == "TIMESTAMP" else INTEGER_RANGES[name]
+        return kinds == {int} and low <= min(values) and max(values) <= high
+    if name == "FLOAT":
+        return kinds == {float} and all(-MAX_FLOAT32 < value < MAX_FLOAT32 for value in values)
+    if name in ("DOUBLE", "BOOLEAN"):
+        return kinds == {float if name == "DOUBLE" else bool}
+    if name == "VARCHAR":
+        return kinds == {str} and "".join(values).isascii() and max(map(len, values)) < 4096
+    return name == "BLOB" and kinds == {bytes} and max(map(len, values)) < 4096
+
+
 class RowCodec:
     """encode(dict) -> tuple of physical values in schema order; decode(tuple) -> tuple of Python values.
 
@@ -211,6 +229,25 @@ class RowCodec:
         function: Callable[[Mapping[str, Any]], tuple[Any, ...]] = scope["encode"]
         return function
 
+    def encode_all(self, events: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """`encode` for many, at least one: a list of physical values for each column. A third of the time, because a
+        look at a whole column costs hardly more than one at a value."""
+        try:
+            if set(map(len, events)) != {len(self._schema)}:
+                raise KeyError
+            columns = [[event[name] for event in events] for name in self._schema.names]
+        except (KeyError, TypeError, IndexError):
+            return [list(column) for column in zip(*map(self.encode, events), strict=True)]
+        for i, field in enumerate(self._schema):
+            values = columns[i]
+            kinds = set(map(type, values))
+            if field.nullable and _NONE in kinds:
+                kinds.discard(_NONE)
+                values = [value for value in values if value is not None]
+            if values and not _fits_all(field, kinds, values):
+                columns[i] = list(map(self._checkers[i], columns[i]))
+        return columns
+
     def _encode_slow(self, event: Mapping[str, Any]) -> tuple[Any, ...]:
         """Missing columns are NULL; names match without case; anything unknown is refused."""
         if not hasattr(event, "keys") or not hasattr(event, "__getitem__"):
@@ -228,16 +265,17 @@ class RowCodec:
         return tuple(checker(value) for checker, value in zip(self._checkers, row, strict=True))
 
     def _generate_decode(self) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-        if not any(field.type.name in ("TIMESTAMP", "DATE", "DECIMAL", "BOOLEAN") for field in self._schema):
+        if not any(decoder_of(field.type) for field in self._schema):
             return tuple
         values = []
-        scope: dict[str, Any] = {"EPOCH": EPOCH, "delta": dt.timedelta, "decode_value": decode_value}
+        scope: dict[str, Any] = {"EPOCH": EPOCH, "delta": dt.timedelta}
         for i, field in enumerate(self._schema):
+            decode = decoder_of(field.type)
             if field.type.name == "TIMESTAMP":
                 values.append(f"None if v{i} is None else EPOCH + delta(0, 0, v{i})")
-            elif field.type.name in ("DATE", "DECIMAL", "BOOLEAN"):
-                scope[f"type{i}"] = field.type
-                values.append(f"decode_value(type{i}, v{i})")
+            elif decode is not None:
+                scope[f"decode{i}"] = decode
+                values.append(f"None if v{i} is None else decode{i}(v{i})")
             else:
                 values.append(f"v{i}")
         names = "".join(f"v{i}, " for i in range(len(values)))

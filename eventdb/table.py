@@ -11,7 +11,9 @@ from eventdb.errors import OffsetOutOfRange, SchemaMismatch, UsageError
 from eventdb.event import Position
 from eventdb.row import RowCodec
 from eventdb.schema import Schema
-from eventdb.storage.keyed import KeyedWriter, current_row, row_count
+from eventdb.storage.key_index import current_row, row_count
+from eventdb.storage.keyed import KeyedWriter
+from eventdb.storage.keys import key_encoder
 from eventdb.values import us_to_datetime
 
 TYPE_CHECKING = False
@@ -62,6 +64,7 @@ class Table:
         self._names = info.schema.names
         self._key_names = [self._names[i] for i in info.primary_key]
         self._key_codec = RowCodec(Schema([info.schema.fields[i] for i in info.primary_key]))
+        self._encode_key = key_encoder(info.schema, info.primary_key)
         self._retired: EventDBError | None = None
         self._checked_ns = 0
 
@@ -109,7 +112,10 @@ class Table:
 
         Columns that are missing are NULL. SchemaMismatch stores nothing. Costs one flush in `commit` mode.
         """
-        return self.put_many([row])[0]
+        self._check_usable()
+        values = self._codec.encode(row)
+        offset = self._store.put_row(self._log, values, self._key_of(values))
+        return Position(0, offset) if offset >= 0 else self._write("put", [values])[0]
 
     def put_many(self, rows: Iterable[Mapping[str, Any]]) -> list[Position]:
         """Puts all rows in one commit, or none; of rows with the same key the last one stays."""
@@ -155,6 +161,9 @@ class Table:
             return writer.delete([writer.encode_key(key) for key in rows])
         keys = [writer.key_of(row) for row in rows]
         return writer.put(rows, keys) if operation == "put" else writer.insert(rows, keys)
+
+    def _key_of(self, row: tuple[Any, ...]) -> bytes:
+        return self._encode_key([row[i] for i in self._log.primary_key])
 
     def _key(self, key: Any) -> tuple[Any, ...]:
         """The physical values of a key: one value, or a tuple, list or dict of several."""

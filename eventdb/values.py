@@ -8,6 +8,7 @@ from eventdb.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from eventdb.batch import Column
@@ -41,22 +42,26 @@ def days_to_date(value: int) -> dt.date:
 
 def decode_value(type: DataType, value: Any) -> Any:
     """The Python value of one physical value (int, float, str, bytes) of a type; None stays None."""
-    if value is None:
-        return None
-    name = type.name
-    if name == "TIMESTAMP":
-        return us_to_datetime(value)
-    if name == "DATE":
-        return days_to_date(value)
-    if name == "DECIMAL":
+    decode = decoder_of(type)
+    return value if value is None or decode is None else decode(value)
+
+
+def decoder_of(type: DataType) -> Callable[[Any], Any] | None:
+    """What makes the Python value of a physical value that is not None; None for types whose values need nothing."""
+    if type.name == "DECIMAL":
         from decimal import Decimal  # 2 ms that a process without decimals does not pay
 
-        return Decimal(value).scaleb(-type.scale)
-    if name == "BOOLEAN":
-        return bool(value)
-    if name == "INTERVAL":
-        return dt.timedelta(microseconds=value)
-    return value
+        places = -type.scale
+        return lambda value: Decimal(value).scaleb(places)
+    return _DECODERS.get(type.name)
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "TIMESTAMP": us_to_datetime,
+    "DATE": days_to_date,
+    "BOOLEAN": bool,
+    "INTERVAL": lambda value: dt.timedelta(microseconds=value),
+}
 
 
 def to_python(column: Column) -> list[Any]:

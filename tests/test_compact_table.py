@@ -159,3 +159,26 @@ def test_one_process_compacts_while_another_updates(tmp_path: Path) -> None:
         assert removed > 3_000
         assert db.sql("SELECT k, n, m FROM t WHERE k = 1000 OR n <> 59").fetchall() == [(1000, None, 59)]
         assert db.check(deep=True) == []
+
+
+@pytest.mark.usefixtures("small")
+def test_repair_keeps_rows_that_the_index_of_keys_finds_through_a_lost_segment(tmp_path: Path) -> None:
+    """The index names an old version of a row; its file is lost, the newest version is not."""
+    with eventdb.open(tmp_path / "db") as db:
+        table = db.create_table("t", {"k": "INTEGER", "n": "INTEGER"}, primary_key="k")
+        table.put_many([{"k": k, "n": 0} for k in range(16)])
+        table.put_many([{"k": k, "n": 1} for k in range(100, 110)])
+        table.put_many([{"k": 0, "n": 2}])
+        for n in (3, 4):
+            table.put({"k": 1, "n": n})  # by marks alone
+    (file,) = (tmp_path / "db" / "topics").rglob("0" * 20 + ".seg")
+    file.unlink()
+    with pytest.raises(eventdb.CorruptionError):
+        eventdb.repair(tmp_path / "db")
+    report = eventdb.repair(tmp_path / "db", accept_loss=True)
+    assert "14 of its 26 rows" in report["lost"][0]
+    with eventdb.open(tmp_path / "db") as db:
+        expected = [{"k": k, "n": 1} for k in range(100, 110)] + [{"k": 0, "n": 2}, {"k": 1, "n": 4}]
+        assert list(db.table("t").rows()) == expected
+        assert [db.table("t").get(k) for k in (0, 1, 2)] == [{"k": 0, "n": 2}, {"k": 1, "n": 4}, None]
+        assert db.check(deep=True) == []

@@ -186,9 +186,7 @@ class ScanInput:
         """A scan of the rows of a morsel only."""
         part = self.slices[morsel.slice]
         first, last = offset_at(part, morsel.start), offset_at(part, morsel.stop - 1)
-        return replace(
-            self.scan, start_offset=first, stop_offset=last + 1, partition=self._partitions[morsel.slice]
-        )
+        return replace(self.scan, start_offset=first, stop_offset=last + 1, partition=self._partitions[morsel.slice])
 
 
 class _Columns:

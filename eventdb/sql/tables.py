@@ -164,8 +164,9 @@ def _rows(table: TableInfo, alias: str) -> tuple[Scan, Scope]:
     """A scan of all columns and `_offset`, and their names."""
     fields = tuple(OutputField(f.name, f.type, f.nullable) for f in table.schema)
     scan = Scan(
-        table.id, table.name, (*table.schema.names, _OFFSET), (*fields, OutputField(_OFFSET, BIGINT, nullable=False))
-    )
+        table.id, table.name, (*table.schema.names, _OFFSET), (*fields, OutputField(_OFFSET, BIGINT, nullable=False)),
+        primary_key=tuple(table.schema.names[i] for i in table.primary_key),
+    )  # fmt: skip
     names = [Name(alias, f.name, f.type, i, in_star=f.name != _OFFSET) for i, f in enumerate(scan.output)]
     return scan, Scope(names, [alias])
 

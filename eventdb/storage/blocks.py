@@ -15,12 +15,14 @@ import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
+from eventdb.storage.buffers import BUFFERS
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
 from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
 
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.sealed import SealedSegment
+    from eventdb.storage.segment import Lists
 
 KERNELS_AFTER_BYTES = 64 * MIB
 _BIAS = 1 << 63
@@ -61,15 +63,19 @@ class BlockCache:
             self._blocks[key] = block
             self.held_bytes += block.size_bytes
             while self.held_bytes > self.limit_bytes:
-                self.held_bytes -= self._blocks.popitem(last=False)[1].size_bytes
+                _, oldest = self._blocks.popitem(last=False)
+                self.held_bytes -= oldest.size_bytes
+                del oldest  # now there is room for its memory to wait
 
     def clear(self) -> None:
         with self._lock:
-            self._blocks.clear()
             self.held_bytes = 0
+            self._blocks.clear()
 
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
+# Blocks that are kept and memory that waits for the next ones stay within the limit together.
+BUFFERS.room_bytes = lambda: CACHE.limit_bytes - CACHE.held_bytes
 
 
 class _Engine:
@@ -289,21 +295,19 @@ def slices(
     ]
 
 
-def read_rows(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -> list[tuple[Any, ...]]:
-    """(offset, append_time_us, values) of rows [row, stop), which may lie in several blocks."""
+def read_lists(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -> Lists:
+    """See Segment.read_lists; rows [row, stop) may lie in several blocks."""
     size = segment.layout.block_rows
-    rows: list[tuple[Any, ...]] = []
-    while row < stop:
-        number = row // size
+    width = len(segment.layout.columns)
+    lists: list[list[Any]] = [[] for _ in range(width)]
+    times: list[int] = []
+    for number in range(row // size, -(-stop // size)):
         first = number * size
-        end = min(stop, first + size)
-        lists = [_python_values(segment, i, number, row - first, end - first, dictionaries)
-                 for i in range(len(segment.layout.columns))]  # fmt: skip
-        times = block(segment, len(segment.layout.columns), number).values[row - first : end - first]
-        offsets = range(segment.base + row, segment.base + end)
-        rows += zip(offsets, times.view(np.int64).tolist(), zip(*lists, strict=True), strict=True)
-        row = end
-    return rows
+        low, high = max(row - first, 0), min(stop - first, size)
+        for i, values in enumerate(lists):
+            values += _python_values(segment, i, number, low, high, dictionaries)
+        times += block(segment, width, number).values[low:high].view(np.int64).tolist()
+    return range(segment.base + row, segment.base + stop), times, lists
 
 
 def first_since(segment: SealedSegment, column: int, time_us: int, row: int, stop: int) -> int | None:

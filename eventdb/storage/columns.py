@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventdb.batch import Array, Column, Dictionary
+from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.config import DICTIONARY_LIMIT, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
 from eventdb.errors import CorruptionError, SchemaMismatch
 from eventdb.storage.checksum import Checksum
@@ -356,28 +356,43 @@ class _Source:
         if spelled is None:
             dictionary = self.column.dictionary
             assert dictionary is not None
-            spelled = [
-                v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v) for v in dictionary.values
-            ] or [b""]
-            self._spelled = spelled
-            self._lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
-            if int(self._lengths.max()) > MAX_VALUE_BYTES:
-                raise SchemaMismatch(
-                    f"a value of {int(self._lengths.max())} bytes exceeds the limit of {MAX_VALUE_BYTES}"
-                )
+            if isinstance(dictionary, SpelledDictionary):
+                spelled = dictionary.spelled()
+            else:
+                spelled = [
+                    v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v) for v in dictionary.values
+                ]
+            self._spelled = spelled = spelled or [b""]
         return spelled
 
+    def _value_lengths(self) -> Array:
+        """The length of every value of the dictionary, in bytes."""
+        lengths = self._lengths
+        if lengths is None:
+            dictionary = self.column.dictionary
+            if isinstance(dictionary, SpelledDictionary):
+                lengths = np.diff(dictionary.starts)
+            else:
+                spelled = self._spell()
+                lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
+            self._lengths = lengths
+            if int(lengths.max()) > MAX_VALUE_BYTES:
+                raise SchemaMismatch(f"a value of {int(lengths.max())} bytes exceeds the limit of {MAX_VALUE_BYTES}")
+        return lengths
+
     def lengths(self, start: int, stop: int) -> Array:
-        self._spell()
-        assert self._lengths is not None
-        lengths: Array = self._lengths[self.column.values[start:stop]]
+        lengths: Array = self._value_lengths()[self.column.values[start:stop]]
         if self.column.validity is not None:
             lengths = np.where(self.column.validity[start:stop], lengths, 0)
         return lengths
 
-    def heap(self, start: int, stop: int) -> bytes:
-        spelled = self._spell()
-        codes = self.column.values[start:stop]
-        if self.column.validity is not None:
-            codes = codes[self.column.validity[start:stop]]
-        return b"".join(map(spelled.__getitem__, codes.tolist()))
+    def heap(self, start: int, stop: int) -> bytes | Array:
+        """The bytes of the rows, one after another."""
+        codes, validity, dictionary = self.column.values[start:stop], self.column.validity, self.column.dictionary
+        if isinstance(dictionary, SpelledDictionary) and len(codes) and bool((np.diff(codes) == 1).all()):
+            first, last = dictionary.starts[codes[0]], dictionary.starts[codes[-1] + 1]
+            if validity is None or int(self.lengths(start, stop).sum()) == last - first:  # NULLs have no bytes
+                return dictionary.heap[first:last]
+        if validity is not None:
+            codes = codes[validity[start:stop]]
+        return b"".join(map(self._spell().__getitem__, codes.tolist()))

@@ -70,10 +70,7 @@ class Writer(Durability):
 
     def begin(self) -> Any:
         """A write transaction with `tail` current. The lock is held and the process prepared."""
-        try:
-            txn = self.index.begin_write()
-        except IndexFault as error:
-            raise index_error(error, self.index.path) from error
+        txn = self.index.begin_write()
         try:
             txn = self.catch_up(txn)
             if self.synced and self.tail.bulk_lsn:
@@ -81,6 +78,9 @@ class Writer(Durability):
                 self.sync_point()
                 txn = self.index.begin_write()
                 self.last_txn = txn.id() - 1
+        except IndexFault as error:
+            txn.abort()
+            raise index_error(error, self.index.path) from error
         except BaseException:
             txn.abort()
             raise

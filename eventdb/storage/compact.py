@@ -5,12 +5,13 @@ their offsets; a segment without such rows goes. The steps, and what a crash lea
 
 1. the horizon: a checkpoint is made, and it is made sure that nobody reads anything older. A row is dead if the row
    that superseded it lies before the end of the table in that checkpoint;
-2. without the lock, the new file is written under a temporary name and flushed. A crash leaves the old segments, and
+2. the index of keys names no row that is to go, and none that leads over one to the newest version (put.py);
+3. without the lock, the new file is written under a temporary name and flushed. A crash leaves the old segments, and
    the temporary file, which the next compaction removes;
-3. with the lock, and only if the old segments are what they were: marks made meanwhile are copied and flushed, the file
+4. with the lock, and only if the old segments are what they were: marks made meanwhile are copied and flushed, the file
    gets its name (base and generation, which nothing referred to before), the directory is flushed, and one commit
    replaces the segments in the index and lists the old files as garbage. Replaying it is replaying keys;
-4. an old file goes once that commit is in a checkpoint and no reader is older than it: a power cut or a snapshot that
+5. an old file goes once that commit is in a checkpoint and no reader is older than it: a power cut or a snapshot that
    leads back to the old segments finds them.
 """
 
@@ -36,11 +37,14 @@ from eventdb.storage.format import (
     U64,
     garbage_key,
     generation_of,
+    row_key_prefix,
     segment_key,
     segment_name,
     table_key,
     topic_directory,
 )
+from eventdb.storage.keyed import KeyedWriter
+from eventdb.storage.keys import index_key, is_digest, key_encoder
 from eventdb.storage.kv import scan
 from eventdb.storage.segment import ColumnLayout, Segment, SegmentLayout, segment_path
 
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 DEAD_SHARE = 4  # a segment is rewritten when a quarter of its rows are dead
 SMALL_ROWS = 4_096  # compacted segments smaller than this join their neighbours
 _INT64 = np.dtype("<i8")
+_CHUNK_ROWS = 4_096
 
 
 class Source:
@@ -112,6 +117,7 @@ def compact_table(store: Store, log: PartitionLog) -> dict[str, int]:
     _remove_temporary(writer, log)
     collect(store, log)
     for run in _runs(store, log, horizon):
+        _name_newest(store, log, run)
         removed = _replace(store, log, run)
         if removed >= 0:
             report["removed"] += removed
@@ -170,6 +176,34 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
             run.append(source)
 
 
+def _name_newest(store: Store, log: PartitionLog, run: Sequence[Source]) -> None:
+    """Step 2. What the index names only moves forward, so nobody undoes it."""
+    prefix = row_key_prefix(log.topic_id, log.partition)
+    encode = key_encoder(log.schema, log.primary_key)
+    behind: list[bytes] = []
+    with store.snapshot() as snapshot:
+        txn = snapshot.transaction()
+        for dictionary in log.dictionaries:
+            if dictionary is not None:
+                dictionary.refresh(txn)
+        for source in run:
+            gone = np.ones(source.rows, np.bool_)
+            gone[source.keep] = False
+            for at in range(0, source.rows, _CHUNK_ROWS):
+                rows = source.segment.read_rows(at, min(source.rows, at + _CHUNK_ROWS), log.dictionaries)
+                for (offset, _, row), dead in zip(rows, gone[at : at + _CHUNK_ROWS].tolist(), strict=True):
+                    if dead:
+                        key = encode([row[i] for i in log.primary_key])
+                        place = index_key(prefix, key)
+                        value = None if is_digest(place, prefix) else txn.get(place)
+                        if value is not None and U64.unpack(value)[0] <= offset:
+                            behind.append(key)
+    behind = list(dict.fromkeys(behind))
+    for at in range(0, len(behind), _CHUNK_ROWS):
+        with store.write() as transaction:
+            KeyedWriter(transaction, log, "").name_newest(behind[at : at + _CHUNK_ROWS])
+
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +239,7 @@ def _replace(store: Store, log: PartitionLog, run: Sequence[Source]) -> int:
 def _swap(
     store: Store, log: PartitionLog, run: Sequence[Source], layout: SegmentLayout | None, fd: int, temporary: str
 ) -> int:
-    """Step 3: the index names the new file instead of the old ones."""
+    """Step 4: the index names the new file instead of the old ones."""
     writer = store._require_writer()
     topic_id, partition, base = log.topic_id, log.partition, run[0].base
     with store.write() as transaction:
@@ -230,6 +264,7 @@ def _swap(
                 transaction._delete(segment_key(topic_id, partition, source.base))
         if layout is not None:
             transaction._put(segment_key(topic_id, partition, base), layout.pack())
+        writer.generation += 1  # whoever has mapped the old files for marking finds the new one
     return removed
 
 

@@ -12,7 +12,7 @@ from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import META_KEY, SEGMENT_KEY, generation_of, segment_key, topic_directory
 from eventdb.storage.journal import Tail
-from eventdb.storage.kv import IndexFault, index_error, scan
+from eventdb.storage.kv import aborting, scan
 from eventdb.storage.segment import segment_path
 from eventdb.storage.state import ZERO, CommittedState
 from eventdb.storage.sums import Sums
@@ -54,7 +54,7 @@ class Durability(CommittedState):
     def prepare(self) -> None:
         """Before this process's first commit: a checkpoint and a pin of its own, and a journal file of this boot. Lock
         held."""
-        slot = self._newest_slot()
+        slot = self.newest_slot()
         if slot.clean or slot.boot_id != self.boot_id:
             self._begin_epoch(slot)
         else:
@@ -64,7 +64,8 @@ class Durability(CommittedState):
         if self.on_first_commit is not None:
             self.on_first_commit()
 
-    def _newest_slot(self) -> Slot:
+    def newest_slot(self) -> Slot:
+        """The newest checkpoint. StorageError if none verifies."""
         try:
             slot = self.slots.newest()
         except OSError as error:
@@ -221,7 +222,7 @@ class Durability(CommittedState):
                 tail.unpack(value)
             if self.start is not None and self.start.epoch > tail.epoch:
                 tail = self.start.copy()
-            previous = self._newest_slot()
+            previous = self.newest_slot()
             self._write_slot(previous, tail, self._meta_pages(), clean=clean)
         except BaseException:
             pin.abort()
@@ -233,11 +234,8 @@ class Durability(CommittedState):
     def _unmark(self, dirty: list[tuple[bytes, bytes]]) -> None:
         """The dirty marks the checkpoint covers go, in a commit of their own (unsynced like any other)."""
         self.last_txn = -1
-        try:
-            txn = self.index.begin_write()
-        except IndexFault as error:
-            raise index_error(error, self.index.path) from error
-        try:
+        txn = self.index.begin_write()
+        with aborting(txn):
             self.reload(txn)
             tail = self.tail
             self.sums.put(txn, dirty)
@@ -249,9 +247,6 @@ class Durability(CommittedState):
             txn.put(META_KEY, tail.pack())
             number = txn.id()
             self.commit_txn(txn)
-        except IndexFault as error:
-            txn.abort()
-            raise index_error(error, self.index.path) from error
         self.last_txn = self.checkpoint_txn = number
 
     def _note_sums(self) -> None:
@@ -261,17 +256,11 @@ class Durability(CommittedState):
         if not dirty:
             return
         self.last_txn = -1
-        try:
-            txn = self.index.begin_write()
-            try:
-                self.reload(txn)
-                self.sums.put(txn, dirty)
-                self.commit_txn(txn)
-            except BaseException:
-                txn.abort()
-                raise
-        except IndexFault as error:
-            raise index_error(error, self.index.path) from error
+        txn = self.index.begin_write()
+        with aborting(txn):
+            self.reload(txn)
+            self.sums.put(txn, dirty)
+            self.commit_txn(txn)
 
     def _delete_journals(self, tail: Tail, *, everything: bool) -> None:
         """Files that no recovery can need any more go. Late is safe: a failure is left to the next checkpoint."""
@@ -294,7 +283,7 @@ class Durability(CommittedState):
         self.lock()
         try:
             if not self.prepared:
-                slot = self._newest_slot()
+                slot = self.newest_slot()
                 if slot.clean:
                     return
                 self.start = slot.tail

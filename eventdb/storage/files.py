@@ -154,14 +154,12 @@ class Files:
         return sorted(os.listdir(path))
 
     def exists(self, path: str) -> bool:
-        return os.path.lexists(path)
+        return _status_of(path) is not None
 
     def is_directory(self, path: str) -> bool:
         """Whether the path is a directory and not a link to one."""
-        try:
-            return stat.S_ISDIR(os.lstat(path).st_mode)
-        except OSError:
-            return False
+        status = _status_of(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
 
     def close_on_exec(self, identities: set[tuple[int, int]]) -> None:
         """No descriptor of these files, whoever opened it, goes to a child process. Linux only."""
@@ -228,6 +226,14 @@ class Files:
             if count <= 0:
                 raise OSError(errno.EIO, "the write made no progress")
             done += count
+
+
+def _status_of(path: str) -> os.stat_result | None:
+    """None if nothing has that name. OSError if it cannot be looked at: then it may well be there."""
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _checked(fd: int, path: str, write: bool) -> int:

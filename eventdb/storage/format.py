@@ -209,18 +209,23 @@ SLOT_COUNT = 64
 # --- encoded arrays (nodes.py) ----------------------------------------------------------------------
 NODE = Struct("<BBBBIqII")
 #      kind, bytes per value, bits, extra, count, base, payload bytes, 0; then the payload, padded to 8 bytes.
-# Arithmetic is modulo 2**bits of the value. `+` joins nodes that follow each other in the payload.
-NODE_CONSTANT = 0  # every value is base
-NODE_RAW = 1  # the values as they are
-NODE_PACKED = 2  # base + `bits` bits each, in lanes of 64 or (below 8 bytes per value) 32 bits: see kernels/packing.py
-NODE_DELTA = 3  # base + the running sum of a node of 8-byte values
-NODE_RUNS = 4  # base = how many runs: their values + their lengths (4 bytes)
-NODE_DICTIONARY = 5  # base = how many distinct values: these + a code (4 bytes) for each row
-NODE_PLANES = 6  # base + bits / 8 bytes each: all lowest bytes, then all second bytes ..., together in one zstd frame
-NODE_PATCHED = 7  # base = how many exceptions: all values + rows of the exceptions (4 bytes) + their values
-NODE_SCALED = 8  # base + a node times a number: the node + the number (a node of one 8-byte value)
-NODE_DECIMAL = 9  # doubles or floats: a node of 8-byte integers divided by 10**extra
-NODE_SPLIT = 10  # a node of the high bits, shifted left by `bits`, or-ed with a node of the low ones
+# Arithmetic is modulo 2**bits of the value.
+
+
+class Kind:
+    """Of a node. `+` joins nodes that follow each other in the payload."""
+
+    CONSTANT = 0  # every value is base
+    RAW = 1  # the values as they are
+    PACKED = 2  # base + `bits` bits each, in lanes of 64 or (below 8 bytes per value) 32 bits: see kernels/packing.py
+    DELTA = 3  # base + the running sum of a node of 8-byte values
+    RUNS = 4  # base = how many runs: their values + their lengths (4 bytes)
+    DICTIONARY = 5  # base = how many distinct values: these + a code (4 bytes) for each row
+    PLANES = 6  # base + bits / 8 bytes each: all lowest bytes, then all second bytes ..., together in one zstd frame
+    PATCHED = 7  # base = how many exceptions: all values + rows of the exceptions (4 bytes) + their values
+    SCALED = 8  # base + a node times a number: the node + the number (a node of one 8-byte value)
+    DECIMAL = 9  # doubles or floats: a node of 8-byte integers divided by 10**extra
+    SPLIT = 10  # a node of the high bits, shifted left by `bits`, or-ed with a node of the low ones
 
 
 def align(position: int, to: int = ALIGN_BYTES) -> int:

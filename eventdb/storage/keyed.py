@@ -1,19 +1,17 @@
 """Tables in storage: a log whose rows have a key, an index of the newest row of each key, and marks on the others.
 
 KeyedWriter changes a table inside a write transaction, so under the writer lock: what it reads is what it replaces, and
-rows, marks and keys become visible in one commit. current_row() reads one row of a snapshot through the index.
+rows, marks and keys become visible in one commit. key_index.py reads.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
-from eventdb.errors import ConstraintError, CorruptionError, UsageError
+from eventdb.errors import ConstraintError, UsageError
 from eventdb.schema import BIGINT, Field, Schema
-from eventdb.storage.format import SEGMENT_KEY, SUPERSEDED_BY, TABLE, U64, row_key_prefix, segment_key, table_key
+from eventdb.storage.format import SUPERSEDED_BY, TABLE, U64, row_key_prefix, table_key
 from eventdb.storage.keys import index_key, is_digest, key_encoder
-from eventdb.storage.kv import reading, scan
 from eventdb.storage.marks import Marks
+from eventdb.storage.put import segments_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Segment
-    from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.transaction import WriteTransaction
 
     Row = tuple[Any, ...]
@@ -48,8 +45,7 @@ class KeyedWriter:
         self._prefix = row_key_prefix(log.topic_id, log.partition)
         self._count_key = table_key(log.topic_id, log.partition)
         self._encode = key_encoder(log.schema, log.primary_key)
-        self._bases: list[int] | None = None
-        self._segments: dict[int, Segment] = {}
+        self._segments = segments_of(log, self._txn)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -67,11 +63,20 @@ class KeyedWriter:
         if value is None:
             return -1
         if not is_digest(place, self._prefix):
-            return U64.unpack(value)[0]  # type: ignore[no-any-return]
+            return self._newest(U64.unpack(value)[0])
         for (offset,) in U64.iter_unpack(value):
             if self.key_of(self.row(offset)) == key:
                 return offset  # type: ignore[no-any-return]
         return -1
+
+    def _newest(self, offset: int) -> int:
+        """The last version of the row at the offset: the marks lead to it."""
+        while True:
+            segment = self._segment(offset)
+            mark = segment.value_views[segment.layout.marks][segment.row_of(offset)]
+            if not mark:
+                return offset
+            offset = mark - 1
 
     def row(self, offset: int) -> Row:
         """The values of a row, this transaction's own included."""
@@ -101,15 +106,7 @@ class KeyedWriter:
             for base in reversed(staged.created):
                 if offset >= base:
                     return staged.created[base][0]
-        bases = self._bases
-        if bases is None:
-            prefix = segment_key(self.log.topic_id, self.log.partition, 0)[:-8]
-            bases = self._bases = [SEGMENT_KEY.unpack(key)[3] for key, _ in scan(self._txn, prefix)]
-        base = bases[bisect_right(bases, offset) - 1]
-        segment = self._segments.get(base)
-        if segment is None:
-            segment = self._segments[base] = self.log.markable(self._txn, base)
-        return segment
+        return self._segments.at(self._txn, offset)
 
     # -- changing ------------------------------------------------------------------------------
 
@@ -169,6 +166,14 @@ class KeyedWriter:
             for offset, i in enumerate(moved, first):
                 places[i] = offset
         return places
+
+    def name_newest(self, keys: Sequence[bytes]) -> None:
+        """The index names the newest version of the keys' rows."""
+        for key in keys:
+            newest = self.find(key)
+            if newest >= 0:
+                self.transaction._changed = True
+                self._point(key, newest, newest)
 
     def taken(self, row: Row) -> ConstraintError:
         """The error of a key that a row has already."""
@@ -242,49 +247,3 @@ class _Values:
 
     def __init__(self, values: list[str]) -> None:
         self.values = values
-
-
-def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: Sequence[Any]) -> tuple[int, int, Row] | None:
-    """(offset, append_time_us, values) of the row that has the key in the snapshot, None if none has. No scan."""
-    txn = snapshot.transaction()
-    prefix = row_key_prefix(log.topic_id, log.partition)
-    encode = key_encoder(log.schema, log.primary_key)
-    wanted = encode(key)
-    place = index_key(prefix, wanted)
-    value = txn.get(place)
-    if value is None:
-        return None
-    for (offset,) in U64.iter_unpack(value):
-        segment = _segment_at(txn, log, offset)
-        at = segment.row_at(offset)
-        try:
-            found = segment.read_rows(at, at + 1, log.dictionaries)[0]
-        except IndexError:  # a string this process has not met
-            for dictionary in log.dictionaries:
-                if dictionary is not None:
-                    dictionary.refresh(txn)
-            found = segment.read_rows(at, at + 1, log.dictionaries)[0]
-        row = found[2][:-1]
-        if not is_digest(place, prefix) or encode([row[i] for i in log.primary_key]) == wanted:
-            return offset, found[1], row
-    return None
-
-
-def row_count(snapshot: StoreSnapshot, log: PartitionLog) -> int:
-    """The rows a table has in the snapshot."""
-    value = snapshot.transaction().get(table_key(log.topic_id, log.partition))
-    return 0 if value is None else TABLE.unpack(value)[0]
-
-
-def _segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
-    """The segment that holds the offset."""
-    target = segment_key(log.topic_id, log.partition, offset)
-    with reading(txn.path):
-        cursor = txn.cursor()
-        found = cursor.set_range(target) and cursor.key() == target
-        if not found:
-            found = cursor.prev() if cursor.key() else cursor.last()
-        key = cursor.key() if found else b""
-        if key.startswith(target[:-8]):
-            return log.mapped_raw(SEGMENT_KEY.unpack(key)[3], txn.get(key))
-    raise CorruptionError(f"topic {log.topic_id}: the index of keys names offset {offset}, which no segment holds")

@@ -112,11 +112,29 @@ class IndexTransaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Commits (a read transaction just ends), or aborts after an exception."""
-        if kind is None:
-            self.commit()
-        else:
-            self.abort()
+        """Commits (a read transaction just ends), or aborts after an exception. Faults become typed errors."""
+        try:
+            if error is None:
+                self.commit()
+                return
+        except lmdb.Error as fault:
+            raise index_error(fault, self.path) from fault
+        self.abort()
+        if isinstance(error, lmdb.Error):
+            raise index_error(error, self.path) from error
+
+
+@contextmanager
+def aborting(txn: IndexTransaction) -> Iterator[None]:
+    """Around what changes and commits: if it fails, the transaction is aborted. Faults become typed errors."""
+    try:
+        yield
+    except lmdb.Error as error:
+        txn.abort()
+        raise index_error(error, txn.path) from error
+    except BaseException:
+        txn.abort()
+        raise
 
 
 @contextmanager
@@ -178,7 +196,10 @@ class Index:
         self._info: Any = self._env.info
 
     def begin_write(self) -> IndexTransaction:
-        return IndexTransaction(self._begin(write=True), self.path)
+        try:
+            return IndexTransaction(self._begin(write=True), self.path)
+        except lmdb.Error as error:
+            raise index_error(error, self.path) from error
 
     def begin_read(self) -> IndexTransaction:
         try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from eventdb.schema import Schema
     from eventdb.storage.files import Files
     from eventdb.storage.limits import Limits
+    from eventdb.storage.put import MarkedSegments
     from eventdb.storage.snapshot import StoreSnapshot
 
 _MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
@@ -89,6 +90,8 @@ class PartitionLog:
         self.segment: Segment | None = None
         self.generation = -1
         self.touched = (-1, NO_SEGMENT)  # checkpoint sequence and segment base of the last dirty mark of this process
+        self.marked: dict[int, int] = {}  # of a table: segment base -> checkpoint sequence of its last dirty mark
+        self.marked_segments: MarkedSegments | None = None
         self.durable_base = NO_SEGMENT  # of a segment whose directory entry this process has flushed
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # rows of `segment` that the short way (append.py) may fill
@@ -188,6 +191,7 @@ class PartitionLog:
             with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
                 self._mapped.pop(next(iter(self._mapped)), None)
         self._mapped[base] = segment
+
     def forget_before(self, base: int) -> bool:
         """Mappings of segments before `base` go, so that removed files give their space back; True if the writer's is
         among them, which only the holder of the writer lock may drop."""
@@ -216,6 +220,8 @@ class PartitionLog:
         self.segment = None
         self.encoder = None
         self.touched = (-1, NO_SEGMENT)
+        self.marked = {}
+        self.marked_segments = None
 
     def drop(self) -> None:
         """Forgets everything cached; mappings in use stay valid."""

@@ -449,13 +449,8 @@ def _start_epoch(writer: Writer) -> None:
     writer.start = start
     writer.last_txn = -1
     writer.tail = start
-    txn = writer.index.begin_write()
-    try:
+    with writer.index.begin_write() as txn:
         txn.put(META_KEY, start.pack())
-        txn.commit()
-    except IndexFault as error:
-        txn.abort()
-        raise index_error(error, writer.index.path) from error
     writer.sync_point()
     writer.prepared = True
     writer.shared[SHARED_POISON] = 0

@@ -22,10 +22,9 @@ from eventdb.storage.format import (
     COLUMN,
     CRC,
     NODE,
-    NODE_PLANES,
-    NODE_RAW,
     SEALED_BLOCK,
     SEALED_FOOT,
+    Kind,
     align,
     topic_directory,
 )
@@ -203,8 +202,8 @@ def _encode_strings(
     heap = b"".join(spelled)
     body = encode(rank[inverse.reshape(-1)]) + encode(np.array([len(v) for v in spelled], np.int32))
     packed = compress_zstd(heap, _HEAP_LEVEL) if heap else b""
-    kind = NODE_PLANES if heap and len(packed) < 0.97 * len(heap) else NODE_RAW
-    held = packed if kind == NODE_PLANES else heap
+    kind = Kind.PLANES if heap and len(packed) < 0.97 * len(heap) else Kind.RAW
+    held = packed if kind == Kind.PLANES else heap
     body += NODE.pack(kind, 1, 8, 0, len(heap), 0, len(held), 0) + held + bytes(-len(held) % 8)
     if not len(present):
         return head + body, (nulls, 0, kind, 0, 0, 0, 0, 0)

@@ -28,7 +28,7 @@ from eventdb.storage.format import (
     segment_name,
     topic_directory,
 )
-from eventdb.storage.segment import ColumnLayout, MissingFile
+from eventdb.storage.segment import ColumnLayout, MissingFile, as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.storage.files import Files
+    from eventdb.storage.segment import Lists
 
 _numbers = itertools.count()
 
@@ -147,9 +148,13 @@ class SealedSegment:
 
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         """(offset, append_time_us, values) of rows [row, stop)."""
-        from eventdb.storage.blocks import read_rows
+        return as_rows(self.read_lists(row, stop, dictionaries))
 
-        return read_rows(self, row, stop, dictionaries)
+    def read_lists(self, row: int, stop: int, dictionaries: Sequence[Any]) -> Lists:
+        """See Segment.read_lists."""
+        from eventdb.storage.blocks import read_lists
+
+        return read_lists(self, row, stop, dictionaries)
 
     def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
         """See Segment.first_since. Blocks whose statistics say that they lie before are not decoded."""

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from eventdb.schema import Schema
     from eventdb.storage.files import Files
 
+    Lists = tuple[Sequence[int], list[int], list[list[Any]]]
+
 if sys.byteorder != "little":
     raise UnsupportedError("EventDB stores little-endian columns and runs on little-endian machines only")
 
@@ -56,6 +58,12 @@ _STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
 
 class MissingFile(CorruptionError):
     """A segment's file is not there. A reader of an old snapshot finds the rows in the segment that replaced it."""
+
+
+def as_rows(lists: Lists) -> list[tuple[Any, ...]]:
+    """(offset, append_time_us, values) of each row."""
+    offsets, times, columns = lists
+    return list(zip(offsets, times, zip(*columns, strict=True), strict=True))
 
 
 class ColumnLayout:
@@ -212,6 +220,17 @@ class Segment:
             return offset - self.base
         return bisect_left(self.value_views[self.layout.offsets], offset)
 
+    def offset_at(self, row: int) -> int:
+        """The offset of a row."""
+        return self.base + row if self.layout.offsets < 0 else int(self.value_views[self.layout.offsets][row])
+
+    def row_of(self, offset: int) -> int:
+        """The row that has the offset. CorruptionError if none has."""
+        row = self.row_at(offset)
+        if not 0 <= row < self.layout.capacity or self.offset_at(row) != offset:
+            raise CorruptionError(f"{self.path}: offset {offset} is not there; run check(deep=True)", path=self.path)
+        return row
+
     def heap_end(self, column: int, row: int) -> int:
         """Heap bytes used by the rows before `row` of a plain column."""
         return self.value_views[column][row - 1] if row else 0
@@ -293,15 +312,20 @@ class Segment:
 
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         """(offset, append_time_us, values) of rows [row, stop). CorruptionError if they hold what cannot be a value."""
+        return as_rows(self.read_lists(row, stop, dictionaries))
+
+    def read_lists(self, row: int, stop: int, dictionaries: Sequence[Any]) -> Lists:
+        """Offsets, append times in us and a list of physical values for each column, of rows [row, stop).
+        CorruptionError if they hold what cannot be a value."""
         try:
-            return self._read_rows(row, stop, dictionaries)
+            return self._read_lists(row, stop, dictionaries)
         except (IndexError, ValueError) as error:
             raise CorruptionError(
                 f"{self.path}: rows {row}..{stop} are damaged ({error}); run check(deep=True)", path=self.path
             ) from error
 
-    def _read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
-        lists: list[Any] = []
+    def _read_lists(self, row: int, stop: int, dictionaries: Sequence[Any]) -> Lists:
+        lists: list[list[Any]] = []
         offsets: Sequence[int] = range(self.base + row, self.base + stop)
         for i, column in enumerate(self.layout.columns):
             if column.offsets:
@@ -325,7 +349,7 @@ class Segment:
             lists.append(
                 stored if nulls is None else [None if null else v for v, null in zip(stored, nulls, strict=True)]
             )
-        return list(zip(offsets, self.append_times(row, stop), zip(*lists, strict=True), strict=True))
+        return offsets, self.append_times(row, stop), lists
 
     def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
         """The offset of the first of rows [row, stop) whose value in the column (None: whose append time) is `time_us`
@@ -344,8 +368,11 @@ class Segment:
     def append_times(self, row: int, stop: int) -> list[int]:
         """Append times of rows [row, stop), in us."""
         times: list[int] = self.value_views[-1][row:stop].tolist()
-        if 0 in times:
+        zeros = times.count(0)
+        if zeros:
             time = times[0] or self._time_before(row)
+            if zeros >= len(times) - (times[0] != 0):  # of one commit, like most rows of a bulk
+                return [time] * len(times)
             for i, stored in enumerate(times):
                 time = times[i] = stored or time
         return times

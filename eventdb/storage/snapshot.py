@@ -7,20 +7,22 @@ from eventdb.errors import ClosedError, OffsetOutOfRange
 from eventdb.storage.format import META, META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
 from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.journal import Tail
+from eventdb.storage.key_index import KeyIndex
 from eventdb.storage.kv import reading, scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.sealed import SealedSegment
-from eventdb.storage.segment import MissingFile, Segment
+from eventdb.storage.segment import MissingFile, Segment, as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Any
 
     from eventdb.storage.blocks import SealedSlice
     from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment import Lists
 
 _ROWS_PER_CHUNK = 4096
 
@@ -209,9 +211,13 @@ class StoreSnapshot:
 
     def rows(self, log: PartitionLog, start: int, stop: int) -> Iterator[list[tuple[int, int, tuple[Any, ...]]]]:
         """Chunks of (offset, append_time_us, physical values) of the rows [start, stop), in offset order."""
+        return map(as_rows, self.lists(log, start, stop))
+
+    def lists(self, log: PartitionLog, start: int, stop: int) -> Iterator[Lists]:
+        """The same, column by column: see Segment.read_lists."""
         for segment, row, end, _ in list(self._parts(log, start, stop)):
             for at in range(row, end, _ROWS_PER_CHUNK):
-                yield segment.read_rows(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
+                yield segment.read_lists(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
 
     def find_time(self, log: PartitionLog, time_us: int, start: int, stop: int) -> int:
         """The offset of the first row of [start, stop) with an event time (in a log without, an append time) of
@@ -237,6 +243,10 @@ class StoreSnapshot:
             else:
                 found.append(SegmentSlice(log, segment, row, end, times))
         return found
+
+    def key_offsets(self, log: PartitionLog, keys: Sequence[tuple[Any, ...]]) -> list[int]:
+        """The offsets of the rows of a table that have the keys (physical values), ascending."""
+        return KeyIndex(self, log).offsets(keys)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a user key."""

@@ -15,7 +15,7 @@ from eventdb.storage.files import storage_error
 from eventdb.storage.format import BULK_UNSYNCED, META, META_KEY
 from eventdb.storage.head import Head, ahead_of, head_lsn
 from eventdb.storage.journal import Journal, Tail
-from eventdb.storage.kv import IndexFault, index_error
+from eventdb.storage.kv import IndexFault, aborting, index_error
 from eventdb.storage.lock import WriterLock
 from eventdb.storage.recovery import RecordApplier
 
@@ -154,12 +154,7 @@ class CommittedState(WriterLock):
         """The index holds every commit; the head is empty. Lock held, no write transaction open."""
         self.distrust()
         txn = self.index.begin_write()
-        try:
+        with aborting(txn):
             txn = self.catch_up(txn)
+        with aborting(txn):
             self.commit_txn(txn)
-        except IndexFault as error:
-            txn.abort()
-            raise index_error(error, self.index.path) from error
-        except BaseException:
-            txn.abort()
-            raise

@@ -193,9 +193,9 @@ class Store(Opening):
         try:
             alone = self._try_alone()
             if alone:
-                slot = writer.slots.newest()
-                if writer.prepared or (slot is not None and not slot.clean):
-                    if writer.start is None and slot is not None:
+                slot = writer.newest_slot()
+                if writer.prepared or not slot.clean:
+                    if writer.start is None:
                         writer.start = slot.tail
                     writer.sync_point(clean=True)
             elif writer.prepared and not writer.is_checkpointed():
@@ -260,6 +260,17 @@ class Store(Opening):
         if writer is not None and writer.owner == threading.get_ident() and writer.token is not None:
             raise UsageError("a write transaction of this thread is open: finish it before the next write")
         return self._group.append(log, row)
+
+    def put_row(self, log: PartitionLog, row: tuple[Any, ...], key: bytes) -> int:
+        """The offset of a table's row that took the place of the one with its key, committed; -1, nothing done, if it
+        must go through a transaction."""
+        writer = self._writer
+        if writer is None or self._group.has_leader:
+            return -1
+        offset = append_row(writer, log, row, key)
+        if offset >= 0:
+            self._notifier.announce()
+        return offset
 
     def write(self, *, journaled: bool = True) -> WriteTransaction:
         """A transaction; a context manager. `journaled=False` is for derived rows, which a power cut may set back to a

@@ -10,6 +10,7 @@ from __future__ import annotations
 from eventdb.storage.format import PARTITION_BESIDE
 from eventdb.storage.head import entry_of
 from eventdb.storage.log import PartitionState
+from eventdb.storage.segment import as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.head import Head
     from eventdb.storage.log import PartitionLog
-    from eventdb.storage.segment import Segment
+    from eventdb.storage.segment import Lists, Segment
 
 MAX_ROWS = 64  # a reader further behind takes a snapshot: it costs little for many rows
 
@@ -46,8 +47,12 @@ class LogTail:
 
     def rows(self, log: PartitionLog) -> list[tuple[int, int, tuple[Any, ...]]]:
         """(offset, append_time_us, physical values) of every row, in offset order."""
+        return as_rows(self.lists(log))
+
+    def lists(self, log: PartitionLog) -> Lists:
+        """The same, column by column: see Segment.read_lists."""
         segment = self._segment
-        return segment.read_rows(self._first, self._state.log_end - segment.base, log.dictionaries)
+        return segment.read_lists(self._first, self._state.log_end - segment.base, log.dictionaries)
 
     def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice]:
         """The rows [start, stop) within the tail, as StoreSnapshot.slices gives them."""

@@ -204,7 +204,7 @@ def prepared_without_checkpoint(patch: pytest.MonkeyPatch) -> None:
     """A process joins those that write without a pin of its own: it relies on theirs."""
 
     def prepare(self: Writer) -> None:
-        slot = self._newest_slot()
+        slot = self.newest_slot()
         if slot.clean or slot.boot_id != self.boot_id:
             self._begin_epoch(slot)
         else:
