@@ -343,12 +343,14 @@ def _python_values(
     valid = None if found.validity is None else found.validity[start:stop].tolist()
     if layout.plain or layout.coded:
         texts = found.dictionary.values if found.dictionary is not None else dictionaries[column].values
+        codes = stored.tolist()
         try:
-            values = [texts[code] for code in stored.tolist()]
+            if valid is None:
+                return [texts[code] for code in codes]
+            return [texts[code] if ok else None for code, ok in zip(codes, valid, strict=True)]
         except IndexError:
             raise segment.damaged(column, number, "a code is not in the dictionary") from None
-    else:
-        values = stored.view(_DTYPES[layout.struct_code]).tolist()
+    values: list[Any] = stored.view(_DTYPES[layout.struct_code]).tolist()
     if valid is None:
         return values
     return [value if ok else None for value, ok in zip(values, valid, strict=True)]

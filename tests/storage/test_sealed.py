@@ -195,6 +195,16 @@ def test_sealed_segments_are_trimmed_like_raw_ones_and_empty_partitions_sealed(t
         assert db.check(deep=True) == []
 
 
+def test_a_sealed_column_of_strings_that_are_all_null_is_read(tmp_path: Path) -> None:
+    """The code under a NULL is 0, which an empty dictionary does not have: it was taken for damage."""
+    with eventdb.open(tmp_path / "a.eventdb") as db:
+        topic = db.create_topic("t", {"n": "BIGINT", "s": "VARCHAR", "b": "BLOB"})
+        topic.append_many([{"n": n, "s": None, "b": None} for n in range(3)])
+        db.compact(full=True)
+        assert [(event["n"], event["s"], event["b"]) for event in topic.read()] == [(n, None, None) for n in range(3)]
+        assert db.sql("SELECT n, s, b FROM t").fetchall() == [(n, None, None) for n in range(3)]
+
+
 def test_small_sealed_segments_are_merged_with_what_follows(tmp_path: Path) -> None:
     with eventdb.open(tmp_path / "a.eventdb") as db:
         topic = db.create_topic("t", {"n": "BIGINT"})
