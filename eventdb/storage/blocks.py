@@ -67,6 +67,9 @@ class BlockCache:
                 self.held_bytes -= oldest.size_bytes
                 del oldest  # now there is room for its memory to wait
 
+    def room_bytes(self) -> int:
+        return self.limit_bytes - self.held_bytes
+
     def clear(self) -> None:
         with self._lock:
             self.held_bytes = 0
@@ -75,7 +78,7 @@ class BlockCache:
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
 # Blocks that are kept and memory that waits for the next ones stay within the limit together.
-BUFFERS.room_bytes = lambda: CACHE.limit_bytes - CACHE.held_bytes
+BUFFERS.room_bytes = CACHE.room_bytes
 
 
 class _Engine:
