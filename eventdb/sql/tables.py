@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventdb.errors import BindError, QueryError, TopicNotFound, UnsupportedSQL, UsageError
+from eventdb.errors import TopicNotFound, UsageError
 from eventdb.logical.expressions import ColumnRef, Expression
 from eventdb.logical.plan import Filter, OutputField, Plan, Project, Scan
 from eventdb.schema import BIGINT, Field, Schema
@@ -26,20 +26,12 @@ def create_table(words: Words, context: Context) -> CreateTable:
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
     name = words.name("the table's name")
     if words.word() == "AS":
-        raise _unsupported(words, "CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
-    words.expect("(")
+        raise words.unsupported("CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
     fields: list[Field] = []
     key: list[tuple[str, int]] = []
-    while True:
-        _element(words, context, fields, key)
-        if words.accept(")"):
-            break
-        if not words.accept(","):
-            words.wrong("expected , or )")
-        if words.accept(")"):
-            break
+    words.elements(lambda: _element(words, context, fields, key))
     if words.word() == "WITH":
-        raise _unsupported(words, "WITH (...) of a table", "a table has no options yet")
+        raise words.unsupported("WITH (...) of a table", "a table has no options yet")
     words.end()
     if not key:
         raise words.error("a table needs a PRIMARY KEY; for a log without one write CREATE TOPIC", 0)
@@ -58,12 +50,6 @@ def create_table(words: Words, context: Context) -> CreateTable:
     return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists)
 
 
-def _unsupported(words: Words, construct: str, fix: str, index: int | None = None) -> UnsupportedSQL:
-    place = words.error("", words.index if index is None else index)
-    message = f"{construct} is not supported; {fix}"
-    return UnsupportedSQL(message, construct=construct, sql=place.sql, line=place.line, column=place.column)
-
-
 def required(schema: Schema, positions: list[int]) -> Schema:
     """The schema with the columns at the positions NOT NULL."""
     return Schema(Field(f.name, f.type, f.nullable and i not in positions) for i, f in enumerate(schema))
@@ -75,17 +61,13 @@ def _element(words: Words, context: Context, fields: list[Field], key: list[tupl
     if words.word(1) == "(" and (words.word() == "PRIMARY KEY"):
         if key:
             raise words.error("PRIMARY KEY is given twice", at)
-        words.index += 2
-        while True:
-            key.append((words.text(), words.index))
-            words.name("a column")
-            if words.accept(")"):
-                return
-            words.expect(",")
+        words.index += 1
+        key += words.names("a column")
+        return
     if words.word() in ("CONSTRAINT", "UNIQUE", "FOREIGN", "FOREIGN KEY", "CHECK", "KEY") and words.word(1) in (
         "(", "KEY", "UNIQUE", "PRIMARY KEY",
     ):  # fmt: skip
-        raise _unsupported(words, f"the constraint {words.word()}", "a table has PRIMARY KEY (columns) and NOT NULL")
+        raise words.unsupported(f"the constraint {words.word()}", "a table has PRIMARY KEY (columns) and NOT NULL")
     name, type = column_start(words, fields)
     nullable = True
     while not words.ended and words.word() not in (",", ")"):
@@ -98,7 +80,7 @@ def _element(words: Words, context: Context, fields: list[Field], key: list[tupl
             words.index += 1
         elif not words.accept("NULL"):
             found = words.word() or words.text()
-            raise _unsupported(words, f"{found} on a column", "a column has a type, NOT NULL and PRIMARY KEY")
+            raise words.unsupported(f"{found} on a column", "a column has a type, NOT NULL and PRIMARY KEY")
     fields.append(Field(name, type, nullable))
 
 
@@ -137,21 +119,21 @@ def delete(words: Words, context: Context) -> Delete:
 def _target(words: Words, context: Context, verb: str) -> TableInfo:
     at = words.index
     name = words.name("a table")
-    place = words.error("", at)
-    try:
-        table = context.resolver.table(name)
-    except QueryError:
-        raise
-    except TopicNotFound as error:
-        raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
+    table = named_table(words, context, name, at)
     if table.kind == "topic":
         fix = "events do not change; what changes is a table: CREATE TABLE"
-        raise _unsupported(words, f"{verb} of a topic", fix, at)
+        raise words.unsupported(f"{verb} of a topic", fix, at)
     if table.kind != "table":
-        raise BindError(
-            f"{name!r} is a {table.kind}: {verb} changes tables", sql=place.sql, line=place.line, column=place.column
-        )
+        raise words.bind_error(f"{name!r} is a {table.kind}: {verb} changes tables", at)
     return table
+
+
+def named_table(words: Words, context: Context, name: str, at: int) -> TableInfo:
+    """What the name at a place names."""
+    try:
+        return context.resolver.table(name)
+    except TopicNotFound as error:
+        raise words.bind_error(str(error), at) from error
 
 
 def _alias(words: Words, table: TableInfo, *ends: str) -> str:
@@ -181,7 +163,7 @@ def _offset(table: TableInfo) -> Expression:
 
 def _filtered(words: Words, context: Context, scan: Scan, scope: Scope, verb: str) -> Plan:
     if words.word() in ("FROM", "USING", "ORDER", "LIMIT"):
-        raise _unsupported(words, f"{verb} ... {words.word()}", "choose the rows with WHERE")
+        raise words.unsupported(f"{verb} ... {words.word()}", "choose the rows with WHERE")
     where = _where(words, context, scope)
     return scan if where is None else Filter(scan, where)
 
@@ -203,7 +185,7 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
     while True:
         at = words.index
         if words.word() == "(":
-            raise _unsupported(words, "SET (columns) = ...", "write one SET column = value for each")
+            raise words.unsupported("SET (columns) = ...", "write one SET column = value for each")
         name = words.name("a column")
         index = table.schema.find(name.rpartition(".")[2])
         if index is None:
@@ -217,7 +199,7 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
         if words.index == start:
             words.wrong(f"expected a value for {name}")
         if words.index == start + 1 and words.text(-1).upper() == "DEFAULT":
-            raise _unsupported(words, "SET ... = DEFAULT", "columns have no defaults: write NULL")
+            raise words.unsupported("SET ... = DEFAULT", "columns have no defaults: write NULL")
         tree = words.source.expression(start, words.index)
         field = table.schema.fields[index]
         changed[index] = assign(binder, binder.bind(tree), field.type, field.name, tree)
@@ -234,7 +216,7 @@ def on_conflict(words: Words, context: Context, table: TableInfo) -> Conflict:
     at = words.index
     named = _key_columns(words, table) if words.accept("(") else None
     if words.word() == "WHERE":
-        raise _unsupported(words, "ON CONFLICT ... WHERE", "a table has one key, its PRIMARY KEY")
+        raise words.unsupported("ON CONFLICT ... WHERE", "a table has one key, its PRIMARY KEY")
     words.expect("DO")
     if words.accept("NOTHING"):
         words.end()
@@ -290,5 +272,5 @@ def returned(words: Words, context: Context, table: TableInfo) -> tuple[int, ...
         if words.ended:
             return tuple(found)
         if words.word() != ",":
-            raise _unsupported(words, "RETURNING of expressions", "name columns, _offset or *")
+            raise words.unsupported("RETURNING of expressions", "name columns, _offset or *")
         words.index += 1
