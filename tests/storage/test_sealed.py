@@ -217,6 +217,27 @@ def test_small_sealed_segments_are_merged_with_what_follows(tmp_path: Path) -> N
         assert db.check(deep=True) == []
 
 
+def test_replaced_files_wait_for_readers_that_began_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fill(tmp_path / "a.eventdb") as db:
+        folder = tmp_path / "a.eventdb" / "topics" / "1" / "0"
+        raw = set(folder.glob("*.seg"))
+        log, store = db._log_by_id(1), db._store
+        with store.snapshot() as old, store.snapshot() as late:
+            db.compact(full=True)
+            assert raw <= set(folder.iterdir())
+            db.retain()
+            assert raw <= set(folder.iterdir())
+            assert store.retention.stats()["files_waiting"] == len(raw)
+            assert store.retention.stats()["held_by"]
+            assert sum(len(chunk) for chunk in old.rows(log, 0, ROWS)) == ROWS
+            monkeypatch.setattr("eventdb.storage.retention.READER_GRACE_MS", -1)  # it has had its time
+            db.retain()
+            assert not raw & set(folder.iterdir())
+            log.drop()
+            assert sum(len(chunk) for chunk in late.rows(log, 0, ROWS)) == ROWS, "in the segments that replaced them"
+        assert store.retention.stats()["files_waiting"] == 0
+
+
 def test_dropping_a_topic_removes_its_sealed_files(tmp_path: Path) -> None:
     with fill(tmp_path / "a.eventdb", 500) as db:
         db.compact(full=True)
