@@ -59,8 +59,7 @@ def collect(writer: Writer, overdue: Container[int] = ()) -> int:
     if not gone_files(writer):
         return 0
     writer.checkpoint()
-    writer.index.reap_readers()
-    oldest = min((number for _, _, number in writer.index.readers()), default=1 << 63)
+    oldest = writer.index.oldest_reader()
     with writer.index.begin_read() as txn:
         tail = Tail()
         tail.unpack(txn.get(META_KEY) or tail.pack())
