@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import stat
 import threading
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS = 30_000
 PRIMARY_KEY = "primary_key"  # the option that holds a table's key: positions of columns
+DEFAULT = "default."  # begins the option that holds the default of a table's column: its position, then JSON
 _CONTENT = ("topics", "views")
 
 _TABLES = """
@@ -92,8 +94,28 @@ class TopicInfo:
         text = self.options.get(PRIMARY_KEY, "")
         return tuple(map(int, text.split(","))) if text else ()
 
+    @property
+    def defaults(self) -> dict[int, Any]:
+        """The physical values that columns of a table (by position) have when a row does not name them."""
+        return {
+            int(name.removeprefix(DEFAULT)): stored_default(text)
+            for name, text in self.options.items()
+            if name.startswith(DEFAULT)
+        }
+
     def __repr__(self) -> str:
         return f"TopicInfo({self.id}, {self.name!r}, {self.schema!r})"
+
+
+def default_option(value: Any) -> str:
+    """The text of a default, from its physical value."""
+    return json.dumps({"hex": value.hex()} if isinstance(value, bytes) else value)
+
+
+def stored_default(text: str) -> Any:
+    """The physical value that `default_option` wrote."""
+    value = json.loads(text)
+    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
 
 
 class ViewInfo:

@@ -30,7 +30,7 @@ from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
-from eventdb.values import parse_size_bytes
+from eventdb.values import decode_value, parse_size_bytes
 
 if TYPE_CHECKING:
     from eventdb.database import Database
@@ -55,7 +55,7 @@ class Names:
         info = catalog.topic(name)
         return st.TableInfo(
             info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
-            primary_key=info.primary_key,
+            primary_key=info.primary_key, defaults=tuple(info.defaults.items()),
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
@@ -341,8 +341,9 @@ class Session:
 
     def _create_table(self, statement: st.CreateTable, snapshot: Any, timeout: float | None) -> Result:
         self._database._create_table(
-            statement.name, statement.schema, statement.primary_key, if_not_exists=statement.if_not_exists
-        )
+            statement.name, statement.schema, statement.primary_key, if_not_exists=statement.if_not_exists,
+            defaults=dict(statement.defaults),
+        )  # fmt: skip
         return Result([], [], [])
 
     def _drop_table(self, statement: st.DropTable, snapshot: Any, timeout: float | None) -> Result:
@@ -391,6 +392,10 @@ class Session:
                 roles[statement.table.key] = "key"
             for position in statement.table.primary_key:
                 roles[fields[position].name] = "primary key"
+            for position, value in statement.table.defaults:
+                shown = f"default {decode_value(fields[position].type, value)!r}"
+                known = roles.get(fields[position].name)
+                roles[fields[position].name] = shown if known is None else f"{known}, {shown}"
             if statement.table.event_time:
                 delay = statement.table.watermark_delay_us
                 watermark = "" if delay is None else f", watermark {delay / 1e6:g} s behind"

@@ -379,15 +379,18 @@ class Topic:
         new = object.__new__
         left = 1 << 62 if limit is None else limit
         most_rows = FIRST_CHUNK_ROWS
+        deadline: float | None = None  # of the present wait
         while left:
             commit, chunks, headers = self._chunk(log, position, last, min(left, most_rows), skips)
             if not chunks:
                 if not follow or (last is not None and position >= last):
                     return
-                if not self._wait(commit, log, position, timeout):
+                if timeout is not None and deadline is None:
+                    deadline = time.monotonic() + timeout
+                if not self._wait(commit, deadline):
                     return
                 continue
-            skips = False
+            skips, deadline = False, None
             most_rows = min(most_rows * 4, READ_CHUNK_ROWS)
             for offsets, times, columns in chunks:
                 if stop_us is not None:
@@ -442,19 +445,16 @@ class Topic:
         first, end = snapshot.search(beside, start), snapshot.search(beside, stop)
         return {row[0]: decode_headers(row[1]) for chunk in snapshot.rows(beside, first, end) for _, _, row in chunk}
 
-    def _wait(self, commit: int, log: PartitionLog, position: int, timeout: float | None) -> bool:
-        """Whether there are events from `position` on before `timeout` seconds have passed."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            # In slices of a second, so that closing the database in another thread ends a reader that waits for ever.
-            commit = self._store.wait(commit, 1.0 if left is None else min(left, 1.0))
-            self._check_ddl()
-            self._raise_if_retired()
-            if self._store.tail(log, position) is not None or self._offsets(log)[1] > position:
-                return True
+    def _wait(self, commit: int, deadline: float | None) -> bool:
+        """Until there is a newer commit than `commit`, or a second has passed; False if the deadline has."""
+        left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+        if left <= 0:
+            return False
+        # In slices of a second, so that closing the database in another thread ends a reader that waits for ever.
+        self._store.wait(commit, left)
+        self._check_ddl()
+        self._raise_if_retired()
+        return True
 
     def _raise_if_retired(self) -> None:
         """Raises if the topic was dropped or its database closed meanwhile; a read-only handle reads on."""

@@ -1,12 +1,13 @@
-"""INSERT INTO name [(columns)] VALUES ... | SELECT ... [ON CONFLICT ...] [RETURNING ...]."""
+"""INSERT [OR REPLACE | OR IGNORE] INTO name [(columns)] VALUES ... | SELECT ... [ON CONFLICT ...] [RETURNING ...]."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 
 from sqlglot import exp
 
-from eventdb.logical.expressions import ColumnRef
+from eventdb.logical.expressions import ColumnRef, Literal
 from eventdb.logical.plan import Plan
 from eventdb.schema import DataType
 from eventdb.sql.context import Context
@@ -14,14 +15,18 @@ from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.queries import QueryBinder, assign, project
 from eventdb.sql.scope import Scope
 from eventdb.sql.statements import Insert, InsertRows, TableInfo
-from eventdb.sql.tables import named_table, on_conflict, returned
+from eventdb.sql.tables import named_table, on_conflict, or_replace, returned
 from eventdb.sql.words import Words
 
 
 def insert(words: Words, context: Context) -> Insert | InsertRows:
     """The statement after INSERT."""
+    verb = ""
     if words.word() == "OR":
-        raise words.unsupported(f"INSERT OR {words.word(1)}")
+        verb = words.word(1)
+        if verb not in ("REPLACE", "IGNORE"):
+            raise words.unsupported(f"INSERT OR {verb}", "write INSERT, which fails if a key is taken")
+        verb_at, words.index = words.index, words.index + 2
     words.expect("INTO")
     at = words.index
     table = _target(words, context, words.name("a topic"), at)
@@ -38,8 +43,14 @@ def insert(words: Words, context: Context) -> Insert | InsertRows:
         words.wrong("expected VALUES or SELECT")
     returning = words.at_depth_zero(start, "RETURNING")
     conflict = words.at_depth_zero(start, "ON", "CONFLICT")
+    if verb and (table.kind != "table" or conflict is not None):
+        words.index = verb_at
+        if table.kind == "table":
+            raise words.unsupported(f"INSERT OR {verb} with ON CONFLICT", "write one of the two")
+        raise words.unsupported(f"INSERT OR {verb} on a topic", "a topic has no primary key, a table has: CREATE TABLE")
     if table.kind == "table":
-        return _into_table(words, context, table, columns, (start, conflict, returning))
+        found = _into_table(words, context, table, columns, (start, conflict, returning))
+        return replace(found, conflict=or_replace(table, verb)) if verb else found
     if conflict is not None:
         words.index = conflict
         raise words.unsupported("ON CONFLICT on a topic", "a topic has no primary key, a table has: CREATE TABLE")
@@ -93,7 +104,9 @@ def _positions(words: Words, table: TableInfo, names: list[tuple[str, int]] | No
             message = f"column {name!r} is listed twice" if index is not None else f"no column {name!r}; {hint}"
             raise words.bind_error(message, at)
         positions.append(index)
-    missing = [f.name for i, f in enumerate(schema) if not f.nullable and i not in positions]
+    missing = [
+        f.name for i, f in enumerate(schema) if not f.nullable and i not in positions and table.default(i) is None
+    ]
     if missing:
         raise words.bind_error(f"column {missing[0]!r} is NOT NULL and must be listed", names[0][1])
     return tuple(positions)
@@ -109,7 +122,7 @@ def _rows(words: Words, context: Context, table: TableInfo, columns: tuple[int, 
         width = len(tree.expressions[0].expressions) if isinstance(tree.expressions[0], exp.Tuple) else 1
         if width != len(targets):
             _wrong_width(context, table, targets, width, tree.expressions[0])
-        return binder.values(tree, targets)
+        return binder.values(tree, targets, [Literal(table.schema.types[i], table.default(i)) for i in columns])
     plan = binder.bind(tree, {})
     if len(plan.fields) != len(targets):
         _wrong_width(context, table, targets, len(plan.fields), tree)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from eventdb.errors import TopicNotFound, UsageError
-from eventdb.logical.expressions import ColumnRef, Expression
-from eventdb.logical.plan import Filter, OutputField, Plan, Project, Scan
-from eventdb.schema import BIGINT, Field, Schema
+from eventdb.logical.expressions import ColumnRef, Expression, Literal
+from eventdb.logical.plan import Filter, OutputField, Plan, Project, Scan, Values
+from eventdb.logical.rules.fold_constants import fold_constants
+from eventdb.schema import BIGINT, DataType, Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.queries import assign
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.statements import Conflict, CreateTable, Delete, TableInfo, Update
+from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import column_start
 from eventdb.sql.words import Words
 
@@ -29,7 +31,8 @@ def create_table(words: Words, context: Context) -> CreateTable:
         raise words.unsupported("CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
     fields: list[Field] = []
     key: list[tuple[str, int]] = []
-    words.elements(lambda: _element(words, context, fields, key))
+    defaults: list[tuple[int, object]] = []
+    words.elements(lambda: _element(words, context, fields, key, defaults))
     if words.word() == "WITH":
         raise words.unsupported("WITH (...) of a table", "a table has no options yet")
     words.end()
@@ -47,7 +50,7 @@ def create_table(words: Words, context: Context) -> CreateTable:
         if index in positions:
             raise words.error(f"PRIMARY KEY: column {column!r} is named twice", at)
         positions.append(index)
-    return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists)
+    return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists, tuple(defaults))
 
 
 def required(schema: Schema, positions: list[int]) -> Schema:
@@ -55,7 +58,9 @@ def required(schema: Schema, positions: list[int]) -> Schema:
     return Schema(Field(f.name, f.type, f.nullable and i not in positions) for i, f in enumerate(schema))
 
 
-def _element(words: Words, context: Context, fields: list[Field], key: list[tuple[str, int]]) -> None:
+def _element(
+    words: Words, context: Context, fields: list[Field], key: list[tuple[str, int]], defaults: list[tuple[int, object]]
+) -> None:
     """One column or PRIMARY KEY clause between the commas."""
     at = words.index
     if words.word(1) == "(" and (words.word() == "PRIMARY KEY"):
@@ -78,10 +83,40 @@ def _element(words: Words, context: Context, fields: list[Field], key: list[tupl
                 raise words.error("PRIMARY KEY is given twice; of several columns: PRIMARY KEY (a, b)", words.index)
             key.append((name, words.index))
             words.index += 1
+        elif words.accept("DEFAULT"):
+            if defaults and defaults[-1][0] == len(fields):
+                raise words.error(f"column {name!r} has two defaults", words.index - 1)
+            defaults.append((len(fields), _default(words, context, name, type)))
         elif not words.accept("NULL"):
             found = words.word() or words.text()
-            raise words.unsupported(f"{found} on a column", "a column has a type, NOT NULL and PRIMARY KEY")
+            raise words.unsupported(f"{found} on a column", "a column has a type, NOT NULL, DEFAULT and PRIMARY KEY")
     fields.append(Field(name, type, nullable))
+
+
+def _default(words: Words, context: Context, name: str, type: DataType) -> object:
+    """The physical value of the constant behind DEFAULT."""
+    start = words.index
+    ends = [words.at_depth_zero(start, word) for word in (",", "NOT", "NULL", "PRIMARY KEY", "DEFAULT")]
+    depth, stop = 0, words.stop
+    for i in range(start, words.stop):  # up to the bracket that closes the list of columns
+        text = "" if words.tokens[i].token_type is TokenType.STRING else words.tokens[i].text
+        depth += (text == "(") - (text == ")")
+        if depth < 0:
+            stop = i
+            break
+    words.index = min([end for end in ends if end is not None and end > start], default=stop)
+    words.index = min(words.index, stop)
+    if words.index == start:
+        words.wrong(f"expected a constant behind DEFAULT of {name}")
+    tree = words.source.expression(start, words.index)
+    binder = ExpressionBinder(context, Scope([], []), "DEFAULT")
+    value = fold_constants(Project(Values(((),), ()), (assign(binder, binder.bind(tree), type, name, tree),),
+                                   (OutputField(name, type),)))  # fmt: skip
+    assert isinstance(value, Project)
+    (found,) = value.expressions
+    if not isinstance(found, Literal):
+        raise words.unsupported("a DEFAULT that is no constant", "give the value in each INSERT", start)
+    return found.value
 
 
 # --- UPDATE and DELETE ------------------------------------------------------------------------------------------------
@@ -198,10 +233,13 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
         words.index = min([end for end in ends if end is not None], default=words.stop)
         if words.index == start:
             words.wrong(f"expected a value for {name}")
-        if words.index == start + 1 and words.text(-1).upper() == "DEFAULT":
-            raise words.unsupported("SET ... = DEFAULT", "columns have no defaults: write NULL")
-        tree = words.source.expression(start, words.index)
         field = table.schema.fields[index]
+        if words.index == start + 1 and words.text(-1).upper() == "DEFAULT":
+            changed[index] = Literal(field.type, table.default(index))
+            if not words.accept(","):
+                return changed
+            continue
+        tree = words.source.expression(start, words.index)
         changed[index] = assign(binder, binder.bind(tree), field.type, field.name, tree)
         if not words.accept(","):
             return changed
@@ -234,6 +272,13 @@ def on_conflict(words: Words, context: Context, table: TableInfo) -> Conflict:
     words.end()
     kept = _columns(table)
     return Conflict(tuple(changed.get(i, kept[i]) for i in range(width)), where)
+
+
+def or_replace(table: TableInfo, verb: str) -> Conflict:
+    """What INSERT OR REPLACE and INSERT OR IGNORE, SQLite's spelling, do with a row whose key is taken."""
+    width = len(table.schema)
+    kept = tuple(ColumnRef(f.type, width + i, f.name) for i, f in enumerate(table.schema))
+    return Conflict(kept if verb == "REPLACE" else None)
 
 
 def _key_columns(words: Words, table: TableInfo) -> set[int]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
-from eventdb.config import DICTIONARY_LIMIT, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
+from eventdb.config import DICTIONARY_LIMIT, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES, MIB
 from eventdb.errors import CorruptionError, SchemaMismatch
 from eventdb.storage.checksum import Checksum
 from eventdb.storage.dictionary import DictionaryCache, is_short
 from eventdb.storage.files import Files, storage_error
 from eventdb.storage.format import TIME_STRIDE_ROWS, U64
+
+_BESIDE_BYTES = 4 * MIB  # from here on, a thread for the checksum costs less than it saves
 
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
@@ -253,9 +255,16 @@ def _copy(
             put(position + at * 8 + 8, min(count - at, TIME_STRIDE_ROWS) * 8 - 8)
     else:
         put(position, np.full(count, staged.state.append_us, dtype=_INT64))
-    if sum(data if isinstance(data, int) else len(data) for _, data in pieces) > MAX_PAYLOAD_BYTES:
-        staged.checksums[segment.base, row, count] = Checksum(lambda: (data for _, data in pieces))
+    size = sum(data if isinstance(data, int) else len(data) for _, data in pieces)
+    checksum = Checksum(lambda: (data for _, data in pieces))
+    beside = size > _BESIDE_BYTES
+    if beside:
+        checksum.begin()
     _write(files, segment, pieces)
+    if size > MAX_PAYLOAD_BYTES:
+        staged.checksums[segment.base, row, count] = checksum
+        if not beside:
+            checksum.result()  # now, while the device writes
 
 
 def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview | int]]) -> None:
@@ -322,20 +331,21 @@ class _Source:
         if len(used) > DICTIONARY_LIMIT:
             return False
         values = dictionary.values
-        codes = used.tolist()
-        fresh = [v for v in (values[c] for c in codes) if v not in cache.codes and v not in pending]
-        if not all(map(is_short, fresh)) or cache.is_full(
-            DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))
-        ):
-            return False
-        if fresh:
+        wanted = values if len(used) == len(values) else [values[c] for c in used.tolist()]
+        found: list[Any] = list(map(cache.codes.get, wanted))
+        if None in found:
+            unknown = (v for v, code in zip(wanted, found, strict=True) if code is None and v not in pending)
+            fresh = dict.fromkeys(unknown)
+            if not all(map(is_short, fresh)) or cache.is_full(
+                DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))
+            ):
+                return False
             pending = staged.pending.setdefault(index, {})
             for value in fresh:
-                if value not in pending:
-                    pending[value] = len(cache.values) + len(pending)
+                pending[value] = len(cache.values) + len(pending)
+            found = [pending[v] if code is None else code for v, code in zip(wanted, found, strict=True)]
         table = np.zeros(max(1, len(values)), dtype=np.int32)
-        known = cache.codes
-        table[used] = [known[v] if v in known else pending[v] for v in (values[c] for c in codes)]
+        table[used] = found
         if len(used) == len(values) and bool((table == np.arange(len(table))).all()):
             self._own = True  # a fresh topic takes the codes as they come
         else:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,16 +33,18 @@ from eventdb.storage.format import (
     TABLE,
     TYPE_CODES,
     U64,
+    dirty_key,
     generation_of,
     row_key_prefix,
     segment_key,
     segment_name,
+    sum_key,
     table_key,
     topic_directory,
 )
 from eventdb.storage.gone import collect, note_of
 from eventdb.storage.keyed import KeyedWriter
-from eventdb.storage.keys import index_key, is_digest, key_encoder
+from eventdb.storage.keys import index_key, is_digest
 from eventdb.storage.kv import scan
 from eventdb.storage.segment import ColumnLayout, Segment, SegmentLayout, segment_path
 
@@ -89,7 +92,13 @@ class Source:
 
     @property
     def wants(self) -> bool:
-        return self.dead > 0 and self.dead * DEAD_SHARE >= self.rows
+        return self.short or (self.dead > 0 and self.dead * DEAD_SHARE >= self.rows)
+
+    @property
+    def short(self) -> bool:
+        """Whether the segment was left before it was full: where its rows end, only the base of the next segment says.
+        It is rewritten, with as much room as it has rows, before that one may go."""
+        return self.segment.layout.offsets < 0 and self.rows < self.segment.layout.capacity
 
     @property
     def joins(self) -> bool:
@@ -102,12 +111,17 @@ class Source:
         ]
 
 
-def compact_table(store: Store, log: PartitionLog) -> dict[str, int]:
-    """Dead versions of a table's full segments are gone. Returns {'removed': versions, 'segments': rewritten or
-    dropped, 'held': 1 if an older reader kept everything as it is}."""
+def compact_table(store: Store, log: PartitionLog, *, full: bool = False, patience_ms: int = 0) -> dict[str, int]:
+    """Dead versions of a table's full segments are gone; with `full` also those of the segment that is written. Returns
+    {'removed': versions, 'segments': rewritten or dropped, 'held': 1 if an older reader kept everything as it is}.
+
+    Waits up to `patience_ms` for older readers. Who has the sealer's lease may call it; others only waste work.
+    """
     writer = store._require_writer()
     report = {"removed": 0, "segments": 0, "held": 0}
-    horizon = _checkpoint(writer, log)
+    if full:
+        store.sealer().retire_table(log.topic_id, log.partition)
+    horizon = _checkpoint(writer, log, patience_ms)
     if horizon is None:
         report["held"] = 1
         return report
@@ -124,21 +138,29 @@ def compact_table(store: Store, log: PartitionLog) -> dict[str, int]:
     return report
 
 
-def _checkpoint(writer: Writer, log: PartitionLog) -> int | None:
-    """The end of the table in a checkpoint that nobody reads behind; None if somebody does."""
+def _checkpoint(writer: Writer, log: PartitionLog, patience_ms: int = 0) -> int | None:
+    """The end of the table in a checkpoint that nobody reads behind; None if somebody does after the patience, too."""
     writer.lock()
     try:
         if not writer.prepared:
             writer.prepare()
         elif not writer.is_checkpointed():
             writer.sync_point()
-        pin = writer.pin
-        if writer.index.oldest_reader() < pin.id():
-            return None
-        state = pin.get(log.key)
-        return 0 if state is None else PARTITION.unpack(state)[1]
     finally:
         writer.unlock()
+    deadline = time.monotonic() + patience_ms / 1000
+    while True:
+        writer.lock()
+        try:
+            pin = writer.pin
+            if pin is not None and writer.index.oldest_reader() >= pin.id():
+                state = pin.get(log.key)
+                return 0 if state is None else PARTITION.unpack(state)[1]
+        finally:
+            writer.unlock()
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.1)  # other processes make their next checkpoint within seconds
 
 
 def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source]]:
@@ -147,7 +169,7 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
     with store.snapshot() as snapshot:
         txn = snapshot.transaction()
         value = snapshot.partition(log.key)
-        active = NO_SEGMENT if value is None else PARTITION.unpack(value)[2]
+        _, end, active, *_ = (0, 0, NO_SEGMENT) if value is None else PARTITION.unpack(value)
         entries = list(scan(txn, segment_key(log.topic_id, log.partition, 0)[:-8]))
         for i, (key, entry) in enumerate(entries):
             base = SEGMENT_KEY.unpack(key)[3]
@@ -155,8 +177,8 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
                 break
             segment = log.mapped_raw(base, entry)
             rows = segment.layout.capacity
-            if segment.layout.offsets < 0 and i + 1 < len(entries):
-                rows = min(rows, SEGMENT_KEY.unpack(entries[i + 1][0])[3] - base)
+            if segment.layout.offsets < 0:
+                rows = min(rows, (SEGMENT_KEY.unpack(entries[i + 1][0])[3] if i + 1 < len(entries) else end) - base)
             sources.append(Source(base, entry, segment, rows, horizon))
     run: list[Source] = []
     for source in [*sources, None]:
@@ -175,7 +197,6 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
 def _name_newest(store: Store, log: PartitionLog, run: Sequence[Source]) -> None:
     """Step 2. What the index names only moves forward, so nobody undoes it."""
     prefix = row_key_prefix(log.topic_id, log.partition)
-    encode = key_encoder(log.schema, log.primary_key)
     behind: list[bytes] = []
     with store.snapshot() as snapshot:
         txn = snapshot.transaction()
@@ -189,7 +210,7 @@ def _name_newest(store: Store, log: PartitionLog, run: Sequence[Source]) -> None
                 rows = source.segment.read_rows(at, min(source.rows, at + _CHUNK_ROWS), log.dictionaries)
                 for (offset, _, row), dead in zip(rows, gone[at : at + _CHUNK_ROWS].tolist(), strict=True):
                     if dead:
-                        key = encode([row[i] for i in log.primary_key])
+                        key = log.key_of(row)
                         place = index_key(prefix, key)
                         value = None if is_digest(place, prefix) else txn.get(place)
                         if value is not None and U64.unpack(value)[0] <= offset:
@@ -255,10 +276,12 @@ def _swap(
         transaction._put(table_key(topic_id, partition), TABLE.pack(rows, before + removed))
         for source in run:
             transaction._put(*note_of(writer, txn, topic_id, partition, source.base, source.value))
+            transaction._delete(sum_key(topic_id, partition, source.base))
             if source is not run[0] or layout is None:
                 transaction._delete(segment_key(topic_id, partition, source.base))
         if layout is not None:
             transaction._put(segment_key(topic_id, partition, base), layout.pack())
+            transaction._mark_dirty(dirty_key(topic_id, partition, base), True)  # the next checkpoint sums its rows
         writer.generation += 1  # whoever has mapped the old files for marking finds the new one
     return removed
 

@@ -89,7 +89,7 @@ class IndexTransaction:
     raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and `commit` raise IndexFault, which the
     commit section judges."""
 
-    __slots__ = ("_get", "_index", "_put", "abort", "cursor", "delete", "id", "path", "raw")
+    __slots__ = ("_get", "_index", "_put", "_replace", "abort", "cursor", "delete", "id", "path", "raw")
 
     def __init__(self, txn: Any, index: Index) -> None:
         self.raw = txn  # LMDB's own
@@ -97,6 +97,7 @@ class IndexTransaction:
         self._index = index
         self.path = index.path
         self._put = txn.put
+        self._replace = txn.replace
         self.delete: Callable[[bytes], bool] = txn.delete
         self.abort: Callable[[], None] = txn.abort
         self.id: Callable[[], int] = txn.id
@@ -122,6 +123,15 @@ class IndexTransaction:
         except lmdb.MapFullError:
             self._index.is_full = True
             raise
+
+    def replace(self, key: bytes, value: bytes) -> bytes | None:
+        """Like `put`; returns the value before it, None if there was none. CorruptionError if that is damaged."""
+        try:
+            old = self._replace(key, value + CRC.pack(crc32(value, crc32(key))))
+        except lmdb.MapFullError:
+            self._index.is_full = True
+            raise
+        return None if old is None else verified(key, old, self.path)
 
     def __enter__(self) -> IndexTransaction:
         return self

@@ -16,12 +16,13 @@ from eventdb.storage.format import (
     partition_key,
     segment_key,
 )
+from eventdb.storage.keys import row_key_encoder
 from eventdb.storage.sealed import SealedLayout, SealedSegment, is_sealed, open_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from eventdb.schema import Schema
@@ -92,6 +93,10 @@ class PartitionLog:
         self.touched = (-1, NO_SEGMENT)  # checkpoint sequence and segment base of the last dirty mark of this process
         self.marked: dict[int, int] = {}  # of a table: segment base -> checkpoint sequence of its last dirty mark
         self.marked_segments: MarkedSegments | None = None
+        # Index transaction a table's keys were looked up in last; of its segments, if known: bases, values, and those
+        # that are mapped, by position in the two.
+        self.looked_into: tuple[int, list[int], list[bytes], dict[int, Segment]] = (-1, [], [], {})
+        self.key_of: Callable[[Sequence[Any]], bytes] = row_key_encoder(schema, primary_key) if primary_key else bytes
         self.durable_base = NO_SEGMENT  # of a segment whose directory entry this process has flushed
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # rows of `segment` that the short way (append.py) may fill
@@ -229,3 +234,4 @@ class PartitionLog:
         self._mapped = {}
         self._markable = {}
         self.newest = None
+        self.looked_into = (-1, [], [], {})

@@ -418,7 +418,7 @@ class Repair:
                     f"{where}: {text}; the rows are kept, those of the block cannot be read"
                     for text in damaged_blocks(segment)
                 ]
-            elif not entry.table:
+            else:
                 for text in verify_rows(segment, read_sum(txn, entry.place), entry.rows):
                     self._lost.append(f"{where}: {text}; the rows are kept")
                     txn.delete(sum_key(*entry.place))

@@ -55,10 +55,11 @@ from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.log import PartitionLog, PartitionState
 from eventdb.storage.recovery import remove_topic_files
 from eventdb.storage.sealed import SealedLayout, file_name, is_sealed, sealed_path
+from eventdb.storage.superseded import waiting_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from eventdb.schema import Schema
@@ -145,6 +146,16 @@ class Sealer:
         finally:
             self._mutex.release()
 
+    @contextlib.contextmanager
+    def lease(self, timeout_ms: int) -> Iterator[bool]:
+        """Whether this thread may rewrite segments, inside the block. Compaction of tables takes it too."""
+        held = self._acquire(timeout_ms)
+        try:
+            yield held
+        finally:
+            if held:
+                self._release()
+
     # -- what callers ask for --------------------------------------------------------------------
 
     def compact(self, *, full: bool) -> dict[str, int]:
@@ -210,8 +221,11 @@ class Sealer:
             self.step(lambda: time.monotonic() > deadline, SEAL_AT_CLOSE_ROWS)
 
     def has_work(self) -> bool:
-        """Whether `step` would find something to do. A walk over the index, microseconds per segment."""
-        return bool(self._waiting())
+        """Whether a helper process would find something to do. A walk over the index, microseconds per segment."""
+        if self._waiting():
+            return True
+        with self._snapshot() as snapshot:
+            return bool(waiting_tables(snapshot))
 
     def _waiting(self) -> list[tuple[int, int]]:
         return [place for place in self._partitions() if self._waiting_rows(*place) >= SEAL_LEAST_ROWS]
@@ -320,15 +334,19 @@ class Sealer:
 
         return self._commit(topic_id, partition, change)
 
-    def _retire(self, schema: Schema, topic_id: int, partition: int) -> None:
-        """The next row of the partition begins a new segment."""
+    def retire_table(self, topic_id: int, partition: int) -> None:
+        """The next row of a table begins a new segment, so that the one before it can be compacted."""
+        self._retire(None, topic_id, partition)
+
+    def _retire(self, schema: Schema | None, topic_id: int, partition: int) -> None:
+        """The next row of the partition begins a new segment. None stands for a table's schema."""
 
         def change(txn: Any, state: PartitionState) -> list[tuple[bytes, bytes | None]] | None:
             if state.base in (NO_SEGMENT, state.log_end):
                 return None
             key = segment_key(topic_id, partition, state.base)
             value = txn.get(key)
-            if value is None or not _has_columns_of(Entry(state.base, 0, value), schema):
+            if value is None or (schema is not None and not _has_columns_of(Entry(state.base, 0, value), schema)):
                 return None
             capacity, _, _, count = SEGMENT.unpack_from(value)
             value = SEGMENT.pack(capacity, state.min_time, state.max_time, count) + value[SEGMENT.size :]

@@ -257,6 +257,8 @@ class Segment:
         """What each of `regions` holds."""
         found = []
         for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
             found += [f"the validity of column {i}"] * column.nullable + [f"column {i}"]
             found += [f"the heap of column {i}"] * column.plain
         return [*found, "the append times"]
@@ -350,6 +352,31 @@ class Segment:
                 stored if nulls is None else [None if null else v for v, null in zip(stored, nulls, strict=True)]
             )
         return offsets, self.append_times(row, stop), lists
+
+    def read_row(self, row: int, dictionaries: Sequence[Any]) -> tuple[Any, ...]:
+        """The values of one row of a table, without its mark. CorruptionError as read_rows."""
+        values: list[Any] = []
+        try:
+            for i, column in enumerate(self.layout.columns):
+                if column.marks or column.offsets:
+                    continue
+                nulls = self.null_views[i]
+                if nulls is not None and nulls[row]:
+                    values.append(None)
+                    continue
+                value = self.value_views[i][row]
+                if column.coded:
+                    value = dictionaries[i].values[value]
+                elif column.plain:
+                    start = column.heap_position + self.heap_end(i, row)
+                    value = bytes(self.memory[start : column.heap_position + value])
+                    value = value.decode("utf-8", "surrogatepass") if column.text else value
+                values.append(value)
+        except (IndexError, ValueError) as error:
+            raise CorruptionError(
+                f"{self.path}: row {row} is damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
+        return tuple(values)
 
     def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
         """The offset of the first of rows [row, stop) whose value in the column (None: whose append time) is `time_us`

@@ -547,6 +547,7 @@ class WriteTransaction:
                 checksum = staged.checksums.get((segment.base, row, count))
                 if checksum is None:
                     checksum = Checksum(partial(segment.rows_bytes, row, count))
+                    checksum.begin()
                 self._checksums.append((len(parts), checksum))
                 parts.append(OP_PLACE.pack(OP_BULK, topic_id, partition, segment.base) + place)
                 bulk.append((staged, segment))
