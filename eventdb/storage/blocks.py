@@ -69,6 +69,9 @@ class BlockCache:
                 self.held_bytes -= oldest.size_bytes
                 del oldest  # now there is room for its memory to wait
 
+    def room_bytes(self) -> int:
+        return self.limit_bytes - self.held_bytes
+
     def clear(self) -> None:
         with self._lock:
             self.held_bytes = 0
@@ -77,7 +80,7 @@ class BlockCache:
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
 # Blocks that are kept and memory that waits for the next ones stay within the limit together.
-BUFFERS.room_bytes = lambda: CACHE.limit_bytes - CACHE.held_bytes
+BUFFERS.room_bytes = CACHE.room_bytes
 
 
 class _Engine:
@@ -412,16 +415,17 @@ def _python_values(
 ) -> list[Any]:
     layout = segment.layout.columns[column]
     stored, valid = _some_values(segment, column, number, start, stop)
-    values: list[Any]
     if layout.plain or layout.coded:
         found = block(segment, column, number).dictionary if layout.plain else None
         texts = dictionaries[column].values if found is None else found.values
+        codes = stored.view(np.int32).tolist()
         try:
-            values = [texts[code] for code in stored.view(np.int32).tolist()]
+            if valid is None:
+                return [texts[code] for code in codes]
+            return [texts[code] if ok else None for code, ok in zip(codes, valid, strict=True)]
         except IndexError:
             raise segment.damaged(column, number, "a code is not in the dictionary") from None
-    else:
-        values = stored.view(_DTYPES[layout.struct_code]).tolist()
+    values: list[Any] = stored.view(_DTYPES[layout.struct_code]).tolist()
     if valid is None:
         return values
     return [value if ok else None for value, ok in zip(values, valid, strict=True)]

@@ -25,10 +25,9 @@ Index keys; every value is followed by a CRC of key and value (kv.py)::
     d topic column code          -> the bytes of a dictionary value
     D topic column last code     -> CHUNK, zlib: as many values up to that code, each U32 length, bytes
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
-    t topic partition base       -> GONE      segment removed by retention, whose file is still to be unlinked
     k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
     n topic partition            -> TABLE     table: how many rows it has
-    g topic partition base generation -> U64  replaced segment file that a reader may still need: transaction id
+    g topic partition file name  -> GONE      file of a segment that the index no longer names, to be unlinked (gone.py)
     c topic partition base       -> rows u32, crc u32 of each region's bytes of those rows (Segment.regions)
     u user key                   -> user value
     h                            -> 16 bytes that say which history the offsets belong to: a restored copy has another
@@ -90,7 +89,7 @@ DICTIONARY_KEY = Struct(">cIHI")
 TOPIC_PREFIX = Struct(">cI")
 
 NO_SEGMENT = (1 << 64) - 1
-GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal; then the file's name
+GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal
 NO_MIN_TIME = (1 << 63) - 1
 NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
@@ -177,7 +176,6 @@ MARK = Struct("<IQ")  # row in the segment, mark
 
 # --- tables ---------------------------------------------------------------------------------------
 TABLE = Struct("<QQ")  # rows, versions that compaction removed
-GARBAGE_KEY = Struct(">cIHQI")
 SUPERSEDED_BY = "_superseded_by"  # the hidden last column of a table's log
 KEY_LIMIT_BYTES = 400  # LMDB takes 511; a longer key is found by its digest
 KEY_WHOLE = b"\0"
@@ -248,8 +246,8 @@ def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
     return SEGMENT_KEY.pack(b"w", topic_id, partition, base)
 
 
-def gone_key(topic_id: int, partition: int, base: int) -> bytes:
-    return SEGMENT_KEY.pack(b"t", topic_id, partition, base)
+def gone_key(topic_id: int, partition: int, name: str) -> bytes:
+    return PARTITION_KEY.pack(b"g", topic_id, partition) + name.encode()
 
 
 def sum_key(topic_id: int, partition: int, base: int) -> bytes:
@@ -274,10 +272,6 @@ def chunk_key(topic_id: int, column: int, last_code: int) -> bytes:
 
 def topic_directory(topic_id: int, partition: int) -> str:
     return f"topics/{topic_id}/{partition}"
-
-
-def garbage_key(topic_id: int, partition: int, base: int, generation: int) -> bytes:
-    return GARBAGE_KEY.pack(b"g", topic_id, partition, base, generation)
 
 
 def generation_of(value: bytes) -> int:
