@@ -39,6 +39,7 @@ from eventdb.storage.format import (
     dirty_key,
     garbage_key,
     generation_of,
+    horizon_of,
     row_key_prefix,
     segment_key,
     segment_name,
@@ -72,6 +73,7 @@ class Source:
         self.value = value
         self.segment = segment
         self.rows = rows
+        self.horizon = horizon
         marks = self.marks()
         self.keep: Array = np.flatnonzero((marks == 0) | (marks > horizon))
 
@@ -275,9 +277,11 @@ def _swap(
             files.rename(temporary, segment_path(writer.path, topic_id, partition, base, layout.generation))
             writer.flush_directories({(topic_id, partition)})
         removed = sum(source.dead for source in run)
-        rows, before = TABLE.unpack(txn.get(table_key(topic_id, partition)))
+        table = txn.get(table_key(topic_id, partition))
+        rows, before = TABLE.unpack_from(table)
+        horizon = max(horizon_of(table), run[0].horizon)
         transaction._changed = True
-        transaction._put(table_key(topic_id, partition), TABLE.pack(rows, before + removed))
+        transaction._put(table_key(topic_id, partition), TABLE.pack(rows, before + removed) + U64.pack(horizon))
         for source in run:
             old = garbage_key(topic_id, partition, source.base, generation_of(source.value))
             transaction._put(old, U64.pack(txn.id()))
