@@ -273,6 +273,23 @@ class SealedSlice:
             if entry.flags & BLOCK_RANGED:
                 self.time_range = entry.least, entry.greatest
 
+    def between(self, low: int, high: int) -> SealedSlice | None:
+        """The rows from the first to the last with an event time in [low, high]; None if there is none."""
+        index = self._log.event_time
+        if index is None or self.time_range is None or low <= self.time_range[0] <= self.time_range[1] <= high:
+            return self
+        found = block(self._segment, index, self._number)
+        times = found.values[self._row : self._end].view(np.int64)
+        within = (times >= low) & (times <= high)
+        if found.validity is not None:
+            within &= found.validity[self._row : self._end]
+        rows = np.flatnonzero(within)
+        if not len(rows):
+            return None
+        first = self._number * self._segment.layout.block_rows + self._row
+        row, end = first + int(rows[0]), first + int(rows[-1]) + 1
+        return SealedSlice(self._log, self._segment, self._number, row, end, self.time_range)
+
     def column(self, index: int) -> Column:
         """One column, decoded when first asked for."""
         log = self._log

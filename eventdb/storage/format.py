@@ -26,13 +26,8 @@ Index keys; every value is followed by a CRC of key and value (kv.py)::
     D topic column last code     -> CHUNK, zlib: as many values up to that code, each U32 length, bytes
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
     k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
-<<<<<<< HEAD
-    n topic partition            -> TABLE     table: how many rows it has
-    g topic partition file name  -> GONE      file of a segment that the index no longer names, to be unlinked (gone.py)
-=======
     n topic partition            -> TABLE     table: how many rows it has, and what compaction did
-    g topic partition base generation -> U64  replaced segment file that a reader may still need: transaction id
->>>>>>> tables
+    g topic partition file name  -> GONE      file of a segment that the index no longer names, to be unlinked (gone.py)
     c topic partition base       -> rows u32, crc u32 of each region's bytes of those rows (Segment.regions)
     u user key                   -> user value
     h                            -> 16 bytes that say which history the offsets belong to: a restored copy has another
@@ -181,11 +176,7 @@ MARK = Struct("<IQ")  # row in the segment, mark
 
 # --- tables ---------------------------------------------------------------------------------------
 TABLE = Struct("<QQ")  # rows, versions that compaction removed
-<<<<<<< HEAD
-=======
 #      and, once it was compacted, U64: what was superseded below this offset may be gone
-GARBAGE_KEY = Struct(">cIHQI")
->>>>>>> tables
 SUPERSEDED_BY = "_superseded_by"  # the hidden last column of a table's log
 KEY_LIMIT_BYTES = 400  # LMDB takes 511; a longer key is found by its digest
 KEY_WHOLE = b"\0"

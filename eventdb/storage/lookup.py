@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_indexed", "matching_slices"]
 
+NARROWED_BLOCKS = 4
 HASH_INDEX_SEGMENTS = 16  # raw segments of a log whose index is kept, 4.5 MB each; the sealer leaves hardly more
 _Part = tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]
 _Times = tuple[int | None, int | None]
@@ -71,7 +72,19 @@ def matching_slices(log: PartitionLog, parts: Iterable[_Part], times: _Times, ke
         if rows:
             picked.append((segment, rows))
     flush()
-    return found
+    return found if times == (None, None) else _narrowed(found, times)
+
+
+def _narrowed(found: list[Any], times: _Times) -> list[Any]:
+    """Without the blocks outside the times; if only a few are left, of each the rows from the first to the last one
+    within: their times have to be decoded anyhow, and the rest of a query then has less to do."""
+    low = -1 << 63 if times[0] is None else times[0]
+    high = 1 << 63 if times[1] is None else times[1]
+    found = [p for p in found if p.time_range is None or (p.time_range[1] >= low and p.time_range[0] <= high)]
+    if sum(isinstance(part, blocks.SealedSlice) for part in found) > NARROWED_BLOCKS:
+        return found
+    narrowed = [part.between(low, high) if isinstance(part, blocks.SealedSlice) else part for part in found]
+    return [part for part in narrowed if part is not None]
 
 
 def _slices(
