@@ -203,7 +203,7 @@ class _ValueIndex:
         return int(self._distinct.nbytes) + (0 if self._table is None else int(self._table.nbytes))
 
 
-class HashIndex:
+class KeyIndex:
     """The build side of a hash join: which rows hold a key. Rows with a NULL key are in no group.
 
     `order[starts[g] : starts[g] + counts[g]]` are the rows of group g in input order. Without columns every row is in

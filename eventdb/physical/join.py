@@ -15,7 +15,7 @@ from eventdb.config import MORSEL_ROWS
 from eventdb.logical.plan import Join
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
-from eventdb.physical.grouping import HashIndex
+from eventdb.physical.grouping import KeyIndex
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
 
@@ -43,7 +43,7 @@ class HashJoin(Operator):
                 yield from self._probe(batch, right, index)
         self.release()
 
-    def _build(self) -> tuple[RecordBatch | None, HashIndex | None]:
+    def _build(self) -> tuple[RecordBatch | None, KeyIndex | None]:
         batches = []
         held = 0
         for batch in self.children[1].batches():
@@ -53,11 +53,11 @@ class HashJoin(Operator):
         if not batches:
             return None, None
         right = RecordBatch.concat(batches)
-        index = HashIndex([key(right) for key in self._right_keys], right.row_count)
+        index = KeyIndex([key(right) for key in self._right_keys], right.row_count)
         self.context.hold(self, "the right side of a JOIN", right.nbytes + index.nbytes)
         return right, index
 
-    def _probe(self, batch: RecordBatch, right: RecordBatch, index: HashIndex) -> Iterator[RecordBatch]:
+    def _probe(self, batch: RecordBatch, right: RecordBatch, index: KeyIndex) -> Iterator[RecordBatch]:
         found = index.find([key(batch) for key in self._left_keys], batch.row_count)
         counts = np.zeros(batch.row_count, dtype=np.int64)
         if len(index.counts):
@@ -74,7 +74,7 @@ class HashJoin(Operator):
         if not matched.all():
             yield self._unmatched(batch.filter(~matched), right)
 
-    def _matches(self, found: Array, counts: Array, index: HashIndex) -> Iterator[tuple[Array, Array]]:
+    def _matches(self, found: Array, counts: Array, index: KeyIndex) -> Iterator[tuple[Array, Array]]:
         """Pairs of left and right rows, at most MORSEL_ROWS at a time however often a key repeats."""
         ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
