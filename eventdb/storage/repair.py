@@ -418,7 +418,7 @@ class Repair:
                     f"{where}: {text}; the rows are kept, those of the block cannot be read"
                     for text in damaged_blocks(segment)
                 ]
-            elif not entry.table:
+            else:
                 for text in verify_rows(segment, read_sum(txn, entry.place), entry.rows):
                     self._lost.append(f"{where}: {text}; the rows are kept")
                     txn.delete(sum_key(*entry.place))
@@ -489,9 +489,10 @@ class Repair:
             if entry.active:
                 state.base, state.min_time, state.max_time = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME
         txn.put(key, state.pack())
-        rows, removed = TABLE.unpack(txn.get(table_key(topic_id, partition)))
+        table = txn.get(table_key(topic_id, partition))
+        rows, removed = TABLE.unpack_from(table)
         lost = rows - sum(map(len, places.values()))
-        txn.put(table_key(topic_id, partition), TABLE.pack(rows - lost, removed))
+        txn.put(table_key(topic_id, partition), TABLE.pack(rows - lost, removed) + table[TABLE.size :])
         named = ", ".join(f"{first}..{stop}" for first, stop in ranges)
         self._name_missing(
             f"topic {topic_id}/{partition}: offsets {named} (a table, {lost} of its {rows} rows)", missing,
