@@ -238,6 +238,8 @@ def _sum(topics: Sequence[Any], views: Sequence[Any]) -> int:
 def _topic_of(row: Sequence[Any]) -> TopicInfo:
     id, name, kind, schema, key, event_time, delay_us, idle_us, future_us, options, created_us = row
     fields, chosen = Schema.from_text(schema), dict(line.split("\t", 1) for line in options.splitlines())
+    if key is not None:
+        fields = Schema(fields, fields.index_of(key))
     return TopicInfo(id, name, kind, fields, key, event_time, delay_us, idle_us, future_us, chosen, created_us)
 
 

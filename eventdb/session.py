@@ -137,6 +137,12 @@ class Session:
             if not error.sql:
                 error.sql = text
             raise
+        except MemoryError as error:
+            raise MemoryLimitExceeded(
+                "the machine, or a limit of this process, has no memory left for this query, though it is below "
+                "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
+                sql=text,
+            ) from error
 
     def bind(self, text: str, parameters: Any = None) -> st.Statement:
         """The bound and optimised statement; plans of statements without parameters are kept."""

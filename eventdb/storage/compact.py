@@ -35,6 +35,7 @@ from eventdb.storage.format import (
     U64,
     dirty_key,
     generation_of,
+    horizon_of,
     row_key_prefix,
     segment_key,
     segment_name,
@@ -69,6 +70,7 @@ class Source:
         self.value = value
         self.segment = segment
         self.rows = rows
+        self.horizon = horizon
         marks = self.marks()
         self.keep: Array = np.flatnonzero((marks == 0) | (marks > horizon))
 
@@ -248,8 +250,8 @@ def _replace(store: Store, log: PartitionLog, run: Sequence[Source]) -> int:
     finally:
         if fd >= 0:
             files.close(fd)
-            if files.exists(temporary):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if files.exists(temporary):
                     files.unlink(temporary)
 
 
@@ -271,9 +273,11 @@ def _swap(
             files.rename(temporary, segment_path(writer.path, topic_id, partition, base, layout.generation))
             writer.flush_directories({(topic_id, partition)})
         removed = sum(source.dead for source in run)
-        rows, before = TABLE.unpack(txn.get(table_key(topic_id, partition)))
+        table = txn.get(table_key(topic_id, partition))
+        rows, before = TABLE.unpack_from(table)
+        horizon = max(horizon_of(table), run[0].horizon)
         transaction._changed = True
-        transaction._put(table_key(topic_id, partition), TABLE.pack(rows, before + removed))
+        transaction._put(table_key(topic_id, partition), TABLE.pack(rows, before + removed) + U64.pack(horizon))
         for source in run:
             transaction._put(*note_of(writer, txn, topic_id, partition, source.base, source.value))
             transaction._delete(sum_key(topic_id, partition, source.base))

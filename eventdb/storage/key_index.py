@@ -168,7 +168,7 @@ def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: bytes) -> tuple
 def row_count(snapshot: StoreSnapshot, log: PartitionLog) -> int:
     """The rows a table has in the snapshot."""
     value = snapshot.transaction().get(table_key(log.topic_id, log.partition))
-    return 0 if value is None else TABLE.unpack(value)[0]
+    return 0 if value is None else TABLE.unpack_from(value)[0]
 
 
 def current_places(

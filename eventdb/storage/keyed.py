@@ -115,7 +115,7 @@ class KeyedWriter:
     def counters(self) -> tuple[int, int]:
         """(rows, versions that compaction removed)."""
         value = self._txn.get(self._count_key)
-        return (0, 0) if value is None else TABLE.unpack(value)
+        return (0, 0) if value is None else TABLE.unpack_from(value)
 
     def _segment(self, offset: int) -> Segment:
         staged = self.transaction._staged.get(self.log)
@@ -276,8 +276,9 @@ class KeyedWriter:
 
     def _grow(self, rows: int) -> None:
         if rows:
-            before, removed = self.counters()
-            self.transaction._put(self._count_key, TABLE.pack(before + rows, removed))
+            value = self._txn.get(self._count_key) or bytes(TABLE.size)
+            before, removed = TABLE.unpack_from(value)
+            self.transaction._put(self._count_key, TABLE.pack(before + rows, removed) + value[TABLE.size :])
 
     def _point(self, key: bytes, offset: int, old: int) -> None:
         """The index says that the key's row is at the offset, and no more at `old`."""

@@ -21,7 +21,7 @@ import lmdb
 
 from eventdb.config import INDEX_MAP_BYTES, INDEX_MAX_READERS
 from eventdb.errors import CorruptionError, DiskFullError, PoisonedError, ReadOnlyError, StorageError
-from eventdb.storage.files import open_indexes, storage_error
+from eventdb.storage.files import has_room, open_indexes, storage_error
 from eventdb.storage.format import CRC
 
 TYPE_CHECKING = False
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 IndexFault = lmdb.Error
 DATA_NAME = "data.mdb"
 _READ_BYTES = 1 << 20
+_ROOM_BYTES = 1 << 20  # a disk with less left is called full
 
 
 def index_error(error: Exception, path: str) -> StorageError:
@@ -45,11 +46,7 @@ def index_error(error: Exception, path: str) -> StorageError:
             "snapshot of this process is open: try again",
             path=path,
         )
-    if (
-        isinstance(error, lmdb.DiskError)
-        or getattr(error, "code", 0) in (errno.ENOSPC, errno.EDQUOT)
-        or "No space" in str(error)
-    ):
+    if isinstance(error, lmdb.DiskError) or _is_full(str(error), path):
         return DiskFullError(f"no space left while writing the index {path}; nothing was stored", path=path)
     if isinstance(error, lmdb.PanicError):
         return PoisonedError(
@@ -72,6 +69,13 @@ def index_error(error: Exception, path: str) -> StorageError:
     if isinstance(error, lmdb.ReadonlyError):
         return ReadOnlyError(f"the index {path} cannot be written: {error}", path=path)
     return StorageError(f"the index {path} failed: {error}", path=path)
+
+
+def _is_full(text: str, path: str) -> bool:
+    """Whether LMDB's message comes of a full disk. A write that the last free bytes cut short is an I/O error to it."""
+    if any(os.strerror(code) in text for code in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    return os.strerror(errno.EIO) in text and not has_room(os.path.dirname(path), _ROOM_BYTES)
 
 
 def verified(key: bytes, stored: bytes, path: str) -> bytes:

@@ -139,12 +139,13 @@ def insert_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: byt
         after = state.copy()
         after.log_end, after.min_time, after.max_time, after.append_us = offset + 1, low, high, now
         count = table_key(log.topic_id, log.partition)
-        rows, removed = TABLE.unpack(txn.get(count) or bytes(TABLE.size))
+        table = txn.get(count) or bytes(TABLE.size)
+        rows, removed = TABLE.unpack_from(table)
         entries = [
             *((dictionary_key(log.topic_id, i, log.dictionaries[i].codes[value]),  # type: ignore[union-attr]
                value.encode("utf-8", "surrogatepass")) for i, value in strings),
             (index_key(row_key_prefix(log.topic_id, log.partition), key), U64.pack(offset)),
-            (count, TABLE.pack(rows + 1, removed)),
+            (count, TABLE.pack(rows + 1, removed) + table[TABLE.size :]),
         ]  # fmt: skip
         try:
             for name, held in entries:

@@ -258,9 +258,9 @@ def stored_topics(txn: Any) -> set[int]:
 def remove_topic_files(files: Files, directory: str, topic_id: int) -> None:
     """The files of a dropped topic are unlinked; mappings in use stay valid."""
     root = f"{directory}/topics/{topic_id}"
-    if not files.is_directory(root):
-        return
     try:
+        if not files.is_directory(root):
+            return
         for partition in files.listdir(root):
             for name in files.listdir(f"{root}/{partition}"):
                 files.unlink(f"{root}/{partition}/{name}")

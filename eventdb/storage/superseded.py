@@ -18,7 +18,7 @@ def superseded_rows(snapshot: StoreSnapshot, topic_id: int, partition: int, tabl
     value = snapshot.partition(partition_key(topic_id, partition))
     if value is not None:
         state.unpack(value)
-    rows, removed = TABLE.unpack(table)
+    rows, removed = TABLE.unpack_from(table)
     stored = (state.log_end if state.base == NO_SEGMENT else state.base) - removed
     return max(0, stored - rows), stored
 
