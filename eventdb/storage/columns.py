@@ -308,7 +308,7 @@ def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview | 
 def _note_times(transaction: WriteTransaction, staged: Staged, column: Column) -> None:
     values = column.values if column.validity is None else column.values[column.validity]
     if len(values):
-        transaction.note_range(staged, int(values.min()), int(values.max()))
+        staged.note_range(int(values.min()), int(values.max()))
 
 
 class _Source:

@@ -21,19 +21,9 @@ from tests.faults import SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import SMALL_LIMITS, Row
 from tests.storage.test_recovery import append, crash, log, rows, start
 
+pytestmark = pytest.mark.usefixtures("small")
+
 WRITES = frozenset({"pwrite", "create", "allocate", "mkdir"})
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> SimulatedDisk:
-    (tmp_path / "disk").mkdir()
-    return SimulatedDisk(str(tmp_path / "disk"))
 
 
 def one_row(store: Store) -> list[Row]:

@@ -15,21 +15,15 @@ from eventdb.storage.commit import Writer
 from eventdb.storage.format import SHARED_BYTES
 from eventdb.storage.journal import Tail
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
-from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
+from tests.storage.simulation import EVENT_TIMES, SCHEMAS, Row
 
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> SimulatedDisk:
-    (tmp_path / "disk").mkdir()
-    found = SimulatedDisk(str(tmp_path / "disk"))
-    found.odds = lambda path: 0.0  # everything that was not flushed is gone
-    return found
+def disk(disk: SimulatedDisk) -> SimulatedDisk:
+    disk.odds = lambda path: 0.0  # everything that was not flushed is gone
+    return disk
 
 
 def start(disk: SimulatedDisk, durability: str = "commit", files: SimulatedFiles | None = None) -> Store:

@@ -155,7 +155,7 @@ def fill(path: Path, rows: int = ROWS) -> eventdb.Database:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eventdb.storage.seal.SEALED_BLOCK_ROWS", 512)
-    monkeypatch.setattr("eventdb.storage.transaction.DICTIONARY_LIMIT", 300)
+    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 300)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -25,19 +25,16 @@ from eventdb.storage.state import CommittedState
 from eventdb.storage.transaction import WriteTransaction
 from tests.faults import SimulatedFiles
 from tests.storage.shared_index import SharedEnvironments
-from tests.storage.simulation import SMALL_LIMITS, Simulation
+from tests.storage.simulation import Simulation
 
 MODES = ("commit", "interval:50ms", "os")
 SEEDS = int(os.environ.get("EVENTDB_SEEDS", "60"))
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments, journal files and dictionaries are so small that everything rolls all the time."""
+def several(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb, "open", SharedEnvironments().open)
     monkeypatch.setattr("eventdb.storage.kv.open_indexes", set())  # what one process must not do, several may
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
 
 
 @pytest.fixture
