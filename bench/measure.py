@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import shutil
 import statistics
 import tempfile
@@ -71,11 +72,12 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def take_turns(contestants: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Each contestant's measured values; all of them once per round, in changing order."""
+    """Each contestant's measured values; all of them once per round, in an order drawn anew: what one leaves in the
+    caches and the disk's queue falls on all others alike."""
     values: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for round_number in range(rounds):
-        for name in names[round_number % len(names) :] + names[: round_number % len(names)]:
+    draw = random.Random(7)
+    for _ in range(rounds):
+        for name in draw.sample(list(contestants), len(contestants)):
             values[name].append(contestants[name]())
     return values
 

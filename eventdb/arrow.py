@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eventdb.batch import Array, Column, Dictionary, RecordBatch
+from eventdb.batch import Array, Column, Dictionary, RecordBatch, SpelledDictionary
 from eventdb.errors import SchemaMismatch, UsageError
 from eventdb.kernels.strings import short_string_codes
 from eventdb.schema import (
@@ -232,7 +232,14 @@ def _coded_from_arrow(array: pa.Array, target: DataType, name: str, validity: Ar
     empty = "" if target.name == "VARCHAR" else b""
     if pa.types.is_null(source) or not len(array):
         return Column(target, np.zeros(len(array), np.int32), validity, Dictionary([empty]))
-    coded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    if not pa.types.is_dictionary(array.type):
+        if target.name == "BLOB":
+            return _spelled_from_arrow(array, target, validity)
+        coded = array.dictionary_encode()
+        if 2 * len(coded.dictionary) > len(array):  # hardly any repeats: codes save nothing
+            return _spelled_from_arrow(array, target, validity)
+    else:
+        coded = array
     values = coded.dictionary.to_pylist()
     if len(set(values)) != len(values) or None in values:  # a foreign dictionary may repeat values or hold null
         coded = coded.cast(coded.type.value_type).dictionary_encode()
@@ -240,6 +247,16 @@ def _coded_from_arrow(array: pa.Array, target: DataType, name: str, validity: Ar
         validity = coded.is_valid().to_numpy(zero_copy_only=False) if coded.null_count else None
     codes = coded.indices.fill_null(0).to_numpy().astype(np.int32, copy=False)
     return Column(target, codes, validity, Dictionary(values or [empty]))
+
+
+def _spelled_from_arrow(array: pa.Array, target: DataType, validity: Array | None) -> Column:
+    """Every value a code of its own: what is stored plainly is not worth encoding, and its bytes are not copied."""
+    large = array.cast(pa.large_string() if target.name == "VARCHAR" else pa.large_binary())
+    _, starts, heap = large.buffers()
+    offsets = np.frombuffer(starts, dtype=np.int64)[large.offset : large.offset + len(large) + 1]
+    data = np.frombuffer(b"" if heap is None else heap, dtype=np.uint8)
+    codes = np.arange(len(array), dtype=np.int32)
+    return Column(target, codes, validity, SpelledDictionary(offsets, data, text=target.name == "VARCHAR"))
 
 
 def to_table(data: Any) -> pa.Table:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from eventdb.schema import DataType, Field, Schema
 
 Array = npt.NDArray[Any]
 
-__all__ = ["Array", "Column", "Dictionary", "RecordBatch", "concat_columns"]
+__all__ = ["Array", "Column", "Dictionary", "RecordBatch", "SpelledDictionary", "concat_columns"]
 
 
 class Dictionary:
@@ -65,6 +66,43 @@ class Dictionary:
         """function(value) for every value: a lookup table to index with codes; never empty."""
         table = np.fromiter((function(v) for v in self.values[:]), dtype=dtype) if self.values else np.empty(0, dtype)
         return table if len(table) else np.zeros(1, dtype=dtype)
+
+
+class SpelledDictionary(Dictionary):
+    """Values as Arrow lays them out, on their way into the log: their bytes one after another, and where each begins.
+
+    They become Python objects only if somebody asks. Unlike those of other dictionaries, they may repeat: no query must
+    meet them.
+    """
+
+    __slots__ = ("_decoded", "_text", "heap", "starts")
+
+    def __init__(self, starts: Array, heap: Array, *, text: bool) -> None:
+        """`starts` are positions in the uint8 array `heap`, one more than there are values."""
+        self.starts = starts
+        self.heap = heap
+        self._text = text
+        self._decoded: list[Any] | None = None
+        self._codes = None
+        self._array = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def values(self) -> list[Any]:  # type: ignore[override]
+        decoded = self._decoded
+        if decoded is None:
+            spelled = self.spelled()
+            decoded = self._decoded = [v.decode("utf-8", "surrogatepass") for v in spelled] if self._text else spelled
+        return decoded
+
+    def spelled(self) -> list[bytes]:
+        starts = self.starts.tolist()
+        data = self.heap[starts[0] : starts[-1]].tobytes()
+        bounds = [start - starts[0] for start in starts]
+        return [data[a:b] for a, b in pairwise(bounds)]
 
 
 class Column:

@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 
-from eventdb.catalog import PRIMARY_KEY, Catalog
+from eventdb.catalog import DEFAULT, PRIMARY_KEY, Catalog, default_option
 from eventdb.config import DEFAULT_MEMORY_BYTES
 from eventdb.errors import (
     ClosedError,
@@ -23,7 +23,7 @@ from eventdb.errors import (
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import checked_opening, checked_options, inferred_schema, schema_of
 from eventdb.schema import Field, Schema
-from eventdb.storage.keyed import row_count
+from eventdb.storage.key_index import row_count
 from eventdb.storage.limits import Limits
 from eventdb.storage.store import Store
 from eventdb.topic import Topic
@@ -288,14 +288,18 @@ class Database(Upkeep):
             raise UsageError(f"primary_key names a column twice: {', '.join(names)}")
         return self._create_table(name, schema, positions, if_not_exists=if_not_exists)
 
-    def _create_table(self, name: str, schema: Schema, key: tuple[int, ...], *, if_not_exists: bool) -> Table:
+    def _create_table(
+        self, name: str, schema: Schema, key: tuple[int, ...], *, if_not_exists: bool,
+        defaults: Mapping[int, Any] | None = None,
+    ) -> Table:  # fmt: skip
         self._check_writable()
+        options = {f"{DEFAULT}{i}": default_option(v) for i, v in (defaults or {}).items() if v is not None}
         schema = Schema(Field(f.name, f.type, f.nullable and i not in key) for i, f in enumerate(schema))
         with self._lock:
             try:
                 info = self._catalog.create_topic(
                     name, schema, key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
-                    options={PRIMARY_KEY: ",".join(map(str, key))},
+                    options=options | {PRIMARY_KEY: ",".join(map(str, key))},
                 )  # fmt: skip
             except TopicExists:
                 if not if_not_exists:

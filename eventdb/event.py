@@ -7,6 +7,8 @@ datetimes and decimals of them when they are asked for: a TIMESTAMP costs more t
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Sequence
+from itertools import repeat
 
 from eventdb.values import decoder_of, us_to_datetime
 
@@ -27,6 +29,39 @@ if TYPE_CHECKING:
 
 else:
     Position = namedtuple("Position", "partition offset")
+
+
+class Positions(Sequence[Position]):
+    """The positions of events of one partition that follow one another; compares equal to a list of them."""
+
+    __slots__ = ("offsets", "partition")
+
+    def __init__(self, partition: int, offsets: range) -> None:
+        self.partition = partition
+        self.offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Positions(self.partition, self.offsets[index])
+        return Position(self.partition, self.offsets[index])
+
+    def __iter__(self) -> Iterator[Position]:
+        return map(Position, repeat(self.partition), self.offsets)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(a == b for a, b in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Positions(partition={self.partition}, offsets={self.offsets})"
 
 
 class EventKind:

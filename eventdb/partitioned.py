@@ -89,7 +89,7 @@ class PartitionedTopic(Topic):
 
     def _place_rows(
         self, transaction: WriteTransaction, rows: list[tuple[Any, ...]], partition: Any, headers: list[bytes] | None
-    ) -> list[Position]:
+    ) -> Sequence[Position]:
         turn = next(self._turns) % len(self._logs)
         groups: dict[int, list[int]] = {}
         if isinstance(partition, int):
@@ -106,6 +106,11 @@ class PartitionedTopic(Topic):
             for offset, i in enumerate(chosen, first):
                 positions[i] = Position(number, offset)
         return positions
+
+    def _place_cells(
+        self, transaction: WriteTransaction, cells: list[list[Any]], partition: Any, headers: list[bytes] | None
+    ) -> Sequence[Position]:
+        return self._place_rows(transaction, list(zip(*cells, strict=True)), partition, headers)
 
     def _place_columns(
         self, transaction: WriteTransaction, columns: list[Column], partition: int | None, headers: list[bytes] | None

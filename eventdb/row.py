@@ -45,6 +45,9 @@ _PYTHON_TYPES = {
 }
 
 
+_NONE = type(None)
+
+
 class _Checker:
     """Converts one Python value to the physical value of a field, or raises SchemaMismatch."""
 
@@ -180,16 +183,33 @@ def _fast_test(field: Field, v: str) -> str:
     return "False"
 
 
+def _fits_all(field: Field, kinds: set[type], values: list[Any]) -> bool:
+    """True only if all values, which are of the types `kinds`, are stored exactly as they are: _fast_test for many."""
+    name = field.type.name
+    if field.type.is_integer or name == "TIMESTAMP":
+        low, high = (MIN_TIMESTAMP_US, MAX_TIMESTAMP_US) if name == "TIMESTAMP" else INTEGER_RANGES[name]
+        return kinds == {int} and low <= min(values) and max(values) <= high
+    if name == "FLOAT":
+        return kinds == {float} and all(-MAX_FLOAT32 < value < MAX_FLOAT32 for value in values)
+    if name in ("DOUBLE", "BOOLEAN"):
+        return kinds == {float if name == "DOUBLE" else bool}
+    if name == "VARCHAR":
+        return kinds == {str} and "".join(values).isascii() and max(map(len, values)) < 4096
+    return name == "BLOB" and kinds == {bytes} and max(map(len, values)) < 4096
+
+
 class RowCodec:
     """encode(dict) -> tuple of physical values in schema order; decode(tuple) -> tuple of Python values.
 
-    `encode` raises SchemaMismatch for an unknown or missing NOT NULL column or a value that does not fit.
+    `encode` raises SchemaMismatch for an unknown or missing NOT NULL column or a value that does not fit. A missing
+    column has its physical value of `defaults` (by position), if there is one.
     """
 
-    __slots__ = ("_checkers", "_names", "_schema", "decode", "encode")
+    __slots__ = ("_checkers", "_defaults", "_names", "_schema", "decode", "encode")
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, defaults: Mapping[int, Any] | None = None) -> None:
         self._schema = schema
+        self._defaults = dict(defaults or {})
         self._checkers = [_Checker(field) for field in schema]
         self._names = frozenset(schema.names)
         self.encode: Callable[[Mapping[str, Any]], tuple[Any, ...]] = self._generate_encode()
@@ -217,8 +237,27 @@ class RowCodec:
         function: Callable[[Mapping[str, Any]], tuple[Any, ...]] = scope["encode"]
         return function
 
+    def encode_all(self, events: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """`encode` for many, at least one: a list of physical values for each column. A third of the time, because a
+        look at a whole column costs hardly more than one at a value."""
+        try:
+            if set(map(len, events)) != {len(self._schema)}:
+                raise KeyError
+            columns = [[event[name] for event in events] for name in self._schema.names]
+        except (KeyError, TypeError, IndexError):
+            return [list(column) for column in zip(*map(self.encode, events), strict=True)]
+        for i, field in enumerate(self._schema):
+            values = columns[i]
+            kinds = set(map(type, values))
+            if field.nullable and _NONE in kinds:
+                kinds.discard(_NONE)
+                values = [value for value in values if value is not None]
+            if values and not _fits_all(field, kinds, values):
+                columns[i] = list(map(self._checkers[i], columns[i]))
+        return columns
+
     def _encode_slow(self, event: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Missing columns are NULL; names match without case; anything unknown is refused."""
+        """Missing columns are their defaults or NULL; names match without case; anything unknown is refused."""
         if not hasattr(event, "keys") or not hasattr(event, "__getitem__"):
             raise SchemaMismatch(f"a row is a dict of column to value, not {type(event).__name__} ({event!r:.60})")
         row: list[Any] = [None] * len(self._schema)
@@ -231,7 +270,11 @@ class RowCodec:
                 raise SchemaMismatch(f"column {name!r} is given twice, as {seen[index]!r} too", column=name)
             seen[index] = name
             row[index] = event[name]
-        return tuple(checker(value) for checker, value in zip(self._checkers, row, strict=True))
+        absent = {i: value for i, value in self._defaults.items() if i not in seen}
+        return tuple(
+            absent[i] if i in absent else checker(value)
+            for i, (checker, value) in enumerate(zip(self._checkers, row, strict=True))
+        )
 
     def _generate_decode(self) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
         if not any(decoder_of(field.type) for field in self._schema):

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from eventdb.config import PRODUCER_LINGER_MS, PRODUCER_MAX_ROWS
 from eventdb.errors import EventDBError, InternalError, OffsetOutOfRange, ReadOnlyError, UsageError
-from eventdb.event import Event, EventKind, EventWithHeaders, Position
+from eventdb.event import Event, EventKind, EventWithHeaders, Position, Positions
 from eventdb.headers import decode_headers, encode_headers
 from eventdb.partitioner import check_partition
 from eventdb.row import RowCodec
@@ -108,6 +108,10 @@ class Topic:
 
         self._encode = refuse
 
+    def _check_live(self) -> None:
+        if self._encode is not self._codec.encode:
+            self._encode({})  # raises why this handle is retired
+
     def _check_ddl(self) -> None:
         """At most every 50 ms: has another process dropped the topic?"""
         now = time.monotonic_ns()
@@ -137,18 +141,26 @@ class Topic:
     def append_many(
         self, events: Iterable[Mapping[str, Any]], *, partition: int | None = None,
         headers: Sequence[Headers | None] | None = None,
-    ) -> list[Position]:  # fmt: skip
+    ) -> Sequence[Position]:  # fmt: skip
         """Appends all events in one commit, or none of them when one does not fit. `headers` has one entry (or None)
         for each event."""
         self._check_ddl()
-        encode = self._encode
+        self._check_live()
         if isinstance(events, dict) or hasattr(events, "keys"):
             raise UsageError("append_many takes a list of dicts; use append for one event, append_batch for columns")
-        return self._append_all([encode(event) for event in events], partition, headers)
+        given = events if isinstance(events, list) else list(events)
+        if partition is not None:
+            check_partition(partition, len(self._logs), self.name)
+        encoded = self._encoded(headers, len(given))
+        if not given:
+            return []
+        cells = self._codec.encode_all(given)
+        with self._store.write() as transaction:
+            return self._place_cells(transaction, cells, partition, encoded)
 
     def _append_all(
         self, rows: list[tuple[Any, ...]], partition: int | None, headers: Sequence[Headers | None] | None
-    ) -> list[Position]:
+    ) -> Sequence[Position]:
         if partition is not None:
             check_partition(partition, len(self._logs), self.name)
         encoded = self._encoded(headers, len(rows))
@@ -169,8 +181,7 @@ class Topic:
         from eventdb.arrow import columns_for
 
         self._check_ddl()
-        if self._encode is not self._codec.encode:
-            self._encode({})  # raises why this handle is retired
+        self._check_live()
         if partition is not None:
             check_partition(partition, len(self._logs), self.name)
         columns = columns_for(data, self._info.schema)
@@ -194,10 +205,18 @@ class Topic:
 
     def _place_rows(
         self, transaction: WriteTransaction, rows: list[tuple[Any, ...]], partition: Any, headers: list[bytes] | None
-    ) -> list[Position]:
+    ) -> Sequence[Position]:
         """The rows are part of the transaction; where they will lie. `partition` is one, or one (or None) a row."""
         first = self._place_on(transaction, self._log, rows, headers)
-        return [Position(0, offset) for offset in range(first, first + len(rows))]
+        return Positions(0, range(first, first + len(rows)))
+
+    def _place_cells(
+        self, transaction: WriteTransaction, cells: list[list[Any]], partition: Any, headers: list[bytes] | None
+    ) -> Sequence[Position]:
+        """_place_rows() for rows given as columns of physical values."""
+        first = transaction.append_cells(self._log, cells)
+        self._place_headers(transaction, self._log, first, headers)
+        return Positions(0, range(first, first + len(cells[0])))
 
     def _place_columns(
         self, transaction: WriteTransaction, columns: list[Column], partition: int | None, headers: list[bytes] | None
@@ -360,15 +379,18 @@ class Topic:
         new = object.__new__
         left = 1 << 62 if limit is None else limit
         most_rows = FIRST_CHUNK_ROWS
+        deadline: float | None = None  # of the present wait
         while left:
             commit, chunks, headers = self._chunk(log, position, last, min(left, most_rows), skips)
             if not chunks:
                 if not follow or (last is not None and position >= last):
                     return
-                if not self._wait(commit, log, position, timeout):
+                if timeout is not None and deadline is None:
+                    deadline = time.monotonic() + timeout
+                if not self._wait(commit, deadline):
                     return
                 continue
-            skips = False
+            skips, deadline = False, None
             most_rows = min(most_rows * 4, READ_CHUNK_ROWS)
             for offsets, times, columns in chunks:
                 if stop_us is not None:
@@ -423,19 +445,16 @@ class Topic:
         first, end = snapshot.search(beside, start), snapshot.search(beside, stop)
         return {row[0]: decode_headers(row[1]) for chunk in snapshot.rows(beside, first, end) for _, _, row in chunk}
 
-    def _wait(self, commit: int, log: PartitionLog, position: int, timeout: float | None) -> bool:
-        """Whether there are events from `position` on before `timeout` seconds have passed."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            # In slices of a second, so that closing the database in another thread ends a reader that waits for ever.
-            commit = self._store.wait(commit, 1.0 if left is None else min(left, 1.0))
-            self._check_ddl()
-            self._raise_if_retired()
-            if self._store.tail(log, position) is not None or self._offsets(log)[1] > position:
-                return True
+    def _wait(self, commit: int, deadline: float | None) -> bool:
+        """Until there is a newer commit than `commit`, or a second has passed; False if the deadline has."""
+        left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+        if left <= 0:
+            return False
+        # In slices of a second, so that closing the database in another thread ends a reader that waits for ever.
+        self._store.wait(commit, left)
+        self._check_ddl()
+        self._raise_if_retired()
+        return True
 
     def _raise_if_retired(self) -> None:
         """Raises if the topic was dropped or its database closed meanwhile; a read-only handle reads on."""

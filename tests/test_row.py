@@ -60,6 +60,37 @@ def test_the_generated_function_and_the_slow_path_agree(event: dict[str, object]
     assert types == [bool, int, int, int, int, float, float, int, str, bytes, int, int]
 
 
+@hs.composite
+def many_events(draw: hs.DrawFn) -> list[dict[str, object]]:
+    """Events that mostly have all columns, in this or another order, and now and then a value that does not fit."""
+    odd = hs.sampled_from(
+        [True, 2**63, "\ud800", "x" * 5000, b"y" * 5000, np.int32(3), math.inf, 1e39, dt.date.max, [], "é"]
+    )
+    cells = {k: hs.none() | v for k, v in VALUES.items()}
+    whole = hs.fixed_dictionaries(cells) | hs.permutations(sorted(VALUES)).flatmap(
+        lambda names: hs.fixed_dictionaries({k: cells[k] for k in names})
+    )
+    events = draw(hs.lists(whole, min_size=1, max_size=6))
+    for event in events:
+        if draw(hs.integers(0, 9)) == 9:
+            event[draw(hs.sampled_from(sorted(VALUES)))] = draw(odd)
+        if draw(hs.integers(0, 19)) == 19:
+            del event[draw(hs.sampled_from(sorted(event)))]
+    return events
+
+
+@given(many_events())
+def test_many_rows_become_what_each_of_them_becomes(events: list[dict[str, object]]) -> None:
+    try:
+        expected = list(map(RowCodec(ALL).encode, events))
+    except SchemaMismatch:
+        with pytest.raises(SchemaMismatch):
+            RowCodec(ALL).encode_all(events)
+        return
+    found = list(zip(*RowCodec(ALL).encode_all(events), strict=True))
+    assert repr(found) == repr(expected)  # NaN, and the kinds of numbers
+
+
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [

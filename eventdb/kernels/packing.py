@@ -13,56 +13,37 @@ from eventdb.kernels.jit import njit
 
 
 @njit
-def unpack64(words, lanes, width, base, out):  # type: ignore[no-untyped-def]
-    """out = base + the first len(out) values of `width` bits (1 to 63), modulo 2**64."""
-    mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
-    for step in range(64):
+def unpack(words, lanes, width, base, out):  # type: ignore[no-untyped-def]
+    """out = base + the first len(out) values of `width` bits, fewer than a lane has, modulo 2**(bits of a lane).
+
+    words, base and out are all uint64 or all uint32. Numba computes with 32-bit numbers as with 64-bit ones: the casts
+    keep them narrow.
+    """
+    number = out.dtype.type
+    bits = 8 * out.itemsize
+    mask = number((1 << width) - 1)
+    for step in range(bits):
         first = step * lanes
         count = min(lanes, len(out) - first)
         if count <= 0:
             return
         target = out[first : first + count]
-        at = (step * width) // 64
-        shift = np.uint64(step * width - at * 64)
+        at = (step * width) // bits
+        shift = number(step * width - at * bits)
         low = words[at * lanes : at * lanes + count]
-        if shift + np.uint64(width) > np.uint64(64):
-            rest = np.uint64(64) - shift
+        if step * width - at * bits + width > bits:
+            rest = number(bits - (step * width - at * bits))
             high = words[(at + 1) * lanes : (at + 1) * lanes + count]
             for lane in range(count):
-                target[lane] = (((low[lane] >> shift) | (high[lane] << rest)) & mask) + base
+                target[lane] = number((number(number(low[lane] >> shift) | number(high[lane] << rest)) & mask) + base)
         else:
             for lane in range(count):
-                target[lane] = ((low[lane] >> shift) & mask) + base
-
-
-@njit
-def unpack32(words, lanes, width, base, out):  # type: ignore[no-untyped-def]
-    """out = base + the first len(out) values of `width` bits (1 to 31), modulo 2**32."""
-    mask = np.uint32((np.uint32(1) << np.uint32(width)) - np.uint32(1))
-    for step in range(32):
-        first = step * lanes
-        count = min(lanes, len(out) - first)
-        if count <= 0:
-            return
-        target = out[first : first + count]
-        at = (step * width) // 32
-        shift = np.uint32(step * width - at * 32)
-        low = words[at * lanes : at * lanes + count]
-        if shift + np.uint32(width) > np.uint32(32):
-            rest = np.uint32(np.uint32(32) - shift)
-            high = words[(at + 1) * lanes : (at + 1) * lanes + count]
-            for lane in range(count):
-                target[lane] = np.uint32(
-                    (np.uint32(np.uint32(low[lane] >> shift) | np.uint32(high[lane] << rest)) & mask) + base
-                )
-        else:
-            for lane in range(count):
-                target[lane] = np.uint32((np.uint32(low[lane] >> shift) & mask) + base)
+                target[lane] = number((number(low[lane] >> shift) & mask) + base)
 
 
 def warm() -> None:
-    """Compiles or loads the kernels of this file, so that no query does."""
-    for kernel, dtype in ((unpack64, np.uint64), (unpack32, np.uint32)):
+    """Compiles or loads the kernel of this file, so that no query does."""
+    for dtype in (np.uint64, np.uint32):
         words = np.zeros(1, dtype)
         words.flags.writeable = False
-        kernel(words, 1, 1, dtype(0), np.zeros(2, dtype))
+        unpack(words, 1, 1, dtype(0), np.zeros(2, dtype))

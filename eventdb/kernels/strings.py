@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_VALUES = 8_192  # distinct ones; the table stays in the processor's cache
+PAYING_STRINGS = 4_000_000  # what a process has stored in batches before Numba, 0.3 s beside it, is worth having
 _TABLE_PLACES = 4 * MAX_VALUES
 
 
@@ -93,14 +94,29 @@ _TOKENS = {
 }
 
 
+class _Demand:
+    """How many strings this process has given to Arrow's encoder; a hint: threads may lose some of the count."""
+
+    strings = 0
+
+    def pays(self, count: int) -> bool:
+        """Whether the kernel is worth fetching, `count` strings more being there."""
+        self.strings += count
+        return self.strings > PAYING_STRINGS or "eventdb.kernels.jit" in sys.modules
+
+
+_DEMAND = _Demand()
+
+
 def short_string_codes(parts: Iterable[tuple[NDArray[Any], NDArray[Any]]], rows: int) -> tuple[Any, Any] | None:
     """(int32 codes, int64 row where each code appears first) of `rows` strings, given as parts: int32 or int64 offsets,
     one more than strings, and the read-only uint8 data they point into, 8-byte aligned.
 
     None if a string is longer than 15 bytes, if more than MAX_VALUES differ, or if the kernel is not in memory. It is
-    fetched then, for the next time, if queries made the process load Numba: a batch is no reason to.
+    fetched then, for the next time, if queries made the process load Numba or it has stored PAYING_STRINGS this way:
+    one batch is no reason to.
     """
-    if "eventdb.kernels.jit" not in sys.modules:
+    if not _DEMAND.pays(rows):
         return None
     codes = np.empty(rows, dtype=np.int32)
     keys, firsts = np.empty(2 * MAX_VALUES, dtype=np.int64), np.empty(MAX_VALUES, dtype=np.int64)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from eventdb.logical.plan import Plan
 from eventdb.logical.rules.drop_dependent_keys import drop_dependent_keys
 from eventdb.logical.rules.fold_constants import fold_constants
+from eventdb.logical.rules.key_lookups import key_lookups
 from eventdb.logical.rules.merge_filters import merge_filters
 from eventdb.logical.rules.merge_projects import merge_projects
 from eventdb.logical.rules.prune_columns import prune_columns
@@ -29,7 +30,7 @@ _REPEATED: tuple[Rule, ...] = (
     merge_projects,
     drop_dependent_keys,
 )
-_LAST: tuple[Rule, ...] = (push_limit, scan_ranges, prune_columns, merge_projects)
+_LAST: tuple[Rule, ...] = (push_limit, scan_ranges, key_lookups, prune_columns, merge_projects)
 RULES: tuple[str, ...] = tuple(dict.fromkeys(rule.__name__ for rule in (*_REPEATED, *_LAST)))
 _MAX_ROUNDS = 4
 

@@ -54,7 +54,8 @@ class Scan(Plan):
     time in microseconds ([low, high], None = open) and only lets whole segments be skipped: the Filter above stays.
     `event_time` names the column that holds the topic's event time, if it has one. `hints` are comparisons
     (column, eq | lt | le | gt | ge, physical value of its type) that every row kept above satisfies: blocks whose
-    statistics say that none does may be skipped.
+    statistics say that none does may be skipped. `primary_key` names the key columns of a table; `keys`, physical
+    values in that order, are the only ones whose rows are wanted (None = all): they are looked up, not scanned for.
     """
 
     topic_id: int
@@ -67,12 +68,17 @@ class Scan(Plan):
     event_time: str | None = None
     partition: int | None = None
     hints: tuple[tuple[str, str, object], ...] = ()
+    primary_key: tuple[str, ...] = ()
+    keys: tuple[tuple[object, ...], ...] | None = None
 
     @property
     def fields(self) -> Fields:
         return self.output
 
     def label(self) -> str:
+        if self.keys is not None:
+            wanted = self.keys[0] if len(self.keys) == 1 else f"{len(self.keys)} keys"
+            return f"KeyLookup {self.name} [{', '.join(self.columns)}] ({', '.join(self.primary_key)}) = {wanted}"
         text = f"Scan {self.name} [{', '.join(self.columns)}]"
         if self.start_offset is not None or self.stop_offset is not None:
             text += f" offsets [{self.start_offset or 0}, {'end' if self.stop_offset is None else self.stop_offset})"

@@ -68,7 +68,7 @@ def recognise(plan: Plan) -> Shape | None:
     while isinstance(node, Filter | Project | TimeWindow):
         chain.append(node)
         node = node.input
-    if not isinstance(node, Scan):
+    if not isinstance(node, Scan) or node.keys is not None:
         return None
     outputs: tuple[Expression, ...] = tuple(ColumnRef(f.type, i, f.name) for i, f in enumerate(node.output))
     steps: list[Step] = []

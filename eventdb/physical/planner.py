@@ -35,7 +35,7 @@ from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows
 from eventdb.physical.operator import Operator
 from eventdb.physical.project import ProjectColumns
-from eventdb.physical.scan import LogScan
+from eventdb.physical.scan import KeyLookup, LogScan
 from eventdb.physical.sort import SortRows, TopRows
 from eventdb.physical.time_window import WindowRows
 from eventdb.physical.union import UnionRows
@@ -101,7 +101,8 @@ def _top(plan: Limit, context: QueryContext) -> Operator | None:
 
 
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
-    Scan: LogScan, FileScan: FileRows, ViewScan: ViewRows, Values: ConstantRows,
+    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context), FileScan: FileRows,
+    ViewScan: ViewRows, Values: ConstantRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Filter: lambda plan, children, context: FilterRows(plan, children[0], context),

@@ -1,4 +1,4 @@
-"""LogScan: rows of a topic in offset order, a morsel at a time."""
+"""LogScan: rows of a topic in offset order, a morsel at a time. KeyLookup: the rows of a table that have given keys."""
 
 from __future__ import annotations
 
@@ -46,10 +46,9 @@ class LogScan(Operator):
             yield from self._produce(log, parts)
 
     def _produce(self, log: Any, parts: list[Any]) -> Iterator[RecordBatch]:
-        plan, context = self.plan, self.context
-        readers = [self._reader(log, f.type, name) for f, name in zip(plan.output, plan.columns, strict=True)]
+        readers = self._readers(log)
         for part in parts:
-            context.cancel.check()
+            self.context.cancel.check()
             columns = [read(part) for read in readers]
             count = part.row_count
             self._part, self._first_row = part, 0
@@ -60,6 +59,9 @@ class LogScan(Operator):
                 last = min(first + MORSEL_ROWS, count)
                 self._first_row = first
                 yield RecordBatch(self.names, [column.slice(first, last) for column in columns], last - first)
+
+    def _readers(self, log: Any) -> list[_Reader]:
+        return [self._reader(log, f.type, name) for f, name in zip(self.plan.output, self.plan.columns, strict=True)]
 
     def _reader(self, log: Any, type: DataType, name: str) -> _Reader:
         """How to get one column of a segment slice."""
@@ -82,6 +84,35 @@ class LogScan(Operator):
         else:
             position = log.schema.index_of(name)
         return lambda part: _stored(part.column(position), type, name)
+
+
+class KeyLookup(LogScan):
+    """Finds the rows of the plan's keys through the table's index, whatever the table's size; in offset order."""
+
+    def produce(self) -> Iterator[RecordBatch]:
+        for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
+            yield from self._find(log)
+
+    def _find(self, log: Any) -> Iterator[RecordBatch]:
+        plan, snapshot = self.plan, self.context.snapshot
+        assert plan.keys is not None
+        low, high = plan.start_offset or 0, plan.stop_offset
+        offsets = [o for o in snapshot.key_offsets(log, plan.keys) if o >= low and (high is None or o < high)]
+        readers = self._readers(log)
+        for start, stop in _runs(offsets):
+            for part in snapshot.slices(log, start, stop):
+                self.context.cancel.check()
+                self._part, self._first_row = part, 0
+                yield RecordBatch(self.names, [read(part) for read in readers], part.row_count)
+
+
+def _runs(offsets: list[int]) -> Iterator[tuple[int, int]]:
+    """[start, stop) of ascending offsets that follow each other."""
+    for i, offset in enumerate(offsets):
+        if not i or offset != offsets[i - 1] + 1:
+            start = offset
+        if i + 1 == len(offsets) or offsets[i + 1] != offset + 1:
+            yield start, offset + 1
 
 
 def offsets_of(part: Any) -> Array:

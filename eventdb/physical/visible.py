@@ -22,7 +22,7 @@ def visible_rows(plan: Plan, context: QueryContext) -> Plan:
 
 def _current(scan: Scan, context: QueryContext) -> Plan:
     log = context.logs(scan.topic_id)
-    if not getattr(log, "primary_key", ()):
+    if not getattr(log, "primary_key", ()) or scan.keys is not None:  # the index of keys names current rows only
         return scan
     end = context.snapshot.offsets(log)[1]
     width = len(scan.columns)

@@ -144,7 +144,8 @@ class RelationBinder:
         for name, source in system.items():
             index = position[source]
             names.append(Name("", name, fields[index].type, index, in_star=False))
-        return Scan(table.id, table.name, columns, fields, event_time=schema_name(table)), names
+        keys = tuple(table.schema.names[i] for i in table.primary_key)
+        return Scan(table.id, table.name, columns, fields, event_time=schema_name(table), primary_key=keys), names
 
     def system_columns(self, table: TableInfo) -> dict[str, str]:
         """System columns the statement mentions -> the column that holds them."""

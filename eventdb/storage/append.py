@@ -1,8 +1,11 @@
 """The shortest way of one row to a commit: what WriteTransaction does for many rows, unrolled for one.
 
 For each segment a function is generated that checks, packs and stores one row without loops. It applies when every
-value has its place already: known dictionary values, no plainly stored column, room in the segment and in the journal
-file. Anything else is left to WriteTransaction, which also owns every error message.
+value has its place already: known dictionary values, room in the segment and in the journal file. Anything else is left
+to WriteTransaction, which also owns every error message.
+
+A table's row that takes the place of another one goes this way too (put.py): its mark is part of the record, and is
+stored between the record and the head.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN
 from os import getpid
 from zlib import crc32
 
+from eventdb.config import MAX_PAYLOAD_BYTES
 from eventdb.storage.format import (
     COMMIT_RECORD,
     META,
@@ -29,6 +33,7 @@ from eventdb.storage.format import (
     U32,
 )
 from eventdb.storage.head import MAX_AHEAD, pack_head
+from eventdb.storage.put import NO_ROW, describe_mark, insert_row, superseded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +42,8 @@ if TYPE_CHECKING:
     from eventdb.storage.commit import Writer
     from eventdb.storage.journal import Tail
     from eventdb.storage.log import PartitionLog
-    from eventdb.storage.segment import Segment
+    from eventdb.storage.put import Mark
+    from eventdb.storage.segment import ColumnLayout, Segment
 
 _STATE_START = OP_PLACE.size + OP_ROWS.size
 _STATE_STOP = _STATE_START + PARTITION.size
@@ -46,82 +52,103 @@ _WAITING = slice(SHARED_WAITING, SHARED_WAITING + 4)
 _NOBODY = bytes(4)
 _ZERO = bytes(8)
 _EXCLUSIVE = LOCK_EX | LOCK_NB
+_HEADS = (OP_PLACE, OP_ROWS, PARTITION, U32)
+_HEAD = f"{OP_CHUNK}, topic, partition, base, i, 1, log_start, base + i + 1, base, low, high, now, flags, length"
+_UNFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError, struct.error)
 _factories: dict[tuple[object, ...], Any] = {}
 DECLINED = -1
 
 
-def _generate(columns: tuple[tuple[str, bool, bool], ...], event_time: int | None) -> Any:
-    """bind(...) -> encode(row, i, log_start, low, high, now, flags), for columns of (struct code, nullable, coded).
+def _generate(columns: tuple[ColumnLayout, ...], event_time: int | None) -> Any:
+    """make(segment, topic, partition, codes) -> encode(row, i, log_start, low, high, now, flags), for such columns.
 
-    encode returns the chunk operation of the row, having stored it at row i; KeyError, ValueError, struct.error or
-    TypeError, having stored nothing, if the row needs the long way.
+    encode returns the chunk operation of the row, having stored it at row i; one of _UNFIT, having stored nothing, if
+    the row needs the long way.
     """
-    names = [f"v{i}" for i in range(len(columns))]
-    body, packed, stores = [f"({', '.join(names)},) = row"], [], []
-    arguments = []
-    for i, (_, nullable, coded) in enumerate(columns):
-        value = names[i]
-        if coded:
-            body.append(f"x{i} = codes{i}[{value}]")
-            arguments.append(f"codes{i}")
-            if not nullable:
-                body.append(f"if {value} is None: raise ValueError")
-        elif nullable:
-            body.append(f"x{i} = 0 if {value} is None else {value}")
-        else:
-            body.append(f"x{i} = {value}")
-        arguments.append(f"s{i}")
-        stores.append(f"s{i}[i] = x{i}")
-        if nullable:
-            packed.append(f"p{i}")
-            body.append(f"p{i} = {value} is None")
-            arguments.append(f"n{i}")
+    body = [f"({' '.join(f'v{i},' for i, column in enumerate(columns) if not column.marks)}) = row"]
+    given: list[str] = []  # what the function knows of the segment: a name = an expression
+    stores: list[str] = []
+    # The operation: fixed parts, each packed at once, and between them the heap bytes of plain columns.
+    parts: list[tuple[list[str], list[str]]] = [(["<", *(p.format.lstrip("<") for p in _HEADS)], [_HEAD])]
+    length = ["0"]
+    joined = []
+    for i, column in enumerate(columns):
+        given.append(f"s{i} = segment.value_views[{i}]")
+        if column.marks:  # the row is the current one of its key
+            stores.append(f"s{i}[i] = 0")
+            continue
+        if not column.nullable:
+            body.append(f"if v{i} is None: raise ValueError")
+        if column.nullable:
+            given.append(f"n{i} = segment.null_views[{i}]")
+            body.append(f"p{i} = v{i} is None")
             stores.append(f"n{i}[i] = p{i}")
-        packed.append(f"x{i}")
+            parts[-1][0].append("B")
+            parts[-1][1].append(f"p{i}")
+        if column.plain:
+            given.append(f"h{i} = segment.layout.columns[{i}].heap_position")
+            given.append(f"room{i} = segment.layout.columns[{i}].heap_bytes")
+            spelled = f'v{i}.encode("utf-8", "surrogatepass")' if column.text else f"bytes(v{i})"
+            body.append(f'b{i} = b"" if v{i} is None else {spelled}')
+            body.append(f"a{i} = s{i}[i - 1] if i else 0")
+            body.append(f"x{i} = a{i} + len(b{i})")
+            body.append(f"if x{i} > room{i}: raise ValueError")
+            stores.append(f"memory[h{i} + a{i} : h{i} + x{i}] = b{i}")
+            length.append(f"len(b{i})")
+        elif column.coded:
+            given.append(f"codes{i} = codes[{i}]")
+            body.append(f"x{i} = codes{i}[v{i}]")
+        else:
+            body.append(f"x{i} = 0 if v{i} is None else v{i}" if column.nullable else f"x{i} = v{i}")
+        stores.append(f"s{i}[i] = x{i}")
+        parts[-1][0].append(column.struct_code)
+        parts[-1][1].append(f"x{i}")
+        if column.plain:
+            joined.append(f"b{i}")
+            parts.append((["<"], []))
+    parts[-1][0].append("q")
+    parts[-1][1].append("now")
+    structs = [struct.Struct("".join(formats)) for formats, _ in parts]
+    length[0] = str(sum(one.size for one in structs) - _STATE_STOP - U32.size)
     if event_time is not None:
-        body.append(f"t = v{event_time}")
-        body.append("if t is not None:")
-        body.append("    if t < low: low = t")
-        body.append("    if t > high: high = t")
-    head = f"{OP_CHUNK}, topic, partition, base, i, 1, log_start, base + i + 1, base, low, high, now, flags, length"
-    body.append(f"data = pack({head}, {', '.join(packed)}, now)")
-    source = [f"def bind(pack, topic, partition, base, length, times, {', '.join(arguments)}):"]
-    source.append("    def encode(row, i, log_start, low, high, now, flags):")
-    source += [f"        {line}" for line in [*body, *stores, "times[i] = now", "return data, low, high"]]
-    source.append("    return encode")
-    scope: dict[str, Any] = {}
-    exec("\n".join(source), scope)  # the text holds numbers and our own names only
-    return scope["bind"]
+        body += [f"t = v{event_time}", "if t is not None:", "    if t < low: low = t", "    if t > high: high = t"]
+    body.append(f"length = {' + '.join(length)}")
+    if joined:
+        body.append(f"if length > {MAX_PAYLOAD_BYTES}: raise ValueError")
+    packed = [f"pack{k}({', '.join(names)})" for k, (_, names) in enumerate(parts)]
+    data = ", ".join(f"{part}, {heap}" for part, heap in zip(packed, joined, strict=False))
+    body.append(f'data = b"".join(({data}, {packed[-1]}))' if joined else f"data = {packed[0]}")
+    lines = ["def make(segment, topic, partition, codes):"]
+    lines += [
+        f"    {line}" for line in ("base, memory = segment.base, segment.memory", "times = segment.value_views[-1]")
+    ]
+    lines += [f"    {line}" for line in given]
+    lines.append("    def encode(row, i, log_start, low, high, now, flags):")
+    lines += [f"        {line}" for line in (*body, *stores, "times[i] = now", "return data, low, high")]
+    lines.append("    return encode")
+    scope: dict[str, Any] = {f"pack{k}": one.pack for k, one in enumerate(structs)}
+    exec("\n".join(lines), scope)  # the text holds numbers and our own names only
+    return scope["make"]
 
 
 def make_encoder(log: PartitionLog, segment: Segment) -> Any:
-    """The encode function of a segment; None if it has plain columns or belongs to a table."""
+    """The encode function of a segment; None if it has too many columns."""
     layout = segment.layout
-    if layout.plain or layout.marks >= 0 or len(layout.columns) > 200:
+    if layout.offsets >= 0 or len(layout.columns) > 200:
         return None
-    columns = tuple((c.struct_code, c.nullable, c.coded) for c in layout.columns)
-    factory = _factories.get((columns, log.event_time))
-    if factory is None:
-        codes = "".join(("B" if nullable else "") + code for code, nullable, _ in columns) + "q"
-        head = "".join(part.format.lstrip("<") for part in (OP_PLACE, OP_ROWS, PARTITION, U32))
-        packer = struct.Struct("<" + head + codes)
-        length = packer.size - _STATE_STOP - U32.size
-        factory = _factories[(columns, log.event_time)] = (_generate(columns, log.event_time), packer.pack, length)
-    bind, pack, length = factory
-    arguments: list[Any] = []
-    for i, column in enumerate(layout.columns):
-        if column.coded:
-            dictionary = log.dictionaries[i]
-            assert dictionary is not None
-            arguments.append(dictionary.codes)
-        arguments.append(segment.value_views[i])
-        if column.nullable:
-            arguments.append(segment.null_views[i])
-    return bind(pack, log.topic_id, log.partition, segment.base, length, segment.value_views[-1], *arguments)
+    kinds = tuple((c.struct_code, c.nullable, c.coded, c.plain, c.text, c.marks) for c in layout.columns)
+    make = _factories.get((kinds, log.event_time))
+    if make is None:
+        make = _factories[(kinds, log.event_time)] = _generate(layout.columns, log.event_time)
+    codes = [None if dictionary is None else dictionary.codes for dictionary in log.dictionaries]
+    return make(segment, log.topic_id, log.partition, codes)
 
 
-def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
-    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit."""
+def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None = None) -> int:
+    """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit.
+
+    With the `key` of a table's row (keys.py) it supersedes the row that has the key, or is the first that has it.
+    """
     if writer.busy or getpid() != writer.pid or writer.shared[_WAITING] != _NOBODY:
         return DECLINED  # whoever finds the writer busy joins the group that commits next
     files = writer.files
@@ -134,7 +161,7 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
                 files.flock(writer.lock_fd, _EXCLUSIVE)
             except OSError:
                 return DECLINED
-            return _store(writer, log, row)
+            return _store(writer, log, row, key)
         except BaseException:
             log.drop_writer_state()
             raise
@@ -143,7 +170,7 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
             files.flock(writer.lock_fd, LOCK_UN)
 
 
-def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
+def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None) -> int:
     """append_row() with the lock held."""
     shared = writer.shared
     now = writer.clock.time_us()
@@ -168,16 +195,25 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     i = state.log_end - state.base
     if i >= log.capacity or (len(writer.ahead) >= MAX_AHEAD and log.key not in writer.ahead):
         return DECLINED
+    mark: Mark | None = None
+    if key is not None:
+        mark = superseded(writer, log, key)
+        if mark is None:
+            return DECLINED
+        if mark is NO_ROW:
+            return insert_row(writer, log, row, key, max(now, state.append_us))
     if now < state.append_us:
         now = state.append_us
     try:
         data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, state.flags)
-    except (KeyError, ValueError, TypeError, OverflowError, struct.error):
+    except _UNFIT:
         return DECLINED
+    if mark is not None:
+        data += describe_mark(log, mark)
     after = position + ((RECORD_BYTES + len(data) + 7) & -8)
     if after + ROLL_BYTES > tail.size:
         return DECLINED
-    _commit(writer, tail, log.key, data, after)
+    _commit(writer, tail, log.key, data, after, mark)
     state.log_end += 1
     state.min_time = low
     state.max_time = high
@@ -185,7 +221,7 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...]) -> int:
     return state.log_end - 1
 
 
-def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int) -> None:
+def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int, mark: Mark | None) -> None:
     """The row's operation is in the journal, up to the byte `after`, and the head says so."""
     position = tail.position
     seed = writer.journal.seed
@@ -208,6 +244,9 @@ def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int) -> 
     # Before the flush, while this code's memory is in the cache: behind it one store remains.
     sequence = writer.head.fill(pack_head(meta, writer.ahead))
     writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
+    if mark is not None:
+        view, row, by, _ = mark
+        view[row] = by
     writer.head.move(sequence)
     tail.lsn = writer.own_lsn = lsn
     tail.position = after

@@ -15,6 +15,7 @@ import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
+from eventdb.storage.buffers import BUFFERS
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
 from eventdb.storage.nodes import UNSIGNED, DamagedNode, Kernels, decode, length_of
 from eventdb.storage.point import NoPoint, value_at
@@ -64,15 +65,22 @@ class BlockCache:
             self._blocks[key] = block
             self.held_bytes += block.size_bytes
             while self.held_bytes > self.limit_bytes:
-                self.held_bytes -= self._blocks.popitem(last=False)[1].size_bytes
+                _, oldest = self._blocks.popitem(last=False)
+                self.held_bytes -= oldest.size_bytes
+                del oldest  # now there is room for its memory to wait
+
+    def room_bytes(self) -> int:
+        return self.limit_bytes - self.held_bytes
 
     def clear(self) -> None:
         with self._lock:
-            self._blocks.clear()
             self.held_bytes = 0
+            self._blocks.clear()
 
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
+# Blocks that are kept and memory that waits for the next ones stay within the limit together.
+BUFFERS.room_bytes = CACHE.room_bytes
 
 
 class _Engine:
@@ -424,16 +432,17 @@ def _python_values(
 ) -> list[Any]:
     layout = segment.layout.columns[column]
     stored, valid = _some_values(segment, column, number, start, stop)
-    values: list[Any]
     if layout.plain or layout.coded:
         found = block(segment, column, number).dictionary if layout.plain else None
         texts = dictionaries[column].values if found is None else found.values
+        codes = stored.view(np.int32).tolist()
         try:
-            values = [texts[code] for code in stored.view(np.int32).tolist()]
+            if valid is None:
+                return [texts[code] for code in codes]
+            return [texts[code] if ok else None for code, ok in zip(codes, valid, strict=True)]
         except IndexError:
             raise segment.damaged(column, number, "a code is not in the dictionary") from None
-    else:
-        values = stored.view(_DTYPES[layout.struct_code]).tolist()
+    values: list[Any] = stored.view(_DTYPES[layout.struct_code]).tolist()
     if valid is None:
         return values
     return [value if ok else None for value, ok in zip(values, valid, strict=True)]

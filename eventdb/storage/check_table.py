@@ -19,6 +19,7 @@ def check_table(
     """Problems of a table that ends at offset `end` in the transaction. `segments` are its segments and their rows."""
     problems = []
     current: set[int] = set()
+    following: dict[int, int] = {}  # offset of a superseded version -> of the one that took its place
     last = -1
     for segment, rows in segments:
         layout = segment.layout
@@ -33,12 +34,20 @@ def check_table(
         if wrong:
             problems.append(f"segment {segment.base} has {wrong} rows that earlier rows took the place of")
         current.update(o for o, mark in zip(offsets, marks, strict=True) if not mark or mark > end)
+        following.update((o, mark - 1) for o, mark in zip(offsets, marks, strict=True) if o + 1 < mark <= end)
     named = {o for _, value in scan(txn, row_key_prefix(topic_id, partition)) for (o,) in U64.iter_unpack(value)}
+    named = {_last(o, following) for o in named}
     if named != current:
         missing, extra = len(current - named), len(named - current)
         problems.append(f"{missing} current rows are not in the index of keys, which names {extra} others")
     value = txn.get(table_key(topic_id, partition))
-    count = 0 if value is None else TABLE.unpack(value)[0]
+    count = 0 if value is None else TABLE.unpack_from(value)[0]
     if count != len(current):
         problems.append(f"the table has {len(current)} rows, its count says {count}")
     return problems
+
+
+def _last(offset: int, following: dict[int, int]) -> int:
+    while offset in following:
+        offset = following[offset]
+    return offset

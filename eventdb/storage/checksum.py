@@ -1,4 +1,4 @@
-"""The CRC of a large batch's rows, computed in a thread while they are written and flushed.
+"""The CRC of a large batch's rows, computed while they are written and flushed.
 
 Runs of zeros are not looked at: appending n zero bytes multiplies the CRC's register, a polynomial over GF(2), by
 x**(8n) modulo the CRC's polynomial.
@@ -47,25 +47,30 @@ def crc_zeros(crc: int, length_bytes: int) -> int:
     return _multiply(_zeros_factor(length_bytes), crc ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
 
 
-class Checksum(threading.Thread):
+class Checksum:
     """`parts` gives the bytes of the rows in the order of Segment.regions, a number for as many zeros; they must not
-    change before `result`."""
+    change before `result`. It takes a thread to be computed beside, if begun, and otherwise whoever asks."""
 
     def __init__(self, parts: Callable[[], Iterable[bytes | memoryview | int]]) -> None:
-        super().__init__(daemon=True)
         self._parts = parts
         self._crc: int | None = None
-        self.start()
+        self._thread: threading.Thread | None = None
 
-    def run(self) -> None:
+    def begin(self) -> None:
+        self._thread = threading.Thread(target=self._compute, daemon=True)
+        self._thread.start()
+
+    def _compute(self) -> None:
         crc = 0
         for part in self._parts():
             crc = crc_zeros(crc, part) if isinstance(part, int) else crc32(part, crc)
         self._crc = crc
 
     def result(self) -> int:
-        """The CRC, once it is there."""
-        self.join()
+        if self._thread is not None:
+            self._thread.join()
+        elif self._crc is None:
+            self._compute()
         if self._crc is None:
             raise InternalError("the rows of a batch could not be read back for their checksum")
         return self._crc

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventdb.batch import Array, Column, Dictionary
-from eventdb.config import DICTIONARY_LIMIT, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES
+from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
+from eventdb.config import DICTIONARY_LIMIT, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MAX_VALUE_BYTES, MIB
 from eventdb.errors import CorruptionError, SchemaMismatch
 from eventdb.storage.checksum import Checksum
 from eventdb.storage.dictionary import DictionaryCache, is_short
 from eventdb.storage.files import Files, storage_error
 from eventdb.storage.format import TIME_STRIDE_ROWS, U64
+
+_BESIDE_BYTES = 4 * MIB  # from here on, a thread for the checksum costs less than it saves
 
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
@@ -43,6 +45,7 @@ class SegmentSlice:
         self.row_count = end - row
         self.offsets: Array | None = None  # int64, of a compacted segment, whose offsets have gaps
         if segment.layout.offsets >= 0:
+            segment.require(segment.layout.offsets, row, end)
             position = segment.layout.columns[segment.layout.offsets].value_position
             self.offsets = _region(segment, position, _INT64)[row:end]
             self.first_offset = int(self.offsets[0])
@@ -54,6 +57,7 @@ class SegmentSlice:
         segment, row, count = self._segment, self._row, self.row_count
         layout = segment.layout.columns[index]
         type = self._log.schema.fields[index].type
+        self._require(index)
         validity = None
         # One row, the common case of a live query, is looked at without NumPy's 2 us per reduction.
         if layout.nullable and (count != 1 or segment.memory[layout.null_position + row]):
@@ -69,6 +73,9 @@ class SegmentSlice:
         if count > 1:
             self._check_codes(index, values, max(1, len(dictionary.values)))
         return Column(type, values, validity, dictionary.shared())
+
+    def _require(self, index: int) -> None:
+        self._segment.require(index, self._row, self._row + self.row_count)
 
     def _check_codes(self, index: int, codes: Array, limit: int) -> None:
         """Compiled loops use codes as positions, unchecked: those of a damaged file must not get there. Once a row."""
@@ -89,12 +96,15 @@ class SegmentSlice:
 
     def append_times(self) -> Array:
         """int64 microseconds, read-only."""
+        first = self._row - self._row % TIME_STRIDE_ROWS
+        stop_bytes = (self._row + self.row_count) * 8
+        self._segment.readable.require(self._segment.layout.append_position + first * 8, stop_bytes - first * 8)
         times = _region(self._segment, self._segment.layout.append_position, _INT64)
         row, stop = self._row, self._row + self.row_count
         found = times[row:stop]
         if found.all():
             return found
-        first = row - row % TIME_STRIDE_ROWS  # times never go back, so a 0 takes the highest one before it
+        # Times never go back, so a 0 takes the highest one before it.
         filled: Array = np.maximum.accumulate(times[first:stop])[row - first :]
         return filled
 
@@ -119,6 +129,15 @@ class SegmentSlice:
         if not values:
             values = ["" if layout.text else b""]
         return Column(type, np.array(out, dtype=np.int32), validity, Dictionary(values))
+
+
+class FreshSlice(SegmentSlice):
+    """Rows that were committed a moment ago: they are in memory, so nothing asks whether they can be read."""
+
+    __slots__ = ()
+
+    def _require(self, index: int) -> None:
+        pass
 
 
 def _region(segment: Segment, position: int, dtype: np.dtype[Any] | str) -> Array:
@@ -253,9 +272,16 @@ def _copy(
             put(position + at * 8 + 8, min(count - at, TIME_STRIDE_ROWS) * 8 - 8)
     else:
         put(position, np.full(count, staged.state.append_us, dtype=_INT64))
-    if sum(data if isinstance(data, int) else len(data) for _, data in pieces) > MAX_PAYLOAD_BYTES:
-        staged.checksums[segment.base, row, count] = Checksum(lambda: (data for _, data in pieces))
+    size = sum(data if isinstance(data, int) else len(data) for _, data in pieces)
+    checksum = Checksum(lambda: (data for _, data in pieces))
+    beside = size > _BESIDE_BYTES
+    if beside:
+        checksum.begin()
     _write(files, segment, pieces)
+    if size > MAX_PAYLOAD_BYTES:
+        staged.checksums[segment.base, row, count] = checksum
+        if not beside:
+            checksum.result()  # now, while the device writes
 
 
 def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview | int]]) -> None:
@@ -322,20 +348,21 @@ class _Source:
         if len(used) > DICTIONARY_LIMIT:
             return False
         values = dictionary.values
-        codes = used.tolist()
-        fresh = [v for v in (values[c] for c in codes) if v not in cache.codes and v not in pending]
-        if not all(map(is_short, fresh)) or cache.is_full(
-            DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))
-        ):
-            return False
-        if fresh:
+        wanted = values if len(used) == len(values) else [values[c] for c in used.tolist()]
+        found: list[Any] = list(map(cache.codes.get, wanted))
+        if None in found:
+            unknown = (v for v, code in zip(wanted, found, strict=True) if code is None and v not in pending)
+            fresh = dict.fromkeys(unknown)
+            if not all(map(is_short, fresh)) or cache.is_full(
+                DICTIONARY_LIMIT, len(pending) + len(fresh), sum(map(len, fresh))
+            ):
+                return False
             pending = staged.pending.setdefault(index, {})
             for value in fresh:
-                if value not in pending:
-                    pending[value] = len(cache.values) + len(pending)
+                pending[value] = len(cache.values) + len(pending)
+            found = [pending[v] if code is None else code for v, code in zip(wanted, found, strict=True)]
         table = np.zeros(max(1, len(values)), dtype=np.int32)
-        known = cache.codes
-        table[used] = [known[v] if v in known else pending[v] for v in (values[c] for c in codes)]
+        table[used] = found
         if len(used) == len(values) and bool((table == np.arange(len(table))).all()):
             self._own = True  # a fresh topic takes the codes as they come
         else:
@@ -356,28 +383,43 @@ class _Source:
         if spelled is None:
             dictionary = self.column.dictionary
             assert dictionary is not None
-            spelled = [
-                v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v) for v in dictionary.values
-            ] or [b""]
-            self._spelled = spelled
-            self._lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
-            if int(self._lengths.max()) > MAX_VALUE_BYTES:
-                raise SchemaMismatch(
-                    f"a value of {int(self._lengths.max())} bytes exceeds the limit of {MAX_VALUE_BYTES}"
-                )
+            if isinstance(dictionary, SpelledDictionary):
+                spelled = dictionary.spelled()
+            else:
+                spelled = [
+                    v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v) for v in dictionary.values
+                ]
+            self._spelled = spelled = spelled or [b""]
         return spelled
 
+    def _value_lengths(self) -> Array:
+        """The length of every value of the dictionary, in bytes."""
+        lengths = self._lengths
+        if lengths is None:
+            dictionary = self.column.dictionary
+            if isinstance(dictionary, SpelledDictionary):
+                lengths = np.diff(dictionary.starts)
+            else:
+                spelled = self._spell()
+                lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
+            self._lengths = lengths
+            if int(lengths.max()) > MAX_VALUE_BYTES:
+                raise SchemaMismatch(f"a value of {int(lengths.max())} bytes exceeds the limit of {MAX_VALUE_BYTES}")
+        return lengths
+
     def lengths(self, start: int, stop: int) -> Array:
-        self._spell()
-        assert self._lengths is not None
-        lengths: Array = self._lengths[self.column.values[start:stop]]
+        lengths: Array = self._value_lengths()[self.column.values[start:stop]]
         if self.column.validity is not None:
             lengths = np.where(self.column.validity[start:stop], lengths, 0)
         return lengths
 
-    def heap(self, start: int, stop: int) -> bytes:
-        spelled = self._spell()
-        codes = self.column.values[start:stop]
-        if self.column.validity is not None:
-            codes = codes[self.column.validity[start:stop]]
-        return b"".join(map(spelled.__getitem__, codes.tolist()))
+    def heap(self, start: int, stop: int) -> bytes | Array:
+        """The bytes of the rows, one after another."""
+        codes, validity, dictionary = self.column.values[start:stop], self.column.validity, self.column.dictionary
+        if isinstance(dictionary, SpelledDictionary) and len(codes) and bool((np.diff(codes) == 1).all()):
+            first, last = dictionary.starts[codes[0]], dictionary.starts[codes[-1] + 1]
+            if validity is None or int(self.lengths(start, stop).sum()) == last - first:  # NULLs have no bytes
+                return dictionary.heap[first:last]
+        if validity is not None:
+            codes = codes[validity[start:stop]]
+        return b"".join(map(self._spell().__getitem__, codes.tolist()))

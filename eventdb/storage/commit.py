@@ -15,7 +15,6 @@ from eventdb.storage.files import storage_error
 from eventdb.storage.format import BULK_UNSYNCED, COMMIT_RECORD, META_KEY, RECORD_BYTES, ROLL_BYTES
 from eventdb.storage.head import MAX_AHEAD, pack_head
 from eventdb.storage.kv import IndexFault, index_error
-from eventdb.storage.recovery import RecordApplier
 from eventdb.storage.stats import written_bytes
 
 TYPE_CHECKING = False
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from eventdb.storage.kv import Index
     from eventdb.storage.marks import Marks
 
-_ZERO = bytes(8)
-
 
 class Writer(Durability):
     """Commits of this process."""
@@ -40,13 +37,12 @@ class Writer(Durability):
         self, files: Files, clock: Clock, path: str, uuid: bytes, index: Index, shared: mmap.mmap, lock_fd: int,
         durability: str, live_topics: Callable[[], dict[int, Schema]],
     ) -> None:  # fmt: skip
-        super().__init__(files, clock, path, uuid, index, shared, lock_fd)
+        super().__init__(files, clock, path, uuid, index, shared, lock_fd, live_topics)
         self.synced = durability == "commit"
         # A store into the mapped journal costs 0.2 us where pwrite costs 3, a quarter of an append that does not flush.
         # Before a flush the system call is nothing, and it reports errors.
         self.stores_records = not self.synced and files.overwrites_in_place(path)
-        self.live_topics = live_topics
-        self.bytes_appended = self.replayed = 0
+        self.bytes_appended = 0
         self.written_before = written_bytes()
 
     # -- the section ---------------------------------------------------------------------------
@@ -55,6 +51,8 @@ class Writer(Durability):
         """The lock is held, caches are current, and the returned LMDB write transaction is open."""
         self.lock()
         try:
+            if self.index.is_tight():
+                self.make_room(at_once=False)
             if not self.prepared:
                 self.prepare()
             return self.begin()
@@ -74,59 +72,20 @@ class Writer(Durability):
 
     def begin(self) -> Any:
         """A write transaction with `tail` current. The lock is held and the process prepared."""
+        txn = self.index.begin_write()
         try:
-            txn = self.index.begin_write()
-        except IndexFault as error:
-            raise index_error(error, self.index.path) from error
-        try:
-            if txn.id() != self.last_txn + 1 or self.head.sequence() != self.sequence:
-                self.reload(txn)
-            self._fold(txn)
-            file = self.journal.file
-            tail = self.tail
-            if file is None or file.number != tail.number or file.epoch != tail.epoch:
-                file = self._open_tail()
-            if file.mapping[tail.position : tail.position + 8] != _ZERO:
-                txn = self._complete_dead_writer(txn)
-            if self.synced and tail.bulk_lsn:
+            txn = self.catch_up(txn)
+            if self.synced and self.tail.bulk_lsn:
                 txn.abort()
                 self.sync_point()
                 txn = self.index.begin_write()
                 self.last_txn = txn.id() - 1
+        except IndexFault as error:
+            txn.abort()
+            raise index_error(error, self.index.path) from error
         except BaseException:
             txn.abort()
             raise
-        return txn
-
-    def _open_tail(self) -> Any:
-        self.journal.close()
-        try:
-            self.journal.file = self.journal.open(self.tail.epoch, self.tail.number)
-        except OSError as error:
-            raise storage_error(error, "opening", self.journal.path(self.tail.epoch, self.tail.number)) from error
-        self.tail.size = self.journal.file.size
-        return self.journal.file
-
-    def _complete_dead_writer(self, txn: Any) -> Any:
-        """A writer died between its journal record and its LMDB commit: its commit happens now. Scrap is left to be
-        overwritten."""
-        applier = RecordApplier(
-            self.files, self.path, self.uuid, txn, self.live_topics(), self.tail.checkpoint_sequence
-        )
-        count = 0
-        for record in self.journal.walk(self.tail):
-            applier.apply(record)
-            count += 1
-            if record.flags & BULK_UNSYNCED and not self.tail.bulk_lsn:
-                self.tail.bulk_lsn = record.lsn
-        if not count:
-            return txn
-        self.replayed += count
-        self.generation += 1
-        txn.put(META_KEY, self.tail.pack())
-        self.commit_txn(txn)
-        txn = self.index.begin_write()
-        self.last_txn = txn.id() - 1
         return txn
 
     # -- commit --------------------------------------------------------------------------------

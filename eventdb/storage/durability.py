@@ -6,15 +6,17 @@ makes the first one of a process, before it commits anything.
 
 from __future__ import annotations
 
+import threading
+
 from eventdb.config import INDEX_VERIFY_BYTES
 from eventdb.errors import ClosedError, OutcomeUnknown, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import META_KEY, SEGMENT_KEY, generation_of, segment_key, topic_directory
 from eventdb.storage.journal import Tail
-from eventdb.storage.kv import IndexFault, index_error, scan
+from eventdb.storage.kv import aborting, scan
 from eventdb.storage.segment import segment_path
-from eventdb.storage.state import CommittedState
+from eventdb.storage.state import ZERO, CommittedState
 from eventdb.storage.sums import Sums
 
 TYPE_CHECKING = False
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from eventdb.schema import Schema
     from eventdb.storage.files import Clock, Files
     from eventdb.storage.journal import JournalFile
     from eventdb.storage.kv import Index
@@ -30,13 +33,17 @@ if TYPE_CHECKING:
     from eventdb.storage.segment import Segment
 
 
+_ROOM_AGAIN_NS = 100_000_000  # how long to leave a map as it is that could not be replaced
+
+
 class Durability(CommittedState):
     """Checkpoints of this process, and its pin."""
 
     def __init__(
-        self, files: Files, clock: Clock, path: str, uuid: bytes, index: Index, shared: mmap.mmap, lock_fd: int
-    ) -> None:
-        super().__init__(files, clock, path, uuid, index, shared, lock_fd)
+        self, files: Files, clock: Clock, path: str, uuid: bytes, index: Index, shared: mmap.mmap, lock_fd: int,
+        live_topics: Callable[[], dict[int, Schema]],
+    ) -> None:  # fmt: skip
+        super().__init__(files, clock, path, uuid, index, shared, lock_fd, live_topics)
         self.slots = CheckpointFile(files, f"{path}/index", write=True)
         self.sums = Sums(files, path, uuid)
         self.boot_id = clock.boot_id()
@@ -48,11 +55,13 @@ class Durability(CommittedState):
         self.journal_bytes = 0  # written by this process since its last checkpoint
         self.index_bytes = 0  # size of the index at the last checkpoint
         self.on_first_commit: Callable[[], None] | None = None
+        index.on_outgrown = self.make_room
+        self._room_again_ns = 0
 
     def prepare(self) -> None:
         """Before this process's first commit: a checkpoint and a pin of its own, and a journal file of this boot. Lock
         held."""
-        slot = self._newest_slot()
+        slot = self.newest_slot()
         if slot.clean or slot.boot_id != self.boot_id:
             self._begin_epoch(slot)
         else:
@@ -62,7 +71,8 @@ class Durability(CommittedState):
         if self.on_first_commit is not None:
             self.on_first_commit()
 
-    def _newest_slot(self) -> Slot:
+    def newest_slot(self) -> Slot:
+        """The newest checkpoint. StorageError if none verifies."""
         try:
             slot = self.slots.newest()
         except OSError as error:
@@ -126,6 +136,24 @@ class Durability(CommittedState):
         self.prepared = False
         self._set_pin(None)
 
+    def make_room(self, *, at_once: bool = True) -> None:
+        """The index's map is large enough, if no snapshot of this process is open; without `at_once`, the next look is
+        a while away then. The pin is one: it goes, and a checkpoint takes a new one."""
+        mine = self.owner == threading.get_ident()
+        if not mine:
+            self.lock()
+        try:
+            now = self.clock.monotonic_ns()
+            if now < self._room_again_ns and not at_once:
+                return
+            self._room_again_ns = now + _ROOM_AGAIN_NS
+            if self.index.open_here() == (self.pin is not None):
+                self.drop_pin()
+                self.index.enlarge()
+        finally:
+            if not mine:
+                self.unlock()
+
     def _reset_counters(self) -> None:
         self.checkpoint_ns = self.clock.monotonic_ns()
         self.journal_bytes = 0
@@ -188,23 +216,25 @@ class Durability(CommittedState):
                 raise OutcomeUnknown(reason, path=path) from error
 
     def sync_point(self, *, clean: bool = False) -> None:
-        """The current state is the newest checkpoint and this process's pin. Lock held, no write transaction open.
+        """The current state, a dead writer's commit included, is the newest checkpoint and this process's pin. Lock
+        held, no write transaction open.
 
         With `clean` it is also marked as complete: nothing needs replaying; the caller closes.
         """
-        if self.pin is None and not self.head.is_empty():
-            # Folding commits, and nothing may keep the newest checkpoint's pages: this state becomes one first.
-            self._save_checkpoint(clean=False)
-        self.fold()
+        if self.is_behind():
+            if self.pin is None:
+                # Folding commits, and nothing may keep the newest checkpoint's pages: this state becomes one first.
+                self.save_checkpoint(clean=False)
+            self.fold()
         if clean:
             self._note_sums()
-        tail, dirty = self._save_checkpoint(clean=clean)
+        tail, dirty = self.save_checkpoint(clean=clean)
         if not clean:
             self._unmark(dirty)
         self._delete_journals(tail, everything=clean)
         self._reset_counters()
 
-    def _save_checkpoint(self, *, clean: bool) -> tuple[Tail, list[tuple[bytes, bytes]]]:
+    def save_checkpoint(self, *, clean: bool) -> tuple[Tail, list[tuple[bytes, bytes]]]:
         """What the index holds is the newest checkpoint and this process's pin. Returns its tail and dirty marks."""
         pin = self.index.begin_read()
         try:
@@ -217,7 +247,7 @@ class Durability(CommittedState):
                 tail.unpack(value)
             if self.start is not None and self.start.epoch > tail.epoch:
                 tail = self.start.copy()
-            previous = self._newest_slot()
+            previous = self.newest_slot()
             self._write_slot(previous, tail, self._meta_pages(), clean=clean)
         except BaseException:
             pin.abort()
@@ -229,11 +259,8 @@ class Durability(CommittedState):
     def _unmark(self, dirty: list[tuple[bytes, bytes]]) -> None:
         """The dirty marks the checkpoint covers go, in a commit of their own (unsynced like any other)."""
         self.last_txn = -1
-        try:
-            txn = self.index.begin_write()
-        except IndexFault as error:
-            raise index_error(error, self.index.path) from error
-        try:
+        txn = self.index.begin_write()
+        with aborting(txn):
             self.reload(txn)
             tail = self.tail
             self.sums.put(txn, dirty)
@@ -245,9 +272,6 @@ class Durability(CommittedState):
             txn.put(META_KEY, tail.pack())
             number = txn.id()
             self.commit_txn(txn)
-        except IndexFault as error:
-            txn.abort()
-            raise index_error(error, self.index.path) from error
         self.last_txn = self.checkpoint_txn = number
 
     def _note_sums(self) -> None:
@@ -257,17 +281,11 @@ class Durability(CommittedState):
         if not dirty:
             return
         self.last_txn = -1
-        try:
-            txn = self.index.begin_write()
-            try:
-                self.reload(txn)
-                self.sums.put(txn, dirty)
-                self.commit_txn(txn)
-            except BaseException:
-                txn.abort()
-                raise
-        except IndexFault as error:
-            raise index_error(error, self.index.path) from error
+        txn = self.index.begin_write()
+        with aborting(txn):
+            self.reload(txn)
+            self.sums.put(txn, dirty)
+            self.commit_txn(txn)
 
     def _delete_journals(self, tail: Tail, *, everything: bool) -> None:
         """Files that no recovery can need any more go. Late is safe: a failure is left to the next checkpoint."""
@@ -289,8 +307,10 @@ class Durability(CommittedState):
             self.pre_flush()
         self.lock()
         try:
+            if self.index.is_tight():
+                self.make_room(at_once=False)
             if not self.prepared:
-                slot = self._newest_slot()
+                slot = self.newest_slot()
                 if slot.clean:
                     return
                 self.start = slot.tail
@@ -300,8 +320,11 @@ class Durability(CommittedState):
             self.unlock()
 
     def is_checkpointed(self) -> bool:
-        """Whether the newest commit of any process is this process's own last checkpoint."""
-        return self.prepared and self.checkpoint_txn == self.index.last_txn_id() and self.head.is_empty()
+        """Whether the newest commit of any process, a dead writer's too, is this process's own last checkpoint."""
+        if not self.prepared or self.checkpoint_txn != self.index.last_txn_id() or not self.head.is_empty():
+            return False
+        file, position = self.journal.file, self.tail.position
+        return file is not None and file.mapping[position : position + 8] == ZERO
 
     def release_idle_pin(self, commits: int) -> None:
         """Called when this process has not committed for long: its pin stops holding old index pages."""

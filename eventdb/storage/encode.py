@@ -11,26 +11,12 @@ from typing import Any
 import numpy as np
 
 from eventdb.batch import Array
-from eventdb.storage.format import (
-    NODE,
-    NODE_CONSTANT,
-    NODE_DECIMAL,
-    NODE_DELTA,
-    NODE_DICTIONARY,
-    NODE_PACKED,
-    NODE_PATCHED,
-    NODE_PLANES,
-    NODE_RAW,
-    NODE_RUNS,
-    NODE_SCALED,
-    NODE_SPLIT,
-)
-from eventdb.storage.nodes import MAX_DECIMALS, UNSIGNED, lane_bits, lane_count
+from eventdb.storage.format import NODE, Kind
+from eventdb.storage.nodes import MAX_DECIMALS, SIGNED, UNSIGNED, lane_bits, lane_count
 
 ZSTD_GAIN = 0.5  # of the size of the best lightweight encoding, in blocks of FULL_ROWS rows and more
 SMALL_ZSTD_GAIN = 0.95  # in smaller blocks, where there is little to decode
 FULL_ROWS = 1 << 15
-_SIGNED: dict[int, Any] = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
 _SAMPLE = 1024
 _LEAST_ROWS = 16  # fewer values are packed as they are: no other node is smaller
 _PLANES_LEAST_BYTES = 256
@@ -44,7 +30,7 @@ def encode(values: Array) -> bytes:
     """A node that decodes to the very bits of `values`: integers, booleans or floats of 1 to 8 bytes."""
     if values.dtype.kind == "f":
         return _floats(values)
-    return integers(values.view(_SIGNED[values.dtype.itemsize]), 0)
+    return integers(values.view(SIGNED[values.dtype.itemsize]), 0)
 
 
 def _node(kind: int, item: int, count: int, base: int, body: bytes, width: int = 0, extra: int = 0) -> bytes:
@@ -58,10 +44,10 @@ def integers(values: Array, depth: int) -> bytes:
     """The node of signed integers. `depth` is how many nodes it lies in."""
     count, item = len(values), values.dtype.itemsize
     if not count:
-        return _node(NODE_CONSTANT, item, 0, 0, b"")
+        return _node(Kind.CONSTANT, item, 0, 0, b"")
     low, high = int(values.min()), int(values.max())
     if low == high:
-        return _node(NODE_CONSTANT, item, count, low, b"")
+        return _node(Kind.CONSTANT, item, count, low, b"")
     width = (high - low).bit_length()
     options: list[_Option] = [(_packed_bytes(count, width, item), lambda: packed(values, low, width))]
     if count < _LEAST_ROWS:
@@ -98,11 +84,11 @@ def packed(values: Array, low: int, width: int) -> bytes:
     count, item = len(values), values.dtype.itemsize
     bits = lane_bits(item)
     if width >= bits or _packed_bytes(count, width, item) >= NODE.size + count * item:
-        return _node(NODE_RAW, item, count, 0, np.ascontiguousarray(values).tobytes())
+        return _node(Kind.RAW, item, count, 0, np.ascontiguousarray(values).tobytes())
     dtype = UNSIGNED[bits // 8]
     lanes = lane_count(count, bits)
     rest = np.zeros(lanes * bits, dtype)
-    wide = values.astype(_SIGNED[bits // 8], copy=False).view(dtype)
+    wide = values.astype(SIGNED[bits // 8], copy=False).view(dtype)
     np.subtract(wide, dtype.type(low & ((1 << bits) - 1)), out=rest[:count])
     rows = rest.reshape(bits, lanes)
     words = np.zeros((width, lanes), dtype)
@@ -111,7 +97,7 @@ def packed(values: Array, low: int, width: int) -> bytes:
         words[at] |= rows[step] << dtype.type(shift)
         if shift + width > bits:
             words[at + 1] |= rows[step] >> dtype.type(bits - shift)
-    return _node(NODE_PACKED, item, count, low, words.tobytes(), width)
+    return _node(Kind.PACKED, item, count, low, words.tobytes(), width)
 
 
 def _steps(values: Array) -> Array:
@@ -135,9 +121,9 @@ def _common_factor(values: Array, low: int) -> int:
 def _scaled(values: Array, low: int, factor: int) -> bytes:
     item = values.dtype.itemsize
     apart = values.astype(np.int64, copy=False).view(np.uint64) - np.uint64(low & ((1 << 64) - 1))
-    inner = (apart // np.uint64(factor)).astype(UNSIGNED[item]).view(_SIGNED[item])
-    number = _node(NODE_CONSTANT, 8, 1, factor, b"")
-    return _node(NODE_SCALED, item, len(values), low, integers(inner, 1) + number)
+    inner = (apart // np.uint64(factor)).astype(UNSIGNED[item]).view(SIGNED[item])
+    number = _node(Kind.CONSTANT, 8, 1, factor, b"")
+    return _node(Kind.SCALED, item, len(values), low, integers(inner, 1) + number)
 
 
 def _consider_runs(options: list[_Option], values: Array, steps: Array, width: int, depth: int) -> None:
@@ -151,7 +137,7 @@ def _consider_runs(options: list[_Option], values: Array, steps: Array, width: i
         bounds = np.concatenate(([0], starts + 1, [count]))
         lengths = np.diff(bounds).astype(np.int32)
         body = integers(np.ascontiguousarray(values[bounds[:-1]]), depth + 1) + integers(lengths, depth + 1)
-        return _node(NODE_RUNS, values.dtype.itemsize, count, runs, body)
+        return _node(Kind.RUNS, values.dtype.itemsize, count, runs, body)
 
     bits = max(1, (count // runs).bit_length() + 1)
     options.append((3 * NODE.size + runs * (min(width, 8 * values.dtype.itemsize) + bits) / 8, make))
@@ -182,7 +168,7 @@ def _consider_dictionary(options: list[_Option], values: Array, width: int, dept
 
     def make() -> bytes:
         body = integers(found, depth + 1) + integers(codes.astype(np.int32).reshape(-1), depth + 1)
-        return _node(NODE_DICTIONARY, item, count, len(found), body)
+        return _node(Kind.DICTIONARY, item, count, len(found), body)
 
     options.append((3 * NODE.size + len(found) * min(width, 8 * item) / 8 + count * bits / 8, make))
 
@@ -226,7 +212,7 @@ def _patch(values: Array, rows: Array, filler: Any, depth: int) -> bytes:
     low, high = int(inside.min()), int(inside.max())
     count, item = len(values), values.dtype.itemsize
     body = (
-        _node(NODE_CONSTANT, item, count, low, b"")
+        _node(Kind.CONSTANT, item, count, low, b"")
         if low == high
         else packed(inside, low, (high - low).bit_length())
     )  # fmt: skip
@@ -236,7 +222,7 @@ def _patch(values: Array, rows: Array, filler: Any, depth: int) -> bytes:
 def _patched(body: bytes, exceptions: Array, rows: Array, count: int, depth: int) -> bytes:
     item = exceptions.dtype.itemsize
     body += integers(rows.astype(np.int32), depth + 2) + integers(exceptions, depth + 2)
-    return _node(NODE_PATCHED, item, count, len(rows), body)
+    return _node(Kind.PATCHED, item, count, len(rows), body)
 
 
 def _mostly_near(steps: Array, width: int) -> bool:
@@ -254,7 +240,7 @@ def _delta_bytes(steps: Array, count: int, step_width: int) -> float:
 
 def _delta(values: Array, steps: Array, depth: int) -> bytes:
     base = (int(values[0]) - int(steps[0])) & ((1 << 64) - 1)
-    return _node(NODE_DELTA, values.dtype.itemsize, len(values), base, integers(steps, max(depth + 1, 2)))
+    return _node(Kind.DELTA, values.dtype.itemsize, len(values), base, integers(steps, max(depth + 1, 2)))
 
 
 def _or_zstd(light: bytes, values: Array, sources: list[Array], count: int, item: int) -> bytes:
@@ -281,12 +267,12 @@ def _planes(values: Array, level: int = _THOROUGH) -> bytes:
     size = max(1, -(-(high - low).bit_length() // 8))
     apart = values.view(UNSIGNED[item]) - UNSIGNED[item].type(low & ((1 << 8 * item) - 1))
     planes = apart.view(np.uint8).reshape(len(values), item)[:, :size].T
-    return _node(NODE_PLANES, item, len(values), low, compress_zstd(np.ascontiguousarray(planes), level), 8 * size)
+    return _node(Kind.PLANES, item, len(values), low, compress_zstd(np.ascontiguousarray(planes), level), 8 * size)
 
 
 def _delta_planes(values: Array, steps: Array, level: int = _THOROUGH) -> bytes:
     base = (int(values[0]) - int(steps[0])) & ((1 << 64) - 1)
-    return _node(NODE_DELTA, values.dtype.itemsize, len(values), base, _planes(steps, level))
+    return _node(Kind.DELTA, values.dtype.itemsize, len(values), base, _planes(steps, level))
 
 
 # -- doubles and floats ----------------------------------------------------------------------------
@@ -295,7 +281,7 @@ def _delta_planes(values: Array, steps: Array, level: int = _THOROUGH) -> bytes:
 def _floats(values: Array) -> bytes:
     """Doubles that are short decimals become integers; others are split into a compressible and a random part."""
     item = values.dtype.itemsize
-    bits = values.view(_SIGNED[item])
+    bits = values.view(SIGNED[item])
     candidates = [integers(bits, 0)]
     if len(values) >= _LEAST_ROWS and len(candidates[0]) > 2 * NODE.size:
         made = _decimals(values)
@@ -321,10 +307,10 @@ def _decimals(values: Array) -> bytes | None:
         last = np.maximum.accumulate(np.where(good, np.arange(len(values)), 0))
         numbers = numbers[last] if good[0] else np.where(good[last], numbers[last], numbers[np.argmax(good)])
     item = values.dtype.itemsize
-    body = _node(NODE_DECIMAL, item, len(values), 0, integers(numbers, 1), extra=digits)
+    body = _node(Kind.DECIMAL, item, len(values), 0, integers(numbers, 1), extra=digits)
     if not len(rows):
         return body
-    return _patched(body, values.view(_SIGNED[item])[rows], rows, len(values), 0)
+    return _patched(body, values.view(SIGNED[item])[rows], rows, len(values), 0)
 
 
 def _decimal_digits(sample: Array) -> int | None:
@@ -366,4 +352,4 @@ def _split(bits: Array) -> bytes:
     high = (unsigned_bits >> unsigned.type(low_bits)).view(bits.dtype)
     low = (unsigned_bits & unsigned.type((1 << low_bits) - 1)).view(bits.dtype)
     body = integers(high, 1) + packed(low, 0, low_bits)
-    return _node(NODE_SPLIT, item, len(bits), 0, body, low_bits)
+    return _node(Kind.SPLIT, item, len(bits), 0, body, low_bits)

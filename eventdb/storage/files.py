@@ -154,14 +154,12 @@ class Files:
         return sorted(os.listdir(path))
 
     def exists(self, path: str) -> bool:
-        return os.path.lexists(path)
+        return _status_of(path) is not None
 
     def is_directory(self, path: str) -> bool:
         """Whether the path is a directory and not a link to one."""
-        try:
-            return stat.S_ISDIR(os.lstat(path).st_mode)
-        except OSError:
-            return False
+        status = _status_of(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
 
     def close_on_exec(self, identities: set[tuple[int, int]]) -> None:
         """No descriptor of these files, whoever opened it, goes to a child process. Linux only."""
@@ -230,6 +228,14 @@ class Files:
             done += count
 
 
+def _status_of(path: str) -> os.stat_result | None:
+    """None if nothing has that name. OSError if it cannot be looked at: then it may well be there."""
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _checked(fd: int, path: str, write: bool) -> int:
     """The descriptor, if what it is open on may be used."""
     try:
@@ -264,6 +270,21 @@ def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
     function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     found: Callable[[int, int, int, int], int] = function
     return found
+
+
+def has_room(directory: str, length_bytes: int) -> bool:
+    """Whether this user may store so many more bytes there. Nothing is left behind. True if it cannot be told."""
+    if not hasattr(os, "O_TMPFILE"):
+        return True
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, length_bytes)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno not in _FULL
+    return True
 
 
 _START_WRITING = 2  # SYNC_FILE_RANGE_WRITE

@@ -25,10 +25,9 @@ Index keys; every value is followed by a CRC of key and value (kv.py)::
     d topic column code          -> the bytes of a dictionary value
     D topic column last code     -> CHUNK, zlib: as many values up to that code, each U32 length, bytes
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
-    t topic partition base       -> GONE      segment removed by retention, whose file is still to be unlinked
     k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
-    n topic partition            -> TABLE     table: how many rows it has
-    g topic partition base generation -> U64  replaced segment file that a reader may still need: transaction id
+    n topic partition            -> TABLE     table: how many rows it has, and what compaction did
+    g topic partition file name  -> GONE      file of a segment that the index no longer names, to be unlinked (gone.py)
     c topic partition base       -> rows u32, crc u32 of each region's bytes of those rows (Segment.regions)
     u user key                   -> user value
     h                            -> 16 bytes that say which history the offsets belong to: a restored copy has another
@@ -53,7 +52,7 @@ nearly all append times. Rows that follow others are stored in full: an aborted 
 Sealed segment file::
 
     SEALED_HEAD, columns, CRC      then blocks, 64-byte aligned: all of column 0, all of column 1 ..., the append times
-    key index, if the topic has a key (key_index.py)
+    key index, if the topic has a key (hash_index.py)
     directory: SEALED_BLOCK for each block, in that order      SEALED_FOOT, CRC
 
 A block holds `block rows` rows of a column (the last one fewer) as nodes (nodes.py): validity, if there are NULLs;
@@ -67,7 +66,8 @@ from struct import Struct
 
 DATABASE_MAGIC = b"EVENTDB\0"
 FORMAT_VERSION = 1
-FORMAT = Struct("<8sHHI16sQ")  # magic, version, 0, 0, uuid, created_us; then crc u32
+# The same in every version, so that each knows the others: magic, version, 0, 0, uuid, created_us; then crc u32
+FORMAT = Struct("<8sHHI16sQ")
 CRC = Struct("<I")
 U32 = CRC
 U64 = Struct("<Q")
@@ -89,7 +89,7 @@ DICTIONARY_KEY = Struct(">cIHI")
 TOPIC_PREFIX = Struct(">cI")
 
 NO_SEGMENT = (1 << 64) - 1
-GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal; then the file's name
+GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal
 NO_MIN_TIME = (1 << 63) - 1
 NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
@@ -144,7 +144,7 @@ SEALED_BLOCK = Struct("<QIIIIBBHIqq")
 # value. Of doubles the bits, of plain strings the first 8 bytes (big-endian, biased), of coded ones the codes
 SEALED_FOOT = Struct("<QIIQII")
 #      position, bytes and crc of the directory, and of the key index (0 = none); then crc u32
-KEY_INDEX = Struct("<II")  # buckets, entries; then u32 each: where every bucket begins and the last one ends; entries
+HASH_INDEX = Struct("<II")  # buckets, entries; then u32 each: where every bucket begins and the last one ends; entries
 BLOCK_RANGED = 1  # flag: least and greatest value are known
 BLOCK_NAN = 2  # flag: some value is NaN, which is outside the range
 
@@ -176,7 +176,7 @@ MARK = Struct("<IQ")  # row in the segment, mark
 
 # --- tables ---------------------------------------------------------------------------------------
 TABLE = Struct("<QQ")  # rows, versions that compaction removed
-GARBAGE_KEY = Struct(">cIHQI")
+#      and, once it was compacted, U64: what was superseded below this offset may be gone
 SUPERSEDED_BY = "_superseded_by"  # the hidden last column of a table's log
 KEY_LIMIT_BYTES = 400  # LMDB takes 511; a longer key is found by its digest
 KEY_WHOLE = b"\0"
@@ -203,7 +203,8 @@ HEAD = Struct(
     "<II"
 )  # content bytes, crc seeded with the sequence; then META, and per partition its key, a zero byte, PARTITION
 HEAD_ENTRY_BYTES = PARTITION_KEY.size + 1 + PARTITION.size
-SHARED_LOCK = 24  # u64: inode of LOCK, as whoever opened the database first saw it
+SHARED_LOCK = 24
+LOCK_SEEN = Struct("<QQ")  # inode of LOCK, as whoever opened the database first saw it, and of `shared` itself
 SHARED_SLOTS = 64  # one byte per waiter slot: 1 = armed
 SLOT_COUNT = 64
 
@@ -211,18 +212,23 @@ SLOT_COUNT = 64
 # --- encoded arrays (nodes.py) ----------------------------------------------------------------------
 NODE = Struct("<BBBBIqII")
 #      kind, bytes per value, bits, extra, count, base, payload bytes, 0; then the payload, padded to 8 bytes.
-# Arithmetic is modulo 2**bits of the value. `+` joins nodes that follow each other in the payload.
-NODE_CONSTANT = 0  # every value is base
-NODE_RAW = 1  # the values as they are
-NODE_PACKED = 2  # base + `bits` bits each, in lanes of 64 or (below 8 bytes per value) 32 bits: see kernels/packing.py
-NODE_DELTA = 3  # base + the running sum of a node of 8-byte values
-NODE_RUNS = 4  # base = how many runs: their values + their lengths (4 bytes)
-NODE_DICTIONARY = 5  # base = how many distinct values: these + a code (4 bytes) for each row
-NODE_PLANES = 6  # base + bits / 8 bytes each: all lowest bytes, then all second bytes ..., together in one zstd frame
-NODE_PATCHED = 7  # base = how many exceptions: all values + rows of the exceptions (4 bytes) + their values
-NODE_SCALED = 8  # base + a node times a number: the node + the number (a node of one 8-byte value)
-NODE_DECIMAL = 9  # doubles or floats: a node of 8-byte integers divided by 10**extra
-NODE_SPLIT = 10  # a node of the high bits, shifted left by `bits`, or-ed with a node of the low ones
+# Arithmetic is modulo 2**bits of the value.
+
+
+class Kind:
+    """Of a node. `+` joins nodes that follow each other in the payload."""
+
+    CONSTANT = 0  # every value is base
+    RAW = 1  # the values as they are
+    PACKED = 2  # base + `bits` bits each, in lanes of 64 or (below 8 bytes per value) 32 bits: see kernels/packing.py
+    DELTA = 3  # base + the running sum of a node of 8-byte values
+    RUNS = 4  # base = how many runs: their values + their lengths (4 bytes)
+    DICTIONARY = 5  # base = how many distinct values: these + a code (4 bytes) for each row
+    PLANES = 6  # base + bits / 8 bytes each: all lowest bytes, then all second bytes ..., together in one zstd frame
+    PATCHED = 7  # base = how many exceptions: all values + rows of the exceptions (4 bytes) + their values
+    SCALED = 8  # base + a node times a number: the node + the number (a node of one 8-byte value)
+    DECIMAL = 9  # doubles or floats: a node of 8-byte integers divided by 10**extra
+    SPLIT = 10  # a node of the high bits, shifted left by `bits`, or-ed with a node of the low ones
 
 
 def align(position: int, to: int = ALIGN_BYTES) -> int:
@@ -241,8 +247,8 @@ def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
     return SEGMENT_KEY.pack(b"w", topic_id, partition, base)
 
 
-def gone_key(topic_id: int, partition: int, base: int) -> bytes:
-    return SEGMENT_KEY.pack(b"t", topic_id, partition, base)
+def gone_key(topic_id: int, partition: int, name: str) -> bytes:
+    return PARTITION_KEY.pack(b"g", topic_id, partition) + name.encode()
 
 
 def sum_key(topic_id: int, partition: int, base: int) -> bytes:
@@ -261,16 +267,17 @@ def row_key_prefix(topic_id: int, partition: int) -> bytes:
     return PARTITION_KEY.pack(b"k", topic_id, partition)
 
 
+def horizon_of(table: bytes) -> int:
+    """Below which offset superseded rows may be gone, from a table's TABLE value; 0 if all are there."""
+    return U64.unpack_from(table, TABLE.size)[0] if len(table) > TABLE.size else 0
+
+
 def chunk_key(topic_id: int, column: int, last_code: int) -> bytes:
     return DICTIONARY_KEY.pack(b"D", topic_id, column, last_code)
 
 
 def topic_directory(topic_id: int, partition: int) -> str:
     return f"topics/{topic_id}/{partition}"
-
-
-def garbage_key(topic_id: int, partition: int, base: int, generation: int) -> bytes:
-    return GARBAGE_KEY.pack(b"g", topic_id, partition, base, generation)
 
 
 def generation_of(value: bytes) -> int:

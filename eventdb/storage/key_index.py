@@ -1,115 +1,192 @@
-"""Which rows of a segment may hold a key, without a look at the others.
+"""Looking up the rows of a table by their keys, in a snapshot.
 
-A table from a key's hash to rows: `buckets` ranges of 4-byte entries, in the order of the hashes. An entry is the row
-of a rare key, or a block of BLOCK_ROWS rows in which the key is frequent, together with 11 bits of the hash. So a
-look-up reads one bucket, about 8 entries and those of the key itself, however many rows there are. What it finds are
-candidates, among them a row of another key now and then: who reads them compares the key anyhow.
-
-It is derived from the rows. The sealer puts it into the sealed file, where it takes 4.5 bytes for each row of a rare
-key and next to nothing for frequent ones; of raw segments it is made in memory when a key is first looked for. An
-append knows nothing of it.
+The index names a version of the key's row. It need not be the newest: an update of one row leaves the index alone
+(put.py), and the mark of each version names the one that took its place, up to the row that is current in the snapshot.
 """
 
 from __future__ import annotations
 
-from zlib import crc32
+from bisect import bisect_right
 
-from eventdb.storage.format import KEY_INDEX
+from eventdb.errors import CorruptionError
+from eventdb.storage.dictionary import DictionaryCache
+from eventdb.storage.format import PARTITION, SEGMENT_KEY, TABLE, U64, row_key_prefix, segment_key, table_key
+from eventdb.storage.head import entry_of
+from eventdb.storage.keys import index_key, is_digest, key_encoder
+from eventdb.storage.kv import reading, scan
+
+_ROWS_AT_ONCE = 4_096
+_MOST_MAPPED = 64  # segments of one state of the index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
-    from eventdb.batch import Array, Column
-    from eventdb.schema import DataType
+    from eventdb.schema import Schema
+    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment import Segment
+    from eventdb.storage.snapshot import StoreSnapshot
 
-BLOCK_ROWS = 1 << 16
-FREQUENT_ROWS = 32  # of a key in a block: with more, the block is read as a whole
-MAX_ROWS = 1 << 20
-_BUCKET_ENTRIES = 8
-_PLACE_BITS = 21  # the highest one: a block, not a row
-_BLOCK = 1 << 20
-_MIX = 0x9E3779B97F4A7C15  # Fibonacci hashing (Knuth, TAOCP 6.4)
-
-
-def is_indexed(type: DataType) -> bool:
-    """Whether equal keys of the type have equal hashes: not so for floats, where 0.0 equals -0.0."""
-    return not type.is_float and type.name != "BOOLEAN"
-
-
-def hash_of(value: Any) -> int:
-    """32 bits of a physical value that is not None."""
-    if isinstance(value, int):
-        return ((value & 0xFFFFFFFFFFFFFFFF) * _MIX & 0xFFFFFFFFFFFFFFFF) >> 32
-    data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-    return (crc32(data) * _MIX & 0xFFFFFFFFFFFFFFFF) >> 32
+    Row = tuple[Any, ...]
 
 
 class KeyIndex:
-    """The index of one segment. The memory given stays in use."""
+    """The rows a table has in one snapshot, by key (as keys.py encodes it)."""
 
-    __slots__ = ("_buckets", "_entries", "_starts")
+    def __init__(self, snapshot: StoreSnapshot, log: PartitionLog) -> None:
+        self._txn = snapshot.transaction()
+        self._log = log
+        self._end = snapshot.offsets(log)[1]
+        self._prefix = row_key_prefix(log.topic_id, log.partition)
 
-    def __init__(self, starts: memoryview, entries: memoryview) -> None:
-        self._starts = starts.cast("B").cast("I")
-        self._entries = entries.cast("B").cast("I")
-        self._buckets = len(self._starts) - 1
-
-    @staticmethod
-    def read(data: memoryview) -> KeyIndex | None:
-        """From the bytes `pack` gave; None if their lengths do not fit."""
-        if len(data) < KEY_INDEX.size:
+    def find(self, key: bytes) -> tuple[Segment, int] | None:
+        """The segment and the row in it that hold what the key has now; None if it has no row."""
+        place = index_key(self._prefix, key)
+        value = self._txn.get(place)
+        if value is None:
             return None
-        buckets, entries = KEY_INDEX.unpack_from(data)
-        middle = KEY_INDEX.size + 4 * (buckets + 1)
-        if not buckets or len(data) != middle + 4 * entries:
+        for (offset,) in U64.iter_unpack(value):
+            found = newest(self._txn, self._log, offset, self._end)
+            if found is not None and (not is_digest(place, self._prefix) or self._log.key_of(self.row(*found)) == key):
+                return found
+        return None
+
+    def offsets(self, keys: Sequence[Sequence[Any]]) -> list[int]:
+        """The offsets of the rows that have the keys, given as physical values; ascending."""
+        encode = key_encoder(self._log.schema, self._log.primary_key)
+        found = [place for place in (self.find(encode(key)) for key in keys) if place is not None]
+        return sorted({segment.offset_at(row) for segment, row in found})
+
+    def row(self, segment: Segment, row: int) -> Row:
+        """The values of a row."""
+        return read_row(self._txn, self._log, segment, row)
+
+
+def newest(txn: Any, log: PartitionLog, offset: int, end: int) -> tuple[Segment, int] | None:
+    """Where the version is that took the place of the one at the offset, or of one that did, in a table that ends at
+    `end`; None if that is a tombstone."""
+    while offset < end:
+        segment = segment_at(txn, log, offset)
+        row = segment.row_of(offset)
+        mark = segment.value_views[segment.layout.marks][row]
+        if not mark or mark > end:
+            return segment, row
+        if mark <= offset + 1:
             return None
-        return KeyIndex(data[KEY_INDEX.size : middle], data[middle:])
-
-    def pack(self) -> bytes:
-        head = KEY_INDEX.pack(self._buckets, len(self._entries))
-        return head + self._starts.tobytes() + self._entries.tobytes()
-
-    def find(self, hash: int) -> tuple[list[int], list[int]]:
-        """(rows, blocks), each in order: every row that holds a key of this hash is one of the rows or lies in one of
-        the blocks."""
-        bucket = hash * self._buckets >> 32
-        mark = hash & 0x7FF
-        held = self._entries[self._starts[bucket] : self._starts[bucket + 1]].tolist()
-        places = sorted(entry & (1 << _PLACE_BITS) - 1 for entry in held if entry >> _PLACE_BITS == mark)
-        return [p for p in places if p < _BLOCK], [p - _BLOCK for p in places if p >= _BLOCK]
+        offset = mark - 1
+    return None
 
 
-def build(hashes: Array, rows: Array) -> KeyIndex:
-    """The index of `rows` (int64, below MAX_ROWS, in order), which have the `hashes` (uint32)."""
-    import numpy as np
-
-    order = hashes.astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64)
-    order.sort()
-    # Rows of a key in a block follow each other.
-    groups = order // np.uint64(BLOCK_ROWS)
-    first = np.flatnonzero(np.concatenate(([True], groups[1:] != groups[:-1]))) if len(order) else np.zeros(0, np.int64)
-    lengths = np.diff(np.append(first, len(order)))
-    frequent = np.repeat(lengths > FREQUENT_ROWS, lengths)
-    leads = np.zeros(len(order), bool)
-    leads[first] = True
-    kept = ~frequent | leads
-    order, frequent = order[kept], frequent[kept]
-    found = order >> np.uint64(32)
-    places = order & np.uint64(MAX_ROWS - 1)
-    places = np.where(frequent, places // np.uint64(BLOCK_ROWS) | np.uint64(_BLOCK), places)
-    entries = ((found & np.uint64(0x7FF)) << np.uint64(_PLACE_BITS) | places).astype(np.uint32)
-    buckets = max(1, len(entries) // _BUCKET_ENTRIES)
-    starts = np.searchsorted(found * np.uint64(buckets) >> np.uint64(32), np.arange(buckets + 1, dtype=np.uint64))
-    return KeyIndex(starts.astype(np.uint32).data, entries.data)
+def read_row(txn: Any, log: PartitionLog, segment: Segment, row: int) -> Row:
+    """The values of a row of a table."""
+    try:
+        return segment.read_row(row, log.dictionaries)
+    except CorruptionError:  # or a string this process has not met
+        for dictionary in log.dictionaries:
+            if dictionary is not None:
+                dictionary.refresh(txn)
+        return segment.read_row(row, log.dictionaries)
 
 
-def hashes_of(column: Column) -> Array:
-    """uint32: `hash_of` each row; what is under a NULL has any."""
-    import numpy as np
+def segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
+    """The segment that holds the offset."""
+    number, bases, values, mapped = log.looked_into
+    if number != txn.id():
+        log.looked_into = (txn.id(), [], [], {})
+        base, value = _seek(txn, log, offset)
+        return log.mapped_raw(base, value)
+    if not bases:  # the second look at one state of the index: more will follow
+        found = list(scan(txn, segment_key(log.topic_id, log.partition, 0)[:-8]))
+        bases, values = [SEGMENT_KEY.unpack(key)[3] for key, _ in found], [value for _, value in found]
+        log.looked_into = (number, bases, values, mapped)
+    at = bisect_right(bases, offset) - 1
+    segment = mapped.get(at)
+    if segment is None:
+        if at < 0:
+            raise _lost(log, offset)
+        if len(mapped) >= _MOST_MAPPED:
+            mapped.clear()
+        segment = mapped[at] = log.mapped_raw(bases[at], values[at])
+    return segment
 
-    mix, half = np.uint64(_MIX), np.uint64(32)
-    if column.dictionary is None:
-        return (column.values.astype(np.int64).view(np.uint64) * mix >> half).astype(np.uint32)
-    table = np.array([hash_of(value) for value in column.dictionary.values[:]], np.uint32)
-    return table[column.values]
+
+def _seek(txn: Any, log: PartitionLog, offset: int) -> tuple[int, bytes]:
+    """(base, index value) of the segment that holds the offset."""
+    target = segment_key(log.topic_id, log.partition, offset)
+    with reading(txn.path):
+        cursor = txn.cursor()
+        found = cursor.set_range(target) and cursor.key() == target
+        if not found:
+            found = cursor.prev() if cursor.key() else cursor.last()
+        key = cursor.key() if found else b""
+    if not key.startswith(target[:-8]):
+        raise _lost(log, offset)
+    return SEGMENT_KEY.unpack(key)[3], txn.get(key)
+
+
+def _lost(log: PartitionLog, offset: int) -> CorruptionError:
+    return CorruptionError(f"topic {log.topic_id}: the index of keys names offset {offset}, which no segment holds")
+
+
+def newest_row(head: bytes, txn: Any, log: PartitionLog, key: bytes) -> tuple[bool, Row | None]:
+    """(True, values of the row that has the key now, None if none has); (False, None) if that takes a snapshot to tell.
+
+    `head` is what the head held before the read transaction was opened. What the index names has been committed: if
+    nothing has taken its place, it is the row.
+    """
+    prefix = row_key_prefix(log.topic_id, log.partition)
+    place = index_key(prefix, key)
+    value = txn.get(place)
+    if value is None:
+        return True, None
+    if is_digest(place, prefix):
+        return False, None
+    (offset,) = U64.unpack(value)
+    segment = segment_at(txn, log, offset)
+    row = segment.row_of(offset)
+    mark = segment.value_views[segment.layout.marks][row]
+    if mark:
+        # The later end of the two: the head may have been folded into the index in between.
+        states = (entry_of(head, log.key), txn.get(log.key))
+        end = max(PARTITION.unpack(state)[1] for state in states if state is not None)
+        if mark <= end:
+            found = newest(txn, log, mark - 1, end) if mark > offset + 1 else None
+            if found is None:
+                return True, None
+            segment, row = found
+    return True, read_row(txn, log, segment, row)
+
+
+def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: bytes) -> tuple[int, Row] | None:
+    """(offset, values) of the row that has the key in the snapshot, None if none has. No scan."""
+    index = KeyIndex(snapshot, log)
+    place = index.find(key)
+    return None if place is None else (place[0].offset_at(place[1]), index.row(*place))
+
+
+def row_count(snapshot: StoreSnapshot, log: PartitionLog) -> int:
+    """The rows a table has in the snapshot."""
+    value = snapshot.transaction().get(table_key(log.topic_id, log.partition))
+    return 0 if value is None else TABLE.unpack_from(value)[0]
+
+
+def current_places(
+    txn: Any, topic_id: int, partition: int, end: int, segments: Sequence[tuple[Segment, int]], schema: Schema,
+    primary_key: tuple[int, ...],
+) -> dict[bytes, list[int]]:  # fmt: skip
+    """What the index of keys must say: index key -> offsets of the current rows in the segments (and their rows) of a
+    table that ends at `end`. Reads them all."""
+    encode, prefix = key_encoder(schema, primary_key), row_key_prefix(topic_id, partition)
+    dictionaries = [DictionaryCache(topic_id, i) if field.type.name == "VARCHAR" else None
+                    for i, field in enumerate(schema)]  # fmt: skip
+    for dictionary in dictionaries:
+        if dictionary is not None:
+            dictionary.refresh(txn)
+    found: dict[bytes, list[int]] = {}
+    for segment, rows in segments:
+        for at in range(0, rows, _ROWS_AT_ONCE):
+            for offset, _, row in segment.read_rows(at, min(rows, at + _ROWS_AT_ONCE), [*dictionaries, None]):
+                if not row[-1] or row[-1] > end:
+                    found.setdefault(index_key(prefix, encode([row[i] for i in primary_key])), []).append(offset)
+    return found

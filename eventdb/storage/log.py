@@ -16,17 +16,19 @@ from eventdb.storage.format import (
     partition_key,
     segment_key,
 )
+from eventdb.storage.keys import row_key_encoder
 from eventdb.storage.sealed import SealedLayout, SealedSegment, is_sealed, open_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from eventdb.schema import Schema
     from eventdb.storage.files import Files
     from eventdb.storage.limits import Limits
+    from eventdb.storage.put import MarkedSegments
     from eventdb.storage.snapshot import SegmentList, StoreSnapshot
 
 _MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
@@ -89,6 +91,12 @@ class PartitionLog:
         self.segment: Segment | None = None
         self.generation = -1
         self.touched = (-1, NO_SEGMENT)  # checkpoint sequence and segment base of the last dirty mark of this process
+        self.marked: dict[int, int] = {}  # of a table: segment base -> checkpoint sequence of its last dirty mark
+        self.marked_segments: MarkedSegments | None = None
+        # Index transaction a table's keys were looked up in last; of its segments, if known: bases, values, and those
+        # that are mapped, by position in the two.
+        self.looked_into: tuple[int, list[int], list[bytes], dict[int, Segment]] = (-1, [], [], {})
+        self.key_of: Callable[[Sequence[Any]], bytes] = row_key_encoder(schema, primary_key) if primary_key else bytes
         self.durable_base = NO_SEGMENT  # of a segment whose directory entry this process has flushed
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # rows of `segment` that the short way (append.py) may fill
@@ -97,8 +105,8 @@ class PartitionLog:
         self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
         self._mapped: dict[int, Segment | SealedSegment] = {}
         self._markable: dict[int, Segment] = {}
-        # Of raw segments that a key was looked for in: base -> the segment, rows covered, key_index.KeyIndex of them.
-        self.key_indexes: dict[int, tuple[Segment, int, Any]] = {}
+        # Of raw segments that a key was looked for in: base -> the segment, rows covered, hash_index.HashIndex of them.
+        self.hash_indexes: dict[int, tuple[Segment, int, Any]] = {}
         self.entries: SegmentList | None = None  # for who looks for times
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
@@ -224,12 +232,15 @@ class PartitionLog:
         self.segment = None
         self.encoder = None
         self.touched = (-1, NO_SEGMENT)
+        self.marked = {}
+        self.marked_segments = None
 
     def drop(self) -> None:
         """Forgets everything cached; mappings in use stay valid."""
         self.drop_writer_state()
         self._mapped = {}
         self._markable = {}
-        self.key_indexes = {}
+        self.hash_indexes = {}
         self.entries = None
         self.newest = None
+        self.looked_into = (-1, [], [], {})

@@ -2,8 +2,8 @@
 looked at.
 
 Event times: segments by the index, then strides of raw segments and blocks of sealed ones by their least and greatest
-time. A key: the rows its index names (key_index.py); of a raw segment, the rows the index does not cover yet are looked
-through, and one index is made or extended in a call. What is found are candidates: the query's filter decides.
+time. A key: the rows its index names (hash_index.py); of a raw segment, the rows that the index does not cover yet are
+looked through, and one index is made or extended in a call. What is found are candidates: the query's filter decides.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventdb.storage import blocks, key_index
+from eventdb.storage import blocks, hash_index
 from eventdb.storage.columns import SegmentSlice
-from eventdb.storage.key_index import KeyIndex, is_indexed
+from eventdb.storage.hash_index import HashIndex, is_indexed
 from eventdb.storage.picked import PickedRows
 from eventdb.storage.sealed import SealedSegment
 from eventdb.storage.segment import STRIDE_ROWS, Segment
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["is_indexed", "matching_slices"]
 
 NARROWED_BLOCKS = 4
-KEY_INDEX_SEGMENTS = 16  # raw segments of a log whose index is kept, 4.5 MB each; the sealer leaves hardly more
+HASH_INDEX_SEGMENTS = 16  # raw segments of a log whose index is kept, 4.5 MB each; the sealer leaves hardly more
 _Part = tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]
 _Times = tuple[int | None, int | None]
 
@@ -45,13 +45,13 @@ def matching_slices(log: PartitionLog, parts: Iterable[_Part], times: _Times, ke
             found.append(PickedRows(log, picked.copy()))
             picked.clear()
 
-    size = key_index.BLOCK_ROWS
+    size = hash_index.BLOCK_ROWS
     for segment, row, end, held in parts:
         places = None
         if key is not None and isinstance(segment, SealedSegment):
-            index = segment.key_index()
-            places = None if index is None else index.find(key_index.hash_of(key))
-        elif key is not None and isinstance(segment, Segment) and end <= key_index.MAX_ROWS:
+            index = segment.hash_index()
+            places = None if index is None else index.find(hash_index.hash_of(key))
+        elif key is not None and isinstance(segment, Segment) and end <= hash_index.MAX_ROWS:
             at, blocks_of, built = _raw_places(log, segment, end, key, may_build)
             places = at, blocks_of
             may_build = may_build and not built
@@ -120,31 +120,31 @@ def _raw_places(
     log: PartitionLog, segment: Segment, end: int, key: Any, may_build: bool
 ) -> tuple[list[int], list[int], bool]:
     """(rows, blocks) that may hold the key among the rows before `end`, and whether the index was made longer."""
-    indexes = log.key_indexes
+    indexes = log.hash_indexes
     kept = indexes.get(segment.base)
     if kept is not None and kept[0] is not segment:
         kept = None
     covered = 0 if kept is None else kept[1]
     built = False
-    if may_build and end - covered > max(key_index.BLOCK_ROWS, covered // 4):
+    if may_build and end - covered > max(hash_index.BLOCK_ROWS, covered // 4):
         for base in [base for base, (other, _, _) in list(indexes.items()) if not log.holds(other)]:
             indexes.pop(base, None)
-        if kept is not None or len(indexes) < KEY_INDEX_SEGMENTS:
+        if kept is not None or len(indexes) < HASH_INDEX_SEGMENTS:
             kept = indexes[segment.base] = (segment, end, _built(log, segment, end))
             covered, built = end, True
-    rows, whole = kept[2].find(key_index.hash_of(key)) if kept is not None else ([], [])
+    rows, whole = kept[2].find(hash_index.hash_of(key)) if kept is not None else ([], [])
     return rows + _found_in(log, segment, covered, end, key), whole, built
 
 
-def _built(log: PartitionLog, segment: Segment, end: int) -> KeyIndex:
+def _built(log: PartitionLog, segment: Segment, end: int) -> HashIndex:
     column = log.schema.key
     assert column is not None
     values = SegmentSlice(log, segment, 0, end, None).column(column)
     rows = np.arange(end)
-    hashes = key_index.hashes_of(values)
+    hashes = hash_index.hashes_of(values)
     if values.validity is not None:
         rows, hashes = rows[values.validity], hashes[values.validity]
-    return key_index.build(hashes, rows)
+    return hash_index.build(hashes, rows)
 
 
 def _found_in(log: PartitionLog, segment: Segment, row: int, end: int, key: Any) -> list[int]:

@@ -44,23 +44,30 @@ if TYPE_CHECKING:
 class Marks:
     """The marks one transaction makes. `store` and `undo` belong to the commit section."""
 
-    __slots__ = ("_found", "_old")
+    __slots__ = ("_found", "_logs", "_old")
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, int, int], tuple[Segment, list[tuple[int, int]]]] = {}
+        self._logs: list[tuple[PartitionLog, tuple[int, int, int]]] = []
         self._old: list[tuple[Any, int, int]] = []
 
-    def add(self, log: PartitionLog, segment: Segment, row: int, by: int) -> None:
-        """The row of the segment is superseded by the row at offset `by`."""
+    def of(self, log: PartitionLog, segment: Segment) -> list[tuple[int, int]]:
+        """The (row, mark) of a segment; whoever adds many appends them here."""
         place = (log.topic_id, log.partition, segment.base)
         found = self._found.get(place)
         if found is None:
             found = self._found[place] = (segment, [])
-        found[1].append((row, by + 1))
+            self._logs.append((log, place))
+        return found[1]
 
     def places(self) -> list[bytes]:
         """The dirty keys of the segments."""
         return [dirty_key(*place) for place in self._found]
+
+    def note(self, sequence: int) -> None:
+        """The segments have dirty marks since the checkpoint of the sequence."""
+        for log, place in self._logs:
+            log.marked[place[2]] = sequence
 
     def describe(self) -> list[bytes]:
         """The operations for the journal."""

@@ -9,25 +9,12 @@ there are before they are used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from eventdb.storage.format import (
-    NODE,
-    NODE_CONSTANT,
-    NODE_DECIMAL,
-    NODE_DELTA,
-    NODE_DICTIONARY,
-    NODE_PACKED,
-    NODE_PATCHED,
-    NODE_PLANES,
-    NODE_RAW,
-    NODE_RUNS,
-    NODE_SCALED,
-    NODE_SPLIT,
-    align,
-)
+from eventdb.storage.buffers import BUFFERS
+from eventdb.storage.format import NODE, Kind, align
 
 if TYPE_CHECKING:
     from eventdb.batch import Array
@@ -35,6 +22,8 @@ if TYPE_CHECKING:
 MAX_DEPTH = 6
 MAX_DECIMALS = 22  # powers of ten up to this one are exact doubles
 UNSIGNED: dict[int, Any] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+SIGNED: dict[int, Any] = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+_DOUBLE = np.dtype("<f8")
 _POWERS = [10.0**i for i in range(MAX_DECIMALS + 1)]
 
 
@@ -50,10 +39,10 @@ class Kernels:
 
         for family in (decimals, lookup, packing, prefix, runs):
             family.warm()
-        self.unpack64, self.unpack32 = packing.unpack64, packing.unpack32
+        self.unpack = packing.unpack
         self.accumulate = prefix.accumulate
         self.expand = runs.expand
-        self.divide = decimals.divide
+        self.divide, self.rescale = decimals.divide, decimals.rescale
         self.gather, self.join64 = lookup.gather, lookup.join64
 
 
@@ -91,70 +80,89 @@ def decompress(data: memoryview, size_bytes: int) -> bytes:
     return found
 
 
+class _Node(NamedTuple):
+    """The head of a node and its payload. `depth` is how many nodes it lies in."""
+
+    body: memoryview
+    rows: int
+    item: int
+    width: int
+    extra: int
+    base: int
+    depth: int
+
+    def low(self, bits: int) -> int:
+        """`base` modulo 2**bits."""
+        return self.base & ((1 << bits) - 1)
+
+
 class _Decoder:
     def __init__(self, kernels: Kernels | None) -> None:
         self.kernels = kernels
 
     def node(self, data: memoryview, at: int, count: int, item: int, depth: int) -> tuple[Array, int]:
-        """(values, where the next node begins). The node must hold exactly `count` values of `item` bytes."""
+        """(values, where the next node begins). The node must hold exactly `count` values of `item` bytes. The array
+        is writable, unless it is a view of `data`."""
         if depth > MAX_DEPTH or at + NODE.size > len(data):
             raise DamagedNode("an encoded array is cut or nested too deeply")
-        kind, held, width, extra, rows, base, length, raw_bytes = NODE.unpack_from(data, at)
+        kind, held, width, extra, rows, base, length, _ = NODE.unpack_from(data, at)
         start = at + NODE.size
         if held != item or rows != count or start + length > len(data):
             raise DamagedNode(f"{rows} values of {held} bytes in {length} bytes are not {count} of {item}")
-        body = data[start : start + length]
         read = _READERS.get(kind)
         if read is None:
             raise DamagedNode(f"unknown encoding {kind}")
-        return read(self, body, count, item, width, extra, base, raw_bytes, depth + 1), start + align(length, 8)
+        node = _Node(data[start : start + length], count, item, width, extra, base, depth + 1)
+        return read(self, node), start + align(length, 8)
 
-    def constant(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-                 depth: int) -> Array:  # fmt: skip
-        return np.full(count, base & ((1 << 8 * item) - 1), UNSIGNED[item])
+    def pair(self, node: _Node, counts: tuple[int, int], items: tuple[int, int]) -> tuple[Array, Array]:
+        """The two nodes of a payload."""
+        first, at = self.node(node.body, 0, counts[0], items[0], node.depth)
+        return first, self.node(node.body, at, counts[1], items[1], node.depth)[0]
 
-    def raw(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-            depth: int) -> Array:  # fmt: skip
-        if len(body) != count * item:
-            raise DamagedNode(f"{len(body)} bytes are not {count} values of {item}")
-        return np.frombuffer(body, UNSIGNED[item])
+    def constant(self, node: _Node) -> Array:
+        out = BUFFERS.empty(node.rows, UNSIGNED[node.item])
+        out.fill(node.low(8 * node.item))
+        return out
 
-    def packed(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-               depth: int) -> Array:  # fmt: skip
-        bits = lane_bits(item)
+    def raw(self, node: _Node) -> Array:
+        if len(node.body) != node.rows * node.item:
+            raise DamagedNode(f"{len(node.body)} bytes are not {node.rows} values of {node.item}")
+        return np.frombuffer(node.body, UNSIGNED[node.item])
+
+    def packed(self, node: _Node) -> Array:
+        count, width = node.rows, node.width
+        bits = lane_bits(node.item)
         lanes = lane_count(count, bits)
-        if not 0 < width < bits or len(body) != lanes * width * bits // 8:
-            raise DamagedNode(f"{len(body)} bytes are not {count} values of {width} bits")
+        if not 0 < width < bits or len(node.body) != lanes * width * bits // 8:
+            raise DamagedNode(f"{len(node.body)} bytes are not {count} values of {width} bits")
         dtype = UNSIGNED[bits // 8]
-        words = np.frombuffer(body, dtype)
-        start = dtype.type(base & ((1 << bits) - 1))
+        words = np.frombuffer(node.body, dtype)
+        start = dtype.type(node.low(bits))
         if self.kernels is None:
             out = unpack(words, lanes, width, start, count)
         else:
-            out = np.empty(count, dtype)
-            (self.kernels.unpack64 if bits == 64 else self.kernels.unpack32)(words, lanes, width, start, out)
-        return out if item >= 4 else out.astype(UNSIGNED[item])
+            out = BUFFERS.empty(count, dtype)
+            self.kernels.unpack(words, lanes, width, start, out)
+        return out if node.item >= 4 else out.astype(UNSIGNED[node.item])
 
-    def delta(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-              depth: int) -> Array:  # fmt: skip
-        steps, _ = self.node(body, 0, count, 8, depth)
-        out = steps if steps.flags.writeable else steps.copy()
-        first = np.uint64(base & ((1 << 64) - 1))
+    def delta(self, node: _Node) -> Array:
+        out = _writable(self.node(node.body, 0, node.rows, 8, node.depth)[0])
+        first = np.uint64(node.low(64))
         if self.kernels is None:
             np.cumsum(out, out=out)
             out += first
         else:
             self.kernels.accumulate(out, first)
-        return out if item == 8 else out.astype(UNSIGNED[item])
+        return out if node.item == 8 else out.astype(UNSIGNED[node.item])
 
-    def runs(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-             depth: int) -> Array:  # fmt: skip
-        if not 0 < base <= count:
-            raise DamagedNode(f"{base} runs of {count} values")
-        values, at = self.node(body, 0, base, item, depth)
-        lengths, _ = self.node(body, at, base, 4, depth)
+    def runs(self, node: _Node) -> Array:
+        count, item, runs = node.rows, node.item, node.base
+        if not 0 < runs <= count:
+            raise DamagedNode(f"{runs} runs of {count} values")
+        values, lengths = self.pair(node, (runs, runs), (item, 4))
         if self.kernels is not None and item >= 4:
-            out = np.empty(count, np.int64 if item == 8 else np.int32)
+            out = BUFFERS.empty(count, SIGNED[item])
             if self.kernels.expand(_frozen(values.view(out.dtype)), _frozen(lengths.view(np.int32)), out) < 0:
                 raise DamagedNode("runs are longer or shorter than their rows")
             return out.view(UNSIGNED[item])
@@ -162,86 +170,85 @@ class _Decoder:
             raise DamagedNode("runs are longer or shorter than their rows")
         return np.repeat(values, lengths.astype(np.int64))
 
-    def dictionary(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-                   depth: int) -> Array:  # fmt: skip
-        if not 0 < base <= count:
-            raise DamagedNode(f"a dictionary of {base} values for {count} rows")
-        values, at = self.node(body, 0, base, item, depth)
-        codes, _ = self.node(body, at, count, 4, depth)
+    def dictionary(self, node: _Node) -> Array:
+        count, item, distinct = node.rows, node.item, node.base
+        if not 0 < distinct <= count:
+            raise DamagedNode(f"a dictionary of {distinct} values for {count} rows")
+        values, codes = self.pair(node, (distinct, count), (item, 4))
         if self.kernels is not None and item >= 4:
-            out = np.empty(count, np.int64 if item == 8 else np.int32)
+            out = BUFFERS.empty(count, SIGNED[item])
             if self.kernels.gather(_frozen(values.view(out.dtype)), _frozen(codes.view(np.int32)), out) < 0:
                 raise DamagedNode("a code is not in its dictionary")
             return out.view(UNSIGNED[item])
         taken: Array = values.take(codes.astype(np.int64), mode="raise")
         return taken
 
-    def planes(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-               depth: int) -> Array:  # fmt: skip
-        size = width // 8
-        if not 0 < size <= item or width % 8:
+    def planes(self, node: _Node) -> Array:
+        count, item, size = node.rows, node.item, node.width // 8
+        if not 0 < size <= item or node.width % 8:
             raise DamagedNode(f"{size} bytes of values of {item}")
-        planes = np.frombuffer(decompress(body, size * count), np.uint8).reshape(size, count)
-        if size == 1:
-            out: Array = planes[0].astype(UNSIGNED[item])
-        else:
-            wide = np.zeros((count, item), np.uint8)
-            for i in range(size):
-                wide[:, i] = planes[i]
-            out = wide.reshape(-1).view(UNSIGNED[item])
-        if base:
-            out += UNSIGNED[item].type(base & ((1 << 8 * item) - 1))
+        planes = np.frombuffer(decompress(node.body, size * count), np.uint8).reshape(size, count)
+        out = BUFFERS.empty(count, UNSIGNED[item])
+        out[:] = planes[size - 1]
+        for plane in planes[-2::-1]:
+            out <<= UNSIGNED[item].type(8)
+            out |= plane
+        if node.base:
+            out += UNSIGNED[item].type(node.low(8 * item))
         return out
 
-    def patched(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-                depth: int) -> Array:  # fmt: skip
-        if not 0 < base <= count:
-            raise DamagedNode(f"{base} exceptions among {count} values")
-        out, at = self.node(body, 0, count, item, depth)
-        positions, at = self.node(body, at, base, 4, depth)
-        values, _ = self.node(body, at, base, item, depth)
-        if int(positions.max()) >= count:
+    def patched(self, node: _Node) -> Array:
+        count, item, exceptions = node.rows, node.item, node.base
+        if not 0 < exceptions <= count:
+            raise DamagedNode(f"{exceptions} exceptions among {count} values")
+        found, at = self.node(node.body, 0, count, item, node.depth)
+        rows, at = self.node(node.body, at, exceptions, 4, node.depth)
+        values, _ = self.node(node.body, at, exceptions, item, node.depth)
+        if int(rows.max()) >= count:
             raise DamagedNode("an exception lies behind the last row")
-        if not out.flags.writeable:
-            out = out.copy()
-        out[positions] = values
+        out = _writable(found)
+        out[rows] = values
         return out
 
-    def scaled(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-               depth: int) -> Array:  # fmt: skip
-        inner, at = self.node(body, 0, count, item, depth)
-        factor, _ = self.node(body, at, 1, 8, depth)
-        out = inner if inner.flags.writeable else inner.copy()
-        out *= factor.astype(out.dtype)[0]
-        out += UNSIGNED[item].type(base & ((1 << 8 * item) - 1))
-        return out
-
-    def decimal(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-                depth: int) -> Array:  # fmt: skip
-        if item not in (4, 8) or extra > MAX_DECIMALS:
-            raise DamagedNode(f"decimals of {item} bytes with {extra} digits")
-        numbers, _ = self.node(body, 0, count, 8, depth)
-        signed = numbers.view(np.int64)
-        if self.kernels is None:
-            out = signed / _POWERS[extra]
+    def scaled(self, node: _Node) -> Array:
+        inner, number = self.pair(node, (node.rows, 1), (node.item, 8))
+        out = _writable(inner)
+        factor, base = int(number[0]) & ((1 << 8 * node.item) - 1), node.low(8 * node.item)
+        if self.kernels is not None and node.item == 8:
+            self.kernels.rescale(out, np.uint64(factor), np.uint64(base))
         else:
-            out = np.empty(count, np.float64)
-            self.kernels.divide(_frozen(signed), _POWERS[extra], out)
+            out *= out.dtype.type(factor)
+            out += out.dtype.type(base)
+        return out
+
+    def decimal(self, node: _Node) -> Array:
+        item, digits = node.item, node.extra
+        if item not in (4, 8) or digits > MAX_DECIMALS:
+            raise DamagedNode(f"decimals of {item} bytes with {digits} digits")
+        numbers = self.node(node.body, 0, node.rows, 8, node.depth)[0].view(np.int64)
+        out = BUFFERS.empty(node.rows, _DOUBLE)
+        if self.kernels is None:
+            np.divide(numbers, _POWERS[digits], out=out)
+        else:
+            self.kernels.divide(_frozen(numbers), _POWERS[digits], out)
         return out.view(np.uint64) if item == 8 else out.astype(np.float32).view(np.uint32)
 
-    def split(self, body: memoryview, count: int, item: int, width: int, extra: int, base: int, raw_bytes: int,
-              depth: int) -> Array:  # fmt: skip
+    def split(self, node: _Node) -> Array:
+        count, item, width = node.rows, node.item, node.width
         if not 0 < width < 8 * item:
             raise DamagedNode(f"values of {8 * item} bits split at {width}")
-        high, at = self.node(body, 0, count, item, depth)
-        low, _ = self.node(body, at, count, item, depth)
-        out = high if high.flags.writeable else high.copy()
+        high, low = self.pair(node, (count, count), (item, item))
+        out = _writable(high)
         if self.kernels is not None and item == 8:
             self.kernels.join64(out, _frozen(low), width)
         else:
             out <<= UNSIGNED[item].type(width)
             out |= low
         return out
+
+
+def _writable(array: Array) -> Array:
+    return array if array.flags.writeable else array.copy()
 
 
 def _frozen(array: Array) -> Array:
@@ -272,15 +279,15 @@ def unpack(words: Array, lanes: int, width: int, base: Any, count: int) -> Array
 
 
 _READERS: dict[int, Any] = {
-    NODE_CONSTANT: _Decoder.constant,
-    NODE_RAW: _Decoder.raw,
-    NODE_PACKED: _Decoder.packed,
-    NODE_DELTA: _Decoder.delta,
-    NODE_RUNS: _Decoder.runs,
-    NODE_DICTIONARY: _Decoder.dictionary,
-    NODE_PLANES: _Decoder.planes,
-    NODE_PATCHED: _Decoder.patched,
-    NODE_SCALED: _Decoder.scaled,
-    NODE_DECIMAL: _Decoder.decimal,
-    NODE_SPLIT: _Decoder.split,
+    Kind.CONSTANT: _Decoder.constant,
+    Kind.RAW: _Decoder.raw,
+    Kind.PACKED: _Decoder.packed,
+    Kind.DELTA: _Decoder.delta,
+    Kind.RUNS: _Decoder.runs,
+    Kind.DICTIONARY: _Decoder.dictionary,
+    Kind.PLANES: _Decoder.planes,
+    Kind.PATCHED: _Decoder.patched,
+    Kind.SCALED: _Decoder.scaled,
+    Kind.DECIMAL: _Decoder.decimal,
+    Kind.SPLIT: _Decoder.split,
 }

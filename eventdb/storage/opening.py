@@ -27,7 +27,7 @@ from eventdb.storage.directory import (
     require_writable,
 )
 from eventdb.storage.files import storage_error
-from eventdb.storage.format import SHARED_BYTES, SHARED_HOLDER, SHARED_LOCK, SHARED_POISON, U32, U64
+from eventdb.storage.format import LOCK_SEEN, SHARED_BYTES, SHARED_HOLDER, SHARED_LOCK, SHARED_POISON, U32
 from eventdb.storage.head import Head
 from eventdb.storage.kv import Index
 from eventdb.storage.maintenance import Maintenance
@@ -205,11 +205,13 @@ class Opening:
 
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
         """Everybody locks the same file: had LOCK been replaced, two processes could write at once."""
-        inode = self._files.descriptor_identity(lock_fd)[1]
-        seen = U64.unpack_from(page, SHARED_LOCK)[0]
-        if alone or not seen:  # a power loss empties the page, and a read-only open does not fill it
-            page[SHARED_LOCK : SHARED_LOCK + 8] = U64.pack(inode)
-        elif seen != inode:
+        lock, own = self._files.descriptor_identity(lock_fd)[1], self._files.identity(f"{self.path}/shared")[1]
+        seen, noted_in = LOCK_SEEN.unpack_from(page, SHARED_LOCK)
+        # A power loss empties the page, a copy of the database has that of the original, and a read-only open, which
+        # may have come before, changes neither.
+        if alone or noted_in != own:
+            LOCK_SEEN.pack_into(page, SHARED_LOCK, lock, own)
+        elif seen != lock:
             raise PoisonedError(
                 f"{self.path}/LOCK was removed or replaced while another process has the database open; "
                 "close every handle in every process, then reopen",

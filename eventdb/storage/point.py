@@ -7,20 +7,7 @@ from struct import Struct
 
 import numpy as np
 
-from eventdb.storage.format import (
-    NODE,
-    NODE_CONSTANT,
-    NODE_DECIMAL,
-    NODE_DELTA,
-    NODE_DICTIONARY,
-    NODE_PACKED,
-    NODE_PATCHED,
-    NODE_RAW,
-    NODE_RUNS,
-    NODE_SCALED,
-    NODE_SPLIT,
-    U64,
-)
+from eventdb.storage.format import NODE, U64, Kind
 from eventdb.storage.nodes import MAX_DECIMALS, MAX_DEPTH, DamagedNode, decode, lane_bits, lane_count, length_of
 
 _POWERS = [10.0**i for i in range(MAX_DECIMALS + 1)]
@@ -49,19 +36,19 @@ def _at(data: memoryview, at: int, row: int, count: int, item: int, depth: int) 
     if held != item or rows != count or start + length > len(data):
         raise DamagedNode(f"{rows} values of {held} bytes in {length} bytes are not {count} of {item}")
     mask = (1 << 8 * item) - 1
-    if kind == NODE_CONSTANT:
+    if kind == Kind.CONSTANT:
         return base & mask
-    if kind == NODE_RAW:
+    if kind == Kind.RAW:
         if length != count * item:
             raise DamagedNode(f"{length} bytes are not {count} values of {item}")
         return _number(_INT[item], data, start + row * item)
-    if kind == NODE_PACKED:
+    if kind == Kind.PACKED:
         return _packed_at(data[start : start + length], row, count, item, width, base) & mask
-    if kind == NODE_DELTA and _is_even(data, start):  # the sum of other steps takes all that come before
+    if kind == Kind.DELTA and _is_even(data, start):  # the sum of other steps takes all that come before
         return (base + (row + 1) * _at(data, start, 0, count, 8, depth + 1)) & mask
-    if kind == NODE_RUNS and 0 < base <= _FEW:
+    if kind == Kind.RUNS and 0 < base <= _FEW:
         return _run_at(data, start, row, count, item, base, depth)
-    if kind == NODE_DICTIONARY:
+    if kind == Kind.DICTIONARY:
         if not 0 < base <= count:
             raise DamagedNode(f"a dictionary of {base} values for {count} rows")
         codes = start + length_of(data[start:])
@@ -69,19 +56,19 @@ def _at(data: memoryview, at: int, row: int, count: int, item: int, depth: int) 
         if code >= base:
             raise DamagedNode("a code is not in its dictionary")
         return _at(data, start, code, base, item, depth + 1)
-    if kind == NODE_SCALED:
+    if kind == Kind.SCALED:
         inner = _at(data, start, row, count, item, depth + 1)
         factor = _at(data, start + length_of(data[start:]), 0, 1, 8, depth + 1)
         return (inner * factor + base) & mask
-    if kind == NODE_DECIMAL:
+    if kind == Kind.DECIMAL:
         if item not in (4, 8) or extra > MAX_DECIMALS:
             raise DamagedNode(f"decimals of {item} bytes with {extra} digits")
         number = _signed(_at(data, start, row, count, 8, depth + 1))
         packed = (_DOUBLE if item == 8 else _FLOAT).pack(number / _POWERS[extra])
         return int.from_bytes(packed, "little")
-    if kind == NODE_PATCHED:
+    if kind == Kind.PATCHED:
         return _patched_at(data, start, row, count, item, base, depth)
-    if kind == NODE_SPLIT:
+    if kind == Kind.SPLIT:
         if not 0 < width < 8 * item:
             raise DamagedNode(f"values of {8 * item} bits split at {width}")
         high = _at(data, start, row, count, item, depth + 1)
@@ -123,7 +110,7 @@ def _run_at(data: memoryview, start: int, row: int, count: int, item: int, base:
 
 
 def _is_even(data: memoryview, at: int) -> bool:
-    return at < len(data) and data[at] == NODE_CONSTANT
+    return at < len(data) and data[at] == Kind.CONSTANT
 
 
 def _patched_at(data: memoryview, start: int, row: int, count: int, item: int, base: int, depth: int) -> int:

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Files
 
 _RECORDS_PER_TRANSACTION = 4096
-KINDS = (b"p", b"s", b"d", b"D", b"w", b"t", b"k", b"n", b"g", b"c")  # of index keys that begin with a topic id
+KINDS = (b"p", b"s", b"d", b"D", b"w", b"k", b"n", b"g", b"c")  # of index keys that begin with a topic id
 
 
 class UnsyncedRows(Exception):
@@ -155,9 +155,8 @@ class RecordApplier:
                 self._segments.pop(SEGMENT_KEY.unpack(key)[1:], None)
             if op == OP_DELETE:
                 self.txn.delete(key)
-            elif key[:1] == b"t":  # counted from now on: transactions are numbered anew after a power loss
-                name = bytes(operation.data)[GONE.size :]
-                self.txn.put(key, GONE.pack(self._sequence, self.txn.id()) + name)
+            elif key[:1] == b"g":  # counted from now on: transactions are numbered anew after a power loss
+                self.txn.put(key, GONE.pack(self._sequence, self.txn.id()))
             else:
                 self.txn.put(key, bytes(operation.data))
             return
@@ -259,9 +258,9 @@ def stored_topics(txn: Any) -> set[int]:
 def remove_topic_files(files: Files, directory: str, topic_id: int) -> None:
     """The files of a dropped topic are unlinked; mappings in use stay valid."""
     root = f"{directory}/topics/{topic_id}"
-    if not files.is_directory(root):
-        return
     try:
+        if not files.is_directory(root):
+            return
         for partition in files.listdir(root):
             for name in files.listdir(f"{root}/{partition}"):
                 files.unlink(f"{root}/{partition}/{name}")
@@ -344,11 +343,12 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
         pin = index.begin_read()  # this state is the checkpoint: commits of the replay must not reuse its pages
         writer._set_pin(pin)
     else:
-        writer.sync_point()
+        writer.save_checkpoint(clean=False)
     live = writer.live_topics()
     txn = index.begin_write()
     try:
         writer.reload(txn)
+        writer.fold_into(txn)
         tail = writer.tail
         applier = RecordApplier(writer.files, writer.path, writer.uuid, txn, live, tail.checkpoint_sequence)
         count, cut = 0, None
@@ -448,13 +448,8 @@ def _start_epoch(writer: Writer) -> None:
     writer.start = start
     writer.last_txn = -1
     writer.tail = start
-    txn = writer.index.begin_write()
-    try:
+    with writer.index.begin_write() as txn:
         txn.put(META_KEY, start.pack())
-        txn.commit()
-    except IndexFault as error:
-        txn.abort()
-        raise index_error(error, writer.index.path) from error
     writer.sync_point()
     writer.prepared = True
     writer.shared[SHARED_POISON] = 0

@@ -13,7 +13,7 @@ import fcntl
 from struct import error as StructError
 
 from eventdb.config import INDEX_VERIFY_BYTES, RESERVE_BYTES
-from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError, StorageError
+from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError, NotADatabase, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.cut import cut_log
 from eventdb.storage.directory import create_plain, read_format, write_format
@@ -46,6 +46,7 @@ from eventdb.storage.format import (
     topic_directory,
 )
 from eventdb.storage.journal import Journal, Tail
+from eventdb.storage.key_index import current_places
 from eventdb.storage.kv import DATA_NAME, Index, IndexFault, file_crc, index_error, scan, structure_problems
 from eventdb.storage.log import PartitionState
 from eventdb.storage.recovery import parse
@@ -59,20 +60,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from eventdb.schema import Schema
     from eventdb.storage.entries import Entry
     from eventdb.storage.files import Clock, Files
     from eventdb.storage.journal import Record
 
 
 class Repair:
-    """One run on `path`. `reopen()` opens and closes the database, so that it recovers."""
+    """One run on `path`. `reopen()` opens and closes the database, so that it recovers; `table_of` gives the columns
+    and the positions of the key of a table."""
 
-    def __init__(self, files: Files, clock: Clock, path: str, accept_loss: bool, reopen: Callable[[], None]) -> None:
+    def __init__(
+        self, files: Files, clock: Clock, path: str, accept_loss: bool, reopen: Callable[[], None],
+        table_of: Callable[[int], tuple[Schema, tuple[int, ...]]],
+    ) -> None:  # fmt: skip
         self._files = files
         self._clock = clock
         self._path = path
         self._accept = accept_loss
         self._reopen = reopen
+        self._table_of = table_of
         self._done: list[str] = []
         self._lost: list[str] = []
         self._aside = f"{path}/quarantine"
@@ -148,7 +155,7 @@ class Repair:
     def _find_uuid(self) -> bytes:
         try:
             return read_format(self._files, self._path)
-        except StorageError as error:
+        except (NotADatabase, CorruptionError) as error:  # a newer format, or one that cannot be read, is not damage
             for file in self._segment_files():
                 with contextlib.suppress(OSError, EventDBError, StructError):
                     head = self._files.read_all(file, 4096)
@@ -411,12 +418,12 @@ class Repair:
                     f"{where}: {text}; the rows are kept, those of the block cannot be read"
                     for text in damaged_blocks(segment)
                 ]
-            elif not entry.table:
+            else:
                 for text in verify_rows(segment, read_sum(txn, entry.place), entry.rows):
                     self._lost.append(f"{where}: {text}; the rows are kept")
                     txn.delete(sum_key(*entry.place))
         if missing and txn.get(table_key(topic_id, partition)) is not None:
-            self._drop_from_table(txn, key, state, missing)
+            self._drop_from_table(txn, key, state, entries, missing)
         elif missing:
             self._drop_missing(txn, key, state, entries, missing)
         return bool(missing) or any(f"topic {topic_id}/{partition}:" in text for text in self._lost)
@@ -463,27 +470,29 @@ class Repair:
         self._name_missing(f"topic {topic_id}/{partition}: offsets {lost[0]}..{lost[1]}", missing, gone)
 
     def _drop_from_table(
-        self, txn: Any, key: bytes, state: PartitionState, missing: list[tuple[Entry, int]]
+        self, txn: Any, key: bytes, state: PartitionState, entries: list[Entry], missing: list[tuple[Entry, int]]
     ) -> None:
-        """The table has no rows of the missing segments any more; all others stay."""
+        """The table has no rows of the missing segments any more; all others stay, and the index of keys names them."""
         _, topic_id, partition = PARTITION_KEY.unpack(key)
         ranges = [(entry.place[2], stop) for entry, stop in missing]
-        lost = 0
-        for place, value in list(scan(txn, row_key_prefix(topic_id, partition))):
-            offsets = [offset for (offset,) in U64.iter_unpack(value)]
-            kept = [o for o in offsets if not any(first <= o < stop for first, stop in ranges)]
-            lost += len(offsets) - len(kept)
-            if not kept:
+        away = [entry for entry, _ in missing]
+        kept = [entry for entry in entries if entry not in away]
+        segments = [(self._open_entry(entry, []), entry.rows) for entry in kept]
+        places = current_places(txn, topic_id, partition, state.log_end, segments, *self._table_of(topic_id))
+        for place, _ in list(scan(txn, row_key_prefix(topic_id, partition))):
+            if place not in places:
                 txn.delete(place)
-            elif len(kept) < len(offsets):
-                txn.put(place, b"".join(map(U64.pack, kept)))
+        for place, offsets in places.items():
+            txn.put(place, b"".join(map(U64.pack, offsets)))
         for entry, _ in missing:
             txn.delete(segment_key(*entry.place))
             if entry.active:
                 state.base, state.min_time, state.max_time = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME
         txn.put(key, state.pack())
-        rows, removed = TABLE.unpack(txn.get(table_key(topic_id, partition)))
-        txn.put(table_key(topic_id, partition), TABLE.pack(rows - lost, removed))
+        table = txn.get(table_key(topic_id, partition))
+        rows, removed = TABLE.unpack_from(table)
+        lost = rows - sum(map(len, places.values()))
+        txn.put(table_key(topic_id, partition), TABLE.pack(rows - lost, removed) + table[TABLE.size :])
         named = ", ".join(f"{first}..{stop}" for first, stop in ranges)
         self._name_missing(
             f"topic {topic_id}/{partition}: offsets {named} (a table, {lost} of its {rows} rows)", missing,

@@ -12,7 +12,7 @@ import numpy as np
 from eventdb.batch import Array, Column, concat_columns
 from eventdb.config import SEALED_BLOCK_BYTES, SEALED_BLOCK_ROWS
 from eventdb.schema import BIGINT
-from eventdb.storage import blocks, key_index
+from eventdb.storage import blocks, hash_index
 from eventdb.storage.columns import SegmentSlice
 from eventdb.storage.encode import distinct_count, encode
 from eventdb.storage.files import Files, storage_error
@@ -22,10 +22,9 @@ from eventdb.storage.format import (
     COLUMN,
     CRC,
     NODE,
-    NODE_PLANES,
-    NODE_RAW,
     SEALED_BLOCK,
     SEALED_FOOT,
+    Kind,
     align,
     topic_directory,
 )
@@ -110,7 +109,7 @@ def _write(
             files.write_fully(fd, data, position)
             directory.append(SEALED_BLOCK.pack(position, len(data), crc32(data), *entry))
             position = align(position + len(data))
-    index = _key_index(log, layout, parts)
+    index = _hash_index(log, layout, parts)
     place = (0, 0, 0)
     if index:
         files.write_fully(fd, index, position)
@@ -123,18 +122,18 @@ def _write(
     files.write_fully(fd, packed + foot + CRC.pack(crc32(foot)), position)
 
 
-def _key_index(log: PartitionLog, layout: SealedLayout, parts: Sequence[_Part]) -> bytes:
+def _hash_index(log: PartitionLog, layout: SealedLayout, parts: Sequence[_Part]) -> bytes:
     """b'' of a topic without a key."""
     column = log.schema.key
-    if column is None or layout.rows > key_index.MAX_ROWS or not key_index.is_indexed(log.schema.fields[column].type):
+    if column is None or layout.rows > hash_index.MAX_ROWS or not hash_index.is_indexed(log.schema.fields[column].type):
         return b""
     hashes, rows = [], []
     for start in range(0, layout.rows, layout.block_rows):
         values = _rows(log, parts, column, start, min(layout.rows, start + layout.block_rows))
         present = slice(None) if values.validity is None else values.validity
-        hashes.append(key_index.hashes_of(values)[present])
+        hashes.append(hash_index.hashes_of(values)[present])
         rows.append(np.arange(start, start + len(values))[present])
-    return key_index.build(np.concatenate(hashes), np.concatenate(rows)).pack()
+    return hash_index.build(np.concatenate(hashes), np.concatenate(rows)).pack()
 
 
 def _rows(log: PartitionLog, parts: Sequence[_Part], column: int, start: int, stop: int) -> Column:
@@ -223,8 +222,8 @@ def _encode_strings(
     heap = b"".join(spelled)
     body = encode(rank[inverse.reshape(-1)]) + encode(np.array([len(v) for v in spelled], np.int32))
     packed = compress_zstd(heap, _HEAP_LEVEL) if heap else b""
-    kind = NODE_PLANES if heap and len(packed) < 0.97 * len(heap) else NODE_RAW
-    held = packed if kind == NODE_PLANES else heap
+    kind = Kind.PLANES if heap and len(packed) < 0.97 * len(heap) else Kind.RAW
+    held = packed if kind == Kind.PLANES else heap
     body += NODE.pack(kind, 1, 8, 0, len(heap), 0, len(held), 0) + held + bytes(-len(held) % 8)
     if not len(present):
         return head + body, (nulls, 0, kind, 0, 0, 0, 0, 0)

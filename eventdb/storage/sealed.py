@@ -28,7 +28,8 @@ from eventdb.storage.format import (
     segment_name,
     topic_directory,
 )
-from eventdb.storage.key_index import KeyIndex
+from eventdb.storage.hash_index import HashIndex
+from eventdb.storage.readable import Readable
 from eventdb.storage.segment import ColumnLayout, MissingFile, as_rows
 
 TYPE_CHECKING = False
@@ -117,10 +118,11 @@ class SealedSegment:
         self.base = base
         self.layout = layout
         self.memory = memoryview(mapping)
+        self._readable = Readable(mapping, path)
         self.number = next(_numbers)  # names it in the cache of decoded blocks
         self._directory = directory
         self._index_place = index  # position, bytes, crc
-        self._index: KeyIndex | None = None
+        self._index: HashIndex | None = None
         self._verified = bytearray(len(directory) // SEALED_BLOCK.size)
 
     def block_rows_of(self, number: int) -> int:
@@ -138,18 +140,19 @@ class SealedSegment:
         place = column * self.layout.block_count + number
         data = self.memory[block.position : end]
         if not self._verified[place]:
+            self._readable.require(block.position, len(data))
             if end > len(self.memory) or crc32(data) != block.crc:
                 raise self.damaged(column, number, "its checksum does not verify")
             self._verified[place] = 1
         return block, data
 
-    def key_index(self) -> KeyIndex | None:
+    def hash_index(self) -> HashIndex | None:
         """The index of the column that rows are looked up by, verified when it is first asked for; None without one.
         CorruptionError."""
         position, length, crc = self._index_place
         if self._index is None and length:
             data = self.memory[position : position + length]
-            index = KeyIndex.read(data) if len(data) == length and crc32(data) == crc else None
+            index = HashIndex.read(data) if len(data) == length and crc32(data) == crc else None
             if index is None:
                 raise CorruptionError(
                     f"{self.path}: its key index does not verify; restore it from a backup", path=self.path
@@ -165,6 +168,9 @@ class SealedSegment:
             f"{first + self.block_rows_of(number) - 1}) is damaged: {reason}; restore it from a backup",
             path=self.path,
         )
+
+    def require_rows(self, row: int, stop: int) -> None:
+        """See Segment.require_rows. Here each block is looked at when it is read."""
 
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         """(offset, append_time_us, values) of rows [row, stop)."""

@@ -37,6 +37,7 @@ from eventdb.storage.format import (
     segment_name,
     topic_directory,
 )
+from eventdb.storage.readable import Readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ class Segment:
     """A mapped segment. `memory` stays valid as long as any slice of it lives, also after the file is unlinked."""
 
     __slots__ = (
-        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "null_views", "path", "ranges", "value_views",
-        "writable",
+        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "null_views", "path", "ranges", "readable",
+        "value_views", "writable",
     )  # fmt: skip
 
     def __init__(self, path: str, base: int, layout: SegmentLayout, mapping: mmap.mmap, *, writable: bool) -> None:
@@ -202,6 +203,7 @@ class Segment:
         self.layout = layout
         self.mapping = mapping
         self.memory = memoryview(mapping)
+        self.readable = Readable(mapping, path)
         self.checked_rows: dict[int, int] = {}  # coded column -> rows whose codes columns.py has looked at
         self.arrays: dict[int, Any] = {}  # position_bytes -> NumPy array of the whole region, for columns.py
         self.ranges: dict[int, list[tuple[int, int]]] = {}  # column -> what stride_ranges knows so far
@@ -221,6 +223,35 @@ class Segment:
         if self.layout.offsets < 0:
             return offset - self.base
         return bisect_left(self.value_views[self.layout.offsets], offset)
+
+    def require(self, column: int, row: int, stop: int) -> None:
+        """Rows [row, stop) of a column can be read: an error of the device is a CorruptionError, not a dead process."""
+        layout, require = self.layout.columns[column], self.readable.require
+        if layout.nullable:
+            require(layout.null_position + row, stop - row)
+        first = max(row - 1, 0) if layout.plain else row  # where the heap of `row` begins is in the row before
+        require(layout.value_position + first * layout.width, (stop - first) * layout.width)
+        if layout.plain:
+            start = self.heap_end(column, row)
+            require(layout.heap_position + start, self.heap_end(column, stop) - start)
+
+    def require_rows(self, row: int, stop: int) -> None:
+        """Everything that rows [row, stop) hold can be read."""
+        for i in range(len(self.layout.columns)):
+            self.require(i, row, stop)
+        first = row - row % TIME_STRIDE_ROWS
+        self.readable.require(self.layout.append_position + first * 8, (stop - first) * 8)
+
+    def offset_at(self, row: int) -> int:
+        """The offset of a row."""
+        return self.base + row if self.layout.offsets < 0 else int(self.value_views[self.layout.offsets][row])
+
+    def row_of(self, offset: int) -> int:
+        """The row that has the offset. CorruptionError if none has."""
+        row = self.row_at(offset)
+        if not 0 <= row < self.layout.capacity or self.offset_at(row) != offset:
+            raise CorruptionError(f"{self.path}: offset {offset} is not there; run check(deep=True)", path=self.path)
+        return row
 
     def heap_end(self, column: int, row: int) -> int:
         """Heap bytes used by the rows before `row` of a plain column."""
@@ -248,6 +279,8 @@ class Segment:
         """What each of `regions` holds."""
         found = []
         for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
             found += [f"the validity of column {i}"] * column.nullable + [f"column {i}"]
             found += [f"the heap of column {i}"] * column.plain
         return [*found, "the append times"]
@@ -257,6 +290,7 @@ class Segment:
 
     def rows_crc(self, row: int, count: int) -> int:
         crc = 0
+        self.require_rows(row, row + count)
         for part in self.rows_bytes(row, count):
             crc = crc32(part, crc)
         return crc
@@ -342,6 +376,32 @@ class Segment:
             )
         return offsets, self.append_times(row, stop), lists
 
+    def read_row(self, row: int, dictionaries: Sequence[Any]) -> tuple[Any, ...]:
+        """The values of one row of a table, without its mark. CorruptionError as read_rows."""
+        values: list[Any] = []
+        try:
+            for i, column in enumerate(self.layout.columns):
+                if column.marks or column.offsets:
+                    continue
+                self.require(i, row, row + 1)
+                nulls = self.null_views[i]
+                if nulls is not None and nulls[row]:
+                    values.append(None)
+                    continue
+                value = self.value_views[i][row]
+                if column.coded:
+                    value = dictionaries[i].values[value]
+                elif column.plain:
+                    start = column.heap_position + self.heap_end(i, row)
+                    value = bytes(self.memory[start : column.heap_position + value])
+                    value = value.decode("utf-8", "surrogatepass") if column.text else value
+                values.append(value)
+        except (IndexError, ValueError) as error:
+            raise CorruptionError(
+                f"{self.path}: row {row} is damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
+        return tuple(values)
+
     def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
         """The offset of the first of rows [row, stop) whose value in the column (None: whose append time) is `time_us`
         or more; None if there is none. Looks at the column once, then only at strides that may hold one."""
@@ -353,6 +413,7 @@ class Segment:
             end = min(stop, (number + 1) * STRIDE_ROWS)
             ranges = self.stride_ranges(column, end)
             if number >= len(ranges) or ranges[number][1] >= time_us:
+                self.require(column, row, end)
                 view = self.null_views[column]
                 values = self.value_views[column][row:end].tolist()
                 for first in range(0, end - row, _STEP_ROWS):
@@ -378,6 +439,7 @@ class Segment:
             ranges = list(ranges)
             view = self.null_views[column]
             for at in range(len(ranges) * STRIDE_ROWS, stop // STRIDE_ROWS * STRIDE_ROWS, STRIDE_ROWS):
+                self.require(column, at, at + STRIDE_ROWS)
                 values: Any = self.value_views[column][at : at + STRIDE_ROWS]
                 values = values.tolist() if extremes is None else values
                 nulls = b"" if view is None else bytes(view[at : at + STRIDE_ROWS])
@@ -391,6 +453,7 @@ class Segment:
 
     def plain_value(self, index: int, row: int) -> Any:
         """The str, bytes or None of a row of a column that is stored plainly."""
+        self.require(index, row, row + 1)
         view = self.null_views[index]
         if view is not None and view[row]:
             return None
@@ -440,13 +503,13 @@ def segment_path(directory: str, topic_id: int, partition: int, base: int, gener
 
 def make_directories(files: Files, directory: str, topic_id: int, partition: int) -> None:
     for path in (f"{directory}/topics/{topic_id}", f"{directory}/{topic_directory(topic_id, partition)}"):
-        if not files.is_directory(path):
-            try:
+        try:
+            if not files.is_directory(path):
                 files.mkdir(path)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise storage_error(error, "creating", path) from error
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(error, "creating", path) from error
 
 
 def create_segment(

@@ -20,6 +20,7 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.journal import Tail
+from eventdb.storage.key_index import KeyIndex
 from eventdb.storage.kv import reading, scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.sealed import SealedSegment
@@ -27,7 +28,7 @@ from eventdb.storage.segment import MissingFile, Segment, as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -249,7 +250,9 @@ class StoreSnapshot:
         """The same, column by column: see Segment.read_lists."""
         for segment, row, end, _ in list(self._parts(log, start, stop)):
             for at in range(row, end, _ROWS_PER_CHUNK):
-                yield segment.read_lists(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
+                stop_row = min(end, at + _ROWS_PER_CHUNK)
+                segment.require_rows(at, stop_row)
+                yield segment.read_lists(at, stop_row, log.dictionaries)
 
     def find_time(self, log: PartitionLog, time_us: int, start: int, stop: int) -> int:
         """The offset of the first row of [start, stop) with an event time (in a log without, an append time) of
@@ -276,6 +279,10 @@ class StoreSnapshot:
             key = None
         between = times if log.event_time is not None else (None, None)
         return matching_slices(log, self._parts(log, start, stop, between), between, key)
+
+    def key_offsets(self, log: PartitionLog, keys: Sequence[tuple[Any, ...]]) -> list[int]:
+        """The offsets of the rows of a table that have the keys (physical values), ascending."""
+        return KeyIndex(self, log).offsets(keys)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a user key."""

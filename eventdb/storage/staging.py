@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
+from itertools import accumulate, chain
 
 from eventdb.config import MAX_VALUE_BYTES
 from eventdb.errors import SchemaMismatch
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
     from eventdb.storage.checksum import Checksum
     from eventdb.storage.segment import ColumnLayout, Segment
+
+
+_NONE = type(None)
 
 
 class Staged:
@@ -46,25 +51,39 @@ class Staged:
         self.state.log_end += count
 
 
-def encode_values(values: list[Any]) -> list[bytes]:
-    out = []
-    for value in values:
-        data = (
-            b"" if value is None else value.encode("utf-8", "surrogatepass") if isinstance(value, str) else bytes(value)
-        )
-        if len(data) > MAX_VALUE_BYTES:
-            raise SchemaMismatch(f"a value of {len(data)} bytes exceeds the limit of {MAX_VALUE_BYTES}")
-        out.append(data)
-    return out
+class PlainValues:
+    """Values on their way to a heap: their bytes, where each ends if they lie one after another, and whether some are
+    None, which has no bytes."""
 
+    __slots__ = ("ends", "has_none", "pieces")
 
-def count_fitting(values: list[bytes], room_bytes: int) -> int:
-    """How many of the values, from the first on, fit the room."""
-    for i, value in enumerate(values):
-        room_bytes -= len(value)
-        if room_bytes < 0:
-            return i
-    return len(values)
+    def __init__(self, values: list[Any]) -> None:
+        kinds = set(map(type, values))
+        self.has_none = _NONE in kinds
+        if kinds == {bytes}:
+            self.pieces = values
+        elif kinds == {str}:
+            self.pieces = [value.encode("utf-8", "surrogatepass") for value in values]
+        else:
+            self.pieces = [
+                b"" if v is None else v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v)
+                for v in values
+            ]
+        sizes = list(map(len, self.pieces))
+        self.ends = list(accumulate(sizes))
+        if sizes and self.ends[-1] > MAX_VALUE_BYTES and max(sizes) > MAX_VALUE_BYTES:
+            raise SchemaMismatch(f"a value of {max(sizes)} bytes exceeds the limit of {MAX_VALUE_BYTES}")
+
+    def count_fitting(self, room_bytes: int) -> int:
+        """How many, from the first on, fit the room."""
+        return bisect_right(self.ends, room_bytes)
+
+    def store(self, memory: memoryview, position: int, used: int, count: int) -> bytes:
+        """The bytes of the first `count` lie in the heap at `position`, behind `used` bytes; where each ends in it."""
+        data = b"".join(self.pieces if count == len(self.pieces) else self.pieces[:count])
+        memory[position + used : position + used + len(data)] = data
+        ends = array("q", accumulate(chain((used,), map(len, self.pieces[:count]))))
+        return memoryview(ends)[1:].tobytes()
 
 
 def pack_values(code: str, values: list[Any], name: str) -> bytes:

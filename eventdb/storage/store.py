@@ -28,6 +28,7 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.group import GroupCommit
 from eventdb.storage.head import Head
+from eventdb.storage.key_index import current_row, newest_row
 from eventdb.storage.keyed import table_schema
 from eventdb.storage.lock import FORKED
 from eventdb.storage.log import PartitionLog
@@ -193,9 +194,9 @@ class Store(Opening):
         try:
             alone = self._try_alone()
             if alone:
-                slot = writer.slots.newest()
-                if writer.prepared or (slot is not None and not slot.clean):
-                    if writer.start is None and slot is not None:
+                slot = writer.newest_slot()
+                if writer.prepared or not slot.clean:
+                    if writer.start is None:
                         writer.start = slot.tail
                     writer.sync_point(clean=True)
             elif writer.prepared and not writer.is_checkpointed():
@@ -261,6 +262,17 @@ class Store(Opening):
             raise UsageError("a write transaction of this thread is open: finish it before the next write")
         return self._group.append(log, row)
 
+    def put_row(self, log: PartitionLog, row: tuple[Any, ...], key: bytes) -> int:
+        """The offset of a table's row that took the place of the one with its key, committed; -1, nothing done, if it
+        must go through a transaction."""
+        writer = self._writer
+        if writer is None or self._group.has_leader:
+            return -1
+        offset = append_row(writer, log, row, key)
+        if offset >= 0:
+            self._notifier.announce()
+        return offset
+
     def write(self, *, journaled: bool = True) -> WriteTransaction:
         """A transaction; a context manager. `journaled=False` is for derived rows, which a power cut may set back to a
         checkpoint."""
@@ -308,6 +320,21 @@ class Store(Opening):
         # The head first: if the index is folded in between, its lsn is no longer behind and the head does not count.
         sequence, data = head.read()
         return StoreSnapshot(self._index.begin_read(), sequence, data)
+
+    def current_row(self, log: PartitionLog, key: bytes) -> tuple[Any, ...] | None:
+        """The values of the row of a table that has the key (keys.py) now, None if none has. No scan."""
+        self._check()
+        head = b"" if self._head is None else self._head.read()[1]
+        txn = self._index.begin_read()
+        try:
+            known, found = newest_row(head, txn, log, key)
+        finally:
+            txn.abort()
+        if known:
+            return found
+        with self.snapshot() as snapshot:
+            place = current_row(snapshot, log, key)
+        return None if place is None else place[1]
 
     def tail(self, log: PartitionLog, start: int) -> LogTail | None:
         """The committed rows of the log from `start` on when they can be had without a snapshot, and there are some;

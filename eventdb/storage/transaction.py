@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 import threading
-from array import array
 from functools import partial
 from itertools import chain
 
-from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS
+from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MIB
 from eventdb.errors import ClosedError, InternalError, SchemaMismatch, UsageError
 from eventdb.storage.checksum import Checksum
 from eventdb.storage.dictionary import is_short, stored_values
@@ -34,7 +33,11 @@ from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.limits import require_room
 from eventdb.storage.log import PartitionLog
 from eventdb.storage.segment import Segment, SegmentLayout, create_segment
-from eventdb.storage.staging import Staged, count_fitting, encode_values, null_flags, pack_nullable
+from eventdb.storage.staging import PlainValues, Staged, null_flags, pack_nullable
+
+_STORED_ROWS = 2_048  # at a time: their cells stay in the processor's cache from the first look to the last
+
+_GUESSED_HEAP_BYTES = 64 * MIB  # at most, for rows that were not looked at yet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,18 +169,34 @@ class WriteTransaction:
 
     def append_rows(self, log: PartitionLog, rows: Sequence[tuple[Any, ...]]) -> int:
         """The offset of the first row; the others follow. Rows are tuples of physical values in schema order."""
-        staged = self._stage(log)
-        first = staged.state.log_end
         width = len(log.schema)
         for found in set(map(len, rows)):
             if found != width:
                 raise SchemaMismatch(f"a row of {found} values does not fit the {width} columns of the topic")
-        done = 0
-        while done < len(rows):
-            part = rows[done : done + MAX_SEGMENT_ROWS] if done or len(rows) > MAX_SEGMENT_ROWS else rows
-            cells = list(chain.from_iterable(part))  # and every width-th of them: half the time of zip(*part)
-            done += self._store(staged, [cells[i::width] for i in range(width)], len(rows) - done)
+        first = self.end_offset(log)
+        for start in range(0, len(rows), _STORED_ROWS):
+            cells = list(chain.from_iterable(rows[start : start + _STORED_ROWS]))
+            # Every width-th of them is a column: half the time of zip(*rows).
+            self._store_all(log, [cells[i::width] for i in range(width)], len(rows) - start)
         return first
+
+    def append_cells(self, log: PartitionLog, columns: Sequence[list[Any]]) -> int:
+        """append_rows() for rows given as lists of physical values, equally long, one for each column."""
+        if len(columns) != len(log.schema):
+            raise SchemaMismatch(f"{len(columns)} columns do not fit the {len(log.schema)} columns of the topic")
+        first = self.end_offset(log)
+        count = len(columns[0])
+        for start in range(0, count, _STORED_ROWS):
+            self._store_all(log, [column[start : start + _STORED_ROWS] for column in columns], count - start)
+        return first
+
+    def _store_all(self, log: PartitionLog, columns: list[list[Any]], want_rows: int) -> None:
+        """All rows of the columns stored; `want_rows` more are waiting, they included."""
+        staged = self._stage(log)
+        done, count = 0, len(columns[0])
+        while done < count:
+            rest = [column[done:] for column in columns] if done else columns
+            done += self._store(staged, rest, want_rows - done)
 
     def append_columns(self, log: PartitionLog, columns: Sequence[Column]) -> int:
         """The offset of the first row. Columns in schema order with the schema's types; dictionaries may be any."""
@@ -306,10 +325,10 @@ class WriteTransaction:
         count = min(len(columns[0]), staged.room())
         plain: set[int] = set()
         heap: dict[int, int] = {}
-        encoded: dict[int, list[bytes]] = {}
+        encoded: dict[int, PlainValues] = {}
         codes: dict[int, list[int]] = {}
         if count == 0:
-            self._plan_roll(staged, columns, plain, heap)
+            self._plan_roll(staged, columns, want_rows, plain, heap)
             self.roll(staged, want_rows, plain, heap)
             count = min(len(columns[0]), staged.room())
         segment = staged.segment
@@ -323,22 +342,25 @@ class WriteTransaction:
             codes[i] = found
         if not plain:
             for i in segment.layout.plain:
-                encoded[i] = encode_values(columns[i][:count])
+                encoded[i] = PlainValues(columns[i][:count])
                 column = segment.layout.columns[i]
-                count = min(count, count_fitting(encoded[i], column.heap_bytes - segment.heap_end(i, row)))
+                count = min(count, encoded[i].count_fitting(column.heap_bytes - segment.heap_end(i, row)))
         if plain or count == 0:
             # The row does not fit this segment: a new one with plain columns or a larger heap does.
             if row == 0:
                 plain |= set(segment.layout.plain)
                 self.replace_empty(staged)
-            self._plan_roll(staged, columns, plain, heap)
+            self._plan_roll(staged, columns, want_rows, plain, heap)
             self.roll(staged, want_rows, plain, heap)
             return 0
         self._store_lists(staged, segment, row, count, columns, codes, encoded)
         return count
 
-    def _plan_roll(self, staged: Staged, columns: list[list[Any]], plain: set[int], heap: dict[int, int]) -> None:
-        """Which VARCHAR columns must be plain from now on, and the heap bytes the waiting rows need."""
+    def _plan_roll(
+        self, staged: Staged, columns: list[list[Any]], want_rows: int, plain: set[int], heap: dict[int, int]
+    ) -> None:
+        """Which VARCHAR columns must be plain from now on, and the heap bytes the waiting rows need, going by those of
+        the columns."""
         already = () if staged.segment is None else staged.segment.layout.plain
         limits = staged.log.limits
         most_rows = MAX_SEGMENT_ROWS if limits is None else limits.segment_rows(staged.log.schema)
@@ -349,7 +371,9 @@ class WriteTransaction:
             if dictionary is None or i in already or dictionary.is_full(DICTIONARY_LIMIT - 1):
                 plain.add(i)
             if i in plain:
-                heap[i] = sum(map(len, encode_values(columns[i][:most_rows])))
+                ends = PlainValues(columns[i][:most_rows]).ends
+                guess = ends[-1] * min(want_rows, most_rows) // len(ends)
+                heap[i] = max(ends[-1], min(guess, _GUESSED_HEAP_BYTES))
 
     def replace_empty(self, staged: Staged) -> None:
         """The segment this very transaction created is still empty: its file is dropped and made anew."""
@@ -362,7 +386,7 @@ class WriteTransaction:
 
     def _store_lists(
         self, staged: Staged, segment: Segment, row: int, count: int, columns: list[list[Any]],
-        codes: dict[int, list[int]], encoded: dict[int, list[bytes]],
+        codes: dict[int, list[int]], encoded: dict[int, PlainValues],
     ) -> None:  # fmt: skip
         memory, layout, schema = segment.memory, segment.layout, staged.log.schema
         event_time = staged.log.event_time
@@ -371,15 +395,8 @@ class WriteTransaction:
             values = columns[i] if count == len(columns[i]) else columns[i][:count]
             position = column.value_position + row * column.width
             if column.plain:
-                end = segment.heap_end(i, row)
-                data = b"".join(encoded[i][:count])
-                memory[column.heap_position + end : column.heap_position + end + len(data)] = data
-                ends = array("q")
-                for value in encoded[i][:count]:
-                    end += len(value)
-                    ends.append(end)
-                packed = ends.tobytes()
-                nulls = null_flags(values)
+                packed = encoded[i].store(memory, column.heap_position, segment.heap_end(i, row), count)
+                nulls = null_flags(values) if encoded[i].has_none else b""
             else:
                 stored = codes[i][:count] if column.coded else values
                 packed, nulls = pack_nullable(column, stored, values, schema.fields[i].name)
@@ -473,6 +490,7 @@ class WriteTransaction:
         if self._marks is not None:
             for key in self._marks.places():
                 self._mark_dirty(key, False)
+            self._marks.note(writer.tail.checkpoint_sequence)
             parts.extend(self._marks.describe())
         self._committing = True
         payload = b"".join(parts) if self._journaled else None
@@ -529,6 +547,7 @@ class WriteTransaction:
                 checksum = staged.checksums.get((segment.base, row, count))
                 if checksum is None:
                     checksum = Checksum(partial(segment.rows_bytes, row, count))
+                    checksum.begin()
                 self._checksums.append((len(parts), checksum))
                 parts.append(OP_PLACE.pack(OP_BULK, topic_id, partition, segment.base) + place)
                 bulk.append((staged, segment))

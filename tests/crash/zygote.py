@@ -23,7 +23,10 @@ from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELOADED = ("eventdb.database", "eventdb.arrow", "eventdb.producer", "eventdb.transaction")
+PRELOADED = (
+    "eventdb.database", "eventdb.arrow", "eventdb.producer", "eventdb.transaction", "lmdb._envid",
+    "pandas",  # pyarrow loads it for the first array
+)  # fmt: skip
 
 
 class Zygote:

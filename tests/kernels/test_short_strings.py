@@ -60,7 +60,16 @@ def test_what_the_kernel_does_not_take_is_left_to_arrow(values: list[str | None]
     assert _encode_short(pa.chunked_array([values])) is None
 
 
+def test_a_process_that_goes_on_storing_strings_fetches_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "eventdb.kernels.jit")
+    monkeypatch.setattr(strings, "_DEMAND", strings._Demand())
+    monkeypatch.setattr(strings, "PAYING_STRINGS", 20)
+    column = pa.chunked_array([["a", "b", "a"] * 3])
+    assert [_encode_short(column) is None for _ in range(4)] == [True, True, False, False]  # it is in memory already
+
+
 def test_a_process_without_numba_does_not_load_it_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "eventdb.kernels.jit")
+    monkeypatch.setattr(strings, "_DEMAND", strings._Demand())
     assert _encode_short(pa.chunked_array([["a"] * 9])) is None
     assert "eventdb.kernels.jit" not in sys.modules

@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from eventdb.storage.format import SHARED_LOCK, U64
 from tests.faults import Crash, Image, SimulatedDisk
 from tests.storage.history import History, Row
 from tests.storage.simulated_process import DERIVED, EVENT_TIMES, JOURNALED, SCHEMAS, Process
@@ -160,16 +159,7 @@ class Simulation:
         self.disk.restart(self.left, power=self.lost_power)
         if self.lost_power:
             self.power_since = True
-            self._keep_lock_number()
         self.left = None
-
-    def _keep_lock_number(self) -> None:
-        """A disk keeps inode numbers, the simulated one makes files anew: a page that names LOCK's names it still."""
-        page, lock = os.path.join(self.path, "shared"), os.path.join(self.path, "LOCK")
-        if os.path.exists(page) and os.path.exists(lock):
-            with open(page, "r+b") as file:
-                if any(os.pread(file.fileno(), 8, SHARED_LOCK)):
-                    os.pwrite(file.fileno(), U64.pack(os.stat(lock).st_ino), SHARED_LOCK)
 
     def act(self, process: Process, *, lock_free: bool) -> None:
         """One operation of the process, as the seed wills; `lock_free` is whether it can get the writer lock."""

@@ -183,7 +183,7 @@ def test_compiled_decoders_have_one_signature_per_type() -> None:
     from eventdb.kernels import decimals, jit, lookup, packing, prefix, runs
 
     kernels()
-    wanted = {packing.unpack64: 1, packing.unpack32: 1, prefix.accumulate: 1, decimals.divide: 1, runs.expand: 2}
+    wanted = {packing.unpack: 2, prefix.accumulate: 1, decimals.divide: 1, decimals.rescale: 1, runs.expand: 2}
     wanted |= {lookup.gather: 2, lookup.join64: 1}
     for kernel, count in wanted.items():
         assert not hasattr(kernel, "signatures") or jit.signature_count(kernel) == count

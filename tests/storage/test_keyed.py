@@ -13,19 +13,21 @@ import pytest
 
 from eventdb.errors import CorruptionError, OffsetOutOfRange, StorageError, UsageError
 from eventdb.schema import DataType, Field, Schema
-from eventdb.storage import PartitionLog, Store, StoreSnapshot, recovery
+from eventdb.storage import PartitionLog, Store, StoreSnapshot, append, compact, recovery
 from eventdb.storage import keys as keys_module
 from eventdb.storage.commit import Writer
 from eventdb.storage.compact import compact_table
-from eventdb.storage.keyed import KeyedWriter, current_row, row_count
-from eventdb.storage.kv import Index, IndexFault
+from eventdb.storage.format import OP_KEY
+from eventdb.storage.key_index import current_row, row_count
+from eventdb.storage.keyed import KeyedWriter
+from eventdb.storage.kv import Index, IndexFault, IndexTransaction
 from eventdb.storage.marks import Marks
-from eventdb.storage.transaction import WriteTransaction
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import SMALL_LIMITS
 
 SCHEMA = Schema([Field("k", DataType("VARCHAR"), nullable=False), Field("n", DataType("BIGINT"))])
 KEYS = ["a", "b", "c", "d", "e", "f", "x" * 450, "y" * 450]
+LETTERS = "abcdefghijkl"
 MODES = ("commit", "interval:50ms", "os")
 SEEDS = int(os.environ.get("EVENTDB_SEEDS", "20"))
 Model = dict[str, int]
@@ -50,8 +52,8 @@ def content(snapshot: StoreSnapshot, log: PartitionLog) -> Model:
     visible = {row[2][0]: (row[0], row[2][1]) for row in rows if row[2][2] == 0 or row[2][2] > end}
     assert len(visible) == sum(row[2][2] == 0 or row[2][2] > end for row in rows), "two rows have one key"
     for key in KEYS:
-        found = current_row(snapshot, log, (key,))
-        place = None if found is None else (found[0], found[2][1])
+        found = current_row(snapshot, log, log.key_of((key,)))
+        place = None if found is None else (found[0], found[1][1])
         assert place == visible.get(key), f"the index errs about {key:.3}"
     assert row_count(snapshot, log) == len(visible)
     return {key: n for key, (_, n) in visible.items()}
@@ -74,6 +76,7 @@ class TableLife:
         self.store: Store | None = None
         self.snapshots: list[tuple[StoreSnapshot, Model]] = []
         self.removed = 0  # versions, by compaction
+        self.short_puts = 0
 
     def run(self, lives: int) -> None:
         for _ in range(lives):
@@ -141,8 +144,8 @@ class TableLife:
 
     def step(self) -> None:
         assert self.store is not None
-        kinds = ("change", "abort", "checkpoint", "look", "flush", "compact")
-        kind = self.random.choices(kinds, (30, 3, 3, 5, 3, 4))[0]
+        kinds = ("change", "put", "abort", "checkpoint", "look", "flush", "compact")
+        kind = self.random.choices(kinds, (30, 18, 3, 3, 8, 3, 5))[0]
         if kind == "checkpoint":
             self.store.checkpoint()
             self.safe = len(self.states) - 1
@@ -152,6 +155,8 @@ class TableLife:
             self.safe = len(self.states) - 1
         elif kind == "look":
             self.look()
+        elif kind == "put":
+            self.put()
         elif kind == "compact":
             if self.random.random() < 0.6:
                 self.drop_snapshots()
@@ -169,6 +174,19 @@ class TableLife:
         snapshot = self.store.snapshot()
         assert content(snapshot, log) == self.states[-1]
         self.snapshots.append((snapshot, dict(self.states[-1])))
+
+    def put(self) -> None:
+        """One row, by the short way if it can be."""
+        assert self.store is not None
+        self.serial += 1
+        row = (self.random.choice(KEYS[:3]), self.serial * 100)
+        self.pending = {**self.states[-1], row[0]: row[1]}
+        if short_put(self.store, row) >= 0:
+            self.short_puts += 1
+        else:
+            put(self.store, row)
+        self.states.append(self.pending)
+        self.pending = None
 
     def change(self, *, abort: bool) -> None:
         class Stop(Exception):
@@ -224,12 +242,14 @@ def test_a_table_survives_crashes_as_a_prefix_of_its_commits(
         return found
 
     monkeypatch.setattr(recovery, "clear_stale_marks", count)
-    cuts = kills = removed = 0
+    cuts = kills = removed = short = 0
     for seed in range(SEEDS):
         life = run(tmp_path / str(seed), seed, durability)
         cuts += life.disk.power_cuts
         kills += life.disk.process_crashes
         removed += life.removed
+        short += life.short_puts
+    assert short > 5 * SEEDS
     assert cuts > SEEDS / 2
     assert kills > SEEDS / 4
     assert removed > 100
@@ -251,7 +271,7 @@ def stale_marks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keys_in_a_later_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KeyedWriter, "_point", lambda self, key, offset, old: None)
+    monkeypatch.setattr(IndexTransaction, "replace", lambda self, key, value: self.get(key))
 
 
 def marked_segments_are_not_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,15 +301,40 @@ def marks_before_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Writer, "commit", wrapped)
 
 
+def marks_of_short_puts_are_not_journaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(append, "describe_mark", lambda log, mark: b"")
+
+
+def marked_segments_of_short_puts_are_not_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Always(dict[int, int]):
+        def get(self, base: int, default: Any = None) -> Any:
+            return _sequence[0]
+
+    _sequence = [0]
+    whole = append.superseded
+
+    def superseded(writer: Writer, log: PartitionLog, key: bytes) -> Any:
+        _sequence[0] = writer.tail.checkpoint_sequence
+        log.marked = Always()
+        return whole(writer, log, key)
+
+    monkeypatch.setattr(append, "superseded", superseded)
+
+
+def compaction_breaks_the_way_to_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "_name_newest", lambda *arguments: None)
+
+
 def keys_not_journaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = WriteTransaction._put
+    whole = KeyedWriter._replace_all
 
-    def put(self: WriteTransaction, key: bytes, value: bytes) -> None:
-        whole(self, key, value)
-        if key[:1] == b"k":
-            self._key_ops.pop()
+    def replace_all(self: KeyedWriter, *arguments: Any) -> int:
+        fresh = whole(self, *arguments)
+        operations = self.transaction._key_ops
+        operations[:] = [op for op in operations if op[OP_KEY.size : OP_KEY.size + 1] != b"k"]
+        return fresh
 
-    monkeypatch.setattr(WriteTransaction, "_put", put)
+    monkeypatch.setattr(KeyedWriter, "_replace_all", replace_all)
 
 
 def goes_wrong(root: Path, durability: str) -> bool:
@@ -305,6 +350,7 @@ def goes_wrong(root: Path, durability: str) -> bool:
 BUGS = [
     (unjournaled_marks, "interval:50ms"), (stale_marks_stay, "os"), (keys_in_a_later_commit, "os"),
     (marked_segments_are_not_flushed, "commit"), (keys_not_journaled, "commit"),
+    (marks_of_short_puts_are_not_journaled, "os"), (compaction_breaks_the_way_to_the_newest, "os"),
 ]  # fmt: skip
 
 
@@ -354,6 +400,64 @@ def test_a_commit_that_died_before_its_record_has_marked_nothing(
         killed_before_the_record(tmp_path / "planted")
 
 
+def power_cut_after_an_old_row_was_marked(root: Path, seed: int) -> Model:
+    """What is left when the row that a short put superseded lay in another segment, and a checkpoint came between."""
+    root.mkdir()
+    disk = SimulatedDisk(str(root), seed)
+
+    def start() -> tuple[SimulatedFiles, Store]:
+        files = disk.files()
+        return files, Store.open(
+            str(root / "db"), durability="commit", files=files, clock=disk.clock(), live_topics=lambda: {1: SCHEMA},
+            maintenance=False,
+        )  # fmt: skip
+
+    files, store = start()
+    for n in range(8):
+        put(store, *[(key, n) for key in LETTERS])
+    store.checkpoint()
+    put(store, *[(key, 8) for key in LETTERS[1:] * 7])
+    assert store.log(1, SCHEMA, None).state.base > 0
+    store.checkpoint()
+    put(store, ("l", 50))
+    for n in (51, 52):
+        if short_put(store, ("a", n)) < 0:
+            put(store, ("a", n))
+    store.checkpoint()
+    with pytest.raises(Crash):
+        files.crash(power=True)
+    let_go(store)
+    disk.restart(files.left, power=True)
+    files, store = start()
+    with store.snapshot() as snapshot:
+        found = content(snapshot, table_of(store))
+    store.close()
+    return found
+
+
+def plant_strikes(root: Path, seed: int) -> bool:
+    try:
+        power_cut_after_an_old_row_was_marked(root, seed)
+    except AssertionError as error:
+        return "two rows have one key" in str(error)
+    return False
+
+
+def short_put(store: Store, row: tuple[str, int]) -> int:
+    log = table_of(store)
+    return store.put_row(log, row, log.key_of(row))
+
+
+def test_a_checkpoint_flushes_the_segments_that_short_puts_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = dict.fromkeys(LETTERS, 8) | {"l": 50, "a": 52}
+    for seed in range(4):
+        assert power_cut_after_an_old_row_was_marked(tmp_path / f"right{seed}", seed) == expected
+    marked_segments_of_short_puts_are_not_flushed(monkeypatch)
+    assert any(plant_strikes(tmp_path / f"planted{seed}", seed) for seed in range(20))
+
+
 def test_compaction_that_forgets_old_snapshots_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Index, "oldest_reader", Index.last_txn_id)
     assert goes_wrong(tmp_path, "os")
@@ -364,9 +468,7 @@ def test_compaction_that_forgets_old_snapshots_is_caught(tmp_path: Path, monkeyp
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(
-        str(tmp_path / "db"), durability="os", live_topics=lambda: {1: SCHEMA}, maintenance=False
-    )
+    opened = Store.open(str(tmp_path / "db"), durability="os", live_topics=lambda: {1: SCHEMA}, maintenance=False)
     yield opened
     opened.close()
 

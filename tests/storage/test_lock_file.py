@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,27 @@ def test_a_database_that_lost_its_lock_file_opens_again(tmp_path: Path, rows: in
         stored = [row[2] for chunk in snapshot.rows(again.log(1, SCHEMA, None), 0, rows + 1) for row in chunk]
     assert stored == [(n,) for n in range(rows + 1)]
     again.close()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_copy_that_is_opened_read_only_first_opens_for_writing_too(tmp_path: Path, closed: bool) -> None:
+    """The copied page names the LOCK of the original, which was taken for a replaced one."""
+    path, copy = tmp_path / "db", tmp_path / "copy"
+    store = open_store(path)
+    store.append_row(store.log(1, SCHEMA, None), (0,))
+    if closed:
+        store.close()
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns("lock.mdb"), copy_function=_copy)
+    store.close()
+    reader = Store.open(str(copy), read_only=True, live_topics=lambda: {1: SCHEMA})
+    assert elsewhere(copy) == "stored 1\n"
+    (copy / "LOCK").rename(copy / "OLD")
+    assert elsewhere(copy).startswith("refused"), "the copy has a LOCK of its own by now"
+    with reader.snapshot() as snapshot:
+        assert snapshot.offsets(reader.log(1, SCHEMA, None)) == (0, 2)
+    reader.close()
+
+
+def _copy(source: str, target: str) -> None:
+    """By another process: this one may have the index open, whose locks it would lose."""
+    subprocess.run(["cp", "-p", source, target], check=True)

@@ -12,7 +12,8 @@ import pytest
 from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage import PartitionLog, Store
 from eventdb.storage.commit import Writer
-from eventdb.storage.format import SHARED_BYTES, SHARED_LOCK, U64
+from eventdb.storage.format import SHARED_BYTES
+from eventdb.storage.journal import Tail
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
 
@@ -273,8 +274,6 @@ def test_a_writer_recovers_although_a_read_only_open_held_the_database_for_a_mom
     kept = append(store, 20)
     disk.odds = lambda path: 1.0 if path in ("", "db", "db/shared") else 0.0
     crash(disk, store, power=True)
-    with open(disk.root + "/db/shared", "r+b") as shared:  # as on a disk that kept it
-        os.pwrite(shared.fileno(), U64.pack(os.stat(disk.root + "/db/LOCK").st_ino), SHARED_LOCK)
     fd = os.open(disk.root + "/db/ALIVE", os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_SH)
     reader = threading.Timer(0.05, os.close, (fd,))
@@ -352,15 +351,16 @@ def test_folding_the_head_in_recovery_does_not_touch_the_newest_checkpoint(tmp_p
 
 
 def test_folding_the_head_without_a_pin_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sync_point(self: Writer, *, clean: bool = False) -> None:
-        self.fold()
-        tail, dirty = self._save_checkpoint(clean=clean)
-        if not clean:
-            self._unmark(dirty)
-        self._delete_journals(tail, everything=clean)
-        self._reset_counters()
+    whole = Writer.save_checkpoint
+    recovered: set[int] = set()
 
-    monkeypatch.setattr(Writer, "sync_point", sync_point)
+    def save_checkpoint(self: Writer, *, clean: bool) -> tuple[Tail, list[tuple[bytes, bytes]]]:
+        if self.prepared or id(self) in recovered:
+            return whole(self, clean=clean)
+        recovered.add(id(self))
+        return self.tail, []  # recovery commits to the index as it found it
+
+    monkeypatch.setattr(Writer, "save_checkpoint", save_checkpoint)
     with pytest.raises((AssertionError, StorageError)):
         lose_power_while_recovery_folds_the_head(tmp_path)
 
@@ -380,3 +380,38 @@ def test_a_writer_opens_beside_a_reader_after_a_power_loss_that_emptied_the_shar
     assert rows(store) == kept
     store.close()
     os.close(fd)
+
+
+def flip_each_record(root: Path) -> int:
+    """Of a journal whose every record was acknowledged, one is damaged at a time: opening refuses, or loses none but
+    the last. How many were tried."""
+    tried = 0
+    while True:
+        disk = SimulatedDisk(str(root / str(tried)))
+        os.mkdir(disk.root)
+        disk.odds = lambda path: 0.0
+        path, kept = crashed(disk, 8, power=True)
+        data = path.read_bytes()
+        records = [i for i in range(0, len(data) - 4, 8) if data[i : i + 4] == b"EDJ1"][1:]
+        if tried == len(records):
+            return tried
+        damage(path, records[tried] + 60)
+        try:
+            store = start(disk)
+        except CorruptionError:
+            assert tried < len(records) - 1, "the last record may be a torn one"
+        else:
+            found = rows(store)
+            store.close()
+            assert found == kept[:-1], f"record {tried}: rows that were acknowledged are cut off"
+        tried += 1
+
+
+def test_damage_to_any_record_but_the_last_is_refused(tmp_path: Path) -> None:
+    assert flip_each_record(tmp_path) >= 8
+
+
+def test_cutting_at_any_bad_checksum_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventdb.storage.recovery._check_tail", lambda writer, tail, cut: 0)
+    with pytest.raises(AssertionError, match="cut off"):
+        flip_each_record(tmp_path)

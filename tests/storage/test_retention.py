@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdb.errors import DiskFullError, OffsetOutOfRange, StorageError, TopicFull
-from eventdb.storage import Store, retention, trim
+from eventdb.storage import Store, gone, retention, trim
 from eventdb.storage.head import Head
 from eventdb.storage.limits import Limits, segments, stored_bytes
 from tests.faults import SimulatedClock, SimulatedDisk, SimulatedFiles, let_go
@@ -217,7 +217,7 @@ def start_not_journaled(patch: pytest.MonkeyPatch) -> None:
 
 
 def directory_not_flushed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(trim, "_flush_directories", lambda writer, paths: None)
+    patch.setattr(gone, "_flush_directories", lambda writer, paths: None)
 
 
 @pytest.mark.parametrize("plant", [unlink_at_once, start_not_journaled, directory_not_flushed])

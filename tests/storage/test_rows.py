@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from eventdb.batch import Column, Dictionary
 from eventdb.errors import SchemaMismatch, UsageError
 from eventdb.schema import DataType, Field, Schema
-from eventdb.storage import Store
+from eventdb.storage import Store, append
+from eventdb.storage.commit import Writer
+from eventdb.storage.files import Clock
 from tests.storage.simulation import SMALL_LIMITS
 
 Row = tuple[Any, ...]
@@ -141,6 +143,59 @@ def test_what_goes_in_comes_out(case: tuple[Schema, list[list[Row]], int | None]
                 assert_same(by_columns(store, log, start, len(expected)), expected[start:])
             assert store.check(deep=True) == []
             store.close()
+
+
+class StoppedClock(Clock):
+    def time_us(self) -> int:
+        return 1_700_000_000_000_000
+
+
+def recorded(rows: list[Row], schema: Schema, event_time: int | None, *, short: bool) -> tuple[list[bytes], int]:
+    """What the journal is told of each row after the first, by the short way or by the long one; and how many of them
+    took the short way."""
+    payloads, counted = [], 0
+
+    def keep_short(writer: Writer, tail: Any, key: bytes, data: bytes, after: int, mark: Any) -> None:
+        nonlocal counted
+        counted += 1
+        payloads.append(data)
+        commit_short(writer, tail, key, data, after, mark)
+
+    def keep_long(writer: Writer, payload: bytes, *rest: Any, **named: Any) -> bool:
+        payloads.append(payload)
+        return commit_long(writer, payload, *rest, **named)
+
+    commit_short, commit_long = append._commit, Writer.commit_head
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
+        patch.setattr(append, "_commit", keep_short)
+        patch.setattr(Writer, "commit_head", keep_long)
+        store = Store.open(
+            directory + "/db", durability="os", live_topics=lambda: {1: schema}, maintenance=False, clock=StoppedClock()
+        )
+        log = store.log(1, schema, event_time)
+        with store.write() as transaction:
+            transaction.append_rows(log, rows[:1])
+        for row in rows[1:]:
+            if short:
+                store.append_row(log, row)
+            else:
+                with store.write() as transaction:
+                    transaction.append_rows(log, [row])
+        store.close()
+    return payloads, counted
+
+
+@example((Schema([Field("c0", DataType("BLOB")), Field("c1", DataType("VARCHAR"))]), [[(b"\0" * 9, "a")] * 9], None))
+@given(cases())
+def test_the_short_way_records_what_the_long_way_records(case: tuple[Schema, list[list[Row]], int | None]) -> None:
+    schema, batches, event_time = case
+    rows = [row for batch in batches for row in batch]
+    rows += rows  # the strings of the second half are known
+    found, short = recorded(rows, schema, event_time, short=True)
+    expected, none = recorded(rows, schema, event_time, short=False)
+    assert found == expected
+    assert none == 0
+    assert short >= len(rows) // 2
 
 
 def test_values_larger_than_a_heap_and_a_full_dictionary_go_on_in_new_segments(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from eventdb.storage import Store, StoreSnapshot
 from eventdb.storage.commit import Writer
 from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.format import META_KEY
+from eventdb.storage.gone import gone_files
 from eventdb.storage.head import Head, pack_head
 from eventdb.storage.recovery import RecordApplier, UnsyncedRows, parse
 from eventdb.storage.sealer import Sealer
@@ -204,7 +206,7 @@ def prepared_without_checkpoint(patch: pytest.MonkeyPatch) -> None:
     """A process joins those that write without a pin of its own: it relies on theirs."""
 
     def prepare(self: Writer) -> None:
-        slot = self._newest_slot()
+        slot = self.newest_slot()
         if slot.clean or slot.boot_id != self.boot_id:
             self._begin_epoch(slot)
         else:
@@ -260,9 +262,9 @@ def old_segments_unlinked_at_once(patch: pytest.MonkeyPatch) -> None:
 
     def commit(self: Sealer, topic_id: int, partition: int, change: Any) -> bool:
         done = whole(self, topic_id, partition, change)
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Writer, "checkpoint", lambda writer: None)
-            self.sweep(topic_id, partition)
+        for file in gone_files(self._writer):
+            with contextlib.suppress(FileNotFoundError):
+                self._files.unlink(f"{self._path}/{file.path}")
         return done
 
     patch.setattr(Sealer, "_commit", commit)

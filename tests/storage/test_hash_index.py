@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 import eventdb
 from eventdb.errors import CorruptionError
-from eventdb.storage import blocks, key_index, lookup, seal
+from eventdb.storage import blocks, hash_index, lookup, seal
 from tests.storage.simulation import SMALL_LIMITS
 
 SMALL = {
     **SMALL_LIMITS, "seal.SEALED_BLOCK_ROWS": 8, "segment.STRIDE_ROWS": 4, "lookup.STRIDE_ROWS": 4,
-    "key_index.BLOCK_ROWS": 16, "key_index.FREQUENT_ROWS": 3,
+    "hash_index.BLOCK_ROWS": 16, "hash_index.FREQUENT_ROWS": 3,
 }  # fmt: skip
 assert lookup.STRIDE_ROWS == 1024  # both are imported before anything is made small
 assert seal.SEALED_BLOCK_ROWS == 65_536
@@ -104,15 +104,15 @@ def look(db: eventdb.Database, topic: eventdb.Topic, keys: list[Any]) -> None:
 def test_an_index_names_every_row_of_a_key(keys: list[int], frequent: int) -> None:
     """Rows or whole blocks, and hardly any row of other keys."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(key_index, "BLOCK_ROWS", 32)
-        patch.setattr(key_index, "FREQUENT_ROWS", frequent)
-        hashes = np.array([key_index.hash_of(key) for key in keys], np.uint32)
-        made = key_index.build(hashes, np.arange(len(keys)))
-        index = key_index.KeyIndex.read(memoryview(made.pack()))
+        patch.setattr(hash_index, "BLOCK_ROWS", 32)
+        patch.setattr(hash_index, "FREQUENT_ROWS", frequent)
+        hashes = np.array([hash_index.hash_of(key) for key in keys], np.uint32)
+        made = hash_index.build(hashes, np.arange(len(keys)))
+        index = hash_index.HashIndex.read(memoryview(made.pack()))
         assert index is not None
         for key in range(-1, 42):
             held = [row for row, other in enumerate(keys) if other == key]
-            rows, whole = index.find(key_index.hash_of(key))
+            rows, whole = index.find(hash_index.hash_of(key))
             counts = {number: sum(row // 32 == number for row in held) for number in range(10)}
             assert whole == [number for number, count in counts.items() if count > frequent]
             assert rows == [row for row in held if counts[row // 32] <= frequent]
@@ -139,7 +139,7 @@ def test_a_look_up_reads_as_many_rows_from_a_long_history_as_from_a_short_one(tm
 
 
 def test_an_index_grows_with_the_segment_that_is_appended_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.key_index.BLOCK_ROWS", 64)
+    monkeypatch.setattr("eventdb.storage.hash_index.BLOCK_ROWS", 64)
     with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
         topic = db.create_topic("t", {"k": "VARCHAR", "n": "BIGINT"}, key="k")
         for n in range(600):
@@ -147,11 +147,11 @@ def test_an_index_grows_with_the_segment_that_is_appended_to(tmp_path: Path, mon
             if n % 10 == 0:
                 found = db.sql("SELECT n FROM t WHERE k = $key", key=f"key-{n % 7}").fetchall()
                 assert found == [(i,) for i in range(n % 7, n + 1, 7)]
-        ((_, covered, _),) = db._log_by_id(topic._info.id).key_indexes.values()
+        ((_, covered, _),) = db._log_by_id(topic._info.id).hash_indexes.values()
         assert covered >= 400
 
 
-def test_a_damaged_key_index_is_named_and_not_believed(tmp_path: Path) -> None:
+def test_a_damaged_hash_index_is_named_and_not_believed(tmp_path: Path) -> None:
     path = tmp_path / "a.eventdb"
     with eventdb.open(path, durability="os") as db:
         topic = db.create_topic("t", {"k": "BIGINT", "x": "DOUBLE"}, key="k")
