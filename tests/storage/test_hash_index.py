@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
 
 steps = st.lists(
     st.lists(st.tuples(st.none() | st.integers(0, 13), st.none() | st.integers(-30, 30)), min_size=1, max_size=40)
-    | st.sampled_from(["seal", "trim", "reopen", "look"]),
+    | st.sampled_from(["seal", "trim", "reopen", "crash", "look"]),
     min_size=1, max_size=12,
 )  # fmt: skip
 
@@ -75,7 +76,10 @@ def test_a_key_or_a_time_is_found_where_a_plain_filter_finds_it(
                 for number in range(partitions):
                     start, end = topic.offsets(number)
                     topic.delete_before((start + end) // 2, partition=number)
-            elif step == "reopen":
+            elif step in ("reopen", "crash"):
+                if step == "crash":  # the files as a killed process leaves them
+                    path, old = path.with_name(f"{path.name}.{n}"), path
+                    shutil.copytree(old, path, dirs_exist_ok=True)
                 db.close()
                 db = eventdb.open(path, durability="os")
                 topic = db.topic("t")
