@@ -31,7 +31,8 @@ def restore(
     `to_offset` maps a topic to the offset its log then ends at (rows at and after it are left out), of several
     partitions to a mapping of partition to offset; partitions that are not named stay whole. `to_time` leaves out what
     was appended after that moment (append time, not event time; without time zone it is UTC), in every partition of
-    every topic. Tables stay as they are in the backup: to_time is refused (UnsupportedError) if one changed after it.
+    every topic. A table is then as it was when its log ended there; UnsupportedError if compaction has removed what
+    that state needs (what was superseded before the last compaction may be gone).
     What was computed from rows follows: views are computed again from the log, and producers may send again what was
     cut. Returns what Database.backup returns. TopicNotFound, OffsetOutOfRange; the backup is never changed.
     """
@@ -40,7 +41,23 @@ def restore(
         raise StorageError(f"{target} exists: restore to a new or empty directory", path=target)
     with Database(backup, read_only=True) as source:
         cut = _cut(source, to_offset, to_time)
-        return source._store.backup(target, source._catalog.copy_to, cut)
+        there = os.path.isdir(target)
+        try:
+            return source._store.backup(target, source._catalog.copy_to, cut)
+        except UnsupportedError:
+            _empty(target, remove=not there)
+            raise
+
+
+def _empty(directory: str, *, remove: bool) -> None:
+    """What a refused restore made is gone."""
+    import shutil
+
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    if remove:
+        os.rmdir(directory)
 
 
 def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[str, list[str]]:
@@ -138,8 +155,6 @@ def _cut(
     offsets: dict[tuple[int, int], int] = {}
     for name, wanted in (to_offset or {}).items():
         info = source._catalog.topic(name)
-        if info.kind == "table":
-            raise UnsupportedError(f"to_offset: {name!r} is a table, which has no earlier state: name topics only")
         with source._store.snapshot() as snapshot:
             for partition, offset in _offsets_of(name, wanted, info.partitions).items():
                 start, end = snapshot.offsets(source._logs_of(info)[partition])
@@ -167,7 +182,8 @@ def _cut(
                 forget_keys(txn, info.output_topic_id)
         cut_sequences(keys, {topic_id: end for (topic_id, partition), end in ends.items() if partition == 0})
 
-    tables = {info.id: info.name for info in source._catalog.topics() if info.kind == "table"}
+    tables = {info.id: (info.name, info.schema, info.primary_key)
+              for info in source._catalog.topics() if info.kind == "table"}  # fmt: skip
     return Cut(offsets, time_us, tables, BESIDE, also)
 
 

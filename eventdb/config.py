@@ -26,6 +26,11 @@ SEAL_INTERVAL_MS = 10_000  # between two looks whether something is to be sealed
 SEAL_AT_CLOSE_MS = 1_000  # begun no later than this after the close
 SEAL_AT_CLOSE_ROWS = 1 << 18  # larger segments would keep the program waiting: they are left to a helper
 
+# --- tables ---------------------------------------------------------------------------------------
+COMPACT_LEAST_ROWS = 1 << 16  # superseded rows of a table, outside the segment that is written, that are left alone
+COMPACT_SHARE = 2  # a table is compacted when its superseded rows are the 2nd part of all it stores, or more
+COMPACT_PATIENCE_MS = 15_000  # how long a background compaction waits for readers of older states
+
 # --- journal and checkpoints ----------------------------------------------------------------------
 JOURNAL_FIRST_BYTES = 64 * KIB
 JOURNAL_MAX_BYTES = 16 * MIB
@@ -45,6 +50,7 @@ INDEX_VERIFY_BYTES = 64 * MIB  # an index up to this size is verified as a whole
 LOCK_TIMEOUT_MS = 30_000
 WAIT_POLL_MS = 20  # how often a sleeping reader looks by itself, should a wake-up be lost
 VIEW_TAKEOVER_MS = 500
+DDL_CHECK_NS = 50_000_000  # how often a handle of a topic or table looks for DDL of other processes
 
 # --- retention ------------------------------------------------------------------------------------
 RETENTION_INTERVAL_MS = 2_000

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 
-from eventdb.catalog import PRIMARY_KEY, Catalog
-from eventdb.config import DEFAULT_MEMORY_BYTES
+from eventdb.catalog import DEFAULT, PRIMARY_KEY, Catalog, default_option
+from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
 from eventdb.errors import (
     ClosedError,
     EventDBError,
@@ -292,14 +293,18 @@ class Database(Upkeep):
             raise UsageError(f"primary_key names a column twice: {', '.join(names)}")
         return self._create_table(name, schema, positions, if_not_exists=if_not_exists)
 
-    def _create_table(self, name: str, schema: Schema, key: tuple[int, ...], *, if_not_exists: bool) -> Table:
+    def _create_table(
+        self, name: str, schema: Schema, key: tuple[int, ...], *, if_not_exists: bool,
+        defaults: Mapping[int, Any] | None = None,
+    ) -> Table:  # fmt: skip
         self._check_writable()
+        options = {f"{DEFAULT}{i}": default_option(v) for i, v in (defaults or {}).items() if v is not None}
         schema = Schema(Field(f.name, f.type, f.nullable and i not in key) for i, f in enumerate(schema))
         with self._lock:
             try:
                 info = self._catalog.create_topic(
                     name, schema, key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
-                    options={PRIMARY_KEY: ",".join(map(str, key))},
+                    options=options | {PRIMARY_KEY: ",".join(map(str, key))},
                 )  # fmt: skip
             except TopicExists:
                 if not if_not_exists:
@@ -398,6 +403,15 @@ class Database(Upkeep):
         for info in self._catalog.topics():
             if info.options and info.kind == "topic":
                 yield from (log for log in self._logs_of(info) if log.limits is not None)
+
+    def _looked_for_ddl(self, since_ns: int) -> int:
+        """When this handle of a topic or table, which did at `since_ns`, has looked for DDL of other processes: now, if
+        that was more than DDL_CHECK_NS ago."""
+        now = time.monotonic_ns()
+        if now - since_ns <= DDL_CHECK_NS:
+            return since_ns
+        self._refresh_catalog()
+        return now
 
     def _refresh_catalog(self) -> None:
         """Follows DDL of other handles and processes: retires topics that are gone, notices new views."""

@@ -94,6 +94,18 @@ def seal_after_us(topics: Iterable[TopicInfo], topic_id: int) -> int | None:
     return None if value == NEVER else int(value)
 
 
+def described_options(info: TopicInfo) -> str:
+    """All that was said about a topic beyond its columns, what was not said included where it has a default."""
+    parts = [f"partitions = {info.partitions}", shown_options(info.options)]
+    if info.idle_after_us is not None:
+        parts.append(f"idle after '{_duration(info.idle_after_us)}'")
+    if info.max_future_us is not None:
+        parts.append(f"max future '{_duration(info.max_future_us)}'")
+    if {"max_bytes", "max_rows"} & info.options.keys() and "on_full" not in info.options:
+        parts.append("on_full = 'oldest'")
+    return ", ".join(part for part in parts if part)
+
+
 def _duration(us: int) -> str:
     for unit, size in (("day", 86_400_000_000), ("hour", 3_600_000_000), ("minute", 60_000_000), ("second", 1_000_000),
                        ("ms", 1_000)):  # fmt: skip

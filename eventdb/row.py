@@ -12,7 +12,15 @@ import datetime as dt
 from eventdb.config import MAX_VALUE_BYTES
 from eventdb.errors import SchemaMismatch
 from eventdb.schema import INTEGER_RANGES
-from eventdb.values import EPOCH, EPOCH_UTC, date_to_days, datetime_to_us, decoder_of
+from eventdb.values import (
+    EPOCH,
+    EPOCH_UTC,
+    MAX_TIMESTAMP_US,
+    MIN_TIMESTAMP_US,
+    date_to_days,
+    datetime_to_us,
+    decoder_of,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +29,6 @@ if TYPE_CHECKING:
 
     from eventdb.schema import Field, Schema
 
-MIN_TIMESTAMP_US = -62_135_596_800_000_000  # 0001-01-01 00:00:00
-MAX_TIMESTAMP_US = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
 MIN_DATE_DAYS = -719_162
 MAX_DATE_DAYS = 2_932_896
 MAX_FLOAT32 = 3.4028235677973366e38
@@ -195,13 +201,15 @@ def _fits_all(field: Field, kinds: set[type], values: list[Any]) -> bool:
 class RowCodec:
     """encode(dict) -> tuple of physical values in schema order; decode(tuple) -> tuple of Python values.
 
-    `encode` raises SchemaMismatch for an unknown or missing NOT NULL column or a value that does not fit.
+    `encode` raises SchemaMismatch for an unknown or missing NOT NULL column or a value that does not fit. A missing
+    column has its physical value of `defaults` (by position), if there is one.
     """
 
-    __slots__ = ("_checkers", "_names", "_schema", "decode", "encode")
+    __slots__ = ("_checkers", "_defaults", "_names", "_schema", "decode", "encode")
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, defaults: Mapping[int, Any] | None = None) -> None:
         self._schema = schema
+        self._defaults = dict(defaults or {})
         self._checkers = [_Checker(field) for field in schema]
         self._names = frozenset(schema.names)
         self.encode: Callable[[Mapping[str, Any]], tuple[Any, ...]] = self._generate_encode()
@@ -249,7 +257,7 @@ class RowCodec:
         return columns
 
     def _encode_slow(self, event: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Missing columns are NULL; names match without case; anything unknown is refused."""
+        """Missing columns are their defaults or NULL; names match without case; anything unknown is refused."""
         if not hasattr(event, "keys") or not hasattr(event, "__getitem__"):
             raise SchemaMismatch(f"a row is a dict of column to value, not {type(event).__name__} ({event!r:.60})")
         row: list[Any] = [None] * len(self._schema)
@@ -262,7 +270,11 @@ class RowCodec:
                 raise SchemaMismatch(f"column {name!r} is given twice, as {seen[index]!r} too", column=name)
             seen[index] = name
             row[index] = event[name]
-        return tuple(checker(value) for checker, value in zip(self._checkers, row, strict=True))
+        absent = {i: value for i, value in self._defaults.items() if i not in seen}
+        return tuple(
+            absent[i] if i in absent else checker(value)
+            for i, (checker, value) in enumerate(zip(self._checkers, row, strict=True))
+        )
 
     def _generate_decode(self) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
         if not any(decoder_of(field.type) for field in self._schema):

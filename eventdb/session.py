@@ -23,14 +23,14 @@ from eventdb.errors import (
 )
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, explain_lines
-from eventdb.options import checked_options, shown_options
+from eventdb.options import checked_options, described_options, shown_options
 from eventdb.physical.context import CancelToken, QueryContext
 from eventdb.physical.planner import plan_physical, run
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
-from eventdb.values import parse_size_bytes
+from eventdb.values import decode_value, parse_size_bytes
 
 if TYPE_CHECKING:
     from eventdb.database import Database
@@ -55,7 +55,7 @@ class Names:
         info = catalog.topic(name)
         return st.TableInfo(
             info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
-            primary_key=info.primary_key,
+            primary_key=info.primary_key, defaults=tuple(info.defaults.items()),
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
@@ -137,6 +137,12 @@ class Session:
             if not error.sql:
                 error.sql = text
             raise
+        except MemoryError as error:
+            raise MemoryLimitExceeded(
+                "the machine, or a limit of this process, has no memory left for this query, though it is below "
+                "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
+                sql=text,
+            ) from error
 
     def bind(self, text: str, parameters: Any = None) -> st.Statement:
         """The bound and optimised statement; plans of statements without parameters are kept."""
@@ -341,8 +347,9 @@ class Session:
 
     def _create_table(self, statement: st.CreateTable, snapshot: Any, timeout: float | None) -> Result:
         self._database._create_table(
-            statement.name, statement.schema, statement.primary_key, if_not_exists=statement.if_not_exists
-        )
+            statement.name, statement.schema, statement.primary_key, if_not_exists=statement.if_not_exists,
+            defaults=dict(statement.defaults),
+        )  # fmt: skip
         return Result([], [], [])
 
     def _drop_table(self, statement: st.DropTable, snapshot: Any, timeout: float | None) -> Result:
@@ -379,15 +386,22 @@ class Session:
 
     def _describe(self, statement: st.Describe, snapshot: Any, timeout: float | None) -> Result:
         roles: dict[str, str] = {}
+        settings: str | None = None
         if statement.plan is not None:
             fields = [Field(f.name, f.type, f.nullable) for f in statement.plan.fields]
         else:
             assert statement.table is not None
             fields = list(statement.table.schema)
+            if statement.table.kind == "topic":
+                settings = described_options(self._database._catalog.topic(statement.name))
             if statement.table.key:
                 roles[statement.table.key] = "key"
             for position in statement.table.primary_key:
                 roles[fields[position].name] = "primary key"
+            for position, value in statement.table.defaults:
+                shown = f"default {decode_value(fields[position].type, value)!r}"
+                known = roles.get(fields[position].name)
+                roles[fields[position].name] = shown if known is None else f"{known}, {shown}"
             if statement.table.event_time:
                 delay = statement.table.watermark_delay_us
                 watermark = "" if delay is None else f", watermark {delay / 1e6:g} s behind"
@@ -400,6 +414,7 @@ class Session:
                 "column_type": (VARCHAR, [str(f.type) for f in fields]),
                 "nullable": (BOOLEAN, [f.nullable for f in fields]),
                 "role": (VARCHAR, [roles.get(f.name) for f in fields]),
+                "settings": (VARCHAR, [settings, *[None] * (len(fields) - 1)]),  # of the topic, not of a column
             }
         )
 

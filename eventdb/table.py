@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 
-from eventdb.errors import OffsetOutOfRange, SchemaMismatch, UsageError
+from eventdb.config import LOCK_TIMEOUT_MS
+from eventdb.errors import DatabaseLocked, OffsetOutOfRange, SchemaMismatch, UsageError
 from eventdb.event import Position
 from eventdb.row import RowCodec
 from eventdb.schema import Schema
-from eventdb.storage.key_index import current_row, row_count
+from eventdb.storage.key_index import row_count
 from eventdb.storage.keyed import KeyedWriter
 from eventdb.storage.keys import key_encoder
 from eventdb.values import us_to_datetime
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from eventdb.errors import EventDBError
 
 READ_CHUNK_ROWS = 1_024
-_DDL_CHECK_NS = 50_000_000
 
 
 class RowChange:
@@ -60,7 +60,8 @@ class Table:
         self._info = info
         self._store = database._store
         self._log = database._log_of(info)
-        self._codec = RowCodec(info.schema)
+        self._codec = RowCodec(info.schema, info.defaults)
+        self._defaults = tuple(info.defaults.get(i) for i in range(len(info.schema)))
         self._names = info.schema.names
         self._key_names = [self._names[i] for i in info.primary_key]
         self._key_codec = RowCodec(Schema([info.schema.fields[i] for i in info.primary_key]))
@@ -97,11 +98,8 @@ class Table:
         self._retired = error
 
     def _check_usable(self) -> None:
-        """Raises if the table was dropped or the database closed; looks for DDL of other processes every 50 ms."""
-        now = time.monotonic_ns()
-        if now - self._checked_ns > _DDL_CHECK_NS:
-            self._database._refresh_catalog()
-            self._checked_ns = now
+        """Raises if the table was dropped or the database closed."""
+        self._checked_ns = self._database._looked_for_ddl(self._checked_ns)
         if self._retired is not None:
             raise self._retired
 
@@ -110,11 +108,12 @@ class Table:
     def put(self, row: Mapping[str, Any]) -> Position:
         """The row is the current one of its key, in one commit; the one before it, if any, is superseded.
 
-        Columns that are missing are NULL. SchemaMismatch stores nothing. Costs one flush in `commit` mode.
+        Columns that are missing have their default, or are NULL. SchemaMismatch stores nothing. Costs one flush in
+        `commit` mode.
         """
         self._check_usable()
         values = self._codec.encode(row)
-        offset = self._store.put_row(self._log, values, self._key_of(values))
+        offset = self._store.put_row(self._log, values, self._log.key_of(values))
         return Position(0, offset) if offset >= 0 else self._write("put", [values])[0]
 
     def put_many(self, rows: Iterable[Mapping[str, Any]]) -> list[Position]:
@@ -162,9 +161,6 @@ class Table:
         keys = [writer.key_of(row) for row in rows]
         return writer.put(rows, keys) if operation == "put" else writer.insert(rows, keys)
 
-    def _key_of(self, row: tuple[Any, ...]) -> bytes:
-        return self._encode_key([row[i] for i in self._log.primary_key])
-
     def _key(self, key: Any) -> tuple[Any, ...]:
         """The physical values of a key: one value, or a tuple, list or dict of several."""
         names = self._key_names
@@ -176,16 +172,23 @@ class Table:
             raise SchemaMismatch(f"the key of table {self.name!r} is {shown}, not {key!r}")
         return self._key_codec.encode(dict(zip(names, values, strict=True)))
 
-    def compact(self) -> dict[str, int]:
+    def compact(self, *, full: bool = False) -> dict[str, int]:
         """Gives back the space of versions that nobody can see any more. Offsets and contents do not change.
 
         {'removed': versions, 'segments': files rewritten or dropped, 'held': 1 if an older snapshot kept all of them}.
-        The newest segment, which is still written, stays as it is.
+        The newest segment, which is still written, stays as it is, unless `full`. Runs by itself in the background.
+        DatabaseLocked if another process has been rewriting files for 30 seconds.
         """
         from eventdb.storage.compact import compact_table
 
         self._check_usable()
-        return compact_table(self._store, self._log)
+        with self._store.sealer().lease(LOCK_TIMEOUT_MS) as mine:
+            if not mine:
+                raise DatabaseLocked(
+                    f"{self._store.path}: another process has been rewriting files for {LOCK_TIMEOUT_MS} ms; try again",
+                    path=self._store.path,
+                )
+            return compact_table(self._store, self._log, full=full)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -195,10 +198,8 @@ class Table:
         `key` is the value of the key column; of several columns a tuple in the key's order, or a dict.
         """
         self._check_usable()
-        wanted = self._key(key)
-        with self._store.snapshot() as snapshot:
-            found = current_row(snapshot, self._log, wanted)
-        return None if found is None else dict(zip(self._names, self._codec.decode(found[2]), strict=True))
+        found = self._store.current_row(self._log, self._encode_key(self._key(key)))
+        return None if found is None else dict(zip(self._names, self._codec.decode(found), strict=True))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The current rows, in the order they were put; all of one moment, that of the first row."""

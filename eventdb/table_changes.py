@@ -62,10 +62,9 @@ class TableChange:
     # --- statements ---------------------------------------------------------------------------------------------------
 
     def _insert(self, writer: KeyedWriter, statement: st.InsertRows) -> None:
-        width = len(self._schema)
         rows = []
         for given in self._rows:
-            values: list[Any] = [None] * width
+            values: list[Any] = list(self._table._defaults)
             for position, value in zip(statement.columns, given, strict=True):
                 values[position] = value
             rows.append(tuple(values))
@@ -94,7 +93,7 @@ class TableChange:
             self._add(writer, [rows[i] for i in fresh], [keys[i] for i in fresh])
             if taken:
                 offsets = [places[i] for i in taken]
-                old = [writer.row(offset) for offset in offsets]
+                old = writer.rows(offsets)
                 self._replace(writer, *self._resolved(conflict, offsets, old, [rows[i] for i in taken]))
             waiting = later
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from eventdb.catalog import Catalog, TopicInfo
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
+    from eventdb.table import Table
     from eventdb.views import Views
 
 
@@ -27,6 +28,7 @@ class Upkeep:
     _refresh_catalog: Callable[[], None]
     _row_count: Callable[[TopicInfo, StoreSnapshot], int]
     _views_of: Callable[[], Views]
+    _table_handle: Callable[[TopicInfo], Table]
 
     @property
     def recovery_report(self) -> dict[str, object]:
@@ -43,15 +45,24 @@ class Upkeep:
 
     def compact(self, *, full: bool = False) -> dict[str, int]:
         """Seals history now: segments that are full are rewritten as compressed blocks; with `full` also those that new
-        events still go to. Offsets and contents stay, readers and writers go on.
+        events still go to. Tables lose the versions that nobody can see any more. Offsets and contents stay, readers
+        and writers go on.
 
-        Runs by itself in the background. Returns the segments and rows sealed, and their bytes before and after.
-        DatabaseLocked if another process has been sealing for 30 seconds.
+        Runs by itself in the background. Returns the segments and rows sealed, their bytes before and after, the
+        versions removed, and how many tables an older snapshot held as they are. DatabaseLocked if another process has
+        been sealing for 30 seconds.
         """
         self._check_writable()
         if not isinstance(full, bool):
             raise UsageError(f"full is True or False, not {full!r}")
-        return self._store.sealer().compact(full=full)
+        report = self._store.sealer().compact(full=full) | {"versions_removed": 0, "tables_held": 0}
+        self._refresh_catalog()
+        for info in self._catalog.topics():
+            if info.kind == "table":
+                found = self._table_handle(info).compact(full=full)
+                report["versions_removed"] += found["removed"]
+                report["tables_held"] += found["held"]
+        return report
 
     def backup(self, path: str | os.PathLike[str]) -> dict[str, object]:
         """Makes the directory `path` a backup of this moment, while writers go on; a database that opens like any.

@@ -63,6 +63,8 @@ def compact(streams: Streams, path: str, full: bool) -> int:
     """Seal the history of a database now, and say what it took and takes."""
     with eventdb.open(path) as db:
         done = db.compact(full=full)
+    if done["versions_removed"]:
+        streams.print(f"removed {done['versions_removed']:,} superseded versions of tables' rows")
     if not done["rows"]:
         streams.print("nothing to seal")
         return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import eventdb
+from eventdb.storage import Store
+from eventdb.storage.entries import segments_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {"k": "INTEGER", "s": "VARCHAR", "x": "DOUBLE", "b": "BLOB", "flag": "BOOLEAN NOT NULL"}
@@ -22,7 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 16 rows; strings beyond four go plain."""
     for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS"):
         monkeypatch.setattr(f"eventdb.storage.{name}", 16)
-    monkeypatch.setattr("eventdb.storage.transaction.DICTIONARY_LIMIT", 6)
+    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 6)
 
 
 def row(k: int, n: int) -> dict[str, Any]:
@@ -182,3 +186,149 @@ def test_repair_keeps_rows_that_the_index_of_keys_finds_through_a_lost_segment(t
         assert list(db.table("t").rows()) == expected
         assert [db.table("t").get(k) for k in (0, 1, 2)] == [{"k": 0, "n": 2}, {"k": 1, "n": 4}, None]
         assert db.check(deep=True) == []
+
+
+def test_full_compaction_leaves_the_current_rows_only(tmp_path: Path) -> None:
+    with eventdb.open(tmp_path / "db", durability="os") as db:
+        table = db.create_table("t", {"k": "BIGINT", "n": "BIGINT"}, primary_key="k")
+        for n in range(12):
+            table.put_many([{"k": k, "n": n} for k in range(100)])
+        table.delete(7)
+        before = everything(db)
+        report = db.compact(full=True)
+        assert (report["versions_removed"], report["tables_held"]) == (1_201 - 99, 0)
+        assert everything(db) == before
+        assert [change.offset for change in table.read()] == [row[0] for row in before]
+        assert db.compact(full=True)["versions_removed"] == 0
+        table.put({"k": 7, "n": -1})
+        assert everything(db) == [*before, everything(db)[-1]]
+        assert db.check(deep=True) == []
+    with eventdb.open(tmp_path / "db") as db:
+        assert db.table("t").get(7) == {"k": 7, "n": -1}
+        assert len(db.table("t")) == 100
+
+
+def test_a_helper_process_compacts_in_the_background_while_rows_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventdb.storage.seal_process.SEAL_INTERVAL_MS", 50)
+    monkeypatch.setattr("eventdb.storage.maintenance.CHECKPOINT_INTERVAL_MS", 200)
+    path = tmp_path / "db"
+    with eventdb.open(path, durability="interval:50ms") as db:
+        table = db.create_table("t", {"k": "BIGINT", "n": "BIGINT"}, primary_key="k")
+        for n in range(10):
+            table.put_many([{"k": k, "n": n} for k in range(20_000)])
+        before = size_bytes(path)
+        expected = dict.fromkeys(range(20_000), 9)
+        deadline = time.monotonic() + 60
+        while size_bytes(path) > 0.8 * before and time.monotonic() < deadline:
+            for k in range(50):
+                table.put({"k": k, "n": k + 100})
+                expected[k] = k + 100
+            time.sleep(0.02)
+        assert size_bytes(path) <= 0.8 * before
+        assert dict(db.sql("SELECT k, n FROM t").fetchall()) == expected
+        assert db.check(deep=True) == []
+
+
+KILLED = """
+import sys, eventdb
+with eventdb.open(sys.argv[1], durability="os") as db:
+    print("ready", flush=True)
+    while True:
+        db.table("t").compact(full=True)
+        db.table("t").put({"k": 0, "n": 0})
+"""
+
+
+def test_a_process_killed_while_it_compacts_leaves_the_table_as_it_was(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    draw = random.Random(5)
+    model: dict[int, int] = {}
+    with eventdb.open(path, durability="os") as db:
+        table = db.create_table("t", {"k": "BIGINT", "n": "BIGINT"}, primary_key="k")
+        for turn in range(4):
+            process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=ROOT, stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            process.stdout.readline()
+            started, stop = time.monotonic(), draw.uniform(0.1, 0.6)
+            while time.monotonic() < started + stop:
+                rows = [{"k": k, "n": turn} for k in draw.sample(range(1, 200), 40)]
+                table.put_many(rows)
+                model |= {row["k"]: row["n"] for row in rows}
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            found = dict(db.sql("SELECT k, n FROM t WHERE k > 0").fetchall())
+            assert found == model
+            assert {k: table.get(k) for k in range(1, 200)} == {
+                k: {"k": k, "n": model[k]} if k in model else None for k in range(1, 200)
+            }
+            assert db.check(deep=True) == []
+        assert table.compact(full=True)["held"] == 0
+    assert not list((tmp_path / "db" / "topics").rglob("*.tmp"))
+
+
+def test_rows_that_never_were_stay_unseen_when_the_segment_behind_a_short_one_goes(tmp_path: Path) -> None:
+    """A segment that was left before it was full ends where the next one begins; that one may be compacted away."""
+    with eventdb.open(tmp_path / "db", durability="os") as db:
+        for name, retire in (("t", True), ("u", False)):
+            table = db.create_table(name, {"k": "BIGINT", "s": "VARCHAR"}, primary_key="k")
+            table.put_many([{"k": k, "s": "x"} for k in range(10)])
+            table.compact(full=retire)
+            table.put({"k": 100, "s": "y" * 3_000})  # too long for a dictionary: the column goes plain in a new segment
+            for _ in range(3):
+                table.put_many([{"k": k, "s": "z"} for k in range(100, 2_130)])
+                table.compact(full=retire)
+            assert table.compact(full=retire)["held"] == 0
+            keys = [*range(10), *range(100, 2_130)]
+            assert sorted(db.sql(f"SELECT k FROM {name}").fetchall()) == [(k,) for k in keys]
+        assert db.check(deep=True) == []
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_flipped_bit_of_a_table_is_found_and_no_backup_takes_it(tmp_path: Path, compacted: bool) -> None:
+    path = tmp_path / "db"
+    with eventdb.open(path, durability="os") as db:
+        table = db.create_table("t", {"k": "BIGINT", "s": "VARCHAR", "x": "DOUBLE"}, primary_key="k")
+        for n in range(2):
+            table.put_many([{"k": k, "s": "long" * 999 if k == 3 else None, "x": n + k / 8} for k in range(600)])
+            if compacted:
+                db.compact(full=True)
+        table.put_many([{"k": k, "s": "", "x": -1.0} for k in range(50)])  # marks change behind a checkpoint
+        db.checkpoint()
+        table.put({"k": 1, "s": "", "x": -2.0})
+        assert db.check(deep=True) == []
+    store = Store.open(str(path), read_only=True, live_topics=lambda: {})
+    with store.snapshot() as snapshot:
+        entries = segments_of(snapshot.transaction())
+    segments: list[Any] = [(entry, entry.open(store._files, str(path), store.uuid)) for entry in entries]
+    store.close()
+    assert any(segment.layout.offsets >= 0 for _, segment in segments) == compacted
+    tried = 0
+    for entry, segment in segments:
+        for (position, length), name in zip(segment.regions(0, entry.rows), segment.region_names(), strict=True):
+            if not length:
+                continue
+            flip(path / entry.path, position + length // 2)
+            found = eventdb.check(path, deep=True)
+            assert any(f"{name} of rows 0..{entry.rows} does not verify" in text for text in found), (name, found)
+            flip(path / entry.path, position + length // 2)
+            tried += 1
+    assert tried > 8
+    assert eventdb.check(path, deep=True) == []
+    entry, segment = segments[0]
+    with eventdb.open(path) as db:
+        db.backup(tmp_path / "good")
+        flip(path / entry.path, segment.layout.columns[2].value_position + 8 * 100)
+        with pytest.raises(eventdb.CorruptionError):
+            db.backup(tmp_path / "bad")
+    assert eventdb.check(tmp_path / "good", deep=True) == []
+    flip(tmp_path / "good" / entry.path, segment.layout.columns[2].value_position + 8 * 100)
+    assert eventdb.check(tmp_path / "good", deep=True) != []

@@ -103,3 +103,67 @@ def test_a_restore_that_cannot_be_done_says_why_and_leaves_the_backup_alone(tmp_
             eventdb.restore(tmp_path / "nothing", tmp_path / "c")
     assert files_of(tmp_path / "backup") == before
     assert not [name for name in "abc" if (tmp_path / name).exists()]
+
+
+def changed(db: eventdb.Database, states: dict[int, tuple[dt.datetime, dict[int, str | None]]], turns: range) -> None:
+    """The table goes through states, which are noted by the offset its log then ends at."""
+    table = db.table("t")
+    model = dict(max(states.items())[1][1]) if states else {}
+    for n in turns:
+        if n % 5 == 4:
+            keys = [k for k in range(40) if (k + n) % 7 == 0]
+            table.delete_many(keys)
+            for k in keys:
+                model.pop(k, None)
+        elif n % 3:
+            table.put({"k": n % 11, "s": f"s{n}"})
+            model[n % 11] = f"s{n}"
+        else:
+            rows = [{"k": k, "s": "long" * 600 if n == 12 else None} for k in range(n % 13, 40)]
+            table.put_many(rows)
+            model |= {row["k"]: row["s"] for row in rows}
+        last = list(table.read(start=max(0, table.offsets()[1] - 1)))[-1]
+        states[table.offsets()[1]] = (last.append_time, dict(model))
+
+
+def test_a_table_goes_back_to_any_state_since_its_last_compaction(tmp_path: Path) -> None:
+    states: dict[int, tuple[dt.datetime, dict[int, str | None]]] = {}
+    with eventdb.open(tmp_path / "db", durability="os") as db:
+        db.create_table("t", {"k": "INTEGER", "s": "VARCHAR"}, primary_key="k")
+        changed(db, states, range(60))
+        db.backup(tmp_path / "first")
+        compacted = max(states)
+        db.table("t").compact(full=True)
+        changed(db, states, range(60, 90))
+        db.backup(tmp_path / "second")
+        current = {row["k"]: row["s"] for row in db.table("t").rows()}
+    assert current == states[max(states)][1]
+    ends = sorted(states)
+    for number, end in enumerate([ends[0], ends[12], ends[33], ends[61], ends[70]]):
+        moment, expected = states[end]
+        backup = tmp_path / ("first" if end <= compacted else "second")
+        wanted: dict[str, object] = {"to_offset": {"t": end}} if number % 2 else {"to_time": moment}
+        path = tmp_path / f"again{number}"
+        eventdb.restore(backup, path, **wanted)  # type: ignore[arg-type]
+        with eventdb.open(path) as db:
+            table = db.table("t")
+            assert table.offsets()[1] == end
+            assert {row["k"]: row["s"] for row in table.rows()} == expected
+            assert {k: table.get(k) for k in range(40)} == {
+                k: {"k": k, "s": expected[k]} if k in expected else None for k in range(40)
+            }
+            assert len(table) == len(expected)
+            assert db.check(deep=True) == []
+            again = {end: states[end]}
+            changed(db, again, range(100, 130))
+            assert dict(db.sql("SELECT k, s FROM t").fetchall()) == again[max(again)][1]
+            table.compact(full=True)
+            assert dict(db.sql("SELECT k, s FROM t").fetchall()) == again[max(again)][1]
+            assert db.check(deep=True) == []
+    with pytest.raises(eventdb.UnsupportedError, match=f"before offset {compacted} may have been compacted away"):
+        eventdb.restore(tmp_path / "second", tmp_path / "no", to_offset={"t": ends[30]})
+    assert not (tmp_path / "no").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(eventdb.UnsupportedError, match="compacted away"):
+        eventdb.restore(tmp_path / "second", tmp_path / "empty", to_time=states[ends[30]][0])
+    assert list((tmp_path / "empty").iterdir()) == []

@@ -87,9 +87,7 @@ def test_a_table_is_a_dict_and_old_snapshots_stay_what_they_were(commits: list[l
             assert dict(snapshot.sql("SELECT k, n FROM t").fetchall()) == expected
             assert snapshot.sql("SELECT count(*) FROM t").fetchall() == [(len(expected),)]
             snapshot.close()
-        assert {k: table.get(k) for k in KEYS} == {
-            k: {"k": k, "n": model[k]} if k in model else None for k in KEYS
-        }
+        assert {k: table.get(k) for k in KEYS} == {k: {"k": k, "n": model[k]} if k in model else None for k in KEYS}
         assert {row["k"]: row["n"] for row in table.rows()} == model
         assert len(table) == len(model)
         replayed: dict[str, Any] = {}
@@ -106,6 +104,7 @@ def test_a_table_is_a_dict_and_old_snapshots_stay_what_they_were(commits: list[l
 
 _WHERE = st.sampled_from(
     [
+        "WHERE a = 1 AND b = 'b'", "WHERE a IN (0, 2) AND b IN ('c', 'a') AND n > 0",
         "", "WHERE n > 0", "WHERE n IS NULL", "WHERE a = 1 OR n < 0", "WHERE b || 'x' > 'bx'", "WHERE n % 2 = 0",
         "WHERE 1 = 0",
     ]
@@ -143,6 +142,14 @@ _statement = st.one_of(
     st.builds(lambda set, where: f"UPDATE t SET {set} {where}", _SET, _WHERE),
     st.builds(lambda where: f"DELETE FROM t {where}", _WHERE),
     st.just("INSERT INTO t SELECT a + 1, b, n, s FROM t WHERE n > 0 ON CONFLICT DO NOTHING"),
+    st.builds(
+        lambda verb, rows: f"INSERT OR {verb} INTO t VALUES {_values(rows)}",
+        st.sampled_from(["REPLACE", "IGNORE"]), st.lists(_row, min_size=1, max_size=4),
+    ),
+    st.builds(lambda a, b: f"INSERT OR REPLACE INTO t (b, a) VALUES ('{b}', {a})", st.integers(0, 3),
+              st.sampled_from("abc")),
+    st.builds(lambda a, b, n: f"INSERT INTO t (n, a, b) VALUES ({n}, {a}, '{b}') ON CONFLICT DO NOTHING",
+              st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 3)),
 )  # fmt: skip
 
 
@@ -156,7 +163,8 @@ def _content(rows: Any) -> list[tuple[Any, ...]]:
 def test_statements_do_what_sqlite_does(statements: list[str]) -> None:
     with eventdb.open(":memory:") as db:
         oracle = apsw.Connection(":memory:")
-        create = "CREATE TABLE t (a INTEGER, b VARCHAR, n INTEGER, s VARCHAR, PRIMARY KEY (a, b))"
+        columns = "a INTEGER, b VARCHAR, n INTEGER DEFAULT -7, s VARCHAR DEFAULT 'a,)'"
+        create = f"CREATE TABLE t ({columns}, PRIMARY KEY (a, b))"
         db.sql(create)
         oracle.execute(create)
         for statement in statements:
@@ -281,6 +289,57 @@ def test_what_tables_do_not_do_yet_is_named(db: eventdb.Database, text: str, con
     with pytest.raises(UnsupportedSQL) as caught:
         db.sql(text)
     assert caught.value.construct == construct
+
+
+def test_a_column_that_is_not_named_has_its_default(tmp_path: Path) -> None:
+    columns = (
+        "k INTEGER PRIMARY KEY, n INTEGER NOT NULL DEFAULT 2 + 3, s VARCHAR DEFAULT 'it''s, (so)' NULL, "
+        "d DECIMAL(6,2) DEFAULT 1.5, at TIMESTAMP DEFAULT TIMESTAMP '2026-01-02 03:04:05', b BLOB DEFAULT x'00ff', "
+        "x DOUBLE DEFAULT 1, z VARCHAR DEFAULT NULL"
+    )
+    given = {
+        "n": 5, "s": "it's, (so)", "d": Decimal("1.50"), "at": dt.datetime(2026, 1, 2, 3, 4, 5), "b": b"\0\xff",
+        "x": 1.0, "z": None,
+    }  # fmt: skip
+    with eventdb.open(tmp_path / "db") as db:
+        db.sql(f"CREATE TABLE t ({columns})")
+        db.sql("INSERT INTO t (k) VALUES (1), (2)")
+        db.sql("INSERT INTO t (k, n, s) VALUES (3, DEFAULT, 'mine'), (4, 9, DEFAULT)")
+        db.sql("UPDATE t SET n = 0, s = '' WHERE k = 2")
+        db.sql("UPDATE t SET n = DEFAULT, s = DEFAULT, z = DEFAULT WHERE k = 2")
+        db.sql("INSERT INTO t (k) SELECT k + 10 FROM t WHERE k = 1")
+    with eventdb.open(tmp_path / "db") as db:
+        table = db.table("t")
+        table.put({"k": 5})
+        table.insert({"k": 6, "s": None, "N": 1})
+        expected = {k: {"k": k} | given for k in (1, 2, 3, 4, 5, 6, 11)}
+        expected[3]["s"], expected[4]["n"] = "mine", 9
+        expected[6] |= {"s": None, "n": 1}
+        assert {row["k"]: row for row in table.rows()} == expected
+        assert db.sql("DESCRIBE t").fetchall()[1][3] == "default 5"
+        with pytest.raises(SchemaMismatch):
+            db.sql("INSERT INTO t (k, n) VALUES (9, NULL)")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("CREATE TABLE u (k INTEGER PRIMARY KEY, at TIMESTAMP DEFAULT now())", "constant"),
+        ("CREATE TABLE u (k INTEGER PRIMARY KEY, n INTEGER DEFAULT 'x')", "n"),
+        ("CREATE TABLE u (k INTEGER PRIMARY KEY, n INTEGER DEFAULT)", "expected a constant"),
+        ("CREATE TABLE u (k INTEGER PRIMARY KEY, n INTEGER DEFAULT 1 DEFAULT 2)", "two defaults"),
+        ("INSERT OR ABORT INTO t VALUES (1, 1)", "INSERT OR ABORT"),
+        ("INSERT OR REPLACE INTO t VALUES (1, 1) ON CONFLICT DO NOTHING", "write one of the two"),
+        ("INSERT OR IGNORE INTO p VALUES (1)", "no primary key"),
+    ],
+)
+def test_defaults_and_conflicts_that_cannot_be_are_refused_with_the_reason(
+    db: eventdb.Database, text: str, message: str
+) -> None:
+    db.sql("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+    db.sql("CREATE TOPIC p (n INTEGER)")
+    with pytest.raises(eventdb.QueryError, match=message):
+        db.sql(text)
 
 
 def test_a_dropped_table_is_gone_with_its_keys(db: eventdb.Database) -> None:

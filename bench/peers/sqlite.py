@@ -139,3 +139,50 @@ class SqliteEvents:
 
     def close(self) -> None:
         self._connection.close()
+
+
+class SqliteTable:
+    """Rows by key, upserted as SQLite spells it. Autocommit, WAL; `synchronous` is NORMAL or FULL."""
+
+    UPSERT = (
+        "INSERT INTO devices VALUES (:id, :site, :temp, :n) "
+        "ON CONFLICT (id) DO UPDATE SET site = excluded.site, temp = excluded.temp, n = excluded.n"
+    )
+
+    def __init__(self, path: Path, synchronous: str) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+        self._connection.execute("CREATE TABLE devices (id TEXT PRIMARY KEY, site TEXT, temp REAL, n INTEGER)")
+
+    def put_each(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """One commit a row."""
+        execute = self._connection.execute
+        for row in rows:
+            execute(self.UPSERT, row)
+
+    def put_all(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """One commit for all."""
+        self._connection.execute("BEGIN")
+        self._connection.executemany(self.UPSERT, rows)
+        self._connection.execute("COMMIT")
+
+    def get_each(self, keys: Sequence[str]) -> None:
+        execute = self._connection.execute
+        for key in keys:
+            execute("SELECT * FROM devices WHERE id = ?", (key,)).fetchone()
+
+    def run_each(self, statement: str, keys: Sequence[str]) -> None:
+        """The statement for each key, one commit each."""
+        execute = self._connection.execute
+        for key in keys:
+            execute(statement, (key,))
+
+    def run(self, statement: str) -> None:
+        self._connection.execute(statement)
+
+    def contents(self) -> list[tuple[Any, ...]]:
+        return self._connection.execute("SELECT * FROM devices ORDER BY id").fetchall()
+
+    def close(self) -> None:
+        self._connection.close()

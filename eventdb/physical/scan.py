@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,7 +18,7 @@ from eventdb.physical.event_headers import headers_column
 from eventdb.physical.morsels import submit
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
-from eventdb.physical.skipping import in_time, may_match
+from eventdb.physical.skipping import find_parts
 from eventdb.schema import DataType
 
 _Reader = Callable[[Any], Column]
@@ -43,20 +43,15 @@ class LogScan(Operator):
         return self.plan.label() + skipped + blocks
 
     def produce(self) -> Iterator[RecordBatch]:
-        for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
-            yield from self._produce(log)
+        found = find_parts(self.plan, self.context)
+        self.skipped_segment_count, self.skipped_block_count = found.skipped_segment_count, found.skipped_block_count
+        for log, parts in found.groups:
+            yield from self._produce(log, parts)
 
-    def _produce(self, log: Any) -> Iterator[RecordBatch]:
-        plan, context = self.plan, self.context
-        earliest, latest = context.snapshot.offsets(log)
-        start = earliest if plan.start_offset is None else max(plan.start_offset, earliest)
-        stop = latest if plan.stop_offset is None else min(plan.stop_offset, latest)
-        if start >= stop:
-            return
-        parts = self._parts(log, context.snapshot.slices(log, start, stop))
-        threads = 1 if "_headers" in plan.columns else context.threads  # their text is looked up in the snapshot
-        for part, columns in read_ahead(parts, self._readers(log), threads):
-            context.cancel.check()
+    def _produce(self, log: Any, parts: list[Any]) -> Iterator[RecordBatch]:
+        threads = 1 if "_headers" in self.plan.columns else self.context.threads  # they are looked up in the snapshot
+        for part, columns in read_ahead(iter(parts), self._readers(log), threads):
+            self.context.cancel.check()
             count = part.row_count
             self._part, self._first_row = part, 0
             if count <= MORSEL_ROWS:
@@ -66,16 +61,6 @@ class LogScan(Operator):
                 last = min(first + MORSEL_ROWS, count)
                 self._first_row = first
                 yield RecordBatch(self.names, [column.slice(first, last) for column in columns], last - first)
-
-    def _parts(self, log: Any, slices: Iterable[Any]) -> Iterator[Any]:
-        """The slices that may hold rows of the scan."""
-        for part in slices:
-            if not in_time(self.plan, part.time_range):
-                self.skipped_segment_count += 1
-            elif not may_match(self.plan, log, part):
-                self.skipped_block_count += 1
-            else:
-                yield part
 
     def _readers(self, log: Any) -> list[_Reader]:
         return [self._reader(log, f.type, name) for f, name in zip(self.plan.output, self.plan.columns, strict=True)]
@@ -132,7 +117,11 @@ def read_ahead(
 class KeyLookup(LogScan):
     """Finds the rows of the plan's keys through the table's index, whatever the table's size; in offset order."""
 
-    def _produce(self, log: Any) -> Iterator[RecordBatch]:
+    def produce(self) -> Iterator[RecordBatch]:
+        for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
+            yield from self._find(log)
+
+    def _find(self, log: Any) -> Iterator[RecordBatch]:
         plan, snapshot = self.plan, self.context.snapshot
         assert plan.keys is not None
         low, high = plan.start_offset or 0, plan.stop_offset

@@ -6,7 +6,9 @@ expression that is not selected becomes a hidden column and is projected away at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from sqlglot import exp
 
@@ -410,8 +412,11 @@ class QueryBinder:
 
     # -- VALUES and UNION ------------------------------------------------------------------------------------------
 
-    def values(self, node: exp.Values, targets: list[tuple[str, DataType]] | None = None) -> Plan:
-        """VALUES rows; with `targets` each column is converted to (name, type) as INSERT does."""
+    def values(
+        self, node: exp.Values, targets: list[tuple[str, DataType]] | None = None, defaults: Sequence[Literal] = ()
+    ) -> Plan:
+        """VALUES rows; with `targets` each column is converted to (name, type) as INSERT does, and the word DEFAULT
+        stands for its entry in `defaults`."""
         binder = ExpressionBinder(self.context, Scope([], []), "VALUES")
         rows: list[list[Expression]] = []
         for tree in node.expressions:
@@ -423,9 +428,13 @@ class QueryBinder:
             wanted = len(targets) if targets is not None else len(rows[0]) if rows else len(cells)
             if len(cells) != wanted:
                 self.context.fail(f"this row has {len(cells)} values, expected {wanted}", tree)
-            row = [binder.bind(cell) for cell in cells]
-            if targets is not None:
-                row = [assign(binder, e, t, n, c) for e, (n, t), c in zip(row, targets, cells, strict=True)]
+            if targets is None:
+                row = [binder.bind(cell) for cell in cells]
+            else:
+                row = [
+                    default if default is not None and _says_default(c) else assign(binder, binder.bind(c), t, n, c)
+                    for default, (n, t), c in zip_longest(defaults, targets, cells)
+                ]
             rows.append(row)
         if targets is None:
             columns = [binder.unify(column, node, "VALUES") for column in zip(*rows, strict=True)]
@@ -551,6 +560,10 @@ def project(plan: Plan, expressions: list[Expression] | list[ColumnRef], names: 
         OutputField(name, e.type, may_be_null(e, nullable)) for name, e in zip(names, expressions, strict=True)
     )
     return Project(plan, tuple(expressions), fields)
+
+
+def _says_default(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Var) and str(node.this).upper() == "DEFAULT"
 
 
 def assign(

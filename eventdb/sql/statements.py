@@ -12,8 +12,8 @@ from eventdb.schema import Schema
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """Something FROM can name. `kind` is 'topic', 'table' (`primary_key` is the positions of its key columns), 'view'
-    (materialized) or 'file' (`path` and `format` are set)."""
+    """Something FROM can name. `kind` is 'topic', 'table' (`primary_key` is the positions of its key columns,
+    `defaults` physical values by position), 'view' (materialized) or 'file' (`path` and `format` are set)."""
 
     kind: str
     id: int
@@ -25,6 +25,11 @@ class TableInfo:
     format: str | None = None
     key: str | None = None
     primary_key: tuple[int, ...] = ()
+    defaults: tuple[tuple[int, object], ...] = ()
+
+    def default(self, position: int) -> object:
+        """The physical value a column has that a row does not name; None for NULL."""
+        return dict(self.defaults).get(position)
 
 
 class Resolver(Protocol):
@@ -87,12 +92,13 @@ class DropTopic(Statement):
 
 @dataclass(frozen=True, slots=True)
 class CreateTable(Statement):
-    """`primary_key` are positions in the schema, in the order of the key."""
+    """`primary_key` are positions in the schema, in the order of the key; `defaults` (position, physical value)."""
 
     name: str
     schema: Schema
     primary_key: tuple[int, ...]
     if_not_exists: bool = False
+    defaults: tuple[tuple[int, object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

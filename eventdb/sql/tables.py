@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from eventdb.errors import BindError, QueryError, TopicNotFound, UnsupportedSQL, UsageError
-from eventdb.logical.expressions import ColumnRef, Expression
-from eventdb.logical.plan import Filter, OutputField, Plan, Project, Scan
-from eventdb.schema import BIGINT, Field, Schema
+from eventdb.errors import TopicNotFound, UsageError
+from eventdb.logical.expressions import ColumnRef, Expression, Literal
+from eventdb.logical.plan import Filter, OutputField, Plan, Project, Scan, Values
+from eventdb.logical.rules.fold_constants import fold_constants
+from eventdb.schema import BIGINT, DataType, Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.queries import assign
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.statements import Conflict, CreateTable, Delete, TableInfo, Update
+from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import column_start
 from eventdb.sql.words import Words
 
@@ -26,20 +28,13 @@ def create_table(words: Words, context: Context) -> CreateTable:
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
     name = words.name("the table's name")
     if words.word() == "AS":
-        raise _unsupported(words, "CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
-    words.expect("(")
+        raise words.unsupported("CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
     fields: list[Field] = []
     key: list[tuple[str, int]] = []
-    while True:
-        _element(words, context, fields, key)
-        if words.accept(")"):
-            break
-        if not words.accept(","):
-            words.wrong("expected , or )")
-        if words.accept(")"):
-            break
+    defaults: list[tuple[int, object]] = []
+    words.elements(lambda: _element(words, context, fields, key, defaults))
     if words.word() == "WITH":
-        raise _unsupported(words, "WITH (...) of a table", "a table has no options yet")
+        raise words.unsupported("WITH (...) of a table", "a table has no options yet")
     words.end()
     if not key:
         raise words.error("a table needs a PRIMARY KEY; for a log without one write CREATE TOPIC", 0)
@@ -55,13 +50,7 @@ def create_table(words: Words, context: Context) -> CreateTable:
         if index in positions:
             raise words.error(f"PRIMARY KEY: column {column!r} is named twice", at)
         positions.append(index)
-    return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists)
-
-
-def _unsupported(words: Words, construct: str, fix: str, index: int | None = None) -> UnsupportedSQL:
-    place = words.error("", words.index if index is None else index)
-    message = f"{construct} is not supported; {fix}"
-    return UnsupportedSQL(message, construct=construct, sql=place.sql, line=place.line, column=place.column)
+    return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists, tuple(defaults))
 
 
 def required(schema: Schema, positions: list[int]) -> Schema:
@@ -69,23 +58,21 @@ def required(schema: Schema, positions: list[int]) -> Schema:
     return Schema(Field(f.name, f.type, f.nullable and i not in positions) for i, f in enumerate(schema))
 
 
-def _element(words: Words, context: Context, fields: list[Field], key: list[tuple[str, int]]) -> None:
+def _element(
+    words: Words, context: Context, fields: list[Field], key: list[tuple[str, int]], defaults: list[tuple[int, object]]
+) -> None:
     """One column or PRIMARY KEY clause between the commas."""
     at = words.index
     if words.word(1) == "(" and (words.word() == "PRIMARY KEY"):
         if key:
             raise words.error("PRIMARY KEY is given twice", at)
-        words.index += 2
-        while True:
-            key.append((words.text(), words.index))
-            words.name("a column")
-            if words.accept(")"):
-                return
-            words.expect(",")
+        words.index += 1
+        key += words.names("a column")
+        return
     if words.word() in ("CONSTRAINT", "UNIQUE", "FOREIGN", "FOREIGN KEY", "CHECK", "KEY") and words.word(1) in (
         "(", "KEY", "UNIQUE", "PRIMARY KEY",
     ):  # fmt: skip
-        raise _unsupported(words, f"the constraint {words.word()}", "a table has PRIMARY KEY (columns) and NOT NULL")
+        raise words.unsupported(f"the constraint {words.word()}", "a table has PRIMARY KEY (columns) and NOT NULL")
     name, type = column_start(words, fields)
     nullable = True
     while not words.ended and words.word() not in (",", ")"):
@@ -96,10 +83,40 @@ def _element(words: Words, context: Context, fields: list[Field], key: list[tupl
                 raise words.error("PRIMARY KEY is given twice; of several columns: PRIMARY KEY (a, b)", words.index)
             key.append((name, words.index))
             words.index += 1
+        elif words.accept("DEFAULT"):
+            if defaults and defaults[-1][0] == len(fields):
+                raise words.error(f"column {name!r} has two defaults", words.index - 1)
+            defaults.append((len(fields), _default(words, context, name, type)))
         elif not words.accept("NULL"):
             found = words.word() or words.text()
-            raise _unsupported(words, f"{found} on a column", "a column has a type, NOT NULL and PRIMARY KEY")
+            raise words.unsupported(f"{found} on a column", "a column has a type, NOT NULL, DEFAULT and PRIMARY KEY")
     fields.append(Field(name, type, nullable))
+
+
+def _default(words: Words, context: Context, name: str, type: DataType) -> object:
+    """The physical value of the constant behind DEFAULT."""
+    start = words.index
+    ends = [words.at_depth_zero(start, word) for word in (",", "NOT", "NULL", "PRIMARY KEY", "DEFAULT")]
+    depth, stop = 0, words.stop
+    for i in range(start, words.stop):  # up to the bracket that closes the list of columns
+        text = "" if words.tokens[i].token_type is TokenType.STRING else words.tokens[i].text
+        depth += (text == "(") - (text == ")")
+        if depth < 0:
+            stop = i
+            break
+    words.index = min([end for end in ends if end is not None and end > start], default=stop)
+    words.index = min(words.index, stop)
+    if words.index == start:
+        words.wrong(f"expected a constant behind DEFAULT of {name}")
+    tree = words.source.expression(start, words.index)
+    binder = ExpressionBinder(context, Scope([], []), "DEFAULT")
+    value = fold_constants(Project(Values(((),), ()), (assign(binder, binder.bind(tree), type, name, tree),),
+                                   (OutputField(name, type),)))  # fmt: skip
+    assert isinstance(value, Project)
+    (found,) = value.expressions
+    if not isinstance(found, Literal):
+        raise words.unsupported("a DEFAULT that is no constant", "give the value in each INSERT", start)
+    return found.value
 
 
 # --- UPDATE and DELETE ------------------------------------------------------------------------------------------------
@@ -137,21 +154,21 @@ def delete(words: Words, context: Context) -> Delete:
 def _target(words: Words, context: Context, verb: str) -> TableInfo:
     at = words.index
     name = words.name("a table")
-    place = words.error("", at)
-    try:
-        table = context.resolver.table(name)
-    except QueryError:
-        raise
-    except TopicNotFound as error:
-        raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
+    table = named_table(words, context, name, at)
     if table.kind == "topic":
         fix = "events do not change; what changes is a table: CREATE TABLE"
-        raise _unsupported(words, f"{verb} of a topic", fix, at)
+        raise words.unsupported(f"{verb} of a topic", fix, at)
     if table.kind != "table":
-        raise BindError(
-            f"{name!r} is a {table.kind}: {verb} changes tables", sql=place.sql, line=place.line, column=place.column
-        )
+        raise words.bind_error(f"{name!r} is a {table.kind}: {verb} changes tables", at)
     return table
+
+
+def named_table(words: Words, context: Context, name: str, at: int) -> TableInfo:
+    """What the name at a place names."""
+    try:
+        return context.resolver.table(name)
+    except TopicNotFound as error:
+        raise words.bind_error(str(error), at) from error
 
 
 def _alias(words: Words, table: TableInfo, *ends: str) -> str:
@@ -181,7 +198,7 @@ def _offset(table: TableInfo) -> Expression:
 
 def _filtered(words: Words, context: Context, scan: Scan, scope: Scope, verb: str) -> Plan:
     if words.word() in ("FROM", "USING", "ORDER", "LIMIT"):
-        raise _unsupported(words, f"{verb} ... {words.word()}", "choose the rows with WHERE")
+        raise words.unsupported(f"{verb} ... {words.word()}", "choose the rows with WHERE")
     where = _where(words, context, scope)
     return scan if where is None else Filter(scan, where)
 
@@ -203,7 +220,7 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
     while True:
         at = words.index
         if words.word() == "(":
-            raise _unsupported(words, "SET (columns) = ...", "write one SET column = value for each")
+            raise words.unsupported("SET (columns) = ...", "write one SET column = value for each")
         name = words.name("a column")
         index = table.schema.find(name.rpartition(".")[2])
         if index is None:
@@ -216,10 +233,13 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
         words.index = min([end for end in ends if end is not None], default=words.stop)
         if words.index == start:
             words.wrong(f"expected a value for {name}")
-        if words.index == start + 1 and words.text(-1).upper() == "DEFAULT":
-            raise _unsupported(words, "SET ... = DEFAULT", "columns have no defaults: write NULL")
-        tree = words.source.expression(start, words.index)
         field = table.schema.fields[index]
+        if words.index == start + 1 and words.text(-1).upper() == "DEFAULT":
+            changed[index] = Literal(field.type, table.default(index))
+            if not words.accept(","):
+                return changed
+            continue
+        tree = words.source.expression(start, words.index)
         changed[index] = assign(binder, binder.bind(tree), field.type, field.name, tree)
         if not words.accept(","):
             return changed
@@ -234,7 +254,7 @@ def on_conflict(words: Words, context: Context, table: TableInfo) -> Conflict:
     at = words.index
     named = _key_columns(words, table) if words.accept("(") else None
     if words.word() == "WHERE":
-        raise _unsupported(words, "ON CONFLICT ... WHERE", "a table has one key, its PRIMARY KEY")
+        raise words.unsupported("ON CONFLICT ... WHERE", "a table has one key, its PRIMARY KEY")
     words.expect("DO")
     if words.accept("NOTHING"):
         words.end()
@@ -252,6 +272,13 @@ def on_conflict(words: Words, context: Context, table: TableInfo) -> Conflict:
     words.end()
     kept = _columns(table)
     return Conflict(tuple(changed.get(i, kept[i]) for i in range(width)), where)
+
+
+def or_replace(table: TableInfo, verb: str) -> Conflict:
+    """What INSERT OR REPLACE and INSERT OR IGNORE, SQLite's spelling, do with a row whose key is taken."""
+    width = len(table.schema)
+    kept = tuple(ColumnRef(f.type, width + i, f.name) for i, f in enumerate(table.schema))
+    return Conflict(kept if verb == "REPLACE" else None)
 
 
 def _key_columns(words: Words, table: TableInfo) -> set[int]:
@@ -290,5 +317,5 @@ def returned(words: Words, context: Context, table: TableInfo) -> tuple[int, ...
         if words.ended:
             return tuple(found)
         if words.word() != ",":
-            raise _unsupported(words, "RETURNING of expressions", "name columns, _offset or *")
+            raise words.unsupported("RETURNING of expressions", "name columns, _offset or *")
         words.index += 1

@@ -31,16 +31,8 @@ def create_topic(words: Words, context: Context) -> CreateTopic:
     name = words.name("the topic's name")
     if words.word() == "AS":
         context.unsupported("CREATE TOPIC ... AS SELECT", None, "create the topic, then INSERT INTO it")
-    words.expect("(")
     parts = _Parts()
-    while True:
-        _element(words, parts, context)
-        if words.accept(")"):
-            break
-        if not words.accept(","):
-            words.wrong("expected , or )")
-        if words.accept(")"):
-            break
+    words.elements(lambda: _element(words, parts, context))
     options = _options(words) if words.accept("WITH") else ()
     words.end()
     return _build(words, context, name, if_not_exists, parts, options)
@@ -52,9 +44,7 @@ def alter_topic(words: Words, context: Context) -> AlterTopic:
     if not words.accept("SET"):
         construct = f"ALTER TOPIC ... {words.word() or words.text()}"
         place = words.error(f"{construct} is not supported; write ALTER TOPIC t SET (...)", words.index)
-        raise UnsupportedSQL(
-            place.message, construct=construct, sql=place.sql, line=place.line, column=place.column
-        )
+        raise UnsupportedSQL(place.message, construct=construct, sql=place.sql, line=place.line, column=place.column)
     options = _options(words)
     words.end()
     return AlterTopic(name, options)

@@ -33,7 +33,7 @@ from eventdb.storage.format import (
     U32,
 )
 from eventdb.storage.head import MAX_AHEAD, pack_head
-from eventdb.storage.put import describe_mark, superseded
+from eventdb.storage.put import NO_ROW, describe_mark, insert_row, superseded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def make_encoder(log: PartitionLog, segment: Segment) -> Any:
 def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None = None) -> int:
     """The offset of the row, committed; DECLINED, nothing done, if it must take the long way. Errors: Writer.commit.
 
-    With the `key` of a table's row (keys.py) it supersedes the row that has the key.
+    With the `key` of a table's row (keys.py) it supersedes the row that has the key, or is the first that has it.
     """
     if writer.busy or getpid() != writer.pid or writer.shared[_WAITING] != _NOBODY:
         return DECLINED  # whoever finds the writer busy joins the group that commits next
@@ -200,6 +200,8 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes |
         mark = superseded(writer, log, key)
         if mark is None:
             return DECLINED
+        if mark is NO_ROW:
+            return insert_row(writer, log, row, key, max(now, state.append_us))
     if now < state.append_us:
         now = state.append_us
     try:

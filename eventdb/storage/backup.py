@@ -238,7 +238,7 @@ class Backup:
         """The copied index is that of a database closed cleanly, with the topics of the copied catalog."""
         for topic_id in stored_topics(txn) - live:
             forget_keys(txn, topic_id)
-        for kind in (b"w", b"t", b"g"):  # the target has no file that waits to be removed
+        for kind in (b"w", b"g"):  # the target has no file that waits to be removed
             for key in [key for key, _ in scan(txn, kind)]:
                 txn.delete(key)
         if self._cut is not None:
@@ -253,8 +253,13 @@ class Backup:
         except MissingFile:
             raise _Vanished(f"{self._source}/{entry.path}") from None
 
+    def _open_raw(self, entry: Entry) -> Segment:
+        segment = self._open_source(entry)
+        assert not isinstance(segment, SealedSegment)  # tables are not sealed
+        return segment
+
     def _copy_segment(self, entry: Entry, noted: Sum) -> Sum:
-        """The target's file holds the entry's rows, durably; returns their sum, NOTHING where sums are not kept.
+        """The target's file holds the entry's rows, durably; returns their sum, NOTHING of a sealed one.
 
         CorruptionError if they are not those the source noted: damage does not spread to backups.
         """
@@ -267,7 +272,9 @@ class Backup:
             )
         done = 0 if old is None else old.rows
         table = entry.table
-        if old is not None and done >= entry.rows and not table and (entry.sealed or before[0] == entry.rows):
+        if old is not None and done >= entry.rows and (entry.sealed or before[0] == entry.rows):
+            if table:
+                self._marks.append((entry, self._open_raw(entry)))
             return before
         segment = self._open_source(entry)
         if isinstance(segment, SealedSegment):
@@ -275,12 +282,12 @@ class Backup:
                 raise CorruptionError(f"{problem}: nothing was backed up", path=segment.path)
             self._write(entry, segment, [(0, segment.layout.size_bytes)], None)
             return NOTHING
-        if table:
-            self._copy_table_segment(entry, segment, old)
-            return NOTHING
         if before[0] != done or done > entry.rows:
             before = NOTHING
         found = self._sum(segment, before, noted, entry.rows)
+        if table:
+            self._copy_table_segment(entry, segment, old)
+            return found
         self._write(entry, segment, segment.regions(done, entry.rows - done), old)
         return found
 

@@ -41,7 +41,7 @@ def check_table(
         missing, extra = len(current - named), len(named - current)
         problems.append(f"{missing} current rows are not in the index of keys, which names {extra} others")
     value = txn.get(table_key(topic_id, partition))
-    count = 0 if value is None else TABLE.unpack(value)[0]
+    count = 0 if value is None else TABLE.unpack_from(value)[0]
     if count != len(current):
         problems.append(f"the table has {len(current)} rows, its count says {count}")
     return problems

@@ -10,15 +10,14 @@ their offsets; a segment without such rows goes. The steps, and what a crash lea
    the temporary file, which the next compaction removes;
 4. with the lock, and only if the old segments are what they were: marks made meanwhile are copied and flushed, the file
    gets its name (base and generation, which nothing referred to before), the directory is flushed, and one commit
-   replaces the segments in the index and lists the old files as garbage. Replaying it is replaying keys;
-5. an old file goes once that commit is in a checkpoint and no reader is older than it: a power cut or a snapshot that
-   leads back to the old segments finds them.
+   replaces the segments in the index and notes the old files as gone (gone.py). Replaying it is replaying keys.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,23 +27,25 @@ from eventdb.config import MAX_SEGMENT_ROWS
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     COLUMN_OFFSETS,
-    GARBAGE_KEY,
     NO_SEGMENT,
     PARTITION,
     SEGMENT_KEY,
     TABLE,
     TYPE_CODES,
     U64,
-    garbage_key,
+    dirty_key,
     generation_of,
+    horizon_of,
     row_key_prefix,
     segment_key,
     segment_name,
+    sum_key,
     table_key,
     topic_directory,
 )
+from eventdb.storage.gone import collect, note_of
 from eventdb.storage.keyed import KeyedWriter
-from eventdb.storage.keys import index_key, is_digest, key_encoder
+from eventdb.storage.keys import index_key, is_digest
 from eventdb.storage.kv import scan
 from eventdb.storage.segment import ColumnLayout, Segment, SegmentLayout, segment_path
 
@@ -69,6 +70,7 @@ class Source:
         self.value = value
         self.segment = segment
         self.rows = rows
+        self.horizon = horizon
         marks = self.marks()
         self.keep: Array = np.flatnonzero((marks == 0) | (marks > horizon))
 
@@ -92,7 +94,13 @@ class Source:
 
     @property
     def wants(self) -> bool:
-        return self.dead > 0 and self.dead * DEAD_SHARE >= self.rows
+        return self.short or (self.dead > 0 and self.dead * DEAD_SHARE >= self.rows)
+
+    @property
+    def short(self) -> bool:
+        """Whether the segment was left before it was full: where its rows end, only the base of the next segment says.
+        It is rewritten, with as much room as it has rows, before that one may go."""
+        return self.segment.layout.offsets < 0 and self.rows < self.segment.layout.capacity
 
     @property
     def joins(self) -> bool:
@@ -105,17 +113,22 @@ class Source:
         ]
 
 
-def compact_table(store: Store, log: PartitionLog) -> dict[str, int]:
-    """Dead versions of a table's full segments are gone. Returns {'removed': versions, 'segments': rewritten or
-    dropped, 'held': 1 if an older reader kept everything as it is}."""
+def compact_table(store: Store, log: PartitionLog, *, full: bool = False, patience_ms: int = 0) -> dict[str, int]:
+    """Dead versions of a table's full segments are gone; with `full` also those of the segment that is written. Returns
+    {'removed': versions, 'segments': rewritten or dropped, 'held': 1 if an older reader kept everything as it is}.
+
+    Waits up to `patience_ms` for older readers. Who has the sealer's lease may call it; others only waste work.
+    """
     writer = store._require_writer()
     report = {"removed": 0, "segments": 0, "held": 0}
-    horizon = _checkpoint(writer, log)
+    if full:
+        store.sealer().retire_table(log.topic_id, log.partition)
+    horizon = _checkpoint(writer, log, patience_ms)
     if horizon is None:
         report["held"] = 1
         return report
     _remove_temporary(writer, log)
-    collect(store, log)
+    collect(writer)
     for run in _runs(store, log, horizon):
         _name_newest(store, log, run)
         removed = _replace(store, log, run)
@@ -123,26 +136,33 @@ def compact_table(store: Store, log: PartitionLog) -> dict[str, int]:
             report["removed"] += removed
             report["segments"] += len(run)
     if report["segments"]:
-        _checkpoint(writer, log)
-        collect(store, log)
+        collect(writer)
     return report
 
 
-def _checkpoint(writer: Writer, log: PartitionLog) -> int | None:
-    """The end of the table in a checkpoint that nobody reads behind; None if somebody does."""
+def _checkpoint(writer: Writer, log: PartitionLog, patience_ms: int = 0) -> int | None:
+    """The end of the table in a checkpoint that nobody reads behind; None if somebody does after the patience, too."""
     writer.lock()
     try:
         if not writer.prepared:
             writer.prepare()
         elif not writer.is_checkpointed():
             writer.sync_point()
-        pin = writer.pin
-        if writer.index.oldest_reader() < pin.id():
-            return None
-        state = pin.get(log.key)
-        return 0 if state is None else PARTITION.unpack(state)[1]
     finally:
         writer.unlock()
+    deadline = time.monotonic() + patience_ms / 1000
+    while True:
+        writer.lock()
+        try:
+            pin = writer.pin
+            if pin is not None and writer.index.oldest_reader() >= pin.id():
+                state = pin.get(log.key)
+                return 0 if state is None else PARTITION.unpack(state)[1]
+        finally:
+            writer.unlock()
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.1)  # other processes make their next checkpoint within seconds
 
 
 def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source]]:
@@ -151,7 +171,7 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
     with store.snapshot() as snapshot:
         txn = snapshot.transaction()
         value = snapshot.partition(log.key)
-        active = NO_SEGMENT if value is None else PARTITION.unpack(value)[2]
+        _, end, active, *_ = (0, 0, NO_SEGMENT) if value is None else PARTITION.unpack(value)
         entries = list(scan(txn, segment_key(log.topic_id, log.partition, 0)[:-8]))
         for i, (key, entry) in enumerate(entries):
             base = SEGMENT_KEY.unpack(key)[3]
@@ -159,8 +179,8 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
                 break
             segment = log.mapped_raw(base, entry)
             rows = segment.layout.capacity
-            if segment.layout.offsets < 0 and i + 1 < len(entries):
-                rows = min(rows, SEGMENT_KEY.unpack(entries[i + 1][0])[3] - base)
+            if segment.layout.offsets < 0:
+                rows = min(rows, (SEGMENT_KEY.unpack(entries[i + 1][0])[3] if i + 1 < len(entries) else end) - base)
             sources.append(Source(base, entry, segment, rows, horizon))
     run: list[Source] = []
     for source in [*sources, None]:
@@ -179,7 +199,6 @@ def _runs(store: Store, log: PartitionLog, horizon: int) -> Iterator[list[Source
 def _name_newest(store: Store, log: PartitionLog, run: Sequence[Source]) -> None:
     """Step 2. What the index names only moves forward, so nobody undoes it."""
     prefix = row_key_prefix(log.topic_id, log.partition)
-    encode = key_encoder(log.schema, log.primary_key)
     behind: list[bytes] = []
     with store.snapshot() as snapshot:
         txn = snapshot.transaction()
@@ -193,7 +212,7 @@ def _name_newest(store: Store, log: PartitionLog, run: Sequence[Source]) -> None
                 rows = source.segment.read_rows(at, min(source.rows, at + _CHUNK_ROWS), log.dictionaries)
                 for (offset, _, row), dead in zip(rows, gone[at : at + _CHUNK_ROWS].tolist(), strict=True):
                     if dead:
-                        key = encode([row[i] for i in log.primary_key])
+                        key = log.key_of(row)
                         place = index_key(prefix, key)
                         value = None if is_digest(place, prefix) else txn.get(place)
                         if value is not None and U64.unpack(value)[0] <= offset:
@@ -231,8 +250,8 @@ def _replace(store: Store, log: PartitionLog, run: Sequence[Source]) -> int:
     finally:
         if fd >= 0:
             files.close(fd)
-            if files.exists(temporary):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if files.exists(temporary):
                     files.unlink(temporary)
 
 
@@ -254,16 +273,19 @@ def _swap(
             files.rename(temporary, segment_path(writer.path, topic_id, partition, base, layout.generation))
             writer.flush_directories({(topic_id, partition)})
         removed = sum(source.dead for source in run)
-        rows, before = TABLE.unpack(txn.get(table_key(topic_id, partition)))
+        table = txn.get(table_key(topic_id, partition))
+        rows, before = TABLE.unpack_from(table)
+        horizon = max(horizon_of(table), run[0].horizon)
         transaction._changed = True
-        transaction._put(table_key(topic_id, partition), TABLE.pack(rows, before + removed))
+        transaction._put(table_key(topic_id, partition), TABLE.pack(rows, before + removed) + U64.pack(horizon))
         for source in run:
-            old = garbage_key(topic_id, partition, source.base, generation_of(source.value))
-            transaction._put(old, U64.pack(txn.id()))
+            transaction._put(*note_of(writer, txn, topic_id, partition, source.base, source.value))
+            transaction._delete(sum_key(topic_id, partition, source.base))
             if source is not run[0] or layout is None:
                 transaction._delete(segment_key(topic_id, partition, source.base))
         if layout is not None:
             transaction._put(segment_key(topic_id, partition, base), layout.pack())
+            transaction._mark_dirty(dirty_key(topic_id, partition, base), True)  # the next checkpoint sums its rows
         writer.generation += 1  # whoever has mapped the old files for marking finds the new one
     return removed
 
@@ -329,36 +351,6 @@ def _plain_pieces(run: Sequence[Source], index: int, column: ColumnLayout) -> It
     yield column.value_position, np.concatenate(lengths).cumsum().astype(_INT64).data.cast("B")
     if column.heap_bytes:
         yield column.heap_position, memoryview(b"".join(heap))
-
-
-# --- garbage ----------------------------------------------------------------------------------------------------------
-
-
-def collect(store: Store, log: PartitionLog) -> int:
-    """Replaced files that neither the newest checkpoint nor a reader can need are gone. Returns how many."""
-    writer = store._require_writer()
-    prefix = GARBAGE_KEY.pack(b"g", log.topic_id, log.partition, 0, 0)[:-12]
-    gone = []
-    with store.write() as transaction:
-        # Every process's pin is a reader too: nobody's checkpoint lies before the oldest.
-        oldest, newest = writer.index.oldest_reader(), transaction._txn.id()
-        for key, value in list(scan(transaction._txn, prefix)):
-            (number,) = U64.unpack(value)
-            if number <= oldest or number > newest:  # beyond: of a life before a power cut, so nobody reads it
-                gone.append(key)
-                _, topic_id, partition, base, generation = GARBAGE_KEY.unpack(key)
-                path = segment_path(writer.path, topic_id, partition, base, generation)
-                try:
-                    writer.files.unlink(path)
-                except FileNotFoundError:
-                    pass  # it went in a life that did not get to say so
-                except OSError as error:
-                    raise storage_error(error, "removing", path) from error
-                transaction._changed = True
-                transaction._delete(key)
-        if gone:
-            writer.flush_directories({(log.topic_id, log.partition)})
-    return len(gone)
 
 
 def _remove_temporary(writer: Writer, log: PartitionLog) -> None:

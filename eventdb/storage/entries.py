@@ -41,6 +41,11 @@ class Entry:
         return not self.sealed and SegmentLayout.unpack(self.value).marks >= 0
 
     @property
+    def compacted(self) -> bool:
+        """Whether the rows' offsets have gaps, and the file has room for them alone."""
+        return not self.sealed and SegmentLayout.unpack(self.value).offsets >= 0
+
+    @property
     def description(self) -> bytes:
         """What never changes as long as the file is the same one."""
         if self.sealed:
@@ -111,4 +116,8 @@ def damaged_blocks(segment: SealedSegment) -> list[str]:
                 segment.block_bytes(column, number)
             except CorruptionError as error:
                 problems.append(str(error))
+    try:
+        segment.hash_index()
+    except CorruptionError as error:
+        problems.append(str(error))
     return problems

@@ -6,13 +6,17 @@ The index names a version of the key's row. It need not be the newest: an update
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from eventdb.errors import CorruptionError
 from eventdb.storage.dictionary import DictionaryCache
-from eventdb.storage.format import SEGMENT_KEY, TABLE, U64, row_key_prefix, segment_key, table_key
+from eventdb.storage.format import PARTITION, SEGMENT_KEY, TABLE, U64, row_key_prefix, segment_key, table_key
+from eventdb.storage.head import entry_of
 from eventdb.storage.keys import index_key, is_digest, key_encoder
-from eventdb.storage.kv import reading
+from eventdb.storage.kv import reading, scan
 
 _ROWS_AT_ONCE = 4_096
+_MOST_MAPPED = 64  # segments of one state of the index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,98 +32,143 @@ if TYPE_CHECKING:
 
 
 class KeyIndex:
-    """The rows a table has in one snapshot, by key."""
+    """The rows a table has in one snapshot, by key (as keys.py encodes it)."""
 
     def __init__(self, snapshot: StoreSnapshot, log: PartitionLog) -> None:
         self._txn = snapshot.transaction()
         self._log = log
         self._end = snapshot.offsets(log)[1]
         self._prefix = row_key_prefix(log.topic_id, log.partition)
-        self._encode = key_encoder(log.schema, log.primary_key)
-        self._segment: Segment | None = None  # the last one looked into
-        self._segment_end = 0
 
-    def find(self, key: Sequence[Any]) -> tuple[Segment, int] | None:
-        """The segment and the row in it that hold what the key (physical values) has now; None if it has no row."""
-        wanted = self._encode(key)
-        place = index_key(self._prefix, wanted)
+    def find(self, key: bytes) -> tuple[Segment, int] | None:
+        """The segment and the row in it that hold what the key has now; None if it has no row."""
+        place = index_key(self._prefix, key)
         value = self._txn.get(place)
         if value is None:
             return None
         for (offset,) in U64.iter_unpack(value):
-            found = self._newest(offset)
-            if found is not None and (
-                not is_digest(place, self._prefix)
-                or self._encode([self.row(*found)[2][i] for i in self._log.primary_key]) == wanted
-            ):
+            found = newest(self._txn, self._log, offset, self._end)
+            if found is not None and (not is_digest(place, self._prefix) or self._log.key_of(self.row(*found)) == key):
                 return found
         return None
 
     def offsets(self, keys: Sequence[Sequence[Any]]) -> list[int]:
-        """The offsets of the rows that have the keys, ascending."""
-        found = [place for place in map(self.find, keys) if place is not None]
+        """The offsets of the rows that have the keys, given as physical values; ascending."""
+        encode = key_encoder(self._log.schema, self._log.primary_key)
+        found = [place for place in (self.find(encode(key)) for key in keys) if place is not None]
         return sorted({segment.offset_at(row) for segment, row in found})
 
-    def row(self, segment: Segment, row: int) -> tuple[int, int, Row]:
-        """(offset, append_time_us, values)."""
-        log = self._log
-        try:
-            offset, append_us, values = segment.read_rows(row, row + 1, log.dictionaries)[0]
-        except CorruptionError:  # or a string this process has not met
-            for dictionary in log.dictionaries:
-                if dictionary is not None:
-                    dictionary.refresh(self._txn)
-            offset, append_us, values = segment.read_rows(row, row + 1, log.dictionaries)[0]
-        return offset, append_us, values[:-1]
-
-    def _newest(self, offset: int) -> tuple[Segment, int] | None:
-        """Where the version is that took the place of the one at the offset, or of one that did, as of the snapshot."""
-        end = self._end
-        while offset < end:
-            segment = self._segment_at(offset)
-            row = segment.row_of(offset)
-            mark = segment.value_views[segment.layout.marks][row]
-            if not mark or mark > end:
-                return segment, row
-            if mark <= offset + 1:
-                return None  # a tombstone
-            offset = mark - 1
-        return None
-
-    def _segment_at(self, offset: int) -> Segment:
-        """The segment that holds the offset."""
-        segment = self._segment
-        if segment is not None and segment.base <= offset < self._segment_end:
-            return segment
-        log, txn = self._log, self._txn
-        target = segment_key(log.topic_id, log.partition, offset)
-        with reading(txn.path):
-            cursor = txn.cursor()
-            found = cursor.set_range(target) and cursor.key() == target
-            if not found:
-                found = cursor.prev() if cursor.key() else cursor.last()
-            key = cursor.key() if found else b""
-            if not key.startswith(target[:-8]):
-                raise CorruptionError(
-                    f"topic {log.topic_id}: the index of keys names offset {offset}, which no segment holds"
-                )
-            following = cursor.key() if cursor.next() else b""
-        segment = self._segment = log.mapped_raw(SEGMENT_KEY.unpack(key)[3], txn.get(key))
-        self._segment_end = SEGMENT_KEY.unpack(following)[3] if following.startswith(target[:-8]) else self._end
-        return segment
+    def row(self, segment: Segment, row: int) -> Row:
+        """The values of a row."""
+        return read_row(self._txn, self._log, segment, row)
 
 
-def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: Sequence[Any]) -> tuple[int, int, Row] | None:
-    """(offset, append_time_us, values) of the row that has the key in the snapshot, None if none has. No scan."""
+def newest(txn: Any, log: PartitionLog, offset: int, end: int) -> tuple[Segment, int] | None:
+    """Where the version is that took the place of the one at the offset, or of one that did, in a table that ends at
+    `end`; None if that is a tombstone."""
+    while offset < end:
+        segment = segment_at(txn, log, offset)
+        row = segment.row_of(offset)
+        mark = segment.value_views[segment.layout.marks][row]
+        if not mark or mark > end:
+            return segment, row
+        if mark <= offset + 1:
+            return None
+        offset = mark - 1
+    return None
+
+
+def read_row(txn: Any, log: PartitionLog, segment: Segment, row: int) -> Row:
+    """The values of a row of a table."""
+    try:
+        return segment.read_row(row, log.dictionaries)
+    except CorruptionError:  # or a string this process has not met
+        for dictionary in log.dictionaries:
+            if dictionary is not None:
+                dictionary.refresh(txn)
+        return segment.read_row(row, log.dictionaries)
+
+
+def segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
+    """The segment that holds the offset."""
+    number, bases, values, mapped = log.looked_into
+    if number != txn.id():
+        log.looked_into = (txn.id(), [], [], {})
+        base, value = _seek(txn, log, offset)
+        return log.mapped_raw(base, value)
+    if not bases:  # the second look at one state of the index: more will follow
+        found = list(scan(txn, segment_key(log.topic_id, log.partition, 0)[:-8]))
+        bases, values = [SEGMENT_KEY.unpack(key)[3] for key, _ in found], [value for _, value in found]
+        log.looked_into = (number, bases, values, mapped)
+    at = bisect_right(bases, offset) - 1
+    segment = mapped.get(at)
+    if segment is None:
+        if at < 0:
+            raise _lost(log, offset)
+        if len(mapped) >= _MOST_MAPPED:
+            mapped.clear()
+        segment = mapped[at] = log.mapped_raw(bases[at], values[at])
+    return segment
+
+
+def _seek(txn: Any, log: PartitionLog, offset: int) -> tuple[int, bytes]:
+    """(base, index value) of the segment that holds the offset."""
+    target = segment_key(log.topic_id, log.partition, offset)
+    with reading(txn.path):
+        cursor = txn.cursor()
+        found = cursor.set_range(target) and cursor.key() == target
+        if not found:
+            found = cursor.prev() if cursor.key() else cursor.last()
+        key = cursor.key() if found else b""
+    if not key.startswith(target[:-8]):
+        raise _lost(log, offset)
+    return SEGMENT_KEY.unpack(key)[3], txn.get(key)
+
+
+def _lost(log: PartitionLog, offset: int) -> CorruptionError:
+    return CorruptionError(f"topic {log.topic_id}: the index of keys names offset {offset}, which no segment holds")
+
+
+def newest_row(head: bytes, txn: Any, log: PartitionLog, key: bytes) -> tuple[bool, Row | None]:
+    """(True, values of the row that has the key now, None if none has); (False, None) if that takes a snapshot to tell.
+
+    `head` is what the head held before the read transaction was opened. What the index names has been committed: if
+    nothing has taken its place, it is the row.
+    """
+    prefix = row_key_prefix(log.topic_id, log.partition)
+    place = index_key(prefix, key)
+    value = txn.get(place)
+    if value is None:
+        return True, None
+    if is_digest(place, prefix):
+        return False, None
+    (offset,) = U64.unpack(value)
+    segment = segment_at(txn, log, offset)
+    row = segment.row_of(offset)
+    mark = segment.value_views[segment.layout.marks][row]
+    if mark:
+        # The later end of the two: the head may have been folded into the index in between.
+        states = (entry_of(head, log.key), txn.get(log.key))
+        end = max(PARTITION.unpack(state)[1] for state in states if state is not None)
+        if mark <= end:
+            found = newest(txn, log, mark - 1, end) if mark > offset + 1 else None
+            if found is None:
+                return True, None
+            segment, row = found
+    return True, read_row(txn, log, segment, row)
+
+
+def current_row(snapshot: StoreSnapshot, log: PartitionLog, key: bytes) -> tuple[int, Row] | None:
+    """(offset, values) of the row that has the key in the snapshot, None if none has. No scan."""
     index = KeyIndex(snapshot, log)
     place = index.find(key)
-    return None if place is None else index.row(*place)
+    return None if place is None else (place[0].offset_at(place[1]), index.row(*place))
 
 
 def row_count(snapshot: StoreSnapshot, log: PartitionLog) -> int:
     """The rows a table has in the snapshot."""
     value = snapshot.transaction().get(table_key(log.topic_id, log.partition))
-    return 0 if value is None else TABLE.unpack(value)[0]
+    return 0 if value is None else TABLE.unpack_from(value)[0]
 
 
 def current_places(

@@ -6,10 +6,23 @@ rows, marks and keys become visible in one commit. key_index.py reads.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from eventdb.errors import ConstraintError, UsageError
 from eventdb.schema import BIGINT, Field, Schema
-from eventdb.storage.format import SUPERSEDED_BY, TABLE, U64, row_key_prefix, table_key
+from eventdb.storage.format import (
+    KEY_LIMIT_BYTES,
+    KEY_WHOLE,
+    OP_KEY,
+    OP_PUT,
+    SUPERSEDED_BY,
+    TABLE,
+    U64,
+    row_key_prefix,
+    table_key,
+)
 from eventdb.storage.keys import index_key, is_digest, key_encoder
+from eventdb.storage.kv import IndexFault, index_error
 from eventdb.storage.marks import Marks
 from eventdb.storage.put import segments_of
 
@@ -45,6 +58,7 @@ class KeyedWriter:
         self._prefix = row_key_prefix(log.topic_id, log.partition)
         self._count_key = table_key(log.topic_id, log.partition)
         self._encode = key_encoder(log.schema, log.primary_key)
+        self.key_of = log.key_of
         self._segments = segments_of(log, self._txn)
 
     # -- reading -------------------------------------------------------------------------------
@@ -52,9 +66,6 @@ class KeyedWriter:
     def encode_key(self, values: Sequence[Any]) -> bytes:
         """The bytes of the physical values of the key columns."""
         return self._encode(values)
-
-    def key_of(self, row: Row) -> bytes:
-        return self._encode([row[i] for i in self.log.primary_key])
 
     def find(self, key: bytes) -> int:
         """The offset of the row that has the key now, this transaction's changes included; -1 if none has."""
@@ -80,16 +91,22 @@ class KeyedWriter:
 
     def row(self, offset: int) -> Row:
         """The values of a row, this transaction's own included."""
-        log, segment = self.log, self._segment(offset)
-        staged = self.transaction._staged.get(log)
-        dictionaries: list[Any] = list(log.dictionaries)
+        return self.rows([offset])[0]
+
+    def rows(self, offsets: Sequence[int]) -> list[Row]:
+        """The values of the rows, this transaction's own included."""
+        staged = self.transaction._staged.get(self.log)
+        dictionaries: list[Any] = list(self.log.dictionaries)
         for i, pending in () if staged is None else staged.pending.items():
-            dictionary = log.dictionaries[i]
+            dictionary = self.log.dictionaries[i]
             assert dictionary is not None
-            dictionaries[i] = _Values([*dictionary.values, *pending])
-        at = segment.row_at(offset)
-        values: Row = segment.read_rows(at, at + 1, dictionaries)[0][2]
-        return values[:-1]
+            if pending:
+                dictionaries[i] = _Values([*dictionary.values, *pending])
+        found = []
+        for offset in offsets:
+            segment = self._segment(offset)
+            found.append(segment.read_row(segment.row_of(offset), dictionaries))
+        return found
 
     def count(self) -> int:
         """The rows the table has."""
@@ -98,7 +115,7 @@ class KeyedWriter:
     def counters(self) -> tuple[int, int]:
         """(rows, versions that compaction removed)."""
         value = self._txn.get(self._count_key)
-        return (0, 0) if value is None else TABLE.unpack(value)
+        return (0, 0) if value is None else TABLE.unpack_from(value)
 
     def _segment(self, offset: int) -> Segment:
         staged = self.transaction._staged.get(self.log)
@@ -113,25 +130,67 @@ class KeyedWriter:
     def put(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int:
         """Each row takes the place of the row with its key, if there is one. Returns the offset of the first."""
         first = self._append(rows)
-        fresh = 0
-        for offset, key in enumerate(keys, first):
-            old = self.find(key)
-            if old < 0:
-                fresh += 1
-            else:
-                self._supersede(old, offset)
-            self._point(key, offset, old)
-        self._grow(fresh)
+        self._grow(self._replace_all(keys, first))
         return first
+
+    def _replace_all(self, keys: Sequence[bytes], first: int, fresh_rows: Sequence[Row] = ()) -> int:
+        """The rows that were appended from `first` on have the keys; returns how many keys had no row before.
+        ConstraintError if one of `fresh_rows` is not the first with its key."""
+        whole, pack, unpack = self._prefix + KEY_WHOLE, U64.pack, U64.unpack
+        replace, note, head = self._txn.replace, self.transaction._key_ops.append, OP_KEY.pack
+        self.transaction._index_changed = True
+        fresh = low = high = 0
+        try:
+            for offset, key in enumerate(keys, first):
+                if len(key) > KEY_LIMIT_BYTES:
+                    new = self._replace_long(key, offset)
+                else:
+                    place, value = whole + key, pack(offset)
+                    before = replace(place, value)
+                    note(head(OP_PUT, len(place), 8) + place + value)
+                    new = before is None
+                if new:
+                    fresh += 1
+                    continue
+                if fresh_rows:
+                    raise self.taken(fresh_rows[offset - first])
+                if len(key) > KEY_LIMIT_BYTES:
+                    continue
+                (old,) = unpack(before)
+                if not low <= old < high:
+                    segment = self._segment(old)
+                    low, high, dense = segment.base, self._stop(segment, old), segment.layout.offsets < 0
+                    view, marks = segment.value_views[segment.layout.marks], self._marks_of(segment)
+                row = old - low if dense else segment.row_of(old)
+                if view[row]:  # not the newest version
+                    self._supersede(self._newest(old), offset)
+                else:
+                    marks.append((row, offset + 1))
+        except IndexFault as error:
+            raise index_error(error, self._txn.path) from error
+        return fresh
+
+    def _replace_long(self, key: bytes, offset: int) -> bool:
+        """The same for a key that the index holds by its digest. Whether it had no row."""
+        old = self.find(key)
+        if old >= 0:
+            self._supersede(old, offset)
+        self._point(key, offset, old)
+        return old < 0
+
+    def _stop(self, segment: Segment, offset: int) -> int:
+        """Offsets from that of the segment's base up to this one lie in the segment, if it has them."""
+        bases = self._segments.bases
+        following = bisect_right(bases, segment.base)
+        if offset >= self.log.state.log_end:  # of this transaction, which may have made more segments
+            return offset + 1
+        return bases[following] if following < len(bases) else self.log.state.log_end
 
     def insert(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int:
         """The offset of the first row. ConstraintError if a key is taken, also by an earlier row of this call: the
         transaction must end then."""
         first = self._append(rows)
-        for offset, key in enumerate(keys, first):
-            if self.find(key) >= 0:
-                raise self.taken(rows[offset - first])
-            self._point(key, offset, -1)
+        self._replace_all(keys, first, rows)
         self._grow(len(keys))
         return first
 
@@ -139,7 +198,7 @@ class KeyedWriter:
         """How many of the keys had a row; none has one now."""
         found = {key: offset for key in keys if (offset := self.find(key)) >= 0}
         if found:
-            self._bury(list(found), list(found.values()), [self.row(offset) for offset in found.values()])
+            self._bury(list(found), list(found.values()), self.rows(list(found.values())))
         return len(found)
 
     def remove(self, offsets: Sequence[int], rows: Sequence[Row]) -> int:
@@ -157,10 +216,9 @@ class KeyedWriter:
             self._bury([before[i] for i in moved], [offsets[i] for i in moved], [old[i] for i in moved])
         if kept:
             first = self._append([new[i] for i in kept])
+            self._replace_all([after[i] for i in kept], first)
             for offset, i in enumerate(kept, first):
                 places[i] = offset
-                self._supersede(offsets[i], offset)
-                self._point(after[i], offset, offsets[i])
         if moved:
             first = self.insert([new[i] for i in moved], [after[i] for i in moved])
             for offset, i in enumerate(moved, first):
@@ -206,16 +264,21 @@ class KeyedWriter:
         return first
 
     def _supersede(self, offset: int, by: int) -> None:
+        segment = self._segment(offset)
+        self._marks_of(segment).append((segment.row_at(offset), by + 1))
+
+    def _marks_of(self, segment: Segment) -> list[tuple[int, int]]:
+        """The (row, mark) this transaction makes in a segment."""
         marks = self.transaction._marks
         if marks is None:
             marks = self.transaction._marks = Marks()
-        segment = self._segment(offset)
-        marks.add(self.log, segment, segment.row_at(offset), by)
+        return marks.of(self.log, segment)
 
     def _grow(self, rows: int) -> None:
         if rows:
-            before, removed = self.counters()
-            self.transaction._put(self._count_key, TABLE.pack(before + rows, removed))
+            value = self._txn.get(self._count_key) or bytes(TABLE.size)
+            before, removed = TABLE.unpack_from(value)
+            self.transaction._put(self._count_key, TABLE.pack(before + rows, removed) + value[TABLE.size :])
 
     def _point(self, key: bytes, offset: int, old: int) -> None:
         """The index says that the key's row is at the offset, and no more at `old`."""

@@ -27,8 +27,7 @@ def key_encoder(schema: Schema, positions: Sequence[int]) -> Callable[[Sequence[
     names = tuple(schema.fields[i].type.name for i in positions)
     found = _ENCODERS.get(names)
     if found is None:
-        parts = [_text if n == "VARCHAR" else _blob if n == "BLOB" else _float if n == "FLOAT" else
-                 _double if n == "DOUBLE" else _integer for n in names]  # fmt: skip
+        parts = [_part(name) for name in names]
         if len(parts) == 1:
             (only,) = parts
 
@@ -43,8 +42,23 @@ def key_encoder(schema: Schema, positions: Sequence[int]) -> Callable[[Sequence[
     return found
 
 
+def row_key_encoder(schema: Schema, positions: Sequence[int]) -> Callable[[Sequence[Any]], bytes]:
+    """encode(values of a row, physical, none of those at the positions None) -> bytes of its key."""
+    encode = key_encoder(schema, positions)
+    if len(positions) > 1:
+        return lambda row: encode([row[i] for i in positions])
+    (at,) = positions
+    part = _part(schema.fields[at].type.name)
+    return lambda row: part(row[at])
+
+
+def _part(name: str) -> Callable[[Any], bytes]:
+    """Encodes a value of a type."""
+    return _PARTS.get(name, _integer)
+
+
 def _integer(value: int) -> bytes:
-    return (int(value) + _SIGN).to_bytes(8, "big")
+    return (value + _SIGN).to_bytes(8, "big")
 
 
 def _double(value: float) -> bytes:
@@ -64,6 +78,9 @@ def _blob(value: bytes) -> bytes:
 
 def _text(value: str) -> bytes:
     return _blob(value.encode("utf-8", "surrogatepass"))
+
+
+_PARTS: dict[str, Callable[[Any], bytes]] = {"VARCHAR": _text, "BLOB": _blob, "FLOAT": _float, "DOUBLE": _double}
 
 
 def _digest(key: bytes) -> bytes:

@@ -16,19 +16,20 @@ from eventdb.storage.format import (
     partition_key,
     segment_key,
 )
+from eventdb.storage.keys import row_key_encoder
 from eventdb.storage.sealed import SealedLayout, SealedSegment, is_sealed, open_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from eventdb.schema import Schema
     from eventdb.storage.files import Files
     from eventdb.storage.limits import Limits
     from eventdb.storage.put import MarkedSegments
-    from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.snapshot import SegmentList, StoreSnapshot
 
 _MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
 _MAX_MARKABLE = 64  # write mappings of a table's older segments kept
@@ -92,6 +93,10 @@ class PartitionLog:
         self.touched = (-1, NO_SEGMENT)  # checkpoint sequence and segment base of the last dirty mark of this process
         self.marked: dict[int, int] = {}  # of a table: segment base -> checkpoint sequence of its last dirty mark
         self.marked_segments: MarkedSegments | None = None
+        # Index transaction a table's keys were looked up in last; of its segments, if known: bases, values, and those
+        # that are mapped, by position in the two.
+        self.looked_into: tuple[int, list[int], list[bytes], dict[int, Segment]] = (-1, [], [], {})
+        self.key_of: Callable[[Sequence[Any]], bytes] = row_key_encoder(schema, primary_key) if primary_key else bytes
         self.durable_base = NO_SEGMENT  # of a segment whose directory entry this process has flushed
         self.encoder: Any = None  # append.py's function for `segment`
         self.capacity = 0  # rows of `segment` that the short way (append.py) may fill
@@ -100,6 +105,9 @@ class PartitionLog:
         self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
         self._mapped: dict[int, Segment | SealedSegment] = {}
         self._markable: dict[int, Segment] = {}
+        # Of raw segments that a key was looked for in: base -> the segment, rows covered, hash_index.HashIndex of them.
+        self.hash_indexes: dict[int, tuple[Segment, int, Any]] = {}
+        self.entries: SegmentList | None = None  # for who looks for times
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None
@@ -191,6 +199,11 @@ class PartitionLog:
             with contextlib.suppress(StopIteration, RuntimeError):  # another thread was faster
                 self._mapped.pop(next(iter(self._mapped)), None)
         self._mapped[base] = segment
+
+    def holds(self, segment: Segment) -> bool:
+        """Whether the segment is mapped here: it was not sealed or removed since, as far as this process has looked."""
+        return segment is self.segment or self._mapped.get(segment.base) is segment
+
     def forget_before(self, base: int) -> bool:
         """Mappings of segments before `base` go, so that removed files give their space back; True if the writer's is
         among them, which only the holder of the writer lock may drop."""
@@ -227,4 +240,7 @@ class PartitionLog:
         self.drop_writer_state()
         self._mapped = {}
         self._markable = {}
+        self.hash_indexes = {}
+        self.entries = None
         self.newest = None
+        self.looked_into = (-1, [], [], {})

@@ -51,14 +51,14 @@ class Marks:
         self._logs: list[tuple[PartitionLog, tuple[int, int, int]]] = []
         self._old: list[tuple[Any, int, int]] = []
 
-    def add(self, log: PartitionLog, segment: Segment, row: int, by: int) -> None:
-        """The row of the segment is superseded by the row at offset `by`."""
+    def of(self, log: PartitionLog, segment: Segment) -> list[tuple[int, int]]:
+        """The (row, mark) of a segment; whoever adds many appends them here."""
         place = (log.topic_id, log.partition, segment.base)
         found = self._found.get(place)
         if found is None:
             found = self._found[place] = (segment, [])
             self._logs.append((log, place))
-        found[1].append((row, by + 1))
+        return found[1]
 
     def places(self) -> list[bytes]:
         """The dirty keys of the segments."""

@@ -13,7 +13,7 @@ import fcntl
 from struct import error as StructError
 
 from eventdb.config import INDEX_VERIFY_BYTES, RESERVE_BYTES
-from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError, StorageError
+from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError, NotADatabase, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.cut import cut_log
 from eventdb.storage.directory import create_plain, read_format, write_format
@@ -155,7 +155,7 @@ class Repair:
     def _find_uuid(self) -> bytes:
         try:
             return read_format(self._files, self._path)
-        except StorageError as error:
+        except (NotADatabase, CorruptionError) as error:  # a newer format, or one that cannot be read, is not damage
             for file in self._segment_files():
                 with contextlib.suppress(OSError, EventDBError, StructError):
                     head = self._files.read_all(file, 4096)
@@ -418,7 +418,7 @@ class Repair:
                     f"{where}: {text}; the rows are kept, those of the block cannot be read"
                     for text in damaged_blocks(segment)
                 ]
-            elif not entry.table:
+            else:
                 for text in verify_rows(segment, read_sum(txn, entry.place), entry.rows):
                     self._lost.append(f"{where}: {text}; the rows are kept")
                     txn.delete(sum_key(*entry.place))
@@ -489,9 +489,10 @@ class Repair:
             if entry.active:
                 state.base, state.min_time, state.max_time = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME
         txn.put(key, state.pack())
-        rows, removed = TABLE.unpack(txn.get(table_key(topic_id, partition)))
+        table = txn.get(table_key(topic_id, partition))
+        rows, removed = TABLE.unpack_from(table)
         lost = rows - sum(map(len, places.values()))
-        txn.put(table_key(topic_id, partition), TABLE.pack(rows - lost, removed))
+        txn.put(table_key(topic_id, partition), TABLE.pack(rows - lost, removed) + table[TABLE.size :])
         named = ", ".join(f"{first}..{stop}" for first, stop in ranges)
         self._name_missing(
             f"topic {topic_id}/{partition}: offsets {named} (a table, {lost} of its {rows} rows)", missing,

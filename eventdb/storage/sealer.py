@@ -2,10 +2,9 @@
 
 1. Rows of segments that nobody appends to any more are encoded into a file of another name, which is flushed and
    renamed (seal.py). No lock is held.
-2. One commit names the new segment in the index and removes those it replaces. It changes no row: whoever sees the
-   index before or after it reads the same.
-3. A checkpoint makes that commit the state recovery begins from; only then are the old files unlinked. Until then a
-   recovery that returns to an older checkpoint and replays journal records of rows finds the segments they name.
+2. One commit names the new segment in the index, removes those it replaces, and notes their files as gone (gone.py): a
+   recovery that returns to an older checkpoint and replays journal records of rows finds the segments they name. It
+   changes no row: whoever sees the index before or after it reads the same.
 
 A reader whose snapshot is older than the swap goes on with what it has mapped, and finds anything else in the segment
 that the index names now (snapshot.py). Files that a crash left between the steps go at the next sealing.
@@ -35,8 +34,6 @@ from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     COLUMN,
-    GARBAGE_KEY,
-    GONE,
     NO_MAX_TIME,
     NO_MIN_TIME,
     NO_SEGMENT,
@@ -51,19 +48,20 @@ from eventdb.storage.format import (
     TYPE_CODES,
     gone_key,
     segment_key,
-    segment_name,
     sum_key,
     topic_directory,
 )
+from eventdb.storage.gone import collect, note_of
 from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.log import PartitionLog, PartitionState
 from eventdb.storage.recovery import remove_topic_files
 from eventdb.storage.sealed import SealedLayout, file_name, is_sealed, sealed_path
 from eventdb.storage.segment import MissingFile
+from eventdb.storage.superseded import waiting_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from eventdb.schema import Schema
@@ -152,6 +150,16 @@ class Sealer:
         finally:
             self._mutex.release()
 
+    @contextlib.contextmanager
+    def lease(self, timeout_ms: int) -> Iterator[bool]:
+        """Whether this thread may rewrite segments, inside the block. Compaction of tables takes it too."""
+        held = self._acquire(timeout_ms)
+        try:
+            yield held
+        finally:
+            if held:
+                self._release()
+
     # -- what callers ask for --------------------------------------------------------------------
 
     def compact(self, *, full: bool) -> dict[str, int]:
@@ -172,6 +180,7 @@ class Sealer:
                 while self._seal_next(live[topic_id], topic_id, partition):
                     pass
                 self.sweep(topic_id, partition)
+            collect(self._writer)
         finally:
             self._release()
         return {name: count - before[name] for name, count in self.counters().items()}
@@ -202,6 +211,8 @@ class Sealer:
                     touched = done = True
                 if touched:
                     self.sweep(topic_id, partition)
+            if done:
+                collect(self._writer)
         finally:
             self._release()
         return done
@@ -216,8 +227,11 @@ class Sealer:
             self.step(lambda: time.monotonic() > deadline, SEAL_AT_CLOSE_ROWS)
 
     def has_work(self) -> bool:
-        """Whether `step` would find something to do. A walk over the index, microseconds per segment."""
-        return bool(self._waiting())
+        """Whether a helper process would find something to do. A walk over the index, microseconds per segment."""
+        if self._waiting():
+            return True
+        with self._snapshot() as snapshot:
+            return bool(waiting_tables(snapshot))
 
     def _waiting(self) -> list[tuple[int, int]]:
         live = self._writer.live_topics()
@@ -355,19 +369,24 @@ class Sealer:
             if state.base in [entry.base for entry in group]:
                 return None
             sums = [sum_key(topic_id, partition, entry.base) for entry in group]  # a sealed file has its own
-            return [(keys[0], value), *((key, None) for key in [*keys[1:], *sums])]
+            notes = [note_of(self._writer, txn, topic_id, partition, entry.base, entry.value) for entry in group]
+            return [(keys[0], value), *((key, None) for key in [*keys[1:], *sums]), *notes]
 
         return self._commit(topic_id, partition, change)
 
-    def _retire(self, schema: Schema, topic_id: int, partition: int) -> None:
-        """The next row of the partition begins a new segment."""
+    def retire_table(self, topic_id: int, partition: int) -> None:
+        """The next row of a table begins a new segment, so that the one before it can be compacted."""
+        self._retire(None, topic_id, partition)
+
+    def _retire(self, schema: Schema | None, topic_id: int, partition: int) -> None:
+        """The next row of the partition begins a new segment. None stands for a table's schema."""
 
         def change(txn: Any, state: PartitionState) -> list[tuple[bytes, bytes | None]] | None:
             if state.base in (NO_SEGMENT, state.log_end):
                 return None
             key = segment_key(topic_id, partition, state.base)
             value = txn.get(key)
-            if value is None or not _has_columns_of(Entry(state.base, 0, value), schema):
+            if value is None or (schema is not None and not _has_columns_of(Entry(state.base, 0, value), schema)):
                 return None
             capacity, _, _, count = SEGMENT.unpack_from(value)
             value = SEGMENT.pack(capacity, state.min_time, state.max_time, count) + value[SEGMENT.size :]
@@ -413,8 +432,8 @@ class Sealer:
     # -- cleaning ------------------------------------------------------------------------------
 
     def sweep(self, topic_id: int, partition: int) -> int:
-        """Files of the partition that no snapshot, recovery or writer needs are gone; returns how many. Holds the
-        lease."""
+        """Files of the partition that the index neither names nor has noted as gone go: crashes left them, and no state
+        of the index ever led to them. Returns how many. Holds the lease."""
         folder = f"{self._path}/{topic_directory(topic_id, partition)}"
         try:
             names = self._files.listdir(folder)
@@ -424,23 +443,16 @@ class Sealer:
             raise storage_error(error, "reading", folder) from error
         with self._snapshot() as snapshot:
             state, _ = self._entries(snapshot, topic_id, partition)
-            prefix = segment_key(topic_id, partition, 0)[:-8]
-            held = {SEGMENT_KEY.unpack(key)[3]: value for key, value in scan(snapshot.transaction(), prefix)}
-            gone = [value[GONE.size :].decode("ascii", "replace")
-                    for _, value in scan(snapshot.transaction(), gone_key(topic_id, partition, 0)[:-8])]  # fmt: skip
-            old = GARBAGE_KEY.pack(b"g", topic_id, partition, 0, 0)[:-12]
-            gone += [segment_name(*GARBAGE_KEY.unpack(key)[3:]) for key, _ in scan(snapshot.transaction(), old)]
-        # What retention or a table's compaction removed is unlinked by them, who wait for readers.
-        needed = {*gone, *(file_name(base, value) for base, value in held.items())}
+            txn = snapshot.transaction()
+            prefix, gone = segment_key(topic_id, partition, 0)[:-8], gone_key(topic_id, partition, "")
+            known = {file_name(SEGMENT_KEY.unpack(key)[3], value) for key, value in scan(txn, prefix)}
+            known |= {key[len(gone) :].decode("ascii", "replace") for key, _ in scan(txn, gone)}
         # A writer may be making a segment behind these rows that the index does not know yet.
         limit = min(state.base, state.log_end)
-        useless = [name for name in names if name not in needed and _is_below(name, limit)]
-        if not useless:
-            return 0
-        self._writer.checkpoint()
-        for name in useless:
+        strays = [name for name in names if name not in known and _is_below(name, limit)]
+        for name in strays:
             self._drop(f"{folder}/{name}")
-        return len(useless)
+        return len(strays)
 
     def _drop(self, path: str) -> None:
         with contextlib.suppress(OSError):

@@ -28,6 +28,7 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.group import GroupCommit
 from eventdb.storage.head import Head
+from eventdb.storage.key_index import current_row, newest_row
 from eventdb.storage.keyed import table_schema
 from eventdb.storage.lock import FORKED
 from eventdb.storage.log import PartitionLog
@@ -337,6 +338,21 @@ class Store(Opening):
         # The head first: if the index is folded in between, its lsn is no longer behind and the head does not count.
         sequence, data = head.read()
         return StoreSnapshot(self._index.begin_read(), sequence, data)
+
+    def current_row(self, log: PartitionLog, key: bytes) -> tuple[Any, ...] | None:
+        """The values of the row of a table that has the key (keys.py) now, None if none has. No scan."""
+        self._check()
+        head = b"" if self._head is None else self._head.read()[1]
+        txn = self._index.begin_read()
+        try:
+            known, found = newest_row(head, txn, log, key)
+        finally:
+            txn.abort()
+        if known:
+            return found
+        with self.snapshot() as snapshot:
+            place = current_row(snapshot, log, key)
+        return None if place is None else place[1]
 
     def tail(self, log: PartitionLog, start: int) -> LogTail | None:
         """The committed rows of the log from `start` on when they can be had without a snapshot, and there are some;

@@ -2,7 +2,8 @@
 
 One per region of a segment (a column's values, validity, heap), over the rows from the first to the checkpoint's end.
 Rows below a partition's end never change, so a sum is extended, never computed again. check(deep), backups and repair
-compare them with the files. Tables have none.
+compare them with the files. The marks of a table's rows change and are not part of it (check_table.py knows what they
+must say); a file that compaction writes is summed at the next checkpoint.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from zlib import crc32
 
 from eventdb.errors import CorruptionError, StorageError
-from eventdb.storage.format import SEGMENT_KEY, U32, partition_key, segment_key, sum_key, table_key
+from eventdb.storage.format import SEGMENT_KEY, U32, partition_key, segment_key, sum_key
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
 from eventdb.storage.sealed import is_sealed
@@ -33,6 +34,7 @@ def extend(segment: Segment, before: Sum, rows: int) -> Sum:
     """The sum of the first `rows` rows, from one of fewer."""
     done, crcs = before
     found = []
+    segment.require_rows(done, rows)
     for i, (position, length) in enumerate(segment.regions(done, rows - done)):
         crc = crcs[i] if done else 0
         for at in range(position, position + length, _CHUNK_BYTES):  # a bounded piece at a time without the GIL
@@ -80,8 +82,15 @@ def verify_rows(segment: Segment, noted: Sum, rows: int) -> list[str]:
     ]
 
 
-def rows_of(txn: Any, place: Place) -> int:
+def rows_of(txn: Any, place: Place, layout: SegmentLayout) -> int:
     """Committed rows of a segment, as the index says."""
+    if layout.offsets >= 0:
+        return layout.capacity
+    return min(_offsets_of(txn, place), layout.capacity)  # compaction may have removed what followed it
+
+
+def _offsets_of(txn: Any, place: Place) -> int:
+    """How many offsets lie from the segment's base to the next one's, or to the end."""
     topic_id, partition, base = place
     for key, _ in scan(txn, segment_key(topic_id, partition, 0)[:-8], segment_key(topic_id, partition, base + 1)):
         return int(SEGMENT_KEY.unpack(key)[3]) - base
@@ -96,7 +105,7 @@ class Sums:
         self._files = files
         self._path = path
         self._uuid = uuid
-        self._ahead: dict[Place, Sum] = {}
+        self._ahead: dict[Place, tuple[bytes, Sum]] = {}  # with the descriptor of the file: compaction replaces it
 
     def advance(self, txn: Any, dirty: list[tuple[bytes, bytes]]) -> None:
         """The sums of the marked segments cover the transaction's rows. Needs no lock."""
@@ -104,25 +113,26 @@ class Sums:
         self._ahead = {place: found for place, found in self._ahead.items() if place in marked}
         for place in marked:
             value = txn.get(segment_key(*place))
-            if value is None or is_sealed(value) or txn.get(table_key(*place[:2])) is not None:
+            if value is None or is_sealed(value):
                 self._ahead.pop(place, None)
-                continue  # dropped, or sealed since; or a table's: its marks change, and compaction replaces its files
-            rows = rows_of(txn, place)
-            before = self._ahead.get(place) or read_sum(txn, place)
+                continue  # dropped, or sealed since
+            layout = SegmentLayout.unpack(value)
+            rows = rows_of(txn, place, layout)
+            known, before = self._ahead.get(place, (b"", NOTHING))
+            if known != layout.descriptor:
+                before = read_sum(txn, place)
             if rows > before[0]:
                 try:
-                    layout = SegmentLayout.unpack(value)
                     segment = open_at(self._files, self._path, self._uuid, place, layout)
                 except StorageError:
                     continue  # whoever reads it is told; a checkpoint of the others goes on
-                self._ahead[place] = extend(segment, before, rows)
-            else:
-                self._ahead[place] = before
+                before = extend(segment, before, rows)
+            self._ahead[place] = (layout.descriptor, before)
 
     def put(self, txn: Any, dirty: list[tuple[bytes, bytes]]) -> None:
         """The index holds the sums of the marked segments as of the transaction. IndexFault."""
         self.advance(txn, dirty)
-        for place, found in self._ahead.items():
+        for place, (_, found) in self._ahead.items():
             if found[0]:
                 txn.put(sum_key(*place), pack(found))
         self._ahead = {}

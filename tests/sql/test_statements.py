@@ -64,7 +64,7 @@ def test_create_topic_takes_the_event_time_from_the_watermark() -> None:
         ("CREATE TABLE x (a INTEGER)", "a table needs a PRIMARY KEY; for a log without one write CREATE TOPIC"),
         ("CREATE TABLE x (a INTEGER PRIMARY KEY, PRIMARY KEY (a))", "PRIMARY KEY is given twice"),
         ("CREATE TABLE x (a INTEGER, PRIMARY KEY (b))", "PRIMARY KEY: no column 'b'; the columns are a"),
-        ("CREATE TABLE x (a INTEGER DEFAULT 1 PRIMARY KEY)", "DEFAULT on a column is not supported"),
+        ("CREATE TABLE x (a INTEGER CHECK PRIMARY KEY)", "CHECK on a column is not supported"),
     ],
 )
 def test_a_wrong_create_or_drop_says_what_and_where(sql: str, message: str) -> None:

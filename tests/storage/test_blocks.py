@@ -150,7 +150,7 @@ def test_sealed_strings_reach_arrow_as_raw_ones_do(
     tmp_path: Path, nulls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     monkeypatch.setattr("eventdb.storage.columns.DICTIONARY_LIMIT", 8)
-    monkeypatch.setattr("eventdb.storage.transaction.DICTIONARY_LIMIT", 8)
+    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 8)
     rows = 600
     table = pa.table(
         {

@@ -17,14 +17,12 @@ from eventdb.storage import PartitionLog, Store, StoreSnapshot, append, compact,
 from eventdb.storage import keys as keys_module
 from eventdb.storage.commit import Writer
 from eventdb.storage.compact import compact_table
+from eventdb.storage.format import OP_KEY
 from eventdb.storage.key_index import current_row, row_count
 from eventdb.storage.keyed import KeyedWriter
-from eventdb.storage.keys import key_encoder
-from eventdb.storage.kv import Index, IndexFault
+from eventdb.storage.kv import Index, IndexFault, IndexTransaction
 from eventdb.storage.marks import Marks
-from eventdb.storage.transaction import WriteTransaction
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
-from tests.storage.simulation import SMALL_LIMITS
 
 SCHEMA = Schema([Field("k", DataType("VARCHAR"), nullable=False), Field("n", DataType("BIGINT"))])
 KEYS = ["a", "b", "c", "d", "e", "f", "x" * 450, "y" * 450]
@@ -35,10 +33,8 @@ Model = dict[str, int]
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything rolls all the time, and all long keys have one digest."""
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
+def small(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All long keys have one digest, too."""
     monkeypatch.setattr(keys_module, "_digest", lambda key: b"same")
 
 
@@ -53,8 +49,8 @@ def content(snapshot: StoreSnapshot, log: PartitionLog) -> Model:
     visible = {row[2][0]: (row[0], row[2][1]) for row in rows if row[2][2] == 0 or row[2][2] > end}
     assert len(visible) == sum(row[2][2] == 0 or row[2][2] > end for row in rows), "two rows have one key"
     for key in KEYS:
-        found = current_row(snapshot, log, (key,))
-        place = None if found is None else (found[0], found[2][1])
+        found = current_row(snapshot, log, log.key_of((key,)))
+        place = None if found is None else (found[0], found[1][1])
         assert place == visible.get(key), f"the index errs about {key:.3}"
     assert row_count(snapshot, log) == len(visible)
     return {key: n for key, (_, n) in visible.items()}
@@ -272,7 +268,7 @@ def stale_marks_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keys_in_a_later_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KeyedWriter, "_point", lambda self, key, offset, old: None)
+    monkeypatch.setattr(IndexTransaction, "replace", lambda self, key, value: self.get(key))
 
 
 def marked_segments_are_not_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,14 +323,15 @@ def compaction_breaks_the_way_to_the_newest(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def keys_not_journaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = WriteTransaction._put
+    whole = KeyedWriter._replace_all
 
-    def put(self: WriteTransaction, key: bytes, value: bytes) -> None:
-        whole(self, key, value)
-        if key[:1] == b"k":
-            self._key_ops.pop()
+    def replace_all(self: KeyedWriter, *arguments: Any) -> int:
+        fresh = whole(self, *arguments)
+        operations = self.transaction._key_ops
+        operations[:] = [op for op in operations if op[OP_KEY.size : OP_KEY.size + 1] != b"k"]
+        return fresh
 
-    monkeypatch.setattr(WriteTransaction, "_put", put)
+    monkeypatch.setattr(KeyedWriter, "_replace_all", replace_all)
 
 
 def goes_wrong(root: Path, durability: str) -> bool:
@@ -445,7 +442,7 @@ def plant_strikes(root: Path, seed: int) -> bool:
 
 def short_put(store: Store, row: tuple[str, int]) -> int:
     log = table_of(store)
-    return store.put_row(log, row, key_encoder(log.schema, log.primary_key)(row[:1]))
+    return store.put_row(log, row, log.key_of(row))
 
 
 def test_a_checkpoint_flushes_the_segments_that_short_puts_marked(
@@ -468,9 +465,7 @@ def test_compaction_that_forgets_old_snapshots_is_caught(tmp_path: Path, monkeyp
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(
-        str(tmp_path / "db"), durability="os", live_topics=lambda: {1: SCHEMA}, maintenance=False
-    )
+    opened = Store.open(str(tmp_path / "db"), durability="os", live_topics=lambda: {1: SCHEMA}, maintenance=False)
     yield opened
     opened.close()
 
