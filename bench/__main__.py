@@ -7,7 +7,7 @@ import sys
 
 NAMES = (
     "setup", "append", "startup", "latency", "engine", "sealed", "durable", "batches", "replay", "delivery", "reopen",
-    "flash", "tables",
+    "flash", "tables", "long_life",
 )  # fmt: skip
 
 

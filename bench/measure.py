@@ -55,6 +55,14 @@ def quiet_collector() -> Iterator[None]:
         gc.enable()
 
 
+def without_sealer() -> None:
+    """From here on this process seals nothing but what it is asked to."""
+    from eventdb.storage.sealer import Sealer
+
+    Sealer.has_work = lambda self: False  # type: ignore[method-assign]
+    Sealer.step_at_close = lambda self: None  # type: ignore[method-assign]
+
+
 def timed(work: Callable[[], object]) -> float:
     """Seconds of one call."""
     with quiet_collector():

@@ -126,12 +126,17 @@ def _coded_to_arrow(column: Column, mask: Array | None) -> pa.Array:
     known = len(column.dictionary)
     if not known:
         return pa.nulls(len(column), target)
-    if known > 2 * len(codes):  # a few rows of a large dictionary: take only the values they use
+    kept = column.dictionary.arrow
+    if kept is not None and len(kept) >= known:
+        values = kept
+    elif known > 2 * len(codes):  # a few rows of a large dictionary: take only the values they use
         used, codes = np.unique(codes, return_inverse=True)
         array = column.dictionary.array()
         values = pa.array([array[i] for i in used], target)
     else:
         values = pa.array(column.dictionary.values[:known], target)
+        if 2 * known <= len(codes):  # that of a topic, rather than the values of a block that is soon forgotten
+            column.dictionary.arrow = values
     indices = pa.array(codes.astype(np.int32, copy=False), mask=mask)
     return pa.DictionaryArray.from_arrays(indices, values).cast(target)
 
@@ -178,7 +183,7 @@ def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name:
         array = array.fill_null(False if target.name == "BOOLEAN" else 0)
     values = array.to_numpy(zero_copy_only=target.name != "BOOLEAN")
     if target.name == "TIMESTAMP" and len(values):
-        from eventdb.row import MAX_TIMESTAMP_US, MIN_TIMESTAMP_US
+        from eventdb.values import MAX_TIMESTAMP_US, MIN_TIMESTAMP_US
 
         if values.min() < MIN_TIMESTAMP_US or values.max() > MAX_TIMESTAMP_US:
             raise SchemaMismatch(f"column {name!r}: a timestamp lies outside the years 1 to 9999", column=name)

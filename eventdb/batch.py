@@ -32,9 +32,10 @@ class Dictionary:
     `values` may grow at the end while queries read it: read `len()` once and use only codes below it.
     """
 
-    __slots__ = ("_array", "_codes", "_lock", "values")
+    __slots__ = ("_array", "_codes", "_lock", "arrow", "values")
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
+        self.arrow: Any = None  # the values as an Arrow array, made and kept by arrow.py, perhaps of fewer values
         self.values: list[Any] = values if isinstance(values, list) else list(values)
         self._codes: dict[Any, int] | None = None
         self._array: Array | None = None

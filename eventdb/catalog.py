@@ -161,7 +161,7 @@ def _catalog_error(error: apsw.Error, path: str) -> Exception:
     if isinstance(error, apsw.FullError):
         return DiskFullError(f"no space left while writing the catalog {path}; nothing was stored", path=path)
     if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return DatabaseLocked(f"the catalog {path} stayed locked for {BUSY_TIMEOUT_MS // 1000} s", path=path)
+        return DatabaseLocked(f"the catalog {path} is locked by another process: {error}", path=path)
     if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError | apsw.AuthError):
         return ReadOnlyError(f"the catalog {path} cannot be written", path=path)
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
@@ -170,28 +170,42 @@ def _catalog_error(error: apsw.Error, path: str) -> Exception:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(path: str) -> Iterator[None]:
-    """Nobody else opens the catalog for writing: SQLite's change to WAL answers "locked" at once, without waiting, to
-    a process that meets another one in the middle of it. DatabaseLocked after BUSY_TIMEOUT_MS."""
+def _opening(path: str, mode: int) -> Iterator[None]:
+    """The directory is locked: LOCK_EX while the catalog is made, LOCK_SH while one that is there is opened.
+
+    SQLite's change to WAL answers "locked" at once, without waiting, to a process that meets another one in the middle
+    of opening. DatabaseLocked after BUSY_TIMEOUT_MS.
+    """
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
         deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
         while True:
             try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(directory, mode | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise _catalog_error(apsw.BusyError(), path) from None
+                    raise DatabaseLocked(
+                        f"another process has been making the catalog {path} for {BUSY_TIMEOUT_MS / 1000:g} s; is it "
+                        "stopped?",
+                        path=path,
+                    ) from None
                 time.sleep(0.001)
         yield
     finally:
+        fcntl.flock(directory, fcntl.LOCK_UN)  # closing alone would leave it to a child that was forked meanwhile
         os.close(directory)
 
 
 def _harden(connection: apsw.Connection) -> None:
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+
+
+def _is_whole(connection: apsw.Connection) -> bool:
+    """Whether whoever made the catalog came to the end."""
+    made: int = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'views'").get
+    return made == 1 and connection.execute("PRAGMA journal_mode").get == "wal"
 
 
 def _refuse_foreign(path: str, read_only: bool) -> None:
@@ -224,6 +238,8 @@ def _sum(topics: Sequence[Any], views: Sequence[Any]) -> int:
 def _topic_of(row: Sequence[Any]) -> TopicInfo:
     id, name, kind, schema, key, event_time, delay_us, idle_us, future_us, options, created_us = row
     fields, chosen = Schema.from_text(schema), dict(line.split("\t", 1) for line in options.splitlines())
+    if key is not None:
+        fields = Schema(fields, fields.index_of(key))
     return TopicInfo(id, name, kind, fields, key, event_time, delay_us, idle_us, future_us, chosen, created_us)
 
 
@@ -262,23 +278,35 @@ class Catalog:
                 uri += "&immutable=1"  # a read-only medium: nobody can write, and no -shm file can be made
             connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         else:
-            with _one_at_a_time(path):
-                return Catalog._open_for_writing(path)
+            if os.path.exists(path):
+                with _opening(path, fcntl.LOCK_SH):
+                    connection = Catalog._connect(path)
+                    if _is_whole(connection):
+                        return connection
+                    connection.close()
+            with _opening(path, fcntl.LOCK_EX):
+                return Catalog._make(path)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         _harden(connection)
         return connection
 
     @staticmethod
-    def _open_for_writing(path: str) -> apsw.Connection:
-        fresh = not os.path.exists(path)
-        _create(path)
+    def _connect(path: str) -> apsw.Connection:
+        os.chmod(path, 0o600)  # by name: closing another descriptor of the file would drop this process's locks
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        if fresh:
-            connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         _harden(connection)
-        if not connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'views'").get:
+        return connection
+
+    @staticmethod
+    def _make(path: str) -> apsw.Connection:
+        """The catalog exists, however far another process came with it before it died."""
+        if not os.path.exists(path):
+            _create(path)
+        connection = Catalog._connect(path)
+        if not _is_whole(connection):
+            connection.execute("PRAGMA journal_mode = WAL")
             with connection:
                 connection.execute(_TABLES)
             directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)

@@ -48,6 +48,7 @@ INDEX_VERIFY_BYTES = 64 * MIB  # an index up to this size is verified as a whole
 LOCK_TIMEOUT_MS = 30_000
 WAIT_POLL_MS = 20  # how often a sleeping reader looks by itself, should a wake-up be lost
 VIEW_TAKEOVER_MS = 500
+DDL_CHECK_NS = 50_000_000  # how often a handle of a topic or table looks for DDL of other processes
 
 # --- retention ------------------------------------------------------------------------------------
 RETENTION_INTERVAL_MS = 2_000

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 
 from eventdb.catalog import DEFAULT, PRIMARY_KEY, Catalog, default_option
-from eventdb.config import DEFAULT_MEMORY_BYTES
+from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
 from eventdb.errors import (
     ClosedError,
     EventDBError,
@@ -398,6 +399,15 @@ class Database(Upkeep):
         for info in self._catalog.topics():
             if info.options and info.kind == "topic":
                 yield from (log for log in self._logs_of(info) if log.limits is not None)
+
+    def _looked_for_ddl(self, since_ns: int) -> int:
+        """When this handle of a topic or table, which did at `since_ns`, has looked for DDL of other processes: now, if
+        that was more than DDL_CHECK_NS ago."""
+        now = time.monotonic_ns()
+        if now - since_ns <= DDL_CHECK_NS:
+            return since_ns
+        self._refresh_catalog()
+        return now
 
     def _refresh_catalog(self) -> None:
         """Follows DDL of other handles and processes: retires topics that are gone, notices new views."""

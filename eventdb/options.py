@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from eventdb.catalog import TopicInfo
+
 SETTINGS = ("retention", "max_bytes", "max_rows", "on_full")
 MIN_BYTES = 64 << 10  # of max_bytes for each partition: room for a few of the smallest segments
 _LATER = {"cleanup": "compaction", "dedup_window": "deduplication"}
@@ -79,6 +81,18 @@ def shown_options(options: Mapping[str, str]) -> str:
             text = _duration(int(value)) if name == "retention" else value
             parts.append(f"{name} = '{text}'" if name in ("retention", "on_full") else f"{name} = {text}")
     return ", ".join(parts)
+
+
+def described_options(info: TopicInfo) -> str:
+    """All that was said about a topic beyond its columns, what was not said included where it has a default."""
+    parts = [f"partitions = {info.partitions}", shown_options(info.options)]
+    if info.idle_after_us is not None:
+        parts.append(f"idle after '{_duration(info.idle_after_us)}'")
+    if info.max_future_us is not None:
+        parts.append(f"max future '{_duration(info.max_future_us)}'")
+    if {"max_bytes", "max_rows"} & info.options.keys() and "on_full" not in info.options:
+        parts.append("on_full = 'oldest'")
+    return ", ".join(part for part in parts if part)
 
 
 def _duration(us: int) -> str:

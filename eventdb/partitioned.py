@@ -7,10 +7,11 @@ import itertools
 import time
 from collections.abc import Sequence
 
+from eventdb.config import DDL_CHECK_NS
 from eventdb.errors import UsageError
 from eventdb.event import Position
 from eventdb.partitioner import Partitioner, check_partition
-from eventdb.topic import _DDL_CHECK_NS, Topic
+from eventdb.topic import Topic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class PartitionedTopic(Topic):
     def append(
         self, event: Mapping[str, Any], *, partition: int | None = None, headers: Headers | None = None
     ) -> Position:
-        if time.monotonic_ns() - self._checked_ns > _DDL_CHECK_NS:
+        if time.monotonic_ns() - self._checked_ns > DDL_CHECK_NS:
             self._check_ddl()
         row = self._encode(event)
         if headers is not None:

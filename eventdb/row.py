@@ -12,7 +12,15 @@ import datetime as dt
 from eventdb.config import MAX_VALUE_BYTES
 from eventdb.errors import SchemaMismatch
 from eventdb.schema import INTEGER_RANGES
-from eventdb.values import EPOCH, EPOCH_UTC, date_to_days, datetime_to_us, decoder_of
+from eventdb.values import (
+    EPOCH,
+    EPOCH_UTC,
+    MAX_TIMESTAMP_US,
+    MIN_TIMESTAMP_US,
+    date_to_days,
+    datetime_to_us,
+    decoder_of,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +29,6 @@ if TYPE_CHECKING:
 
     from eventdb.schema import Field, Schema
 
-MIN_TIMESTAMP_US = -62_135_596_800_000_000  # 0001-01-01 00:00:00
-MAX_TIMESTAMP_US = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
 MIN_DATE_DAYS = -719_162
 MAX_DATE_DAYS = 2_932_896
 MAX_FLOAT32 = 3.4028235677973366e38

@@ -188,12 +188,14 @@ class Field:
 
 
 class Schema:
-    """An ordered, immutable list of fields with distinct names (compared without case)."""
+    """An ordered, immutable list of fields with distinct names (compared without case). `key` is the position of the
+    column that rows are looked up by, None without one; it does not count when schemas are compared."""
 
-    __slots__ = ("_index", "fields")
+    __slots__ = ("_index", "fields", "key")
 
-    def __init__(self, fields: Iterable[Field]) -> None:
+    def __init__(self, fields: Iterable[Field], key: int | None = None) -> None:
         self.fields = tuple(fields)
+        self.key = key
         self._index = {field.name.lower(): i for i, field in enumerate(self.fields)}
         if not self.fields:
             raise UsageError("a schema needs at least one column")

@@ -23,7 +23,7 @@ from eventdb.errors import (
 )
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, explain_lines
-from eventdb.options import checked_options, shown_options
+from eventdb.options import checked_options, described_options, shown_options
 from eventdb.physical.context import CancelToken, QueryContext
 from eventdb.physical.planner import plan_physical, run
 from eventdb.result import Result
@@ -137,6 +137,12 @@ class Session:
             if not error.sql:
                 error.sql = text
             raise
+        except MemoryError as error:
+            raise MemoryLimitExceeded(
+                "the machine, or a limit of this process, has no memory left for this query, though it is below "
+                "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
+                sql=text,
+            ) from error
 
     def bind(self, text: str, parameters: Any = None) -> st.Statement:
         """The bound and optimised statement; plans of statements without parameters are kept."""
@@ -380,11 +386,14 @@ class Session:
 
     def _describe(self, statement: st.Describe, snapshot: Any, timeout: float | None) -> Result:
         roles: dict[str, str] = {}
+        settings: str | None = None
         if statement.plan is not None:
             fields = [Field(f.name, f.type, f.nullable) for f in statement.plan.fields]
         else:
             assert statement.table is not None
             fields = list(statement.table.schema)
+            if statement.table.kind == "topic":
+                settings = described_options(self._database._catalog.topic(statement.name))
             if statement.table.key:
                 roles[statement.table.key] = "key"
             for position in statement.table.primary_key:
@@ -405,6 +414,7 @@ class Session:
                 "column_type": (VARCHAR, [str(f.type) for f in fields]),
                 "nullable": (BOOLEAN, [f.nullable for f in fields]),
                 "role": (VARCHAR, [roles.get(f.name) for f in fields]),
+                "settings": (VARCHAR, [settings, *[None] * (len(fields) - 1)]),  # of the topic, not of a column
             }
         )
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from eventdb.errors import EventDBError
 
 READ_CHUNK_ROWS = 1_024
-_DDL_CHECK_NS = 50_000_000
 
 
 class RowChange:
@@ -99,11 +98,8 @@ class Table:
         self._retired = error
 
     def _check_usable(self) -> None:
-        """Raises if the table was dropped or the database closed; looks for DDL of other processes every 50 ms."""
-        now = time.monotonic_ns()
-        if now - self._checked_ns > _DDL_CHECK_NS:
-            self._database._refresh_catalog()
-            self._checked_ns = now
+        """Raises if the table was dropped or the database closed."""
+        self._checked_ns = self._database._looked_for_ddl(self._checked_ns)
         if self._retired is not None:
             raise self._retired
 

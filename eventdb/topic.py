@@ -11,7 +11,7 @@ import datetime as dt
 import time
 from contextlib import suppress
 
-from eventdb.config import PRODUCER_LINGER_MS, PRODUCER_MAX_ROWS
+from eventdb.config import DDL_CHECK_NS, PRODUCER_LINGER_MS, PRODUCER_MAX_ROWS
 from eventdb.errors import EventDBError, InternalError, OffsetOutOfRange, ReadOnlyError, UsageError
 from eventdb.event import Event, EventKind, EventWithHeaders, Position, Positions
 from eventdb.headers import decode_headers, encode_headers
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from eventdb.storage.segment import Lists
 
 FIRST_CHUNK_ROWS, READ_CHUNK_ROWS = 64, 4_096  # rows read together: few first, for who wants a few
-_DDL_CHECK_NS = 50_000_000
 
 
 class Topic:
@@ -113,11 +112,8 @@ class Topic:
             self._encode({})  # raises why this handle is retired
 
     def _check_ddl(self) -> None:
-        """At most every 50 ms: has another process dropped the topic?"""
-        now = time.monotonic_ns()
-        if now - self._checked_ns > _DDL_CHECK_NS:
-            self._database._refresh_catalog()
-            self._checked_ns = now
+        """Has another process dropped the topic?"""
+        self._checked_ns = self._database._looked_for_ddl(self._checked_ns)
 
     # --- appending ----------------------------------------------------------------------------------------------------
 
@@ -132,7 +128,7 @@ class Topic:
         The event goes to `partition`, else to the one its key gives (partitioner.py); events without a key take turns,
         one partition a commit. `headers` is a dict of str to bytes or None, or a list of such pairs.
         """
-        if time.monotonic_ns() - self._checked_ns > _DDL_CHECK_NS:
+        if time.monotonic_ns() - self._checked_ns > DDL_CHECK_NS:
             self._check_ddl()
         if partition is not None or headers is not None:
             return self._append_all([self._encode(event)], partition, None if headers is None else [headers])[0]

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from eventdb.batch import Column
+    from eventdb.batch import Array, Column
     from eventdb.schema import DataType
 
 EPOCH = dt.datetime(1970, 1, 1)
 EPOCH_UTC = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 EPOCH_DATE = dt.date(1970, 1, 1)
+MIN_TIMESTAMP_US = -62_135_596_800_000_000  # 0001-01-01 00:00:00
+MAX_TIMESTAMP_US = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
 _EPOCH_ORDINAL = EPOCH_DATE.toordinal()
 _MICROSECOND = dt.timedelta(microseconds=1)
 
@@ -69,6 +71,9 @@ def to_python(column: Column) -> list[Any]:
     type = column.type
     if type.name == "NULL":
         return [None] * len(column)
+    if type.name == "TIMESTAMP" and column.validity is None and _is_in_calendar(column.values):
+        times: list[Any] = column.values.view("M8[us]").tolist()  # a tenth of the time
+        return times
     raw = column.decoded().tolist() if type.is_coded else column.values.tolist()
     if type.name in ("TIMESTAMP", "DATE", "DECIMAL", "INTERVAL"):
         present = [True] * len(raw) if column.validity is None else column.validity.tolist()
@@ -76,6 +81,11 @@ def to_python(column: Column) -> list[Any]:
     if column.validity is None:
         return list(raw)
     return [v if ok else None for v, ok in zip(raw, column.validity.tolist(), strict=True)]
+
+
+def _is_in_calendar(times_us: Array) -> bool:
+    """Whether all times are of the years 1 to 9999. NumPy makes integers of others, where `us_to_datetime` raises."""
+    return not len(times_us) or (int(times_us.min()) >= MIN_TIMESTAMP_US and int(times_us.max()) <= MAX_TIMESTAMP_US)
 
 
 _UNITS_US = {

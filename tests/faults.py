@@ -7,6 +7,9 @@ the 512-byte sectors written since its flush, of each directory any subset of th
 Mapped files are read back through a descriptor, so stores into mappings count like writes. The index is such a file;
 its flush is `sync_index`.
 
+A flush that fails drops what it should have written, as Linux does: it stays visible, counts as clean, and no later
+flush writes it; who forgets the cache sees the old bytes again (`drop_cache`).
+
 A process crash leaves everything visible. Both take the image at the instant of the crash: what the dying code does
 afterwards (handlers, `finally`) changes nothing.
 """
@@ -34,10 +37,12 @@ class Crash(BaseException):
 
 
 class SimulatedFile:
-    """One inode: `durable` is its content at the last flush."""
+    """One inode: `durable` is its content at the last flush, `dropped` what was visible when a flush failed."""
 
     def __init__(self, path: str, durable: bytes) -> None:
+        self.path = path
         self.durable = durable
+        self.dropped: bytes | None = None
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # keeps the content readable after an unlink
 
     def __del__(self) -> None:
@@ -45,6 +50,33 @@ class SimulatedFile:
 
     def visible(self) -> bytes:
         return os.pread(self.fd, os.fstat(self.fd).st_size, 0)
+
+    def reachable(self) -> bytes:
+        """What a flush that succeeds now makes durable: not what an earlier one dropped, unless written since."""
+        new = self.visible()
+        if self.dropped is None:
+            return new
+        left = bytearray(new)
+        for at in range(0, len(new), SECTOR_BYTES):
+            sector = slice(at, min(at + SECTOR_BYTES, len(new)))
+            if new[sector] == self.dropped[sector]:
+                left[sector] = self.durable[sector].ljust(len(new[sector]), b"\0")
+        return bytes(left)
+
+    def flush(self) -> None:
+        self.durable = self.reachable()
+
+    def fail_to_flush(self) -> None:
+        """Of a segment nothing is dropped: storing the same bytes through a mapping makes them dirty again, which
+        cannot be seen from here."""
+        if not self.path.endswith(".seg"):
+            self.dropped = self.visible()
+
+    def forget_cache(self, fd: int) -> None:
+        """Pages that count as clean are read from the device again."""
+        if self.dropped is not None:
+            os.pwrite(fd, self.reachable(), 0)
+            self.dropped = None
 
 
 class SimulatedDirectory:
@@ -136,7 +168,7 @@ class SimulatedDisk:
         return entries
 
     def _left_of(self, file: SimulatedFile, path: str) -> bytes:
-        old, new = file.durable, file.visible()
+        old, new = file.durable, file.reachable()
         fixed = self.odds(path)
         if old == new or fixed == 1.0:
             return new
@@ -291,17 +323,20 @@ class SimulatedFiles(Files):
         self.tick("pwrite")
         return done
 
+    def _flush(self, name: str, file: SimulatedFile) -> None:
+        try:
+            self.tick(name)
+        except OSError:
+            file.fail_to_flush()
+            raise
+        file.flush()
+        self.tick(name)
+
     def fdatasync(self, fd: int) -> None:  # type: ignore[override]
-        self.tick("fdatasync")
-        file = self.open_files[fd]
-        file.durable = file.visible()
-        self.tick("fdatasync")
+        self._flush("fdatasync", self.open_files[fd])
 
     def fsync(self, fd: int) -> None:
-        self.tick("fsync")
-        file = self.open_files[fd]
-        file.durable = file.visible()
-        self.tick("fsync")
+        self._flush("fsync", self.open_files[fd])
 
     def fsync_dir(self, path: str) -> None:
         self.tick("fsync_dir")
@@ -315,11 +350,9 @@ class SimulatedFiles(Files):
         self.tick("fsync_dir")
 
     def sync_index(self, sync: Callable[[bool], None], path: str) -> None:
-        self.tick("sync_index")
         node = self.disk.node(path)
         assert isinstance(node, SimulatedFile)
-        node.durable = node.visible()
-        self.tick("sync_index")
+        self._flush("sync_index", node)
 
     def flock(self, fd: int, operation: int) -> None:  # type: ignore[override]
         Files.flock(fd, operation)
@@ -361,6 +394,7 @@ class SimulatedFiles(Files):
 
     def drop_cache(self, fd: int) -> None:
         self.tick("drop_cache")
+        self.open_files[fd].forget_cache(fd)
 
     def rename(self, source: str, target: str) -> None:
         self.tick("rename")

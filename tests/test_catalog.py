@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
-from eventdb.catalog import Catalog, check_name
+from eventdb.catalog import Catalog, _opening, check_name
 from eventdb.errors import (
     CatalogError,
     CorruptionError,
+    DatabaseLocked,
     ReadOnlyError,
     StorageError,
     TopicExists,
@@ -234,3 +240,104 @@ def test_the_file_is_the_owners_and_links_are_not_followed(tmp_path: Path) -> No
     (tmp_path / "link.sqlite").symlink_to(tmp_path / "catalog.sqlite")
     with pytest.raises(StorageError, match=r"link\.sqlite"):
         Catalog(str(tmp_path / "link.sqlite"))
+
+
+def elsewhere(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Another process; its first line has been read: it is where the code says."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    return process
+
+
+@pytest.mark.parametrize("moment", ["created", "made WAL"])
+def test_a_catalog_whose_maker_died_is_made_whole(path: str, moment: str) -> None:
+    """It stayed without WAL: readers and writers waited for each other, for ever after."""
+    if moment == "created":
+        with open(path, "wb"):
+            pass
+    else:
+        connection = apsw.Connection(path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.close()
+    Catalog(path).close()
+    with open(path, "rb") as file:
+        assert file.read(20)[18:] == b"\2\2"  # SQLite's file format: WAL
+    found = Catalog(path)
+    assert found.create_topic("t", SCHEMA).id == 1
+    found.close()
+
+
+def test_a_process_that_is_stopped_while_it_opens_keeps_nobody_from_opening(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Catalog(path).close()
+    code = """
+        import sys, eventdb.catalog as module
+        module._harden = lambda connection: (print("there", flush=True), sys.stdin.readline())
+        module.Catalog(sys.argv[1])
+    """
+    stopped = elsewhere(code, path)
+    monkeypatch.setattr("eventdb.catalog.BUSY_TIMEOUT_MS", 200)
+    Catalog(path).close()
+    stopped.kill()
+    stopped.communicate()
+
+
+def test_a_process_that_is_stopped_while_it_makes_the_catalog_is_waited_for_and_said(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+        import sys, eventdb.catalog as module
+        module._harden = lambda connection: (print("there", flush=True), sys.stdin.readline())
+        module.Catalog(sys.argv[1])
+    """
+    stopped = elsewhere(code, path)
+    monkeypatch.setattr("eventdb.catalog.BUSY_TIMEOUT_MS", 200)
+    with pytest.raises(DatabaseLocked, match="is it stopped"):
+        Catalog(path)
+    stopped.kill()
+    stopped.communicate()
+    Catalog(path).close()
+
+
+def test_a_child_that_was_forked_while_its_parent_opened_locks_nobody_out(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the locked directory open as long as it lives, and whoever opened waited 30 seconds in vain."""
+    code = """
+        import os, sys, eventdb.catalog as module
+        whole, children = module._harden, []
+        def fork(connection):
+            whole(connection)
+            if (child := os.fork()) == 0:
+                sys.stdin.readline()
+                os._exit(0)
+        module._harden = fork
+        catalog = module.Catalog(sys.argv[1])
+        print("there", flush=True)
+        sys.stdin.readline()
+    """
+    parent = elsewhere(code, path)
+    monkeypatch.setattr("eventdb.catalog.BUSY_TIMEOUT_MS", 200)
+    with _opening(path, fcntl.LOCK_EX):
+        pass
+    Catalog(path).close()
+    parent.communicate("go\ngo\n")
+
+
+def test_opening_the_catalog_again_keeps_the_locks_of_this_process(catalog: Catalog, path: str) -> None:
+    """POSIX drops all of a process's locks on a file with any descriptor of it that is closed."""
+    Catalog(path).close()
+    code = """
+        import fcntl, sys
+        with open(sys.argv[1], "r+b") as file:
+            print("there", flush=True)
+            sys.stdin.readline()
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # the bytes SQLite shares
+            except BlockingIOError:
+                print("locked")
+    """
+    assert elsewhere(code, path).communicate("go\n")[0] == "locked\n"

@@ -26,7 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 16 rows; strings beyond four go plain."""
     for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS"):
         monkeypatch.setattr(f"eventdb.storage.{name}", 16)
-    monkeypatch.setattr("eventdb.storage.transaction.DICTIONARY_LIMIT", 6)
+    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 6)
 
 
 def row(k: int, n: int) -> dict[str, Any]:

@@ -436,3 +436,24 @@ def test_a_reader_that_waits_gets_the_headers_of_every_new_event(db: eventdb.Dat
         topic.append({"n": -i})
         assert next(reader).headers == ((("i", b"%d" % i),) if i % 3 else ())
         assert next(reader).headers == ()
+
+
+def test_describe_shows_the_settings_of_a_topic_beside_its_first_column(tmp_path: Path) -> None:
+    with eventdb.open(tmp_path / "db") as db:
+        db.sql(
+            "CREATE TOPIC t (k VARCHAR, at TIMESTAMP, KEY (k), TIMESTAMP (at), "
+            "WATERMARK FOR at AS at - INTERVAL '5 seconds' IDLE AFTER INTERVAL '1 minute' "
+            "MAX FUTURE INTERVAL '2 hours') WITH (partitions = 4, retention = '7 days', max_rows = 100)"
+        )
+        rows = db.sql("DESCRIBE t").fetchall()
+        assert [(row[0], row[3]) for row in rows] == [("k", "key"), ("at", "event time, watermark 5 s behind")]
+        settings = (
+            "partitions = 4, retention = '7 days', max_rows = 100, idle after '1 minute', max future '2 hours', "
+            "on_full = 'oldest'"
+        )
+        assert [row[4] for row in rows] == [settings, None]
+        db.sql("ALTER TOPIC t SET (retention = NULL, on_full = 'reject')")
+        assert "max_rows = 100, on_full = 'reject'" in db.sql("DESCRIBE t").fetchall()[0][4]
+        db.create_table("p", {"id": "VARCHAR"}, primary_key="id")
+        assert [row[4] for row in db.sql("DESCRIBE p").fetchall()] == [None]
+        assert [row[4] for row in db.sql("DESCRIBE SELECT k, at FROM t").fetchall()] == [None, None]

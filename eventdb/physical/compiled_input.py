@@ -14,7 +14,7 @@ from eventdb.physical.codegen import CannotCompile, frozen
 from eventdb.physical.context import QueryContext
 from eventdb.physical.morsels import Morsel
 from eventdb.physical.scan import offset_at, offsets_of
-from eventdb.physical.skipping import in_time, may_match
+from eventdb.physical.skipping import find_parts
 from eventdb.schema import DataType
 
 _ALL_PRESENT = frozen(np.ones(1 << 20, dtype=bool))
@@ -30,15 +30,9 @@ class ScanInput:
         self._log = context.logs(scan.topic_id)
         self.slices: list[Any] = []
         self._partitions: list[int] = []  # of each slice
-        for log in context.logs_of(scan.topic_id, scan.partition):
-            low, high = context.snapshot.offsets(log)
-            start = low if scan.start_offset is None else max(low, scan.start_offset)
-            stop = high if scan.stop_offset is None else min(high, scan.stop_offset)
-            if start < stop:
-                slices = context.snapshot.slices(log, start, stop)
-                found = [s for s in slices if in_time(scan, s.time_range) and may_match(scan, log, s)]
-                self.slices += found
-                self._partitions += [getattr(log, "partition", 0)] * len(found)
+        for log, parts in find_parts(scan, context).groups:
+            self.slices += parts
+            self._partitions += [getattr(log, "partition", 0)] * len(parts)
         self.row_counts = [int(s.row_count) for s in self.slices]
         self.row_count = sum(self.row_counts)
         self._columns: dict[int, _Columns] = {}

@@ -41,7 +41,9 @@ class PartitionLog(Protocol):
 
 class StoreSnapshot(Protocol):
     def offsets(self, log: Any) -> tuple[int, int]: ...
-    def slices(self, log: Any, start: int, stop: int) -> Sequence[Any]: ...
+    def slices(
+        self, log: Any, start: int, stop: int, times: tuple[int | None, int | None] = ..., key: Any = ...
+    ) -> Sequence[Any]: ...
     def key_offsets(self, log: Any, keys: Sequence[tuple[Any, ...]]) -> Sequence[int]: ...
 
 
@@ -111,6 +113,7 @@ class QueryContext:
     cancel: CancelToken = field(default_factory=CancelToken)
     execution: str = "auto"
     metrics: dict[int, OperatorMetrics] | None = None
+    counted: tuple[Any, Any] | None = None  # a scan whose slices were looked up to count them, and what was found
     _held: dict[int, int] = field(default_factory=dict)
 
     def logs_of(self, topic_id: int, partition: int | None = None) -> list[Any]:

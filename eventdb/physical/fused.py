@@ -31,6 +31,7 @@ from eventdb.physical.context import QueryContext
 from eventdb.physical.morsels import Morsel
 from eventdb.physical.operands import GREATEST_TIMESTAMP, LEAST_TIMESTAMP
 from eventdb.physical.operator import Operator
+from eventdb.physical.skipping import count_rows
 from eventdb.schema import BOOLEAN, INTERVAL, TIMESTAMP
 
 _MAX_NODES = 2_000
@@ -143,7 +144,9 @@ LEAST_COMPILED_ROWS = 20_000  # below, generating the text costs more than inter
 
 
 def scanned_rows(scan: Scan, context: QueryContext) -> int:
-    """How many rows a scan has at most. Cost: one look-up in the index."""
+    """How many rows a scan has at most. Cost: one look-up in the index, and those of the key or the time range."""
+    if scan.time_range != (None, None) or any(function == "eq" for _, function, _ in scan.hints):
+        return count_rows(scan, context)
     count = 0
     for low, high in map(context.snapshot.offsets, context.logs_of(scan.topic_id, scan.partition)):
         start = low if scan.start_offset is None else max(low, scan.start_offset)

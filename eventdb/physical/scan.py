@@ -15,7 +15,7 @@ from eventdb.physical.context import QueryContext
 from eventdb.physical.event_headers import headers_column
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
-from eventdb.physical.skipping import in_time, may_match
+from eventdb.physical.skipping import find_parts
 from eventdb.schema import DataType
 
 _Reader = Callable[[Any], Column]
@@ -40,25 +40,15 @@ class LogScan(Operator):
         return self.plan.label() + skipped + blocks
 
     def produce(self) -> Iterator[RecordBatch]:
-        for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
-            yield from self._produce(log)
+        found = find_parts(self.plan, self.context)
+        self.skipped_segment_count, self.skipped_block_count = found.skipped_segment_count, found.skipped_block_count
+        for log, parts in found.groups:
+            yield from self._produce(log, parts)
 
-    def _produce(self, log: Any) -> Iterator[RecordBatch]:
-        plan, context = self.plan, self.context
-        earliest, latest = context.snapshot.offsets(log)
-        start = earliest if plan.start_offset is None else max(plan.start_offset, earliest)
-        stop = latest if plan.stop_offset is None else min(plan.stop_offset, latest)
-        if start >= stop:
-            return
+    def _produce(self, log: Any, parts: list[Any]) -> Iterator[RecordBatch]:
         readers = self._readers(log)
-        for part in context.snapshot.slices(log, start, stop):
-            if not in_time(plan, part.time_range):
-                self.skipped_segment_count += 1
-                continue
-            if not may_match(plan, log, part):
-                self.skipped_block_count += 1
-                continue
-            context.cancel.check()
+        for part in parts:
+            self.context.cancel.check()
             columns = [read(part) for read in readers]
             count = part.row_count
             self._part, self._first_row = part, 0
@@ -99,7 +89,11 @@ class LogScan(Operator):
 class KeyLookup(LogScan):
     """Finds the rows of the plan's keys through the table's index, whatever the table's size; in offset order."""
 
-    def _produce(self, log: Any) -> Iterator[RecordBatch]:
+    def produce(self) -> Iterator[RecordBatch]:
+        for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
+            yield from self._find(log)
+
+    def _find(self, log: Any) -> Iterator[RecordBatch]:
         plan, snapshot = self.plan, self.context.snapshot
         assert plan.keys is not None
         low, high = plan.start_offset or 0, plan.stop_offset

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from eventdb.errors import BindError, EventDBError, InternalError, ParseError, QueryError, TopicNotFound, UnsupportedSQL
+from eventdb.errors import EventDBError, InternalError, ParseError, QueryError, TopicNotFound
 from eventdb.logical.constants import parse_timestamp_us
 from eventdb.logical.expressions import Literal
 from eventdb.logical.plan import FileScan, Plan, Scan, ViewScan
@@ -89,18 +89,12 @@ def _statement(words: Words, context: Context) -> Statement:
         words.index += 1
         return handler(words, context)
     if first in _ELSEWHERE:
-        raise _unsupported(words, first)
+        raise words.unsupported(first)
     from difflib import get_close_matches
 
     near = get_close_matches(first, [*_QUERIES, *_STATEMENTS, *_ELSEWHERE], 1)
     hint = f"; did you mean {near[0]}?" if near else "; statements begin with SELECT, INSERT, CREATE, DROP, SHOW, ..."
     raise words.error(f"{words.text()!r} does not begin a statement{hint}", words.index)
-
-
-def _unsupported(words: Words, construct: str, fix: str = "", index: int | None = None) -> UnsupportedSQL:
-    place = words.error("", words.index if index is None else index)
-    message = f"{construct} is not supported" + (f"; {fix}" if fix else "")
-    return UnsupportedSQL(message, construct=construct, sql=place.sql, line=place.line, column=place.column)
 
 
 # --- queries ------------------------------------------------------------------------------------------------------
@@ -162,20 +156,20 @@ def _explain(words: Words, context: Context) -> Statement:
 def _create(words: Words, context: Context) -> Statement:
     start = words.index - 1
     if words.accept("OR", "REPLACE"):
-        raise _unsupported(words, "CREATE OR REPLACE", "DROP it first", start)
+        raise words.unsupported("CREATE OR REPLACE", "DROP it first", start)
     if words.accept("TOPIC"):
         return create_topic(words, context)
     if words.accept("MATERIALIZED", "VIEW"):
         return _create_view(words, context)
     word = words.word()
     if word == "VIEW":
-        raise _unsupported(words, "CREATE VIEW", "write CREATE MATERIALIZED VIEW", start)
+        raise words.unsupported("CREATE VIEW", "write CREATE MATERIALIZED VIEW", start)
     if words.accept("TABLE"):
         return create_table(words, context)
     if word in ("TEMP", "TEMPORARY"):
-        raise _unsupported(words, "CREATE TEMPORARY TABLE", "write CREATE TABLE", start)
+        raise words.unsupported("CREATE TEMPORARY TABLE", "write CREATE TABLE", start)
     if word:
-        raise _unsupported(words, f"CREATE {word}", "", start)
+        raise words.unsupported(f"CREATE {word}", "", start)
     words.wrong("expected TOPIC, TABLE or MATERIALIZED VIEW")
 
 
@@ -184,11 +178,11 @@ def _create_view(words: Words, context: Context) -> Statement:
     name = words.name("the view's name")
     start: str | int | None = None
     if words.word() == "INTO":
-        raise _unsupported(words, "INTO TOPIC")
+        raise words.unsupported("INTO TOPIC")
     if words.word() == "START":
         start = _start(words, context)
     if words.word() == "STATE":
-        raise _unsupported(words, "STATE LIMIT")
+        raise words.unsupported("STATE LIMIT")
     words.expect("AS")
     begin = words.index
     cuts = [
@@ -235,11 +229,11 @@ def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str 
         elif words.accept("EMIT", "ON", "UPDATE") or words.accept("EMIT", "CHANGES"):
             emit = "update"
         elif words.accept("EMIT", "EVERY"):
-            raise _unsupported(words, "EMIT EVERY", "use EMIT ON UPDATE")
+            raise words.unsupported("EMIT EVERY", "use EMIT ON UPDATE")
         elif words.accept("LATE", "ROWS"):
             if not words.accept("DROP"):
-                raise _unsupported(
-                    words, f"LATE ROWS {words.word()}", "late rows are dropped and counted: LATE ROWS DROP"
+                raise words.unsupported(
+                    f"LATE ROWS {words.word()}", "late rows are dropped and counted: LATE ROWS DROP"
                 )
         elif words.word() == "START":
             start = _start(words, context)
@@ -265,7 +259,7 @@ def _start(words: Words, context: Context) -> str | int:
 
 def _alter(words: Words, context: Context) -> Statement:
     if not words.accept("TOPIC"):
-        raise _unsupported(words, f"ALTER {words.word()}", "write ALTER TOPIC", words.index - 1)
+        raise words.unsupported(f"ALTER {words.word()}", "write ALTER TOPIC", words.index - 1)
     return alter_topic(words, context)
 
 
@@ -282,12 +276,12 @@ def _drop(words: Words, context: Context) -> Statement:
     )
     if not kind:
         if words.word():
-            raise _unsupported(words, f"DROP {words.word()}", "", start)
+            raise words.unsupported(f"DROP {words.word()}", "", start)
         words.wrong("expected TOPIC, TABLE or VIEW")
     if_exists = words.accept("IF", "EXISTS")
     name = words.name(f"the {kind}'s name")
     if words.word() in ("CASCADE", "RESTRICT"):
-        raise _unsupported(words, words.word())
+        raise words.unsupported(words.word())
     words.end()
     return {"topic": DropTopic, "table": DropTable, "view": DropView}[kind](name, if_exists)
 
@@ -302,8 +296,7 @@ def _describe(words: Words, context: Context) -> Statement:
         try:
             return Describe(path, context.resolver.file(path))
         except EventDBError as error:
-            place = words.error(str(error), at)
-            raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
+            raise words.bind_error(str(error), at) from error
     words.accept("TOPIC") or words.accept("VIEW") or words.accept("TABLE")
     at = words.index
     name = words.name("a topic, view or file")
@@ -319,8 +312,7 @@ def _table(words: Words, context: Context, name: str, at: int) -> TableInfo:
     except QueryError:
         raise
     except TopicNotFound as error:
-        place = words.error(str(error), at)
-        raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
+        raise words.bind_error(str(error), at) from error
 
 
 def _show(words: Words, context: Context) -> Statement:
@@ -330,7 +322,7 @@ def _show(words: Words, context: Context) -> Statement:
         words.end()
         return ShowTopics(word.lower())
     if words.word() in ("GROUPS", "QUERIES", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
-        raise _unsupported(words, f"SHOW {words.word()}")
+        raise words.unsupported(f"SHOW {words.word()}")
     name = words.name("TOPICS, VIEWS, TABLES or a setting")
     words.end()
     return ShowSetting(name.lower())
@@ -386,7 +378,7 @@ def _subscribe(words: Words, context: Context) -> Statement:
     elif words.accept("FROM", "NOW"):
         mode = "now"
     elif words.word() in ("AFTER", "WITH"):
-        raise _unsupported(words, f"SUBSCRIBE ... {words.word()}")
+        raise words.unsupported(f"SUBSCRIBE ... {words.word()}")
     else:
         words.accept("SNAPSHOT")
     limit = None

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 
 from sqlglot import exp
 
-from eventdb.errors import BindError, QueryError, TopicNotFound, UnsupportedSQL
 from eventdb.logical.expressions import ColumnRef, Literal
 from eventdb.logical.plan import Plan
 from eventdb.schema import DataType
@@ -16,7 +15,7 @@ from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.queries import QueryBinder, assign, project
 from eventdb.sql.scope import Scope
 from eventdb.sql.statements import Insert, InsertRows, TableInfo
-from eventdb.sql.tables import on_conflict, or_replace, returned
+from eventdb.sql.tables import named_table, on_conflict, or_replace, returned
 from eventdb.sql.words import Words
 
 
@@ -26,16 +25,20 @@ def insert(words: Words, context: Context) -> Insert | InsertRows:
     if words.word() == "OR":
         verb = words.word(1)
         if verb not in ("REPLACE", "IGNORE"):
-            raise _refused(words, f"INSERT OR {verb}", "; write INSERT, which fails if a key is taken")
+            raise words.unsupported(f"INSERT OR {verb}", "write INSERT, which fails if a key is taken")
         verb_at, words.index = words.index, words.index + 2
     words.expect("INTO")
     at = words.index
     table = _target(words, context, words.name("a topic"), at)
-    names = _columns(words) if words.word() == "(" and words.word(1) not in ("SELECT", "WITH", "VALUES", "(") else None
+    names = (
+        words.names("a column")
+        if words.word() == "(" and words.word(1) not in ("SELECT", "WITH", "VALUES", "(")
+        else None
+    )
     columns = _positions(words, table, names)
     start = words.index
     if words.word() == "DEFAULT":
-        raise _refused(words, "DEFAULT VALUES")
+        raise words.unsupported("DEFAULT VALUES")
     if words.word() not in ("VALUES", "SELECT", "WITH", "FROM", "("):
         words.wrong("expected VALUES or SELECT")
     returning = words.at_depth_zero(start, "RETURNING")
@@ -43,20 +46,20 @@ def insert(words: Words, context: Context) -> Insert | InsertRows:
     if verb and (table.kind != "table" or conflict is not None):
         words.index = verb_at
         if table.kind == "table":
-            raise _refused(words, f"INSERT OR {verb} with ON CONFLICT", "; write one of the two")
-        raise _refused(words, f"INSERT OR {verb} on a topic", "; a topic has no primary key, a table has: CREATE TABLE")
+            raise words.unsupported(f"INSERT OR {verb} with ON CONFLICT", "write one of the two")
+        raise words.unsupported(f"INSERT OR {verb} on a topic", "a topic has no primary key, a table has: CREATE TABLE")
     if table.kind == "table":
         found = _into_table(words, context, table, columns, (start, conflict, returning))
         return replace(found, conflict=or_replace(table, verb)) if verb else found
     if conflict is not None:
         words.index = conflict
-        raise _refused(words, "ON CONFLICT on a topic", "; a topic has no primary key, a table has: CREATE TABLE")
+        raise words.unsupported("ON CONFLICT on a topic", "a topic has no primary key, a table has: CREATE TABLE")
     stop = words.stop
     if returning is not None:
         stop = words.index = returning
         words.expect("RETURNING")
         if not words.accept("_OFFSET") or not words.ended:
-            raise _refused(words, "RETURNING of anything but _offset")
+            raise words.unsupported("RETURNING of anything but _offset")
     plan = _rows(words, context, table, columns, start, stop)
     return Insert(table, columns, plan, returning is not None)
 
@@ -80,40 +83,11 @@ def _into_table(
     return InsertRows(table, columns, plan, conflict, returning)
 
 
-def _refused(words: Words, construct: str, fix: str = "") -> UnsupportedSQL:
-    place = words.error("", words.index)
-    return UnsupportedSQL(
-        f"{construct} is not supported{fix}", construct=construct, sql=place.sql, line=place.line, column=place.column
-    )
-
-
 def _target(words: Words, context: Context, name: str, at: int) -> TableInfo:
-    place = words.error("", at)
-    try:
-        table = context.resolver.table(name)
-    except QueryError:
-        raise
-    except TopicNotFound as error:
-        raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
+    table = named_table(words, context, name, at)
     if table.kind not in ("topic", "table"):
-        raise BindError(
-            f"{name!r} is a {table.kind}: rows are inserted into topics and tables",
-            sql=place.sql,
-            line=place.line,
-            column=place.column,
-        )
+        raise words.bind_error(f"{name!r} is a {table.kind}: rows are inserted into topics and tables", at)
     return table
-
-
-def _columns(words: Words) -> list[tuple[str, int]]:
-    words.expect("(")
-    names = []
-    while True:
-        names.append((words.text(), words.index))
-        words.name("a column")
-        if words.accept(")"):
-            return names
-        words.expect(",")
 
 
 def _positions(words: Words, table: TableInfo, names: list[tuple[str, int]] | None) -> tuple[int, ...]:
@@ -124,20 +98,17 @@ def _positions(words: Words, table: TableInfo, names: list[tuple[str, int]] | No
     positions: list[int] = []
     for name, at in names:
         index = schema.find(name)
-        place = words.error("", at)
         if index is None or index in positions:
             near = get_close_matches(name, schema.names, 1)
             hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(schema.names)}"
             message = f"column {name!r} is listed twice" if index is not None else f"no column {name!r}; {hint}"
-            raise BindError(message, sql=place.sql, line=place.line, column=place.column)
+            raise words.bind_error(message, at)
         positions.append(index)
     missing = [
         f.name for i, f in enumerate(schema) if not f.nullable and i not in positions and table.default(i) is None
     ]
     if missing:
-        place = words.error("", names[0][1])
-        message = f"column {missing[0]!r} is NOT NULL and must be listed"
-        raise BindError(message, sql=place.sql, line=place.line, column=place.column)
+        raise words.bind_error(f"column {missing[0]!r} is NOT NULL and must be listed", names[0][1])
     return tuple(positions)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventdb.errors import BindError, QueryError, TopicNotFound, UnsupportedSQL, UsageError
+from eventdb.errors import TopicNotFound, UsageError
 from eventdb.logical.expressions import ColumnRef, Expression, Literal
 from eventdb.logical.plan import Filter, OutputField, Plan, Project, Scan, Values
 from eventdb.logical.rules.fold_constants import fold_constants
@@ -28,21 +28,13 @@ def create_table(words: Words, context: Context) -> CreateTable:
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
     name = words.name("the table's name")
     if words.word() == "AS":
-        raise _unsupported(words, "CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
-    words.expect("(")
+        raise words.unsupported("CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
     fields: list[Field] = []
     key: list[tuple[str, int]] = []
     defaults: list[tuple[int, object]] = []
-    while True:
-        _element(words, context, fields, key, defaults)
-        if words.accept(")"):
-            break
-        if not words.accept(","):
-            words.wrong("expected , or )")
-        if words.accept(")"):
-            break
+    words.elements(lambda: _element(words, context, fields, key, defaults))
     if words.word() == "WITH":
-        raise _unsupported(words, "WITH (...) of a table", "a table has no options yet")
+        raise words.unsupported("WITH (...) of a table", "a table has no options yet")
     words.end()
     if not key:
         raise words.error("a table needs a PRIMARY KEY; for a log without one write CREATE TOPIC", 0)
@@ -61,12 +53,6 @@ def create_table(words: Words, context: Context) -> CreateTable:
     return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists, tuple(defaults))
 
 
-def _unsupported(words: Words, construct: str, fix: str, index: int | None = None) -> UnsupportedSQL:
-    place = words.error("", words.index if index is None else index)
-    message = f"{construct} is not supported; {fix}"
-    return UnsupportedSQL(message, construct=construct, sql=place.sql, line=place.line, column=place.column)
-
-
 def required(schema: Schema, positions: list[int]) -> Schema:
     """The schema with the columns at the positions NOT NULL."""
     return Schema(Field(f.name, f.type, f.nullable and i not in positions) for i, f in enumerate(schema))
@@ -80,17 +66,13 @@ def _element(
     if words.word(1) == "(" and (words.word() == "PRIMARY KEY"):
         if key:
             raise words.error("PRIMARY KEY is given twice", at)
-        words.index += 2
-        while True:
-            key.append((words.text(), words.index))
-            words.name("a column")
-            if words.accept(")"):
-                return
-            words.expect(",")
+        words.index += 1
+        key += words.names("a column")
+        return
     if words.word() in ("CONSTRAINT", "UNIQUE", "FOREIGN", "FOREIGN KEY", "CHECK", "KEY") and words.word(1) in (
         "(", "KEY", "UNIQUE", "PRIMARY KEY",
     ):  # fmt: skip
-        raise _unsupported(words, f"the constraint {words.word()}", "a table has PRIMARY KEY (columns) and NOT NULL")
+        raise words.unsupported(f"the constraint {words.word()}", "a table has PRIMARY KEY (columns) and NOT NULL")
     name, type = column_start(words, fields)
     nullable = True
     while not words.ended and words.word() not in (",", ")"):
@@ -107,7 +89,7 @@ def _element(
             defaults.append((len(fields), _default(words, context, name, type)))
         elif not words.accept("NULL"):
             found = words.word() or words.text()
-            raise _unsupported(words, f"{found} on a column", "a column has a type, NOT NULL, DEFAULT and PRIMARY KEY")
+            raise words.unsupported(f"{found} on a column", "a column has a type, NOT NULL, DEFAULT and PRIMARY KEY")
     fields.append(Field(name, type, nullable))
 
 
@@ -133,7 +115,7 @@ def _default(words: Words, context: Context, name: str, type: DataType) -> objec
     assert isinstance(value, Project)
     (found,) = value.expressions
     if not isinstance(found, Literal):
-        raise _unsupported(words, "a DEFAULT that is no constant", "give the value in each INSERT", start)
+        raise words.unsupported("a DEFAULT that is no constant", "give the value in each INSERT", start)
     return found.value
 
 
@@ -172,21 +154,21 @@ def delete(words: Words, context: Context) -> Delete:
 def _target(words: Words, context: Context, verb: str) -> TableInfo:
     at = words.index
     name = words.name("a table")
-    place = words.error("", at)
-    try:
-        table = context.resolver.table(name)
-    except QueryError:
-        raise
-    except TopicNotFound as error:
-        raise BindError(str(error), sql=place.sql, line=place.line, column=place.column) from error
+    table = named_table(words, context, name, at)
     if table.kind == "topic":
         fix = "events do not change; what changes is a table: CREATE TABLE"
-        raise _unsupported(words, f"{verb} of a topic", fix, at)
+        raise words.unsupported(f"{verb} of a topic", fix, at)
     if table.kind != "table":
-        raise BindError(
-            f"{name!r} is a {table.kind}: {verb} changes tables", sql=place.sql, line=place.line, column=place.column
-        )
+        raise words.bind_error(f"{name!r} is a {table.kind}: {verb} changes tables", at)
     return table
+
+
+def named_table(words: Words, context: Context, name: str, at: int) -> TableInfo:
+    """What the name at a place names."""
+    try:
+        return context.resolver.table(name)
+    except TopicNotFound as error:
+        raise words.bind_error(str(error), at) from error
 
 
 def _alias(words: Words, table: TableInfo, *ends: str) -> str:
@@ -216,7 +198,7 @@ def _offset(table: TableInfo) -> Expression:
 
 def _filtered(words: Words, context: Context, scan: Scan, scope: Scope, verb: str) -> Plan:
     if words.word() in ("FROM", "USING", "ORDER", "LIMIT"):
-        raise _unsupported(words, f"{verb} ... {words.word()}", "choose the rows with WHERE")
+        raise words.unsupported(f"{verb} ... {words.word()}", "choose the rows with WHERE")
     where = _where(words, context, scope)
     return scan if where is None else Filter(scan, where)
 
@@ -238,7 +220,7 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
     while True:
         at = words.index
         if words.word() == "(":
-            raise _unsupported(words, "SET (columns) = ...", "write one SET column = value for each")
+            raise words.unsupported("SET (columns) = ...", "write one SET column = value for each")
         name = words.name("a column")
         index = table.schema.find(name.rpartition(".")[2])
         if index is None:
@@ -272,7 +254,7 @@ def on_conflict(words: Words, context: Context, table: TableInfo) -> Conflict:
     at = words.index
     named = _key_columns(words, table) if words.accept("(") else None
     if words.word() == "WHERE":
-        raise _unsupported(words, "ON CONFLICT ... WHERE", "a table has one key, its PRIMARY KEY")
+        raise words.unsupported("ON CONFLICT ... WHERE", "a table has one key, its PRIMARY KEY")
     words.expect("DO")
     if words.accept("NOTHING"):
         words.end()
@@ -335,5 +317,5 @@ def returned(words: Words, context: Context, table: TableInfo) -> tuple[int, ...
         if words.ended:
             return tuple(found)
         if words.word() != ",":
-            raise _unsupported(words, "RETURNING of expressions", "name columns, _offset or *")
+            raise words.unsupported("RETURNING of expressions", "name columns, _offset or *")
         words.index += 1

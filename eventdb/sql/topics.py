@@ -31,16 +31,8 @@ def create_topic(words: Words, context: Context) -> CreateTopic:
     name = words.name("the topic's name")
     if words.word() == "AS":
         context.unsupported("CREATE TOPIC ... AS SELECT", None, "create the topic, then INSERT INTO it")
-    words.expect("(")
     parts = _Parts()
-    while True:
-        _element(words, parts, context)
-        if words.accept(")"):
-            break
-        if not words.accept(","):
-            words.wrong("expected , or )")
-        if words.accept(")"):
-            break
+    words.elements(lambda: _element(words, parts, context))
     options = _options(words) if words.accept("WITH") else ()
     words.end()
     return _build(words, context, name, if_not_exists, parts, options)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
-from eventdb.errors import ParseError, UsageError
+from eventdb.errors import BindError, ParseError, UnsupportedSQL, UsageError
 from eventdb.schema import DataType, parse_type
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.parser import Source
@@ -60,6 +61,15 @@ class Words:
     def error(self, message: str, index: int) -> ParseError:
         return self.source.error(message, index)
 
+    def bind_error(self, message: str, index: int) -> BindError:
+        place = self.error("", index)
+        return BindError(message, sql=place.sql, line=place.line, column=place.column)
+
+    def unsupported(self, construct: str, fix: str = "", index: int | None = None) -> UnsupportedSQL:
+        place = self.error("", self.index if index is None else index)
+        message = f"{construct} is not supported" + (f"; {fix}" if fix else "")
+        return UnsupportedSQL(message, construct=construct, sql=place.sql, line=place.line, column=place.column)
+
     def end(self) -> None:
         """ParseError if anything is left."""
         if not self.ended:
@@ -80,6 +90,29 @@ class Words:
             parts.append(self.text())
             self.index += 1
         return ".".join(parts)
+
+    def names(self, what: str) -> list[tuple[str, int]]:
+        """(name, ...), each with its place."""
+        self.expect("(")
+        found = []
+        while True:
+            found.append((self.text(), self.index))
+            self.name(what)
+            if self.accept(")"):
+                return found
+            self.expect(",")
+
+    def elements(self, element: Callable[[], None]) -> None:
+        """(element, ...), a comma behind the last one allowed."""
+        self.expect("(")
+        while True:
+            element()
+            if self.accept(")"):
+                return
+            if not self.accept(","):
+                self.wrong("expected , or )")
+            if self.accept(")"):
+                return
 
     def _quoted(self) -> bool:
         return self.tokens[self.index].token_type is TokenType.IDENTIFIER

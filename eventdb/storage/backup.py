@@ -238,7 +238,7 @@ class Backup:
         """The copied index is that of a database closed cleanly, with the topics of the copied catalog."""
         for topic_id in stored_topics(txn) - live:
             forget_keys(txn, topic_id)
-        for kind in (b"w", b"t", b"g"):  # the target has no file that waits to be removed
+        for kind in (b"w", b"g"):  # the target has no file that waits to be removed
             for key in [key for key, _ in scan(txn, kind)]:
                 txn.delete(key)
         if self._cut is not None:

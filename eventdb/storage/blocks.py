@@ -17,7 +17,8 @@ from eventdb.batch import Array, Column, Dictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.buffers import BUFFERS
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
-from eventdb.storage.nodes import DamagedNode, Kernels, decode, length_of
+from eventdb.storage.nodes import UNSIGNED, DamagedNode, Kernels, decode, length_of
+from eventdb.storage.point import NoPoint, value_at
 
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from eventdb.storage.segment import Lists
 
 KERNELS_AFTER_BYTES = 64 * MIB
+FEW_ROWS = 16  # of a block: they are read without decoding it, where its encoding allows it
 _BIAS = 1 << 63
 
 
@@ -46,17 +48,17 @@ class BlockCache:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
-        self._blocks: OrderedDict[tuple[int, int, int], Decoded] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int, int]) -> Decoded | None:
+    def get(self, key: tuple[int, int, int]) -> Any:
         with self._lock:
             found = self._blocks.get(key)
             if found is not None:
                 self._blocks.move_to_end(key)
             return found
 
-    def put(self, key: tuple[int, int, int], block: Decoded) -> None:
+    def put(self, key: tuple[int, int, int], block: Any) -> None:
         with self._lock:
             if key in self._blocks or block.size_bytes > self.limit_bytes:
                 return
@@ -67,6 +69,9 @@ class BlockCache:
                 self.held_bytes -= oldest.size_bytes
                 del oldest  # now there is room for its memory to wait
 
+    def room_bytes(self) -> int:
+        return self.limit_bytes - self.held_bytes
+
     def clear(self) -> None:
         with self._lock:
             self.held_bytes = 0
@@ -75,7 +80,7 @@ class BlockCache:
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
 # Blocks that are kept and memory that waits for the next ones stay within the limit together.
-BUFFERS.room_bytes = lambda: CACHE.limit_bytes - CACHE.held_bytes
+BUFFERS.room_bytes = CACHE.room_bytes
 
 
 class _Engine:
@@ -106,7 +111,7 @@ ENGINE = _Engine()
 def block(segment: SealedSegment, column: int, number: int) -> Decoded:
     """The decoded block, from the cache or from the file."""
     key = (segment.number, column, number)
-    found = CACHE.get(key)
+    found: Decoded | None = CACHE.get(key)
     if found is None:
         found = _decode(segment, column, number)
         CACHE.put(key, found)
@@ -144,25 +149,96 @@ def _decode_strings(
 ) -> Decoded:
     """codes, lengths of the distinct values, their bytes."""
     codes = decode(data, rows, 4, kernels).view(np.int32)
-    data = data[length_of(data) :]
+    heap, bounds = _decode_heap(data[length_of(data) :], rows, kernels)
+    distinct = len(bounds) - 1
+    if int(codes.min()) < 0 or int(codes.max()) >= distinct:
+        raise DamagedNode(f"codes of {distinct} values among {rows} rows")
+    spans = itertools.pairwise(bounds.tolist())
+    values: list[Any] = [heap[a:b] for a, b in spans] if not text else [_text(heap[a:b]) for a, b in spans]
+    codes.flags.writeable = False
+    return Decoded(codes, validity, Dictionary(values), codes.nbytes + rows + 2 * len(heap) + 60 * distinct)
+
+
+def _decode_heap(data: memoryview, rows: int, kernels: Kernels | None) -> tuple[bytes, Array]:
+    """The bytes of the distinct values and where each begins and the last one ends."""
     if len(data) < NODE.size:
         raise DamagedNode("the lengths of the values are missing")
     distinct = int(NODE.unpack_from(data)[4])
-    if not 0 < distinct <= max(rows, 1) or int(codes.min()) < 0 or int(codes.max()) >= distinct:
-        raise DamagedNode(f"codes of {distinct} values among {rows} rows")
-    lengths = decode(data, distinct, 4, kernels).astype(np.int64)
-    data = data[length_of(data) :]
-    total = int(lengths.sum())
-    heap = decode(data, total, 1, kernels).tobytes()
-    bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths))).tolist()
-    values: list[Any] = [heap[a:b] for a, b in itertools.pairwise(bounds)]
-    if text:
-        try:
-            values = [value.decode("utf-8", "surrogatepass") for value in values]
-        except UnicodeDecodeError as error:
-            raise DamagedNode(str(error)) from error
-    codes.flags.writeable = False
-    return Decoded(codes, validity, Dictionary(values), codes.nbytes + rows + 2 * total + 60 * distinct)
+    if not 0 < distinct <= max(rows, 1):
+        raise DamagedNode(f"{distinct} values for {rows} rows")
+    bounds = np.zeros(distinct + 1, np.int64)
+    np.cumsum(decode(data, distinct, 4, kernels), out=bounds[1:])
+    return decode(data[length_of(data) :], int(bounds[-1]), 1, kernels).tobytes(), bounds
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise DamagedNode(str(error)) from error
+
+
+class _Heap:
+    """The values of a block of a plain column, not made into objects."""
+
+    def __init__(self, heap: bytes, bounds: Array) -> None:
+        self.heap = heap
+        self.bounds = bounds
+        self.size_bytes = len(heap) + bounds.nbytes
+
+
+def plain_values(segment: SealedSegment, column: int, number: int, rows: list[int]) -> list[Any]:
+    """str or bytes, None where NULL, of some rows of a block of a plain column, counted from its first. The others are
+    not made."""
+    entry, data = segment.block_bytes(column, number)
+    count = segment.block_rows_of(number)
+    found: list[Any] = []
+    try:
+        values = data[length_of(data) :] if entry.nulls else data
+        key = (segment.number, column, ~number)  # not that of the decoded block
+        kept = CACHE.get(key)
+        if not isinstance(kept, _Heap):
+            kept = _Heap(*_decode_heap(values[length_of(values) :], count, ENGINE.kernels))
+            CACHE.put(key, kept)
+        for row in rows:
+            if entry.nulls and not value_at(data, row, count, 1):
+                found.append(None)
+                continue
+            code = value_at(values, row, count, 4)
+            if code >= len(kept.bounds) - 1:
+                raise DamagedNode(f"code {code} of {len(kept.bounds) - 1} values")
+            value = kept.heap[kept.bounds[code] : kept.bounds[code + 1]]
+            found.append(_text(value) if segment.layout.columns[column].text else value)
+    except NoPoint:
+        decoded = block(segment, column, number)
+        assert decoded.dictionary is not None
+        present = [True] * len(rows) if decoded.validity is None else decoded.validity[rows].tolist()
+        codes = decoded.values[rows].tolist()
+        return [decoded.dictionary.values[c] if p else None for c, p in zip(codes, present, strict=True)]
+    except DamagedNode as error:
+        raise segment.damaged(column, number, str(error)) from error
+    return found
+
+
+def points(
+    segment: SealedSegment, index: int, number: int, rows: list[int], item: int
+) -> tuple[list[int], list[bool]] | None:
+    """Values (bit patterns) and validity of a few rows of a block that is not stored plainly; None if it is better
+    decoded."""
+    if len(rows) > FEW_ROWS:
+        return None
+    entry, data = segment.block_bytes(index, number)
+    count = segment.block_rows_of(number)
+    valid = [True] * len(rows)
+    try:
+        if entry.nulls:
+            valid = [value_at(data, row, count, 1) != 0 for row in rows]
+            data = data[length_of(data) :]
+        return [value_at(data, row, count, item) for row in rows], valid
+    except NoPoint:
+        return None
+    except DamagedNode as error:
+        raise segment.damaged(index, number, str(error)) from error
 
 
 def string_prefix(value: str | bytes) -> int:
@@ -196,6 +272,23 @@ class SealedSlice:
             entry = segment.entry(log.event_time, number)
             if entry.flags & BLOCK_RANGED:
                 self.time_range = entry.least, entry.greatest
+
+    def between(self, low: int, high: int) -> SealedSlice | None:
+        """The rows from the first to the last with an event time in [low, high]; None if there is none."""
+        index = self._log.event_time
+        if index is None or self.time_range is None or low <= self.time_range[0] <= self.time_range[1] <= high:
+            return self
+        found = block(self._segment, index, self._number)
+        times = found.values[self._row : self._end].view(np.int64)
+        within = (times >= low) & (times <= high)
+        if found.validity is not None:
+            within &= found.validity[self._row : self._end]
+        rows = np.flatnonzero(within)
+        if not len(rows):
+            return None
+        first = self._number * self._segment.layout.block_rows + self._row
+        row, end = first + int(rows[0]), first + int(rows[-1]) + 1
+        return SealedSlice(self._log, self._segment, self._number, row, end, self.time_range)
 
     def column(self, index: int) -> Column:
         """One column, decoded when first asked for."""
@@ -306,7 +399,7 @@ def read_lists(segment: SealedSegment, row: int, stop: int, dictionaries: Any) -
         low, high = max(row - first, 0), min(stop - first, size)
         for i, values in enumerate(lists):
             values += _python_values(segment, i, number, low, high, dictionaries)
-        times += block(segment, width, number).values[low:high].view(np.int64).tolist()
+        times += _some_values(segment, width, number, low, high)[0].view(np.int64).tolist()
     return range(segment.base + row, segment.base + stop), times, lists
 
 
@@ -338,17 +431,34 @@ def _python_values(
     segment: SealedSegment, column: int, number: int, start: int, stop: int, dictionaries: Any
 ) -> list[Any]:
     layout = segment.layout.columns[column]
-    found = block(segment, column, number)
-    stored = found.values[start:stop]
-    valid = None if found.validity is None else found.validity[start:stop].tolist()
+    stored, valid = _some_values(segment, column, number, start, stop)
     if layout.plain or layout.coded:
-        texts = found.dictionary.values if found.dictionary is not None else dictionaries[column].values
+        found = block(segment, column, number).dictionary if layout.plain else None
+        texts = dictionaries[column].values if found is None else found.values
+        codes = stored.view(np.int32).tolist()
         try:
-            values = [texts[code] for code in stored.tolist()]
+            if valid is None:
+                return [texts[code] for code in codes]
+            return [texts[code] if ok else None for code, ok in zip(codes, valid, strict=True)]
         except IndexError:
             raise segment.damaged(column, number, "a code is not in the dictionary") from None
-    else:
-        values = stored.view(_DTYPES[layout.struct_code]).tolist()
+    values: list[Any] = stored.view(_DTYPES[layout.struct_code]).tolist()
     if valid is None:
         return values
     return [value if ok else None for value, ok in zip(values, valid, strict=True)]
+
+
+def _some_values(
+    segment: SealedSegment, column: int, number: int, start: int, stop: int
+) -> tuple[Array, list[bool] | None]:
+    """(stored values, validity) of rows [start, stop) of a block."""
+    columns = segment.layout.columns
+    if stop - start <= FEW_ROWS and not (column < len(columns) and columns[column].plain):
+        key = (segment.number, column, number)
+        item = 8 if column == len(columns) else columns[column].width
+        found = points(segment, column, number, list(range(start, stop)), item) if CACHE.get(key) is None else None
+        if found is not None:
+            return np.array(found[0], UNSIGNED[item]), found[1]
+    decoded = block(segment, column, number)
+    valid = None if decoded.validity is None else decoded.validity[start:stop].tolist()
+    return decoded.values[start:stop], valid

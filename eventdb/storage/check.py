@@ -99,6 +99,7 @@ def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool
     if not rows:
         return problems
     step = rows if deep else min(rows, 1024)
+    segment.require_rows(rows - step, rows)
     for i, column in enumerate(segment.layout.columns):
         stored = segment.value_views[i][rows - step : rows].tolist()
         view = segment.null_views[i]

@@ -45,6 +45,7 @@ class SegmentSlice:
         self.row_count = end - row
         self.offsets: Array | None = None  # int64, of a compacted segment, whose offsets have gaps
         if segment.layout.offsets >= 0:
+            segment.require(segment.layout.offsets, row, end)
             position = segment.layout.columns[segment.layout.offsets].value_position
             self.offsets = _region(segment, position, _INT64)[row:end]
             self.first_offset = int(self.offsets[0])
@@ -56,6 +57,7 @@ class SegmentSlice:
         segment, row, count = self._segment, self._row, self.row_count
         layout = segment.layout.columns[index]
         type = self._log.schema.fields[index].type
+        self._require(index)
         validity = None
         # One row, the common case of a live query, is looked at without NumPy's 2 us per reduction.
         if layout.nullable and (count != 1 or segment.memory[layout.null_position + row]):
@@ -71,6 +73,9 @@ class SegmentSlice:
         if count > 1:
             self._check_codes(index, values, max(1, len(dictionary.values)))
         return Column(type, values, validity, dictionary.shared())
+
+    def _require(self, index: int) -> None:
+        self._segment.require(index, self._row, self._row + self.row_count)
 
     def _check_codes(self, index: int, codes: Array, limit: int) -> None:
         """Compiled loops use codes as positions, unchecked: those of a damaged file must not get there. Once a row."""
@@ -91,12 +96,15 @@ class SegmentSlice:
 
     def append_times(self) -> Array:
         """int64 microseconds, read-only."""
+        first = self._row - self._row % TIME_STRIDE_ROWS
+        stop_bytes = (self._row + self.row_count) * 8
+        self._segment.readable.require(self._segment.layout.append_position + first * 8, stop_bytes - first * 8)
         times = _region(self._segment, self._segment.layout.append_position, _INT64)
         row, stop = self._row, self._row + self.row_count
         found = times[row:stop]
         if found.all():
             return found
-        first = row - row % TIME_STRIDE_ROWS  # times never go back, so a 0 takes the highest one before it
+        # Times never go back, so a 0 takes the highest one before it.
         filled: Array = np.maximum.accumulate(times[first:stop])[row - first :]
         return filled
 
@@ -121,6 +129,15 @@ class SegmentSlice:
         if not values:
             values = ["" if layout.text else b""]
         return Column(type, np.array(out, dtype=np.int32), validity, Dictionary(values))
+
+
+class FreshSlice(SegmentSlice):
+    """Rows that were committed a moment ago: they are in memory, so nothing asks whether they can be read."""
+
+    __slots__ = ()
+
+    def _require(self, index: int) -> None:
+        pass
 
 
 def _region(segment: Segment, position: int, dtype: np.dtype[Any] | str) -> Array:
@@ -291,7 +308,7 @@ def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview | 
 def _note_times(transaction: WriteTransaction, staged: Staged, column: Column) -> None:
     values = column.values if column.validity is None else column.values[column.validity]
     if len(values):
-        transaction.note_range(staged, int(values.min()), int(values.max()))
+        staged.note_range(int(values.min()), int(values.max()))
 
 
 class _Source:

@@ -51,6 +51,8 @@ class Writer(Durability):
         """The lock is held, caches are current, and the returned LMDB write transaction is open."""
         self.lock()
         try:
+            if self.index.is_tight():
+                self.make_room(at_once=False)
             if not self.prepared:
                 self.prepare()
             return self.begin()

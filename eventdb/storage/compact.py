@@ -10,9 +10,7 @@ their offsets; a segment without such rows goes. The steps, and what a crash lea
    the temporary file, which the next compaction removes;
 4. with the lock, and only if the old segments are what they were: marks made meanwhile are copied and flushed, the file
    gets its name (base and generation, which nothing referred to before), the directory is flushed, and one commit
-   replaces the segments in the index and lists the old files as garbage. Replaying it is replaying keys;
-5. an old file goes once that commit is in a checkpoint and no reader is older than it: a power cut or a snapshot that
-   leads back to the old segments finds them.
+   replaces the segments in the index and notes the old files as gone (gone.py). Replaying it is replaying keys.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ from eventdb.config import MAX_SEGMENT_ROWS
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     COLUMN_OFFSETS,
-    GARBAGE_KEY,
     NO_SEGMENT,
     PARTITION,
     SEGMENT_KEY,
@@ -37,7 +34,6 @@ from eventdb.storage.format import (
     TYPE_CODES,
     U64,
     dirty_key,
-    garbage_key,
     generation_of,
     horizon_of,
     row_key_prefix,
@@ -47,6 +43,7 @@ from eventdb.storage.format import (
     table_key,
     topic_directory,
 )
+from eventdb.storage.gone import collect, note_of
 from eventdb.storage.keyed import KeyedWriter
 from eventdb.storage.keys import index_key, is_digest
 from eventdb.storage.kv import scan
@@ -131,7 +128,7 @@ def compact_table(store: Store, log: PartitionLog, *, full: bool = False, patien
         report["held"] = 1
         return report
     _remove_temporary(writer, log)
-    collect(store, log)
+    collect(writer)
     for run in _runs(store, log, horizon):
         _name_newest(store, log, run)
         removed = _replace(store, log, run)
@@ -139,8 +136,7 @@ def compact_table(store: Store, log: PartitionLog, *, full: bool = False, patien
             report["removed"] += removed
             report["segments"] += len(run)
     if report["segments"]:
-        _checkpoint(writer, log)
-        collect(store, log)
+        collect(writer)
     return report
 
 
@@ -254,8 +250,8 @@ def _replace(store: Store, log: PartitionLog, run: Sequence[Source]) -> int:
     finally:
         if fd >= 0:
             files.close(fd)
-            if files.exists(temporary):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if files.exists(temporary):
                     files.unlink(temporary)
 
 
@@ -283,8 +279,7 @@ def _swap(
         transaction._changed = True
         transaction._put(table_key(topic_id, partition), TABLE.pack(rows, before + removed) + U64.pack(horizon))
         for source in run:
-            old = garbage_key(topic_id, partition, source.base, generation_of(source.value))
-            transaction._put(old, U64.pack(txn.id()))
+            transaction._put(*note_of(writer, txn, topic_id, partition, source.base, source.value))
             transaction._delete(sum_key(topic_id, partition, source.base))
             if source is not run[0] or layout is None:
                 transaction._delete(segment_key(topic_id, partition, source.base))
@@ -356,36 +351,6 @@ def _plain_pieces(run: Sequence[Source], index: int, column: ColumnLayout) -> It
     yield column.value_position, np.concatenate(lengths).cumsum().astype(_INT64).data.cast("B")
     if column.heap_bytes:
         yield column.heap_position, memoryview(b"".join(heap))
-
-
-# --- garbage ----------------------------------------------------------------------------------------------------------
-
-
-def collect(store: Store, log: PartitionLog) -> int:
-    """Replaced files that neither the newest checkpoint nor a reader can need are gone. Returns how many."""
-    writer = store._require_writer()
-    prefix = GARBAGE_KEY.pack(b"g", log.topic_id, log.partition, 0, 0)[:-12]
-    gone = []
-    with store.write() as transaction:
-        # Every process's pin is a reader too: nobody's checkpoint lies before the oldest.
-        oldest, newest = writer.index.oldest_reader(), transaction._txn.id()
-        for key, value in list(scan(transaction._txn, prefix)):
-            (number,) = U64.unpack(value)
-            if number <= oldest or number > newest:  # beyond: of a life before a power cut, so nobody reads it
-                gone.append(key)
-                _, topic_id, partition, base, generation = GARBAGE_KEY.unpack(key)
-                path = segment_path(writer.path, topic_id, partition, base, generation)
-                try:
-                    writer.files.unlink(path)
-                except FileNotFoundError:
-                    pass  # it went in a life that did not get to say so
-                except OSError as error:
-                    raise storage_error(error, "removing", path) from error
-                transaction._changed = True
-                transaction._delete(key)
-        if gone:
-            writer.flush_directories({(log.topic_id, log.partition)})
-    return len(gone)
 
 
 def _remove_temporary(writer: Writer, log: PartitionLog) -> None:

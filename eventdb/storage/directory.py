@@ -54,13 +54,13 @@ def read_format(files: Files, path: str) -> bytes:
     if len(data) < FORMAT.size + CRC.size or not data.startswith(DATABASE_MAGIC):
         raise NotADatabase(f"{name} does not begin with EventDB's mark: {path} is not an EventDB database", path=path)
     _, version, _, _, uuid, _ = FORMAT.unpack_from(data)
+    if CRC.unpack_from(data, FORMAT.size)[0] != crc32(data[: FORMAT.size]):
+        raise CorruptionError(f"{name} does not verify: restore it from a backup of this database", path=name)
     if version > FORMAT_VERSION:
         raise FormatTooNew(
             f"{path} has format version {version}, this EventDB reads up to {FORMAT_VERSION}: upgrade EventDB",
             path=path,
         )
-    if CRC.unpack_from(data, FORMAT.size)[0] != crc32(data[: FORMAT.size]):
-        raise CorruptionError(f"{name} does not verify: restore it from a backup of this database", path=name)
     return uuid  # type: ignore[no-any-return]
 
 

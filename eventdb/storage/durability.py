@@ -6,6 +6,8 @@ makes the first one of a process, before it commits anything.
 
 from __future__ import annotations
 
+import threading
+
 from eventdb.config import INDEX_VERIFY_BYTES
 from eventdb.errors import ClosedError, OutcomeUnknown, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from eventdb.storage.segment import Segment
 
 
+_ROOM_AGAIN_NS = 100_000_000  # how long to leave a map as it is that could not be replaced
+
+
 class Durability(CommittedState):
     """Checkpoints of this process, and its pin."""
 
@@ -50,6 +55,8 @@ class Durability(CommittedState):
         self.journal_bytes = 0  # written by this process since its last checkpoint
         self.index_bytes = 0  # size of the index at the last checkpoint
         self.on_first_commit: Callable[[], None] | None = None
+        index.on_outgrown = self.make_room
+        self._room_again_ns = 0
 
     def prepare(self) -> None:
         """Before this process's first commit: a checkpoint and a pin of its own, and a journal file of this boot. Lock
@@ -128,6 +135,24 @@ class Durability(CommittedState):
         own unsaved."""
         self.prepared = False
         self._set_pin(None)
+
+    def make_room(self, *, at_once: bool = True) -> None:
+        """The index's map is large enough, if no snapshot of this process is open; without `at_once`, the next look is
+        a while away then. The pin is one: it goes, and a checkpoint takes a new one."""
+        mine = self.owner == threading.get_ident()
+        if not mine:
+            self.lock()
+        try:
+            now = self.clock.monotonic_ns()
+            if now < self._room_again_ns and not at_once:
+                return
+            self._room_again_ns = now + _ROOM_AGAIN_NS
+            if self.index.open_here() == (self.pin is not None):
+                self.drop_pin()
+                self.index.enlarge()
+        finally:
+            if not mine:
+                self.unlock()
 
     def _reset_counters(self) -> None:
         self.checkpoint_ns = self.clock.monotonic_ns()
@@ -282,6 +307,8 @@ class Durability(CommittedState):
             self.pre_flush()
         self.lock()
         try:
+            if self.index.is_tight():
+                self.make_room(at_once=False)
             if not self.prepared:
                 slot = self.newest_slot()
                 if slot.clean:

@@ -116,4 +116,8 @@ def damaged_blocks(segment: SealedSegment) -> list[str]:
                 segment.block_bytes(column, number)
             except CorruptionError as error:
                 problems.append(str(error))
+    try:
+        segment.hash_index()
+    except CorruptionError as error:
+        problems.append(str(error))
     return problems

@@ -272,6 +272,21 @@ def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
     return found
 
 
+def has_room(directory: str, length_bytes: int) -> bool:
+    """Whether this user may store so many more bytes there. Nothing is left behind. True if it cannot be told."""
+    if not hasattr(os, "O_TMPFILE"):
+        return True
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, length_bytes)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno not in _FULL
+    return True
+
+
 _START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
 _IN_PLACE_TYPES = ("ext2", "ext3", "ext4", "xfs", "tmpfs")
 

@@ -25,10 +25,9 @@ Index keys; every value is followed by a CRC of key and value (kv.py)::
     d topic column code          -> the bytes of a dictionary value
     D topic column last code     -> CHUNK, zlib: as many values up to that code, each U32 length, bytes
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
-    t topic partition base       -> GONE      segment removed by retention, whose file is still to be unlinked
     k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
     n topic partition            -> TABLE     table: how many rows it has, and what compaction did
-    g topic partition base generation -> U64  replaced segment file that a reader may still need: transaction id
+    g topic partition file name  -> GONE      file of a segment that the index no longer names, to be unlinked (gone.py)
     c topic partition base       -> rows u32, crc u32 of each region's bytes of those rows (Segment.regions)
     u user key                   -> user value
     h                            -> 16 bytes that say which history the offsets belong to: a restored copy has another
@@ -53,6 +52,7 @@ nearly all append times. Rows that follow others are stored in full: an aborted 
 Sealed segment file::
 
     SEALED_HEAD, columns, CRC      then blocks, 64-byte aligned: all of column 0, all of column 1 ..., the append times
+    key index, if the topic has a key (hash_index.py)
     directory: SEALED_BLOCK for each block, in that order      SEALED_FOOT, CRC
 
 A block holds `block rows` rows of a column (the last one fewer) as nodes (nodes.py): validity, if there are NULLs;
@@ -66,7 +66,8 @@ from struct import Struct
 
 DATABASE_MAGIC = b"EVENTDB\0"
 FORMAT_VERSION = 1
-FORMAT = Struct("<8sHHI16sQ")  # magic, version, 0, 0, uuid, created_us; then crc u32
+# The same in every version, so that each knows the others: magic, version, 0, 0, uuid, created_us; then crc u32
+FORMAT = Struct("<8sHHI16sQ")
 CRC = Struct("<I")
 U32 = CRC
 U64 = Struct("<Q")
@@ -88,7 +89,7 @@ DICTIONARY_KEY = Struct(">cIHI")
 TOPIC_PREFIX = Struct(">cI")
 
 NO_SEGMENT = (1 << 64) - 1
-GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal; then the file's name
+GONE = Struct("<QQ")  # checkpoint sequence and index transaction of the removal
 NO_MIN_TIME = (1 << 63) - 1
 NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
@@ -141,7 +142,9 @@ SEALED_HEAD = Struct("<8s16sIHHQQIII")
 SEALED_BLOCK = Struct("<QIIIIBBHIqq")
 #      position, bytes, crc, NULLs, distinct values (estimate), kind of the value node, flags, 0, 0, least and greatest
 # value. Of doubles the bits, of plain strings the first 8 bytes (big-endian, biased), of coded ones the codes
-SEALED_FOOT = Struct("<QII")  # position, bytes and crc of the directory; then crc u32
+SEALED_FOOT = Struct("<QIIQII")
+#      position, bytes and crc of the directory, and of the key index (0 = none); then crc u32
+HASH_INDEX = Struct("<II")  # buckets, entries; then u32 each: where every bucket begins and the last one ends; entries
 BLOCK_RANGED = 1  # flag: least and greatest value are known
 BLOCK_NAN = 2  # flag: some value is NaN, which is outside the range
 
@@ -174,7 +177,6 @@ MARK = Struct("<IQ")  # row in the segment, mark
 # --- tables ---------------------------------------------------------------------------------------
 TABLE = Struct("<QQ")  # rows, versions that compaction removed
 #      and, once it was compacted, U64: what was superseded below this offset may be gone
-GARBAGE_KEY = Struct(">cIHQI")
 SUPERSEDED_BY = "_superseded_by"  # the hidden last column of a table's log
 KEY_LIMIT_BYTES = 400  # LMDB takes 511; a longer key is found by its digest
 KEY_WHOLE = b"\0"
@@ -245,8 +247,8 @@ def dirty_key(topic_id: int, partition: int, base: int) -> bytes:
     return SEGMENT_KEY.pack(b"w", topic_id, partition, base)
 
 
-def gone_key(topic_id: int, partition: int, base: int) -> bytes:
-    return SEGMENT_KEY.pack(b"t", topic_id, partition, base)
+def gone_key(topic_id: int, partition: int, name: str) -> bytes:
+    return PARTITION_KEY.pack(b"g", topic_id, partition) + name.encode()
 
 
 def sum_key(topic_id: int, partition: int, base: int) -> bytes:
@@ -276,10 +278,6 @@ def chunk_key(topic_id: int, column: int, last_code: int) -> bytes:
 
 def topic_directory(topic_id: int, partition: int) -> str:
     return f"topics/{topic_id}/{partition}"
-
-
-def garbage_key(topic_id: int, partition: int, base: int, generation: int) -> bytes:
-    return GARBAGE_KEY.pack(b"g", topic_id, partition, base, generation)
 
 
 def generation_of(value: bytes) -> int:

@@ -28,6 +28,7 @@ from eventdb.storage.format import (
     journal_name,
     parse_journal_name,
 )
+from eventdb.storage.readable import Readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -266,6 +267,7 @@ class Journal:
                     self.close_file(file)
                     self.file = None
                 file = self.file = self.open(tail.epoch, tail.number, fresh=fresh, write=write)
+                Readable(file.mapping, file.path).require(0, file.size)
                 self._check_start(file, tail)
             tail.size = file.size
             record = self.read(file, tail.position)
@@ -301,6 +303,7 @@ class Journal:
             raise CorruptionError(
                 f"{path} is missing: the journal goes on in it after record {tail.lsn}", path=path
             ) from None
+        Readable(file.mapping, file.path).require(0, file.size)
         first = self.read(file, 0)
         if first is None or first.crc != crc or first.type != OPEN_RECORD:
             self.close_file(file)
@@ -321,6 +324,7 @@ class Journal:
             except (FileNotFoundError, CorruptionError):
                 continue  # too short: a roll was interrupted before anything was in it
             try:
+                Readable(file.mapping, file.path).require(0, file.size)
                 at = tail.position if number == tail.number else 0
                 data = file.mapping
                 while (at := data.find(RECORD_MAGIC_BYTES, at)) >= 0:

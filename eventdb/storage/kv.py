@@ -3,12 +3,17 @@
 Commits are made durable by checkpoints (checkpoint.py), never by LMDB itself. Transactions are LMDB's own objects (get,
 put, delete, cursor, id, commit, abort); `IndexFault` is the exception they raise and `index_error` makes it a typed
 one.
+
+The file is mapped, by each process for itself, in an address space of a fixed size. LMDB lets it be replaced by a
+larger one only while no transaction of the process is open, and looks at nothing itself. So a writer replaces it early,
+when the index fills half of it, and a reader that meets an index larger than the map does then: `is_tight`, `enlarge`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import threading
 from contextlib import contextmanager
 from zlib import crc32
 
@@ -16,7 +21,7 @@ import lmdb
 
 from eventdb.config import INDEX_MAP_BYTES, INDEX_MAX_READERS
 from eventdb.errors import CorruptionError, DiskFullError, PoisonedError, ReadOnlyError, StorageError
-from eventdb.storage.files import open_indexes, storage_error
+from eventdb.storage.files import has_room, open_indexes, storage_error
 from eventdb.storage.format import CRC
 
 TYPE_CHECKING = False
@@ -30,21 +35,18 @@ if TYPE_CHECKING:
 IndexFault = lmdb.Error
 DATA_NAME = "data.mdb"
 _READ_BYTES = 1 << 20
+_ROOM_BYTES = 1 << 20  # a disk with less left is called full
 
 
 def index_error(error: Exception, path: str) -> StorageError:
     """The typed error of an IndexFault."""
     if isinstance(error, lmdb.MapFullError):
         return DiskFullError(
-            f"the index {path} filled its address space (from {INDEX_MAP_BYTES >> 30} GiB); nothing was stored. Close "
-            "every handle and open the database again: it then gets four times its size",
+            f"the index {path} filled its address space; nothing was stored. It gets a larger one as soon as no "
+            "snapshot of this process is open: try again",
             path=path,
         )
-    if (
-        isinstance(error, lmdb.DiskError)
-        or getattr(error, "code", 0) in (errno.ENOSPC, errno.EDQUOT)
-        or "No space" in str(error)
-    ):
+    if isinstance(error, lmdb.DiskError) or _is_full(str(error), path):
         return DiskFullError(f"no space left while writing the index {path}; nothing was stored", path=path)
     if isinstance(error, lmdb.PanicError):
         return PoisonedError(
@@ -60,12 +62,20 @@ def index_error(error: Exception, path: str) -> StorageError:
         )
     if isinstance(error, lmdb.MapResizedError):
         return StorageError(
-            f"the index {path} outgrew the address space this process gave it: close the database and open it again",
+            f"the index {path} outgrew the address space of this process, which gets a larger one as soon as no "
+            "snapshot of it is open: close them and try again",
             path=path,
         )
     if isinstance(error, lmdb.ReadonlyError):
         return ReadOnlyError(f"the index {path} cannot be written: {error}", path=path)
     return StorageError(f"the index {path} failed: {error}", path=path)
+
+
+def _is_full(text: str, path: str) -> bool:
+    """Whether LMDB's message comes of a full disk. A write that the last free bytes cut short is an I/O error to it."""
+    if any(os.strerror(code) in text for code in (errno.ENOSPC, errno.EDQUOT)):
+        return True
+    return os.strerror(errno.EIO) in text and not has_room(os.path.dirname(path), _ROOM_BYTES)
 
 
 def verified(key: bytes, stored: bytes, path: str) -> bytes:
@@ -83,16 +93,16 @@ class IndexTransaction:
     raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and `commit` raise IndexFault, which the
     commit section judges."""
 
-    __slots__ = ("_get", "_put", "_replace", "abort", "commit", "cursor", "delete", "id", "path", "raw")
+    __slots__ = ("_get", "_index", "_put", "_replace", "abort", "cursor", "delete", "id", "path", "raw")
 
-    def __init__(self, txn: Any, path: str) -> None:
+    def __init__(self, txn: Any, index: Index) -> None:
         self.raw = txn  # LMDB's own
         self._get = txn.get
-        self.path = path
+        self._index = index
+        self.path = index.path
         self._put = txn.put
         self._replace = txn.replace
         self.delete: Callable[[bytes], bool] = txn.delete
-        self.commit: Callable[[], None] = txn.commit
         self.abort: Callable[[], None] = txn.abort
         self.id: Callable[[], int] = txn.id
         self.cursor: Callable[[], Any] = txn.cursor  # its errors are IndexFault (see `reading`), its values have a CRC
@@ -105,11 +115,26 @@ class IndexTransaction:
         return None if value is None else verified(key, value, self.path)
 
     def put(self, key: bytes, value: bytes) -> None:
-        self._put(key, value + CRC.pack(crc32(value, crc32(key))))
+        try:
+            self._put(key, value + CRC.pack(crc32(value, crc32(key))))
+        except lmdb.MapFullError:
+            self._index.is_full = True
+            raise
+
+    def commit(self) -> None:
+        try:
+            self.raw.commit()
+        except lmdb.MapFullError:
+            self._index.is_full = True
+            raise
 
     def replace(self, key: bytes, value: bytes) -> bytes | None:
         """Like `put`; returns the value before it, None if there was none. CorruptionError if that is damaged."""
-        old = self._replace(key, value + CRC.pack(crc32(value, crc32(key))))
+        try:
+            old = self._replace(key, value + CRC.pack(crc32(value, crc32(key))))
+        except lmdb.MapFullError:
+            self._index.is_full = True
+            raise
         return None if old is None else verified(key, old, self.path)
 
     def __enter__(self) -> IndexTransaction:
@@ -198,26 +223,57 @@ class Index:
         open_indexes.update(self._identities)
         files.close_on_exec(self._identities)  # LMDB leaves its data file open to child processes
         self.page_bytes: int = self._env.stat()["psize"]
+        self.is_full = False  # a transaction found no more room
+        self.on_outgrown: Callable[[], object] = self.enlarge  # a reader met an index that is larger than the map
+        self._gate = threading.Lock()  # held while a read transaction begins, and while the map is replaced
         self._begin: Any = self._env.begin
         self._info: Any = self._env.info
 
     def begin_write(self) -> IndexTransaction:
         try:
-            return IndexTransaction(self._begin(write=True), self.path)
+            return IndexTransaction(self._begin(write=True), self)
         except lmdb.Error as error:
             raise index_error(error, self.path) from error
 
     def begin_read(self) -> IndexTransaction:
         try:
-            return IndexTransaction(self._begin(), self.path)
+            return self._begin_read()
         except lmdb.ReadersFullError:
             self._env.reader_check()  # slots of killed processes
-            try:
-                return IndexTransaction(self._begin(), self.path)
-            except lmdb.Error as error:
-                raise index_error(error, self.path) from error
+        except lmdb.MapResizedError:
+            self.on_outgrown()
         except lmdb.Error as error:
             raise index_error(error, self.path) from error
+        try:
+            return self._begin_read()
+        except lmdb.Error as error:
+            raise index_error(error, self.path) from error
+
+    def _begin_read(self) -> IndexTransaction:
+        with self._gate:
+            return IndexTransaction(self._begin(), self)
+
+    def is_tight(self) -> bool:
+        """Whether the map should be replaced by a larger one."""
+        info = self._info()
+        return self.is_full or 2 * info["last_pgno"] * self.page_bytes > info["map_size"]
+
+    def open_here(self) -> int:
+        """How many read transactions of this process are open."""
+        pid = os.getpid()
+        return sum(owner == pid for owner, _, _ in self.readers())
+
+    def enlarge(self) -> bool:
+        """The map has four times the size of the index; False, and nothing done, while a read transaction of this
+        process is open. No write transaction is."""
+        with self._gate:
+            if self.open_here():
+                return False
+            info = self._info()
+            used = info["map_size"] if self.is_full else info["last_pgno"] * self.page_bytes
+            self._env.set_mapsize(max(info["map_size"], 4 * used))
+            self.is_full = False
+            return True
 
     def last_txn_id(self) -> int:
         return self._info()["last_txnid"]  # type: ignore[no-any-return]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Files
     from eventdb.storage.limits import Limits
     from eventdb.storage.put import MarkedSegments
-    from eventdb.storage.snapshot import StoreSnapshot
+    from eventdb.storage.snapshot import SegmentList, StoreSnapshot
 
 _MAX_MAPPED = 256  # read mappings kept; each holds a descriptor
 _MAX_MARKABLE = 64  # write mappings of a table's older segments kept
@@ -105,6 +105,9 @@ class PartitionLog:
         self.fresh: Callable[[], StoreSnapshot] | None = None  # the newest snapshot, for who finds a file gone
         self._mapped: dict[int, Segment | SealedSegment] = {}
         self._markable: dict[int, Segment] = {}
+        # Of raw segments that a key was looked for in: base -> the segment, rows covered, hash_index.HashIndex of them.
+        self.hash_indexes: dict[int, tuple[Segment, int, Any]] = {}
+        self.entries: SegmentList | None = None  # for who looks for times
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None
@@ -197,6 +200,10 @@ class PartitionLog:
                 self._mapped.pop(next(iter(self._mapped)), None)
         self._mapped[base] = segment
 
+    def holds(self, segment: Segment) -> bool:
+        """Whether the segment is mapped here: it was not sealed or removed since, as far as this process has looked."""
+        return segment is self.segment or self._mapped.get(segment.base) is segment
+
     def forget_before(self, base: int) -> bool:
         """Mappings of segments before `base` go, so that removed files give their space back; True if the writer's is
         among them, which only the holder of the writer lock may drop."""
@@ -233,5 +240,7 @@ class PartitionLog:
         self.drop_writer_state()
         self._mapped = {}
         self._markable = {}
+        self.hash_indexes = {}
+        self.entries = None
         self.newest = None
         self.looked_into = (-1, [], [], {})

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from eventdb.storage.files import Files
 
 _RECORDS_PER_TRANSACTION = 4096
-KINDS = (b"p", b"s", b"d", b"D", b"w", b"t", b"k", b"n", b"g", b"c")  # of index keys that begin with a topic id
+KINDS = (b"p", b"s", b"d", b"D", b"w", b"k", b"n", b"g", b"c")  # of index keys that begin with a topic id
 
 
 class UnsyncedRows(Exception):
@@ -155,9 +155,8 @@ class RecordApplier:
                 self._segments.pop(SEGMENT_KEY.unpack(key)[1:], None)
             if op == OP_DELETE:
                 self.txn.delete(key)
-            elif key[:1] == b"t":  # counted from now on: transactions are numbered anew after a power loss
-                name = bytes(operation.data)[GONE.size :]
-                self.txn.put(key, GONE.pack(self._sequence, self.txn.id()) + name)
+            elif key[:1] == b"g":  # counted from now on: transactions are numbered anew after a power loss
+                self.txn.put(key, GONE.pack(self._sequence, self.txn.id()))
             else:
                 self.txn.put(key, bytes(operation.data))
             return
@@ -259,9 +258,9 @@ def stored_topics(txn: Any) -> set[int]:
 def remove_topic_files(files: Files, directory: str, topic_id: int) -> None:
     """The files of a dropped topic are unlinked; mappings in use stay valid."""
     root = f"{directory}/topics/{topic_id}"
-    if not files.is_directory(root):
-        return
     try:
+        if not files.is_directory(root):
+            return
         for partition in files.listdir(root):
             for name in files.listdir(f"{root}/{partition}"):
                 files.unlink(f"{root}/{partition}/{name}")

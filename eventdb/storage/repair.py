@@ -13,7 +13,7 @@ import fcntl
 from struct import error as StructError
 
 from eventdb.config import INDEX_VERIFY_BYTES, RESERVE_BYTES
-from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError, StorageError
+from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError, NotADatabase, StorageError
 from eventdb.storage.checkpoint import CheckpointFile, Slot
 from eventdb.storage.cut import cut_log
 from eventdb.storage.directory import create_plain, read_format, write_format
@@ -155,7 +155,7 @@ class Repair:
     def _find_uuid(self) -> bytes:
         try:
             return read_format(self._files, self._path)
-        except StorageError as error:
+        except (NotADatabase, CorruptionError) as error:  # a newer format, or one that cannot be read, is not damage
             for file in self._segment_files():
                 with contextlib.suppress(OSError, EventDBError, StructError):
                     head = self._files.read_all(file, 4096)

@@ -28,8 +28,9 @@ from eventdb.errors import DiskFullError
 from eventdb.storage.directory import ensure_reserve
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import NO_MAX_TIME, NO_SEGMENT, SEGMENT
+from eventdb.storage.gone import collect, gone_files
 from eventdb.storage.limits import segments, stored_bytes
-from eventdb.storage.trim import close_active, trim, unlink_files, waiting_files
+from eventdb.storage.trim import close_active, trim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,34 +186,24 @@ class Retention:
     # -- files ---------------------------------------------------------------------------------
 
     def _collect(self, report: Report) -> None:
-        """Removes the files that nobody can need; a checkpoint first, if one of them waits for it."""
+        """Removes the files that nobody can need, whoever noted them as gone."""
         writer = self._store._require_writer()
-        waiting = waiting_files(writer)
-        self._held_by = []
-        if not waiting:
-            self._waiting_since = {}
-            return
-        try:
-            writer.checkpoint()
-        except DiskFullError:
-            self._free_reserve()
-            writer.checkpoint()
         self._release_mappings()
         now = self._clock.monotonic_ns()
-        self._waiting_since = {key: self._waiting_since.get(key, now) for key, *_ in waiting}
-        overdue = {
-            number for key, _, number, _ in waiting if now - self._waiting_since[key] > READER_GRACE_MS * 1_000_000
-        }
-        writer.index.reap_readers()
-        readers = writer.index.readers()
-        oldest = min((number for _, _, number in readers), default=1 << 63)
-        report.files_removed = unlink_files(writer, lambda number: number <= oldest or number in overdue)
-        waiting = waiting_files(writer)
-        self._waiting_since = {key: self._waiting_since.get(key, now) for key, *_ in waiting}
+        waiting = gone_files(writer)
+        self._waiting_since = {file.key: self._waiting_since.get(file.key, now) for file in waiting}
+        overdue = {file.txn_id for file in waiting if now - self._waiting_since[file.key] > READER_GRACE_MS * 1_000_000}
+        try:
+            report.files_removed = collect(writer, overdue)
+        except DiskFullError:
+            self._free_reserve()
+            report.files_removed = collect(writer, overdue)
+        waiting = gone_files(writer)
+        self._waiting_since = {file.key: self._waiting_since.get(file.key, now) for file in waiting}
         report.files_waiting = len(waiting)
-        if report.files_waiting:
-            newest = max(number for _, _, number, _ in waiting)
-            self._held_by = sorted({(pid, thread) for pid, thread, number in readers if number < newest})
+        newest = max((file.txn_id for file in waiting), default=0)
+        readers = writer.index.readers() if waiting else []
+        self._held_by = sorted({(pid, thread) for pid, thread, number in readers if number < newest})
 
     def _release_mappings(self) -> None:
         """Mappings of removed segments in this process go: a mapped file keeps its blocks."""

@@ -12,7 +12,7 @@ import numpy as np
 from eventdb.batch import Array, Column, concat_columns
 from eventdb.config import SEALED_BLOCK_BYTES, SEALED_BLOCK_ROWS
 from eventdb.schema import BIGINT
-from eventdb.storage import blocks
+from eventdb.storage import blocks, hash_index
 from eventdb.storage.columns import SegmentSlice
 from eventdb.storage.encode import distinct_count, encode
 from eventdb.storage.files import Files, storage_error
@@ -109,11 +109,31 @@ def _write(
             files.write_fully(fd, data, position)
             directory.append(SEALED_BLOCK.pack(position, len(data), crc32(data), *entry))
             position = align(position + len(data))
+    index = _hash_index(log, layout, parts)
+    place = (0, 0, 0)
+    if index:
+        files.write_fully(fd, index, position)
+        place = position, len(index), crc32(index)
+        position = align(position + len(index))
     packed = b"".join(directory)
     layout.directory_crc = crc32(packed)
-    foot = SEALED_FOOT.pack(position, len(packed), layout.directory_crc)
+    foot = SEALED_FOOT.pack(position, len(packed), layout.directory_crc, *place)
     layout.size_bytes = position + len(packed) + len(foot) + CRC.size
     files.write_fully(fd, packed + foot + CRC.pack(crc32(foot)), position)
+
+
+def _hash_index(log: PartitionLog, layout: SealedLayout, parts: Sequence[_Part]) -> bytes:
+    """b'' of a topic without a key."""
+    column = log.schema.key
+    if column is None or layout.rows > hash_index.MAX_ROWS or not hash_index.is_indexed(log.schema.fields[column].type):
+        return b""
+    hashes, rows = [], []
+    for start in range(0, layout.rows, layout.block_rows):
+        values = _rows(log, parts, column, start, min(layout.rows, start + layout.block_rows))
+        present = slice(None) if values.validity is None else values.validity
+        hashes.append(hash_index.hashes_of(values)[present])
+        rows.append(np.arange(start, start + len(values))[present])
+    return hash_index.build(np.concatenate(hashes), np.concatenate(rows)).pack()
 
 
 def _rows(log: PartitionLog, parts: Sequence[_Part], column: int, start: int, stop: int) -> Column:

@@ -28,6 +28,8 @@ from eventdb.storage.format import (
     segment_name,
     topic_directory,
 )
+from eventdb.storage.hash_index import HashIndex
+from eventdb.storage.readable import Readable
 from eventdb.storage.segment import ColumnLayout, MissingFile, as_rows
 
 TYPE_CHECKING = False
@@ -108,13 +110,19 @@ class Block:
 class SealedSegment:
     """A mapped sealed segment. Slices and decoded blocks stay valid when the file is unlinked."""
 
-    def __init__(self, path: str, base: int, layout: SealedLayout, mapping: mmap.mmap, directory: bytes) -> None:
+    def __init__(
+        self, path: str, base: int, layout: SealedLayout, mapping: mmap.mmap, directory: bytes,
+        index: tuple[int, int, int],
+    ) -> None:  # fmt: skip
         self.path = path
         self.base = base
         self.layout = layout
         self.memory = memoryview(mapping)
+        self._readable = Readable(mapping, path)
         self.number = next(_numbers)  # names it in the cache of decoded blocks
         self._directory = directory
+        self._index_place = index  # position, bytes, crc
+        self._index: HashIndex | None = None
         self._verified = bytearray(len(directory) // SEALED_BLOCK.size)
 
     def block_rows_of(self, number: int) -> int:
@@ -132,10 +140,25 @@ class SealedSegment:
         place = column * self.layout.block_count + number
         data = self.memory[block.position : end]
         if not self._verified[place]:
+            self._readable.require(block.position, len(data))
             if end > len(self.memory) or crc32(data) != block.crc:
                 raise self.damaged(column, number, "its checksum does not verify")
             self._verified[place] = 1
         return block, data
+
+    def hash_index(self) -> HashIndex | None:
+        """The index of the column that rows are looked up by, verified when it is first asked for; None without one.
+        CorruptionError."""
+        position, length, crc = self._index_place
+        if self._index is None and length:
+            data = self.memory[position : position + length]
+            index = HashIndex.read(data) if len(data) == length and crc32(data) == crc else None
+            if index is None:
+                raise CorruptionError(
+                    f"{self.path}: its key index does not verify; restore it from a backup", path=self.path
+                )
+            self._index = index
+        return self._index
 
     def damaged(self, column: int, number: int, reason: str) -> CorruptionError:
         what = "the append times" if column == len(self.layout.columns) else f"column {column}"
@@ -145,6 +168,9 @@ class SealedSegment:
             f"{first + self.block_rows_of(number) - 1}) is damaged: {reason}; restore it from a backup",
             path=self.path,
         )
+
+    def require_rows(self, row: int, stop: int) -> None:
+        """See Segment.require_rows. Here each block is looked at when it is read."""
 
     def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
         """(offset, append_time_us, values) of rows [row, stop)."""
@@ -195,25 +221,26 @@ def open_sealed(
             raise CorruptionError(
                 f"{path}: the header does not match the index (topic {topic_id}, base {base})", path=path
             )
-        directory_bytes = _read_directory(files, fd, path, layout)
+        directory_bytes, index = _read_directory(files, fd, path, layout)
         mapping = files.mmap(fd, size)
     except OSError as error:
         raise storage_error(error, "mapping", path) from error
     finally:
         files.close(fd)
-    return SealedSegment(path, base, layout, mapping, directory_bytes)
+    return SealedSegment(path, base, layout, mapping, directory_bytes, index)
 
 
-def _read_directory(files: Files, fd: int, path: str, layout: SealedLayout) -> bytes:
+def _read_directory(files: Files, fd: int, path: str, layout: SealedLayout) -> tuple[bytes, tuple[int, int, int]]:
+    """The directory, and where the key index lies."""
     end = layout.size_bytes - SEALED_FOOT.size - CRC.size
     foot = files.pread(fd, SEALED_FOOT.size + CRC.size, end) if end > 0 else b""
     if len(foot) != SEALED_FOOT.size + CRC.size or CRC.unpack_from(foot, SEALED_FOOT.size)[0] != crc32(
         foot[: SEALED_FOOT.size]
     ):
         raise CorruptionError(f"{path}: its last bytes do not verify; restore it from a backup", path=path)
-    position, length, crc = SEALED_FOOT.unpack_from(foot)
+    position, length, crc, *index = SEALED_FOOT.unpack_from(foot)
     expected = (len(layout.columns) + 1) * layout.block_count * SEALED_BLOCK.size
     found = files.pread(fd, length, position) if length == expected and position + length <= end else b""
     if len(found) != expected or crc != layout.directory_crc or crc32(found) != crc:
         raise CorruptionError(f"{path}: its directory does not verify; restore it from a backup", path=path)
-    return found
+    return found, (index[0], index[1], index[2])

@@ -2,10 +2,9 @@
 
 1. Rows of segments that nobody appends to any more are encoded into a file of another name, which is flushed and
    renamed (seal.py). No lock is held.
-2. One commit names the new segment in the index and removes those it replaces. It changes no row: whoever sees the
-   index before or after it reads the same.
-3. A checkpoint makes that commit the state recovery begins from; only then are the old files unlinked. Until then a
-   recovery that returns to an older checkpoint and replays journal records of rows finds the segments they name.
+2. One commit names the new segment in the index, removes those it replaces, and notes their files as gone (gone.py): a
+   recovery that returns to an older checkpoint and replays journal records of rows finds the segments they name. It
+   changes no row: whoever sees the index before or after it reads the same.
 
 A reader whose snapshot is older than the swap goes on with what it has mapped, and finds anything else in the segment
 that the index names now (snapshot.py). Files that a crash left between the steps go at the next sealing.
@@ -34,8 +33,6 @@ from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
     COLUMN,
-    GARBAGE_KEY,
-    GONE,
     NO_MAX_TIME,
     NO_MIN_TIME,
     NO_SEGMENT,
@@ -50,10 +47,10 @@ from eventdb.storage.format import (
     TYPE_CODES,
     gone_key,
     segment_key,
-    segment_name,
     sum_key,
     topic_directory,
 )
+from eventdb.storage.gone import collect, note_of
 from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.log import PartitionLog, PartitionState
 from eventdb.storage.recovery import remove_topic_files
@@ -179,6 +176,7 @@ class Sealer:
                 while self._seal_next(live[topic_id], topic_id, partition):
                     pass
                 self.sweep(topic_id, partition)
+            collect(self._writer)
         finally:
             self._release()
         return {name: count - before[name] for name, count in self.counters().items()}
@@ -207,6 +205,8 @@ class Sealer:
                     touched = done = True
                 if touched:
                     self.sweep(topic_id, partition)
+            if done:
+                collect(self._writer)
         finally:
             self._release()
         return done
@@ -329,7 +329,8 @@ class Sealer:
             if state.base in [entry.base for entry in group]:
                 return None
             sums = [sum_key(topic_id, partition, entry.base) for entry in group]  # a sealed file has its own
-            return [(keys[0], value), *((key, None) for key in [*keys[1:], *sums])]
+            notes = [note_of(self._writer, txn, topic_id, partition, entry.base, entry.value) for entry in group]
+            return [(keys[0], value), *((key, None) for key in [*keys[1:], *sums]), *notes]
 
         return self._commit(topic_id, partition, change)
 
@@ -391,8 +392,8 @@ class Sealer:
     # -- cleaning ------------------------------------------------------------------------------
 
     def sweep(self, topic_id: int, partition: int) -> int:
-        """Files of the partition that no snapshot, recovery or writer needs are gone; returns how many. Holds the
-        lease."""
+        """Files of the partition that the index neither names nor has noted as gone go: crashes left them, and no state
+        of the index ever led to them. Returns how many. Holds the lease."""
         folder = f"{self._path}/{topic_directory(topic_id, partition)}"
         try:
             names = self._files.listdir(folder)
@@ -402,23 +403,16 @@ class Sealer:
             raise storage_error(error, "reading", folder) from error
         with self._snapshot() as snapshot:
             state, _ = self._entries(snapshot, topic_id, partition)
-            prefix = segment_key(topic_id, partition, 0)[:-8]
-            held = {SEGMENT_KEY.unpack(key)[3]: value for key, value in scan(snapshot.transaction(), prefix)}
-            gone = [value[GONE.size :].decode("ascii", "replace")
-                    for _, value in scan(snapshot.transaction(), gone_key(topic_id, partition, 0)[:-8])]  # fmt: skip
-            old = GARBAGE_KEY.pack(b"g", topic_id, partition, 0, 0)[:-12]
-            gone += [segment_name(*GARBAGE_KEY.unpack(key)[3:]) for key, _ in scan(snapshot.transaction(), old)]
-        # What retention or a table's compaction removed is unlinked by them, who wait for readers.
-        needed = {*gone, *(file_name(base, value) for base, value in held.items())}
+            txn = snapshot.transaction()
+            prefix, gone = segment_key(topic_id, partition, 0)[:-8], gone_key(topic_id, partition, "")
+            known = {file_name(SEGMENT_KEY.unpack(key)[3], value) for key, value in scan(txn, prefix)}
+            known |= {key[len(gone) :].decode("ascii", "replace") for key, _ in scan(txn, gone)}
         # A writer may be making a segment behind these rows that the index does not know yet.
         limit = min(state.base, state.log_end)
-        useless = [name for name in names if name not in needed and _is_below(name, limit)]
-        if not useless:
-            return 0
-        self._writer.checkpoint()
-        for name in useless:
+        strays = [name for name in names if name not in known and _is_below(name, limit)]
+        for name in strays:
             self._drop(f"{folder}/{name}")
-        return len(useless)
+        return len(strays)
 
     def _drop(self, path: str) -> None:
         with contextlib.suppress(OSError):

@@ -37,11 +37,12 @@ from eventdb.storage.format import (
     segment_name,
     topic_directory,
 )
+from eventdb.storage.readable import Readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from eventdb.schema import Schema
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
 if sys.byteorder != "little":
     raise UnsupportedError("EventDB stores little-endian columns and runs on little-endian machines only")
 
-SEARCH_ROWS = 4_096  # of a column looked at together, in search of a time
+STRIDE_ROWS = 1_024  # whose least and greatest event time are known together
+_STEP_ROWS = 64  # of a stride, in search of a time
 _STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
 
 
@@ -191,8 +193,8 @@ class Segment:
     """A mapped segment. `memory` stays valid as long as any slice of it lives, also after the file is unlinked."""
 
     __slots__ = (
-        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "null_views", "path", "value_views",
-        "writable",
+        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "null_views", "path", "ranges", "readable",
+        "value_views", "writable",
     )  # fmt: skip
 
     def __init__(self, path: str, base: int, layout: SegmentLayout, mapping: mmap.mmap, *, writable: bool) -> None:
@@ -201,8 +203,10 @@ class Segment:
         self.layout = layout
         self.mapping = mapping
         self.memory = memoryview(mapping)
+        self.readable = Readable(mapping, path)
         self.checked_rows: dict[int, int] = {}  # coded column -> rows whose codes columns.py has looked at
         self.arrays: dict[int, Any] = {}  # position_bytes -> NumPy array of the whole region, for columns.py
+        self.ranges: dict[int, list[tuple[int, int]]] = {}  # column -> what stride_ranges knows so far
         self.writable = writable
         capacity = layout.capacity
         self.value_views: list[Any] = [
@@ -219,6 +223,24 @@ class Segment:
         if self.layout.offsets < 0:
             return offset - self.base
         return bisect_left(self.value_views[self.layout.offsets], offset)
+
+    def require(self, column: int, row: int, stop: int) -> None:
+        """Rows [row, stop) of a column can be read: an error of the device is a CorruptionError, not a dead process."""
+        layout, require = self.layout.columns[column], self.readable.require
+        if layout.nullable:
+            require(layout.null_position + row, stop - row)
+        first = max(row - 1, 0) if layout.plain else row  # where the heap of `row` begins is in the row before
+        require(layout.value_position + first * layout.width, (stop - first) * layout.width)
+        if layout.plain:
+            start = self.heap_end(column, row)
+            require(layout.heap_position + start, self.heap_end(column, stop) - start)
+
+    def require_rows(self, row: int, stop: int) -> None:
+        """Everything that rows [row, stop) hold can be read."""
+        for i in range(len(self.layout.columns)):
+            self.require(i, row, stop)
+        first = row - row % TIME_STRIDE_ROWS
+        self.readable.require(self.layout.append_position + first * 8, (stop - first) * 8)
 
     def offset_at(self, row: int) -> int:
         """The offset of a row."""
@@ -268,6 +290,7 @@ class Segment:
 
     def rows_crc(self, row: int, count: int) -> int:
         crc = 0
+        self.require_rows(row, row + count)
         for part in self.rows_bytes(row, count):
             crc = crc32(part, crc)
         return crc
@@ -360,6 +383,7 @@ class Segment:
             for i, column in enumerate(self.layout.columns):
                 if column.marks or column.offsets:
                     continue
+                self.require(i, row, row + 1)
                 nulls = self.null_views[i]
                 if nulls is not None and nulls[row]:
                     values.append(None)
@@ -380,17 +404,67 @@ class Segment:
 
     def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
         """The offset of the first of rows [row, stop) whose value in the column (None: whose append time) is `time_us`
-        or more; None if there is none."""
-        for at in range(row, stop, SEARCH_ROWS):
-            end = min(stop, at + SEARCH_ROWS)
-            times = self.append_times(at, end) if column is None else self.value_views[column][at:end].tolist()
-            if max(times) < time_us:
-                continue
-            view = None if column is None else self.null_views[column]
-            for i, time in enumerate(times, at):
-                if time >= time_us and (view is None or not view[i]):
-                    return self.base + i if self.layout.offsets < 0 else int(self.value_views[self.layout.offsets][i])
+        or more; None if there is none. Looks at the column once, then only at strides that may hold one."""
+        if column is None:
+            found = bisect_left(range(stop), time_us, row, stop, key=lambda at: self.append_times(at, at + 1)[0])
+            return self._offset_of(found) if found < stop else None
+        while row < stop:
+            number = row // STRIDE_ROWS
+            end = min(stop, (number + 1) * STRIDE_ROWS)
+            ranges = self.stride_ranges(column, end)
+            if number >= len(ranges) or ranges[number][1] >= time_us:
+                self.require(column, row, end)
+                view = self.null_views[column]
+                values = self.value_views[column][row:end].tolist()
+                for first in range(0, end - row, _STEP_ROWS):
+                    if max(values[first : first + _STEP_ROWS]) < time_us:
+                        continue
+                    for at in range(first, min(end - row, first + _STEP_ROWS)):
+                        if values[at] >= time_us and (view is None or not view[row + at]):
+                            return self._offset_of(row + at)
+            row = end
         return None
+
+    def _offset_of(self, row: int) -> int:
+        return self.base + row if self.layout.offsets < 0 else int(self.value_views[self.layout.offsets][row])
+
+    def stride_ranges(
+        self, column: int, stop: int, extremes: Callable[[Sequence[int]], tuple[int, int]] | None = None
+    ) -> list[tuple[int, int]]:
+        """(least, greatest) value of an integer column in each STRIDE_ROWS rows that end before `stop`, which are
+        committed; (1, 0) of NULLs alone. Kept, so that each row is looked at once: 15 ms for a million rows, 0.5 ms if
+        `extremes` gives least and greatest of a memoryview by means of NumPy."""
+        ranges = self.ranges.setdefault(column, [])
+        if len(ranges) < stop // STRIDE_ROWS:
+            ranges = list(ranges)
+            view = self.null_views[column]
+            for at in range(len(ranges) * STRIDE_ROWS, stop // STRIDE_ROWS * STRIDE_ROWS, STRIDE_ROWS):
+                self.require(column, at, at + STRIDE_ROWS)
+                values: Any = self.value_views[column][at : at + STRIDE_ROWS]
+                values = values.tolist() if extremes is None else values
+                nulls = b"" if view is None else bytes(view[at : at + STRIDE_ROWS])
+                if 1 in nulls:
+                    values = [v for v, null in zip(values, nulls, strict=True) if not null]
+                    ranges.append((min(values), max(values)) if values else (1, 0))
+                else:
+                    ranges.append((min(values), max(values)) if extremes is None else extremes(values))
+            self.ranges[column] = ranges
+        return ranges
+
+    def plain_value(self, index: int, row: int) -> Any:
+        """The str, bytes or None of a row of a column that is stored plainly."""
+        self.require(index, row, row + 1)
+        view = self.null_views[index]
+        if view is not None and view[row]:
+            return None
+        try:
+            return self._read_plain(
+                self.layout.columns[index], [self.value_views[index][row]], self.heap_end(index, row)
+            )[0]
+        except ValueError as error:
+            raise CorruptionError(
+                f"{self.path}: row {row} is damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
 
     def append_times(self, row: int, stop: int) -> list[int]:
         """Append times of rows [row, stop), in us."""
@@ -429,13 +503,13 @@ def segment_path(directory: str, topic_id: int, partition: int, base: int, gener
 
 def make_directories(files: Files, directory: str, topic_id: int, partition: int) -> None:
     for path in (f"{directory}/topics/{topic_id}", f"{directory}/{topic_directory(topic_id, partition)}"):
-        if not files.is_directory(path):
-            try:
+        try:
+            if not files.is_directory(path):
                 files.mkdir(path)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise storage_error(error, "creating", path) from error
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(error, "creating", path) from error
 
 
 def create_segment(

@@ -3,8 +3,21 @@ locked."""
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
+
 from eventdb.errors import ClosedError, OffsetOutOfRange
-from eventdb.storage.format import META, META_KEY, NO_MAX_TIME, NO_MIN_TIME, SEGMENT, SEGMENT_KEY, U64, segment_key
+from eventdb.storage.format import (
+    META,
+    META_KEY,
+    NO_MAX_TIME,
+    NO_MIN_TIME,
+    NO_SEGMENT,
+    SEGMENT,
+    SEGMENT_KEY,
+    U64,
+    segment_key,
+)
 from eventdb.storage.head import ahead_of, head_lsn
 from eventdb.storage.journal import Tail
 from eventdb.storage.key_index import KeyIndex
@@ -15,14 +28,14 @@ from eventdb.storage.segment import MissingFile, Segment, as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Any
 
-    from eventdb.storage.blocks import SealedSlice
-    from eventdb.storage.columns import SegmentSlice
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Lists
+
+    Entry = tuple[int, bytes, int, int]  # base, index entry, least and greatest event time
 
 _ROWS_PER_CHUNK = 4096
 
@@ -92,10 +105,10 @@ class StoreSnapshot:
         return state.log_start, state.log_end
 
     def _parts(
-        self, log: PartitionLog, start: int, stop: int, since: int | None = None
+        self, log: PartitionLog, start: int, stop: int, times: tuple[int | None, int | None] = (None, None)
     ) -> Iterator[tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]]:
         """(segment, first row, last row + 1, event time range) of the segments that hold [start, stop), without those
-        whose events all lie before the event time `since`: their files are not opened."""
+        whose events all lie outside the event times `times`: their files are not opened."""
         txn = self._open()
         state = self._state(log)
         if not state.log_start <= start or stop > state.log_end:
@@ -108,24 +121,42 @@ class StoreSnapshot:
         txn_id = txn.id()
         if log.newest is not None and log.newest[:2] == (txn_id, state.base) and start >= state.base:
             # A reader at the log's end, the common case: nothing but the head has moved since it looked last.
-            if since is None or not NO_MAX_TIME < state.max_time < since:
+            if _overlap(state.min_time, state.max_time, times):
                 yield log.newest[2], start - state.base, stop - state.base, _time_range(state.min_time, state.max_time)
             return
         for dictionary in log.dictionaries:
             if dictionary is not None:
                 dictionary.refresh(txn)
-        found = self._segments(txn, log, start, stop)
-        for i, (base, value) in enumerate(found):
-            end = found[i + 1][0] if i + 1 < len(found) else stop
-            _, low, high, _ = SEGMENT.unpack_from(value)
-            if base == state.base:
-                low, high = state.min_time, state.max_time
-            if since is not None and NO_MAX_TIME < high < since:
-                continue
+        for base, end, value, held in self._entries(txn, log, state, start, stop, times):
             for segment, row, row_end in self._opened(log, base, value, max(start, base), min(stop, end)):
                 if base == state.base and isinstance(segment, Segment):
                     log.newest = (txn_id, base, segment)
-                yield segment, row, row_end, _time_range(low, high)
+                yield segment, row, row_end, held
+
+    def _entries(
+        self, txn: Any, log: PartitionLog, state: PartitionState, start: int, stop: int,
+        times: tuple[int | None, int | None],
+    ) -> Iterator[tuple[int, int, bytes, tuple[int, int] | None]]:  # fmt: skip
+        """(base, end, index entry, event time range) of the segments that hold [start, stop), in order; without those
+        outside the event times. Who asks for times gets them from a list of all, which is kept while the index stays as
+        it is."""
+        if times == (None, None):
+            found = self._segments(txn, log, start, stop)
+            chosen: Iterable[int] = range(len(found))
+        else:
+            kept = log.entries
+            if kept is None or kept.txn_id != txn.id():
+                kept = log.entries = SegmentList(txn.id(), self._segments(txn, log, 0, NO_SEGMENT))
+            found = kept.entries
+            chosen = kept.between(start, times)
+        for i in chosen:
+            base, value, low, high = found[i]
+            if base >= stop:
+                return
+            if base == state.base:
+                low, high = state.min_time, state.max_time
+            if _overlap(low, high, times):
+                yield base, found[i + 1][0] if i + 1 < len(found) else stop, value, _time_range(low, high)
 
     def _opened(
         self, log: PartitionLog, base: int, value: bytes, start: int, stop: int
@@ -136,7 +167,7 @@ class StoreSnapshot:
             segment = log.mapped(base, value)
         except MissingFile as error:
             found = self._replaced(log, base, value, start, stop, error)
-            for i, (other, current) in enumerate(found):
+            for i, (other, current, _, _) in enumerate(found):
                 end = found[i + 1][0] if i + 1 < len(found) else stop
                 yield from self._opened(log, other, current, max(start, other), min(stop, end))
             return
@@ -151,7 +182,7 @@ class StoreSnapshot:
 
     def _replaced(
         self, log: PartitionLog, base: int, value: bytes, start: int, stop: int, error: MissingFile
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[Entry]:
         """The index entries that hold [start, stop) now, if others than this one do. OffsetOutOfRange if retention
         removed the rows under this snapshot; else `error`."""
         if log.fresh is None:
@@ -163,7 +194,7 @@ class StoreSnapshot:
             for dictionary in log.dictionaries:
                 if dictionary is not None:
                     dictionary.refresh(now._open())
-        if found and found[0][0] <= start and (base, value) not in found:
+        if found and found[0][0] <= start and (base, value) not in [entry[:2] for entry in found]:
             return found
         if latest <= base or (live and live[0][0] <= base):
             raise error
@@ -190,7 +221,8 @@ class StoreSnapshot:
         found = self._segments(self._open(), log, start, start + 1)
         return found[0][0] if found else end
 
-    def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[tuple[int, bytes]]:
+    def _segments(self, txn: Any, log: PartitionLog, start: int, stop: int) -> list[Entry]:
+        """(base, index entry, least and greatest event time) of the segments that hold [start, stop)."""
         prefix = segment_key(log.topic_id, log.partition, 0)[:-8]
         target = segment_key(log.topic_id, log.partition, start)
         first = target
@@ -206,7 +238,8 @@ class StoreSnapshot:
             base = SEGMENT_KEY.unpack(key)[3]
             if base >= stop:
                 break
-            found.append((base, value))
+            _, low, high, _ = SEGMENT.unpack_from(value)
+            found.append((base, value, low, high))
         return found
 
     def rows(self, log: PartitionLog, start: int, stop: int) -> Iterator[list[tuple[int, int, tuple[Any, ...]]]]:
@@ -217,32 +250,35 @@ class StoreSnapshot:
         """The same, column by column: see Segment.read_lists."""
         for segment, row, end, _ in list(self._parts(log, start, stop)):
             for at in range(row, end, _ROWS_PER_CHUNK):
-                yield segment.read_lists(at, min(end, at + _ROWS_PER_CHUNK), log.dictionaries)
+                stop_row = min(end, at + _ROWS_PER_CHUNK)
+                segment.require_rows(at, stop_row)
+                yield segment.read_lists(at, stop_row, log.dictionaries)
 
     def find_time(self, log: PartitionLog, time_us: int, start: int, stop: int) -> int:
         """The offset of the first row of [start, stop) with an event time (in a log without, an append time) of
         `time_us` or more; `stop` if there is none. Looks only into segments and blocks whose range may hold one."""
         column = log.event_time
         since = None if column is None else time_us
-        for segment, row, end, _ in self._parts(log, start, stop, since):
+        for segment, row, end, _ in self._parts(log, start, stop, (since, None)):
             found = segment.first_since(column, time_us, row, end)
             if found is not None:
                 return found
         return stop
 
-    def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice | SealedSlice]:
-        """The rows [start, stop), in offset order: one slice per raw segment, one per block of a sealed one."""
-        from eventdb.storage.columns import SegmentSlice
+    def slices(
+        self, log: PartitionLog, start: int, stop: int, times: tuple[int | None, int | None] = (None, None),
+        key: Any = None,
+    ) -> list[Any]:  # fmt: skip
+        """The rows [start, stop), in offset order: one slice per raw segment, one per block of a sealed one. Those that
+        cannot have an event time in the range `times` (None: open) or `key`, a physical value of the column that rows
+        are looked up by, may be left out."""
+        from eventdb.storage.lookup import is_indexed, matching_slices
 
-        found: list[SegmentSlice | SealedSlice] = []
-        for segment, row, end, times in self._parts(log, start, stop):
-            if isinstance(segment, SealedSegment):
-                from eventdb.storage import blocks
-
-                found += blocks.slices(log, segment, row, end, times)
-            else:
-                found.append(SegmentSlice(log, segment, row, end, times))
-        return found
+        index = log.schema.key
+        if index is None or not is_indexed(log.schema.fields[index].type):
+            key = None
+        between = times if log.event_time is not None else (None, None)
+        return matching_slices(log, self._parts(log, start, stop, between), between, key)
 
     def key_offsets(self, log: PartitionLog, keys: Sequence[tuple[Any, ...]]) -> list[int]:
         """The offsets of the rows of a table that have the keys (physical values), ascending."""
@@ -256,6 +292,42 @@ class StoreSnapshot:
         """(key, value) of the user keys with the prefix, in key order."""
         for key, value in scan(self._open(), b"u" + prefix):
             yield key[1:], value
+
+
+class SegmentList:
+    """The index entries of all segments of a log, found by event time in a few steps if times mostly grow."""
+
+    __slots__ = ("_bases", "_ceilings", "_floors", "entries", "txn_id")
+
+    def __init__(self, txn_id: int, entries: list[Entry]) -> None:
+        self.txn_id = txn_id
+        self.entries = entries
+        self._bases = [base for base, _, _, _ in entries]
+        unknown = [high == NO_MAX_TIME for _, _, _, high in entries]
+        # The greatest time so far and the least from there on, but of the last one, whose times are not final.
+        highs = [NO_MIN_TIME if no else entry[3] for entry, no in zip(entries, unknown, strict=True)][:-1]
+        lows = [NO_MAX_TIME if no else entry[2] for entry, no in zip(entries, unknown, strict=True)][:-1]
+        self._ceilings = list(accumulate(highs, max))
+        self._floors = list(accumulate(reversed(lows), min))[::-1]
+
+    def between(self, start: int, times: tuple[int | None, int | None]) -> Iterator[int]:
+        """The numbers of those entries from the one that holds the offset `start` on that may hold such times, and
+        perhaps others."""
+        low, high = times
+        first = max(0, bisect_right(self._bases, start) - 1)
+        last = len(self._floors) if high is None else bisect_right(self._floors, high)
+        if low is not None:
+            first = max(first, bisect_left(self._ceilings, low))
+        yield from range(first, last)
+        yield from range(max(first, last, len(self._floors)), len(self.entries))
+
+
+def _overlap(least: int, greatest: int, times: tuple[int | None, int | None]) -> bool:
+    """Whether a segment with these event times may hold one of the range; yes if it has none at all."""
+    low, high = times
+    if greatest == NO_MAX_TIME:
+        return True
+    return (low is None or greatest >= low) and (high is None or least <= high)
 
 
 def _time_range(low: int, high: int) -> tuple[int, int] | None:

@@ -41,6 +41,12 @@ class Staged:
         segment = self.segment
         return 0 if segment is None else segment.layout.capacity - (self.state.log_end - segment.base)
 
+    def note_range(self, low: int, high: int) -> None:
+        """Event times of rows that were stored lie between these."""
+        state = self.state
+        state.min_time = min(state.min_time, low)
+        state.max_time = max(state.max_time, high)
+
     def add(self, row: int, count: int) -> None:
         assert self.segment is not None
         if self.chunks and self.chunks[-1][0] is self.segment:

@@ -34,6 +34,7 @@ def extend(segment: Segment, before: Sum, rows: int) -> Sum:
     """The sum of the first `rows` rows, from one of fewer."""
     done, crcs = before
     found = []
+    segment.require_rows(done, rows)
     for i, (position, length) in enumerate(segment.regions(done, rows - done)):
         crc = crcs[i] if done else 0
         for at in range(position, position + length, _CHUNK_BYTES):  # a bounded piece at a time without the GIL

@@ -1,9 +1,9 @@
-"""Which tables are worth compacting: where superseded rows take much of the space, or replaced files wait to go."""
+"""Which tables are worth compacting: where superseded rows take much of the space."""
 
 from __future__ import annotations
 
 from eventdb.config import COMPACT_LEAST_ROWS, COMPACT_SHARE
-from eventdb.storage.format import GARBAGE_KEY, NO_SEGMENT, PARTITION_KEY, TABLE, partition_key
+from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, TABLE, partition_key
 from eventdb.storage.kv import scan
 from eventdb.storage.log import PartitionState
 
@@ -25,9 +25,8 @@ def superseded_rows(snapshot: StoreSnapshot, topic_id: int, partition: int, tabl
 
 def waiting_tables(snapshot: StoreSnapshot) -> list[int]:
     """The ids of the tables with work for compaction. A walk over the tables, microseconds each."""
-    txn = snapshot.transaction()
-    found = {GARBAGE_KEY.unpack(key)[1] for key, _ in scan(txn, b"g")}
-    for key, value in scan(txn, b"n"):
+    found = set()
+    for key, value in scan(snapshot.transaction(), b"n"):
         _, topic_id, partition = PARTITION_KEY.unpack(key)
         superseded, stored = superseded_rows(snapshot, topic_id, partition, value)
         if superseded >= COMPACT_LEAST_ROWS and superseded * COMPACT_SHARE >= stored:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from eventdb.storage.columns import SegmentSlice
+    from eventdb.storage.columns import FreshSlice
     from eventdb.storage.head import Head
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.segment import Lists, Segment
@@ -54,12 +54,12 @@ class LogTail:
         segment = self._segment
         return segment.read_lists(self._first, self._state.log_end - segment.base, log.dictionaries)
 
-    def slices(self, log: PartitionLog, start: int, stop: int) -> list[SegmentSlice]:
+    def slices(self, log: PartitionLog, start: int, stop: int) -> list[FreshSlice]:
         """The rows [start, stop) within the tail, as StoreSnapshot.slices gives them."""
-        from eventdb.storage.columns import SegmentSlice
+        from eventdb.storage.columns import FreshSlice
 
         segment = self._segment
-        return [SegmentSlice(log, segment, start - segment.base, stop - segment.base, None)]
+        return [FreshSlice(log, segment, start - segment.base, stop - segment.base, None)]
 
 
 def read_tail(head: Head, log: PartitionLog, start: int) -> LogTail | None:

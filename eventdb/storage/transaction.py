@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from functools import partial
 from itertools import chain
 
-from eventdb.config import DICTIONARY_LIMIT, HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS, MIB
+from eventdb.config import HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS
 from eventdb.errors import ClosedError, InternalError, SchemaMismatch, UsageError
+from eventdb.storage.cells import store_cells
 from eventdb.storage.checksum import Checksum
-from eventdb.storage.dictionary import is_short, stored_values
+from eventdb.storage.dictionary import stored_values
 from eventdb.storage.format import (
     NO_MAX_TIME,
     NO_MIN_TIME,
@@ -33,11 +33,9 @@ from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.limits import require_room
 from eventdb.storage.log import PartitionLog
 from eventdb.storage.segment import Segment, SegmentLayout, create_segment
-from eventdb.storage.staging import PlainValues, Staged, null_flags, pack_nullable
+from eventdb.storage.staging import Staged
 
 _STORED_ROWS = 2_048  # at a time: their cells stay in the processor's cache from the first look to the last
-
-_GUESSED_HEAP_BYTES = 64 * MIB  # at most, for rows that were not looked at yet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,7 +194,7 @@ class WriteTransaction:
         done, count = 0, len(columns[0])
         while done < count:
             rest = [column[done:] for column in columns] if done else columns
-            done += self._store(staged, rest, want_rows - done)
+            done += store_cells(self, staged, rest, want_rows - done)
 
     def append_columns(self, log: PartitionLog, columns: Sequence[Column]) -> int:
         """The offset of the first row. Columns in schema order with the schema's types; dictionaries may be any."""
@@ -288,93 +286,6 @@ class WriteTransaction:
         state.base, state.min_time, state.max_time = segment.base, NO_MIN_TIME, NO_MAX_TIME
         return segment
 
-    @staticmethod
-    def _require_text(staged: Staged, column: int, values: list[Any]) -> None:
-        for value in values:
-            if value is not None and not isinstance(value, str):
-                name = staged.log.schema.fields[column].name
-                raise SchemaMismatch(
-                    f"column {name!r} is VARCHAR: {value!r} is not a string",
-                    column=name,
-                    value=value,
-                    expected="VARCHAR",
-                )
-
-    def code_strings(self, staged: Staged, column: int, values: list[Any], need: int) -> list[int] | None:
-        """Codes for str or None values, new ones pending; None if the dictionary is full and the column must go
-        plain."""
-        dictionary = staged.log.dictionaries[column]
-        assert dictionary is not None
-        known = dictionary.codes
-        try:
-            return list(map(known.__getitem__, values))
-        except (KeyError, TypeError):
-            self._require_text(staged, column, values)
-        pending = staged.pending.setdefault(column, {})
-        fresh = {v for v in values if v not in known and v not in pending}
-        length = sum(map(len, fresh))
-        if dictionary.is_full(DICTIONARY_LIMIT, len(pending) + len(fresh), length) or not all(map(is_short, fresh)):
-            return None
-        for value in values:
-            if value not in known and value not in pending:
-                pending[value] = len(dictionary.values) + len(pending)
-        return [known[v] if v in known else pending[v] for v in values]
-
-    def _store(self, staged: Staged, columns: list[list[Any]], want_rows: int) -> int:
-        """Rows of the columns stored, at least one; as many as the active (or a new) segment takes."""
-        count = min(len(columns[0]), staged.room())
-        plain: set[int] = set()
-        heap: dict[int, int] = {}
-        encoded: dict[int, PlainValues] = {}
-        codes: dict[int, list[int]] = {}
-        if count == 0:
-            self._plan_roll(staged, columns, want_rows, plain, heap)
-            self.roll(staged, want_rows, plain, heap)
-            count = min(len(columns[0]), staged.room())
-        segment = staged.segment
-        assert segment is not None
-        row = staged.state.log_end - segment.base
-        for i in segment.layout.coded:
-            found = self.code_strings(staged, i, columns[i][:count], count)
-            if found is None:
-                plain.add(i)
-                break
-            codes[i] = found
-        if not plain:
-            for i in segment.layout.plain:
-                encoded[i] = PlainValues(columns[i][:count])
-                column = segment.layout.columns[i]
-                count = min(count, encoded[i].count_fitting(column.heap_bytes - segment.heap_end(i, row)))
-        if plain or count == 0:
-            # The row does not fit this segment: a new one with plain columns or a larger heap does.
-            if row == 0:
-                plain |= set(segment.layout.plain)
-                self.replace_empty(staged)
-            self._plan_roll(staged, columns, want_rows, plain, heap)
-            self.roll(staged, want_rows, plain, heap)
-            return 0
-        self._store_lists(staged, segment, row, count, columns, codes, encoded)
-        return count
-
-    def _plan_roll(
-        self, staged: Staged, columns: list[list[Any]], want_rows: int, plain: set[int], heap: dict[int, int]
-    ) -> None:
-        """Which VARCHAR columns must be plain from now on, and the heap bytes the waiting rows need, going by those of
-        the columns."""
-        already = () if staged.segment is None else staged.segment.layout.plain
-        limits = staged.log.limits
-        most_rows = MAX_SEGMENT_ROWS if limits is None else limits.segment_rows(staged.log.schema)
-        for i, field in enumerate(staged.log.schema.fields):
-            if not field.type.is_coded:
-                continue
-            dictionary = staged.log.dictionaries[i]
-            if dictionary is None or i in already or dictionary.is_full(DICTIONARY_LIMIT - 1):
-                plain.add(i)
-            if i in plain:
-                ends = PlainValues(columns[i][:most_rows]).ends
-                guess = ends[-1] * min(want_rows, most_rows) // len(ends)
-                heap[i] = max(ends[-1], min(guess, _GUESSED_HEAP_BYTES))
-
     def replace_empty(self, staged: Staged) -> None:
         """The segment this very transaction created is still empty: its file is dropped and made anew."""
         segment = staged.segment
@@ -383,40 +294,6 @@ class WriteTransaction:
             raise InternalError(f"{segment.path} is committed but empty")
         others = [other for other, _ in staged.created.values()]
         staged.segment = others[-1] if others else staged.log.segment
-
-    def _store_lists(
-        self, staged: Staged, segment: Segment, row: int, count: int, columns: list[list[Any]],
-        codes: dict[int, list[int]], encoded: dict[int, PlainValues],
-    ) -> None:  # fmt: skip
-        memory, layout, schema = segment.memory, segment.layout, staged.log.schema
-        event_time = staged.log.event_time
-        staged.zeroed = None
-        for i, column in enumerate(layout.columns):
-            values = columns[i] if count == len(columns[i]) else columns[i][:count]
-            position = column.value_position + row * column.width
-            if column.plain:
-                packed = encoded[i].store(memory, column.heap_position, segment.heap_end(i, row), count)
-                nulls = null_flags(values) if encoded[i].has_none else b""
-            else:
-                stored = codes[i][:count] if column.coded else values
-                packed, nulls = pack_nullable(column, stored, values, schema.fields[i].name)
-            if column.nullable:
-                memory[column.null_position + row : column.null_position + row + count] = nulls or bytes(count)
-            elif nulls:
-                raise SchemaMismatch(f"column {schema.fields[i].name!r} is NOT NULL", column=schema.fields[i].name)
-            if i == event_time:
-                times = [t for t in values if t is not None] if nulls else values
-                if times:
-                    self.note_range(staged, min(times), max(times))
-            memory[position : position + len(packed)] = packed
-        position = layout.append_position + row * 8
-        memory[position : position + count * 8] = struct.pack("<q", staged.state.append_us) * count
-        staged.add(row, count)
-
-    def note_range(self, staged: Staged, low: int, high: int) -> None:
-        state = staged.state
-        state.min_time = min(state.min_time, low)
-        state.max_time = max(state.max_time, high)
 
     # -- keys ----------------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ def resolve_start(snapshot: StoreSnapshot, log: PartitionLog, facts: TopicFacts,
                 reached &= column.validity
         found = np.flatnonzero(reached)
         if len(found):
-            return part.first_offset + int(found[0])
+            return int(part.first_offset + found[0])
     return end
 
 

@@ -25,8 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from tests.crash.campaign import run_checker
-from tests.crash.history import Tail
+from tests.crash.lives import START_SECONDS, Lives
 from tests.crash.workload import PRODUCER_PREFIX
 from tests.crash.zygote import Zygote
 
@@ -35,7 +34,6 @@ JOURNAL_ONLY, NOTHING = 1, 2  # what the shutdown still writes
 SYNC_FILE_RANGE = 1 | 2 | 4  # wait, write, wait
 PAGE_BYTES = 4096
 ROUNDS_PER_DIRECTORY = 10
-START_SECONDS = 60.0
 
 
 def unavailable(file_system: str = "ext4") -> str | None:
@@ -157,7 +155,7 @@ class CutTally:
         )
 
 
-class CutCampaign:
+class CutCampaign(Lives):
     """Rounds of: power on, write, cut, power on, check."""
 
     def __init__(
@@ -172,12 +170,8 @@ class CutCampaign:
         views: bool = False,
         file_system: str = "ext4",
     ) -> None:
-        self._zygote = zygote
-        self._work = work
-        self._durability = durability
+        super().__init__(zygote, work, durability, seed, plant)
         self._seed = seed
-        self._rng = random.Random(seed)
-        self._plant = plant
         self._run_s = run_s
         self._file_system = file_system
         self._more = ["--view"] if views else []
@@ -197,31 +191,27 @@ class CutCampaign:
 
     def _round(self, disk: Disk) -> None:
         tally, rng = self.tally, self._rng
-        directory, history, output = disk.mount / "db", self._work / "history", self._work / "output"
+        self.settle_in(self._work, disk.mount / "db")
+        facts = self._facts
         disk.power_on()
         if self._fresh or tally.cuts % ROUNDS_PER_DIRECTORY == 0:
-            shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(self._directory, ignore_errors=True)
             os.sync()
-            history.unlink(missing_ok=True)
+            self._history.unlink(missing_ok=True)
             self._fresh = False
         self._boot += 1
         name = f"{PRODUCER_PREFIX}-a" if rng.random() < 0.2 else f"w{tally.cuts}"
-        arguments = [directory, history, "--name", name, "--durability", self._durability,
-                     "--seed", rng.randrange(1 << 30), "--boot-id", f"boot-{self._boot}", *self._more]  # fmt: skip
-        if self._plant:
-            arguments += ["--plant", self._plant]
-        facts = Tail(str(history))
         before = facts.acks(name)
-        pid = self._zygote.run("tests.crash.writer", arguments, str(output))
+        pid = self.start(name, "--boot-id", f"boot-{self._boot}", *self._more)
         if rng.random() < 0.9:  # else the cut may hit opening, creating or recovery
             until = time.monotonic() + START_SECONDS
             while facts.acks(name) == before and time.monotonic() < until and self._zygote.wait(pid, 0.005) is None:
                 pass
-        Nemesis(directory, rng).run(self._run_s * rng.uniform(0.1, 1.0))
+        Nemesis(self._directory, rng).run(self._run_s * rng.uniform(0.1, 1.0))
         status = self._zygote.wait(pid, 0)
         if status is not None:
-            end = " | ".join(output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
-            tally.problems.append(f"seed {self._seed} cut {tally.cuts}: the writer ended by itself ({status}): {end}")
+            where = f"seed {self._seed} cut {tally.cuts}"
+            tally.problems.append(f"{where}: the writer ended by itself ({status}): {self.last_words()}")
         disk.cut(rng.choice((JOURNAL_ONLY, NOTHING)))
         cut_s = time.monotonic()
         self._zygote.kill(pid)
@@ -230,10 +220,7 @@ class CutCampaign:
         tally.counted += facts.running(name) is not None
         disk.power_on()
         self._boot += 1
-        report = run_checker(
-            self._zygote, directory, history, output, "--durability", self._durability, "--power", "--cut-s", cut_s,
-            "--boot-id", f"boot-{self._boot}", *self._more, seconds=120,
-        )  # fmt: skip
+        report = self.judge("--power", "--cut-s", cut_s, "--boot-id", f"boot-{self._boot}", *self._more)
         self._note(report, f"seed {self._seed} cut {tally.cuts}")
         os.sync()
         disk.power_off()

@@ -8,19 +8,15 @@ was in an operation.
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.crash.campaign import run_checker
-from tests.crash.history import Tail
+from tests.crash.lives import Lives
 from tests.crash.workload import PRODUCER_PREFIX
 from tests.crash.zygote import Zygote
-
-START_SECONDS = 60.0
 
 
 @dataclass
@@ -44,17 +40,13 @@ class StormTally:
         )
 
 
-class Storm:
+class Storm(Lives):
     """Rounds of `seconds` each, below `work`, every round in a directory of its own."""
 
     def __init__(
         self, zygote: Zygote, work: Path, durability: str, seed: int, *, plant: str = "", seconds: float = 2.0
     ) -> None:
-        self._zygote = zygote
-        self._work = work
-        self._durability = durability
-        self._rng = random.Random(seed)
-        self._plant = plant
+        super().__init__(zygote, work, durability, seed, plant)
         self._seconds = seconds
         self._writers: dict[str, int] = {}
         self._observers: dict[str, int] = {}
@@ -69,36 +61,21 @@ class Storm:
         return self.tally
 
     def _begin(self) -> None:
-        base = self._work / f"storm-{self.tally.rounds:03d}"
-        base.mkdir(parents=True)
-        self._directory, self._history, self._output = base / "db", base / "history", base / "output"
-        self._facts = Tail(str(self._history))
+        self.settle_in(self._work / f"storm-{self.tally.rounds:03d}")
         self._start_writer()
         self._await_acks(next(iter(self._writers)), 1)
         for _ in range(self._rng.choice((1, 2))):
             self._start_writer()
         for index in range(2):
-            self._observers[f"eye{index}"] = self._start(f"eye{index}", "--role", "observer")
-
-    def _start(self, name: str, *more: object) -> int:
-        arguments = [self._directory, self._history, "--name", name, "--durability", self._durability,
-                     "--seed", self._rng.randrange(1 << 30), *more]  # fmt: skip
-        if self._plant:
-            arguments += ["--plant", self._plant]
-        return self._zygote.run("tests.crash.writer", arguments, str(self._output))
+            self._observers[f"eye{index}"] = self.start(f"eye{index}", "--role", "observer")
 
     def _start_writer(self) -> None:
         self._names += 1
         name = f"{PRODUCER_PREFIX}-{self._names}" if self._rng.random() < 0.2 else f"w{self._names}"
-        self._writers[name] = self._start(name)
+        self._writers[name] = self.start(name)
 
     def _await_acks(self, name: str, count: int) -> None:
-        until = time.monotonic() + START_SECONDS
-        while time.monotonic() < until and self._facts.acks(name) < count:
-            if self._zygote.wait(self._writers[name], 0.003) is not None:
-                return
-        if self._facts.acks(name) < count:
-            self._problem("stuck", f"writer {name} got no further than {self._facts.acks(name)} acknowledgements")
+        self.await_acks(self._writers[name], name, count, lambda text: self._problem("stuck", text))
 
     def _problem(self, kind: str, text: str) -> None:
         self.tally.problems.append(f"{kind}: {text}")
@@ -140,8 +117,7 @@ class Storm:
     def _end(self, name: str, pid: int) -> None:
         status = self._zygote.wait(pid, 0)
         if status is not None:
-            said = self._output.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-            self._problem("ended", f"{name} ended by itself ({status}): {' | '.join(said)}")
+            self._problem("ended", f"{name} ended by itself ({status}): {self.last_words()}")
         self._zygote.kill(pid)
 
     def _kill_writer(self, name: str, hits: Counter[str]) -> None:
@@ -151,9 +127,7 @@ class Storm:
             hits[running] += 1
 
     def _judge(self) -> None:
-        report = run_checker(
-            self._zygote, self._directory, self._history, self._output, "--durability", self._durability
-        )
+        report = self.judge()
         self.tally.acked += report.get("acked", 0)
         self.tally.events += report.get("events", 0)
         self.tally.sights += report.get("sights", 0)

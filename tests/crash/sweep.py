@@ -5,9 +5,10 @@ run lists the calls that touch the directory; a point is the n-th call of one na
 thread is traced: strace counts per thread, and no other one has anything to do here. What is left is judged by the
 next process to open it (sweep_judge.py).
 
-A fault counts if strace says that it was injected into a call on the directory. A short write is one of no bytes:
-strace replaces a call, so a longer one would be a lie about what was stored (real ones: test_short_writes.py). Reading
-fails with EIO alone and mapping with ENOMEM: what they fail with.
+A fault counts if strace says that it was injected into a call on the directory. Reading fails with EIO alone and
+mapping with ENOMEM: what they fail with. A short write is one of no bytes: strace replaces a call, so a longer one
+would be a lie about what was stored. Real ones come from a limit on the size of files: the write that crosses it is cut
+short, and the next one fails with EFBIG.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.crash.sweep_judge import read_history
 from tests.crash.sweep_victim import SCENARIOS, lose_power
 from tests.crash.zygote import Zygote
 
@@ -41,9 +43,11 @@ FAULTS = {
     **dict.fromkeys(CHANGES, ("EIO", "ENOSPC", "kill")),
     "mmap": ("ENOMEM",),
 }
+LEAST_LIMIT_BYTES = 4096  # the history must fit
 SECONDS = 60.0
 RETRIES = 3  # whatever shifts the count of a name by one (memory that Python maps, a poll) must not fail the sweep
 
+_PWRITE = re.compile(r"^pwrite64\(.*, (\d+), (\d+)\) += \d+$")
 _CALL = re.compile(r"^(\w+)\(")
 
 
@@ -61,7 +65,8 @@ def unavailable() -> str | None:
 
 @dataclass(frozen=True)
 class Point:
-    """The `count`-th call of `call` in a scenario, and what happens to it."""
+    """The `count`-th call of `call` in a scenario, and what happens to it; for "limit", no file gets longer than
+    `count` bytes until a step has failed."""
 
     scenario: str
     call: str
@@ -72,6 +77,8 @@ class Point:
         return f"{self.scenario}: {self.fault} at {self.call} {self.count}"
 
     def injection(self) -> str:
+        if self.fault in ("", "limit"):
+            return ""
         what = {"kill": "signal=SIGKILL", "short": "retval=0"}.get(self.fault, f"error={self.fault}")
         return f"{self.call}:{what}:when={self.count}"
 
@@ -113,8 +120,9 @@ class SweepTally:
 class Sweep:
     """Points of scenarios, below `work`."""
 
-    def __init__(self, zygote: Zygote, work: Path) -> None:
+    def __init__(self, zygote: Zygote, work: Path, plant: str = "") -> None:
         self._zygote = zygote
+        self._plant = plant  # a bug of sweep_victim.py that the processes have
         self._work = work
         self._bases: dict[str, Path | None] = {}
         self._directory, self._history = work / "db", work / "history"
@@ -152,25 +160,28 @@ class Sweep:
         if base is not None:
             shutil.copytree(base, self._directory)
 
-    def _victim(self, scenario: str, injection: str) -> int | None:
-        self._renew(scenario)
-        return self._run_victim(scenario, injection)
+    def _victim(self, point: Point) -> int | None:
+        self._renew(point.scenario)
+        return self._run_victim(point)
 
-    def _run_victim(self, scenario: str, injection: str) -> int | None:
+    def _run_victim(self, point: Point) -> int | None:
         """A process runs the scenario under strace; its exit status, None if it hung."""
         ready, go = self._work / "ready", self._work / "go"
         for path in (self._history, self._output, self._trace, ready, go):
             path.unlink(missing_ok=True)
         go.write_bytes(b"\0")
         pid = self._zygote.run(
-            "tests.crash.sweep_victim", ["run", scenario, self._directory, self._history, ready, go], str(self._output)
+            "tests.crash.sweep_victim",
+            ["run", point.scenario, self._directory, self._history, ready, go, self._plant]
+            + [point.count] * (point.fault == "limit"),
+            str(self._output),
         )
         _wait_until(lambda: ready.exists() or self._zygote.wait(pid, 0) is not None)
-        assert ready.exists(), f"{scenario} did not get ready: {self._said()}"
+        assert ready.exists(), f"{point} did not get ready: {self._said()}"
         command = ["strace", "-y", "-qq", "-s", "0", "-o", str(self._trace), "-p", str(pid)]
         command += ["-e", "trace=" + ",".join(f"?{name}" for name in FAULTS)]
-        if injection:
-            command += ["-e", f"inject={injection}"]
+        if point.injection():
+            command += ["-e", f"inject={point.injection()}"]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as strace:
             try:
                 _wait_until(lambda: _traced(pid) or strace.poll() is not None)
@@ -204,17 +215,23 @@ class Sweep:
 
     def points(self, scenario: str) -> list[Point]:
         """Every point of a scenario, after a run of it in which nothing happens."""
-        status = self._victim(scenario, "")
+        status = self._victim(Point(scenario, "", 0, ""))
         problems = self._judge(scenario)
         assert status == 0, (scenario, status, self._said())
         assert not problems, (scenario, problems)
         places = dict.fromkeys((name, count) for name, count, line in self._calls() if self._touches(line))
-        return [Point(scenario, name, count, fault) for name, count in places for fault in FAULTS[name]]
+        points = [Point(scenario, name, count, fault) for name, count in places for fault in FAULTS[name]]
+        # A journal file is allocated as a whole, so no write to it crosses a limit.
+        writes = [
+            _PWRITE.search(line) for _, _, line in self._calls() if self._touches(line) and "/journal/" not in line
+        ]
+        limits = sorted({int(found[2]) + int(found[1]) // 2 for found in writes if found is not None})
+        return points + [Point(scenario, "pwrite64", limit, "limit") for limit in limits if limit > LEAST_LIMIT_BYTES]
 
     def strike(self, point: Point) -> Outcome:
         """One point: the fault happens, and what is left is judged."""
         for _ in range(RETRIES):
-            status = self._victim(point.scenario, point.injection())
+            status = self._victim(point)
             hit = self._hit(point, status)
             if hit:
                 break
@@ -223,10 +240,15 @@ class Sweep:
             problems.append(f"stuck: {self._said()}")
         elif status != (-signal.SIGKILL if point.fault == "kill" and hit else 0):
             problems.append(f"died: it ended with {status}: {self._said()}")
+        if point.fault == "kill":
+            problems += self._judge_after_power_cut(point.scenario)
         return Outcome(point, hit, problems + self._judge(point.scenario))
 
     def _hit(self, point: Point, status: int | None) -> str:
         """The call on the directory that the fault was injected into."""
+        if point.fault == "limit":  # a step failed, and nothing else makes one fail
+            failed = [fact for fact in read_history(self._history) if fact[0] in ("failed", "unknown")]
+            return str(failed[0]) if failed else ""
         calls = [line for name, _, line in self._calls() if name == point.call]
         if point.fault == "kill":
             struck = calls[-1:] if status == -signal.SIGKILL else []
@@ -242,14 +264,23 @@ class Sweep:
         self._renew("reopen")
         killed = 0
         for _ in range(lives):
-            killed += self._run_victim("reopen", rng.choice(kills).injection()) == -signal.SIGKILL
+            killed += self._run_victim(rng.choice(kills)) == -signal.SIGKILL
             if rng.random() < 0.5:
                 lose_power(self._directory)
         return killed, self._judge("reopen")
 
-    def _judge(self, scenario: str) -> list[str]:
+    def _judge_after_power_cut(self, scenario: str) -> list[str]:
+        """Of a copy whose index is set back to its checkpoint: the journal alone has to know the rest."""
+        copy = self._work / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        if not self._directory.exists():
+            return []
+        shutil.copytree(self._directory, copy)
+        return [f"after a power cut: {text}" for text in self._judge(scenario, copy)] if lose_power(copy) else []
+
+    def _judge(self, scenario: str, directory: Path | None = None) -> list[str]:
         self._output.unlink(missing_ok=True)
-        status = self._run("tests.crash.sweep_judge", [scenario, self._directory, self._history])
+        status = self._run("tests.crash.sweep_judge", [scenario, directory or self._directory, self._history])
         lines = [line for line in self._said().split(" | ") if line.startswith("[")]
         if status != 0 or not lines:
             return [f"unopenable: the judge ended with {status}: {self._said()}"]

@@ -15,6 +15,7 @@ import importlib
 import json
 import mmap
 import os
+import resource
 import signal
 import time
 import traceback
@@ -25,7 +26,9 @@ from typing import Any
 
 import eventdb
 from eventdb.errors import EventDBError, OutcomeUnknown, PoisonedError
+from eventdb.storage import retention
 from eventdb.storage.checkpoint import CheckpointFile
+from eventdb.storage.commit import Writer
 from eventdb.storage.files import Files
 
 COLUMNS = {"n": "BIGINT NOT NULL", "word": "VARCHAR", "text": "BLOB"}
@@ -136,15 +139,15 @@ class Victim:
             try:
                 self._note("ack", number, act())
                 return
-            except OutcomeUnknown as error:
-                self._note("unknown", number, str(error))
-                self._reopen()
-                return
-            except PoisonedError as error:
-                self._note("failed", number, "PoisonedError", str(error))
-                self._reopen()
             except EventDBError as error:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                if isinstance(error, OutcomeUnknown):
+                    self._note("unknown", number, str(error))
+                    self._reopen()
+                    return
                 self._note("failed", number, type(error).__name__, str(error))
+                if isinstance(error, PoisonedError):
+                    self._reopen()
         self._note("untyped", f"step {number} still failed when the fault had passed")
 
     def _reopen(self) -> None:
@@ -201,14 +204,48 @@ class Victim:
         self.db.retain()
 
 
-def lose_power(directory: Path) -> None:
-    """The checkpoint says that the machine has started again since."""
+def _record_not_written() -> None:
+    """A commit changes the index without a record in the journal."""
+    Writer.write_record = lambda self, record, position: None  # type: ignore[method-assign]
+
+
+def _unseen_is_absent() -> None:
+    """What cannot be looked at is taken for missing."""
+    Files.exists = lambda self, path: os.path.lexists(path)  # type: ignore[method-assign]
+
+
+def _segments_unlinked_first() -> None:
+    """Retention removes files before the commit that says so."""
+    whole = retention.trim
+
+    def trim(transaction: Any, log: Any, start: int) -> int:
+        directory = f"{transaction._writer.path}/topics/{log.topic_id}/{log.partition}"
+        for name in sorted(os.listdir(directory))[:2]:
+            os.unlink(f"{directory}/{name}")
+        return whole(transaction, log, start)
+
+    retention.trim = trim
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    "record-not-written": _record_not_written,
+    "unseen-is-absent": _unseen_is_absent,
+    "segments-unlinked-first": _segments_unlinked_first,
+}
+
+
+def lose_power(directory: Path) -> bool:
+    """The checkpoint, if there is one, says that the machine has started again since: the index goes back to it, and
+    the journal has to hold what came after."""
+    if not (directory / "index/checkpoint").exists():
+        return False
     slots = CheckpointFile(Files(), str(directory / "index"), write=True)
     slot = slots.newest()
-    assert slot is not None
-    slot.boot_id = "an earlier one"
-    slots.write(slot)
+    if slot is not None:
+        slot.boot_id = "an earlier one"
+        slots.write(slot)
     slots.close()
+    return slot is not None
 
 
 def prepare(scenario: Scenario, directory: Path) -> None:
@@ -232,10 +269,14 @@ def main(arguments: Sequence[str]) -> int:
     if what == "prepare":
         prepare(scenario, Path(directory))
         return 0
-    history, ready, go = rest
+    history, ready, go, plant, *limit = rest
+    if plant:
+        PLANTS[plant]()
     victim = Victim(scenario, Path(directory), Path(history))
     with open(go, "rb") as file:
         mapping = mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit[0]), resource.RLIM_INFINITY))
     Path(ready).touch()
     while not mapping[0]:  # waits without a call that is counted
         time.sleep(0.0005)

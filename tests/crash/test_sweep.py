@@ -69,3 +69,20 @@ def test_a_recovery_that_is_killed_again_and_again_converges(sweep: Sweep) -> No
         assert not problems
         fired += killed
     assert fired >= 8
+
+
+@pytest.mark.parametrize(
+    ("plant", "scenario", "call", "fault"),
+    [
+        ("record-not-written", "append", "fdatasync", "kill"),
+        ("unseen-is-absent", "recovery", "newfstatat", "EIO"),
+        ("segments-unlinked-first", "retention", "fdatasync", "kill"),
+    ],
+)
+def test_the_sweep_notices_a_planted_bug(
+    zygote: Zygote, tmp_path: Path, plant: str, scenario: str, call: str, fault: str
+) -> None:
+    points = [p for p in Sweep(zygote, tmp_path).points(scenario) if (p.call, p.fault) == (call, fault)]
+    (tmp_path / "planted").mkdir()
+    sweep = Sweep(zygote, tmp_path / "planted", plant)
+    assert any(sweep.strike(point).problems for point in points), f"{plant} went unnoticed at {len(points)} points"

@@ -150,7 +150,9 @@ class MemorySnapshot:
     def offsets(self, log: MemoryLog) -> tuple[int, int]:
         return log.start, log.stop
 
-    def slices(self, log: MemoryLog, start: int, stop: int) -> list[MemorySlice]:
+    def slices(
+        self, log: MemoryLog, start: int, stop: int, times: object = None, key: object = None
+    ) -> list[MemorySlice]:
         made = []
         first = log.start
         for segment in log.segments:

@@ -50,7 +50,8 @@ class Environment:
         self._readonly = readonly
         self._transactions: weakref.WeakSet[Any] = weakref.WeakSet()
         self._closed = False
-        self.stat, self.info, self.sync, self.reader_check = real.stat, real.info, real.sync, real.reader_check
+        self.stat, self.info, self.sync = real.stat, real.info, real.sync
+        self.readers, self.reader_check = real.readers, real.reader_check
 
     def begin(self, *, write: bool = False) -> Any:
         if self._closed or (write and self._readonly):

@@ -15,7 +15,7 @@ import eventdb
 from eventdb.errors import NotADatabase, StorageError, UsageError
 from eventdb.storage import Store
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
-from tests.storage.simulation import SCHEMAS, SMALL_LIMITS, Row
+from tests.storage.simulation import SCHEMAS, Row
 from tests.storage.test_recovery import append, rows, start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -184,10 +184,8 @@ def opened(disk: SimulatedDisk, target: str) -> list[Row] | None:
 @pytest.mark.parametrize("power", [False, True])
 @pytest.mark.parametrize("first", [True, False])
 def test_an_interrupted_backup_leaves_the_old_one_or_refuses_to_open_and_can_be_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, power: bool, first: bool
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, power: bool, first: bool
 ) -> None:
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
     monkeypatch.setattr("eventdb.storage.backup.RESERVE_BYTES", 4096)
     fired = refused = 0
     for count in range(1, 400, 3 if first else 2):

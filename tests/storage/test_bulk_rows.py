@@ -16,16 +16,13 @@ from eventdb.errors import SchemaMismatch
 from eventdb.schema import DataType, Field, Schema
 from eventdb.storage import Store
 from eventdb.storage.checksum import crc_zeros
-from tests.storage.simulation import SMALL_LIMITS
 from tests.storage.test_rows import Row, as_columns, assert_same, by_columns, by_rows
 
 SCHEMA = Schema([Field("n", DataType("BIGINT")), Field("s", DataType("VARCHAR")), Field("d", DataType("DOUBLE"))])
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
+def store(tmp_path: Path, small: None) -> Iterator[Store]:
     store = Store.open(str(tmp_path / "db"), durability="commit", live_topics=lambda: {1: SCHEMA}, maintenance=False)
     yield store
     store.close()

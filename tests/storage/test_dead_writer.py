@@ -42,8 +42,12 @@ DEATHS = {
         Writer.commit_txn = die
         events.append_many([{"k": "a", "n": 3}] * 5000)
     """,
-    "a marked row": """
+    "a marked row, of two": """
         Writer.commit_txn = die
+        rooms.put_many([{"id": "a", "n": 3}, {"id": "new", "n": 3}])
+    """,
+    "a marked row": """
+        Head.move = die
         rooms.put({"id": "a", "n": 3})
     """,
 }
@@ -53,6 +57,7 @@ AFTER: dict[str, tuple[list[tuple[str, int]], dict[str, int]]] = {
     "a new string": ([*EVENTS, ("new", 3)], ROOMS),
     "a new segment": (EVENTS + [("a", 3)] * 5000, ROOMS),
     "a marked row": (EVENTS, ROOMS | {"a": 3}),
+    "a marked row, of two": (EVENTS, ROOMS | {"a": 3, "new": 3}),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from eventdb.storage import nodes
 from eventdb.storage.encode import encode
 from eventdb.storage.format import NODE
+from eventdb.storage.point import NoPoint, value_at
 
 Array = Any
 INTEGERS = {1: "<i1", 2: "<i2", 4: "<i4", 8: "<i8"}
@@ -33,6 +35,9 @@ def check(values: Array) -> bytes:
         assert found.dtype == expected.dtype
         assert np.array_equal(found, expected), (values.dtype, values[:20], data[0])
     assert nodes.length_of(memoryview(data)) == len(data)
+    for row in {0, 1, len(values) // 3, len(values) // 2, len(values) - 1} & set(range(len(values))):
+        with contextlib.suppress(NoPoint):
+            assert value_at(memoryview(data), row, len(values), item) == int(expected[row]), (data[0], row)
     return data
 
 
@@ -151,6 +156,27 @@ def test_damaged_nodes_are_refused_or_have_the_right_size(values: Array, seed: i
             continue
         assert len(found) == len(values)
         assert found.dtype.itemsize == values.dtype.itemsize
+    for row in range(0, len(values), 97):
+        with contextlib.suppress(NoPoint, nodes.DamagedNode):
+            value_at(memoryview(bytes(data)), row, len(values), values.dtype.itemsize)
+
+
+def test_one_value_is_read_from_all_encodings_but_sums_and_compressed_ones() -> None:
+    random = np.random.default_rng(3)
+    rows = 1 << 15
+    n = np.arange(rows)
+    cases = {
+        "constant": n * 0, "packed": random.integers(0, 1000, rows), "steps": n * 10_000 + 5,
+        "decimal": random.integers(0, 1000, rows) / 100,
+        "outliers": np.where(n % 401 == 7, 1 << 50, random.integers(0, 100, rows)),
+        "few": random.choice(random.integers(0, 1 << 60, 12), rows), "runs": np.repeat(random.integers(0, 99, 64), 512),
+    }  # fmt: skip
+    for name, values in cases.items():
+        data = memoryview(encode(values))
+        found = [value_at(data, row, rows, 8) for row in range(0, rows, 37)]
+        assert found == values.view("<u8")[::37].tolist(), name
+    with pytest.raises(NoPoint):
+        value_at(memoryview(encode(np.cumsum(random.integers(0, 100, rows)))), 5, rows, 8)
 
 
 def test_compiled_decoders_have_one_signature_per_type() -> None:

@@ -28,7 +28,7 @@ def at(time_us: int) -> dt.datetime:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SMALL.items():
         monkeypatch.setattr(f"eventdb.storage.{name}", value)
-    monkeypatch.setattr("eventdb.storage.segment.SEARCH_ROWS", 5)
+    monkeypatch.setattr("eventdb.storage.segment.STRIDE_ROWS", 5)
 
 
 def by_plain_scan(events: list[eventdb.Event], time_us: int, timed: bool) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,9 @@ from tests.faults import SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import SMALL_LIMITS, Row
 from tests.storage.test_recovery import append, crash, log, rows, start
 
+pytestmark = pytest.mark.usefixtures("small")
+
 WRITES = frozenset({"pwrite", "create", "allocate", "mkdir"})
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> SimulatedDisk:
-    (tmp_path / "disk").mkdir()
-    return SimulatedDisk(str(tmp_path / "disk"))
 
 
 def one_row(store: Store) -> list[Row]:
@@ -213,12 +204,13 @@ def test_a_failed_flush_stops_every_commit_until_the_database_is_reopened(disk: 
     store.close()
 
 
-def test_a_full_disk_refuses_appends_and_goes_on_when_there_is_room(disk: SimulatedDisk) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_refuses_appends_and_goes_on_when_there_is_room(disk: SimulatedDisk, code: int) -> None:
     store = start(disk)
     kept = append(store, 2)
     files = store._files
     assert isinstance(files, SimulatedFiles)
-    files.fail_at(1, errno.ENOSPC, WRITES, lasting=True)
+    files.fail_at(1, code, WRITES, lasting=True)
     for _ in range(3):
         with pytest.raises(DiskFullError, match="no space left"):
             append(store, 50)
@@ -236,6 +228,8 @@ def test_a_full_disk_refuses_appends_and_goes_on_when_there_is_room(disk: Simula
 class FullIndex:
     """An index transaction whose commit finds no room."""
 
+    code = errno.ENOSPC
+
     def __init__(self, txn: Any) -> None:
         self._txn = txn
 
@@ -244,14 +238,17 @@ class FullIndex:
 
     def commit(self) -> None:
         self._txn.abort()
-        raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+        raise lmdb.Error(f"mdb_txn_commit: {os.strerror(self.code)}")
 
 
-@pytest.mark.parametrize("power", [False, True])
-@pytest.mark.parametrize("durability", ["commit", "os"])
+@pytest.mark.parametrize(("durability", "power", "code"), [
+    ("commit", False, errno.ENOSPC), ("commit", True, errno.EDQUOT), ("os", False, errno.EDQUOT),
+    ("os", True, errno.ENOSPC),
+])  # fmt: skip
 def test_a_commit_the_index_cannot_take_did_not_happen(
-    disk: SimulatedDisk, durability: str, power: bool, monkeypatch: pytest.MonkeyPatch
+    disk: SimulatedDisk, durability: str, power: bool, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(FullIndex, "code", code)
     store = start(disk, durability)
     kept = append(store, 2)
     store.checkpoint()
@@ -272,4 +269,96 @@ def test_a_commit_the_index_cannot_take_did_not_happen(
     assert found == kept[: len(found)]
     assert len(found) == 3 or (power and durability == "os")
     assert store.check(deep=True) == []
+    store.close()
+
+
+# -- found by the sweep of system calls (tests/crash/sweep.py) -----------------------------------------------
+
+
+def test_a_database_whose_format_file_cannot_be_looked_at_is_not_created_anew(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed lstat was taken for a missing file: an empty database took the place of the old one."""
+    store = start(disk)
+    kept = append(store, 5)
+    store.close()
+    whole, fired = os.lstat, []
+
+    def lstat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("/FORMAT"):
+            fired.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", lstat)
+        with pytest.raises(StorageError, match="Input/output error"):
+            start(disk)
+    assert fired
+    store = start(disk)
+    assert rows(store) == kept
+    store.close()
+
+
+def test_an_index_that_gave_up_says_so_in_every_call_until_it_is_reopened(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB refuses every transaction after an error of its meta page; its own exception came out."""
+    store = start(disk)
+    kept = append(store, 2) + one_row(store)  # the head holds something that closing folds in
+
+    def begin(**options: Any) -> Any:
+        raise lmdb.PanicError("mdb_txn_begin", -30795)
+
+    monkeypatch.setattr(store._index, "_begin", begin)
+    for call in (lambda: append(store, 40), store.checkpoint, store.snapshot, store.close):
+        with pytest.raises(PoisonedError, match="reopen"):
+            call()
+    store = start(disk)
+    assert rows(store) == kept
+    store.close()
+
+
+def test_a_close_that_cannot_read_the_checkpoint_raises_a_typed_error(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = start(disk)
+    kept = append(store, 2)
+
+    def pread(self: Any, fd: int, length_bytes: int, position_bytes: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    assert store._writer is not None
+    store._writer.prepared = False  # as in a process that committed nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(SimulatedFiles, "pread", pread)
+        with pytest.raises(StorageError, match="checkpoint failed"):
+            store.close()
+    store = start(disk)
+    assert rows(store) == kept
+    store.close()
+
+
+def test_creating_a_database_whose_index_finds_no_room_is_a_full_disk(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of its first transaction is the end of a `with` block: LMDB's exception came out."""
+    whole = Index.begin_write
+
+    def begin_write(self: Index) -> Any:
+        txn = whole(self)
+
+        def commit() -> None:
+            txn.abort()
+            raise lmdb.DiskError("mdb_txn_commit", errno.ENOSPC)
+
+        txn.commit = commit
+        return txn
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "begin_write", begin_write)
+        with pytest.raises(DiskFullError):
+            start(disk)
+    store = start(disk)
+    assert append(store, 2) == rows(store)
     store.close()

@@ -23,7 +23,6 @@ from eventdb.storage.keyed import KeyedWriter
 from eventdb.storage.kv import Index, IndexFault, IndexTransaction
 from eventdb.storage.marks import Marks
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
-from tests.storage.simulation import SMALL_LIMITS
 
 SCHEMA = Schema([Field("k", DataType("VARCHAR"), nullable=False), Field("n", DataType("BIGINT"))])
 KEYS = ["a", "b", "c", "d", "e", "f", "x" * 450, "y" * 450]
@@ -34,10 +33,8 @@ Model = dict[str, int]
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything rolls all the time, and all long keys have one digest."""
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
+def small(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All long keys have one digest, too."""
     monkeypatch.setattr(keys_module, "_digest", lambda key: b"same")
 
 

@@ -15,21 +15,15 @@ from eventdb.storage.commit import Writer
 from eventdb.storage.format import SHARED_BYTES
 from eventdb.storage.journal import Tail
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
-from tests.storage.simulation import EVENT_TIMES, SCHEMAS, SMALL_LIMITS, Row
+from tests.storage.simulation import EVENT_TIMES, SCHEMAS, Row
 
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> SimulatedDisk:
-    (tmp_path / "disk").mkdir()
-    found = SimulatedDisk(str(tmp_path / "disk"))
-    found.odds = lambda path: 0.0  # everything that was not flushed is gone
-    return found
+def disk(disk: SimulatedDisk) -> SimulatedDisk:
+    disk.odds = lambda path: 0.0  # everything that was not flushed is gone
+    return disk
 
 
 def start(disk: SimulatedDisk, durability: str = "commit", files: SimulatedFiles | None = None) -> Store:
@@ -380,3 +374,38 @@ def test_a_writer_opens_beside_a_reader_after_a_power_loss_that_emptied_the_shar
     assert rows(store) == kept
     store.close()
     os.close(fd)
+
+
+def flip_each_record(root: Path) -> int:
+    """Of a journal whose every record was acknowledged, one is damaged at a time: opening refuses, or loses none but
+    the last. How many were tried."""
+    tried = 0
+    while True:
+        disk = SimulatedDisk(str(root / str(tried)))
+        os.mkdir(disk.root)
+        disk.odds = lambda path: 0.0
+        path, kept = crashed(disk, 8, power=True)
+        data = path.read_bytes()
+        records = [i for i in range(0, len(data) - 4, 8) if data[i : i + 4] == b"EDJ1"][1:]
+        if tried == len(records):
+            return tried
+        damage(path, records[tried] + 60)
+        try:
+            store = start(disk)
+        except CorruptionError:
+            assert tried < len(records) - 1, "the last record may be a torn one"
+        else:
+            found = rows(store)
+            store.close()
+            assert found == kept[:-1], f"record {tried}: rows that were acknowledged are cut off"
+        tried += 1
+
+
+def test_damage_to_any_record_but_the_last_is_refused(tmp_path: Path) -> None:
+    assert flip_each_record(tmp_path) >= 8
+
+
+def test_cutting_at_any_bad_checksum_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventdb.storage.recovery._check_tail", lambda writer, tail, cut: 0)
+    with pytest.raises(AssertionError, match="cut off"):
+        flip_each_record(tmp_path)

@@ -13,27 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdb.errors import DiskFullError, OffsetOutOfRange, StorageError, TopicFull
-from eventdb.storage import Store, retention, trim
+from eventdb.storage import Store, gone, retention, trim
 from eventdb.storage.head import Head
 from eventdb.storage.limits import Limits, segments, stored_bytes
 from tests.faults import SimulatedClock, SimulatedDisk, SimulatedFiles, let_go
-from tests.storage.simulation import SCHEMAS, SMALL_LIMITS
+from tests.storage.simulation import SCHEMAS
 from tests.storage.test_recovery import append, crash, log, rows, start
+
+pytestmark = pytest.mark.usefixtures("small")
 
 HOUR = 3_600_000_000
 ROWS = 200
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> SimulatedDisk:
-    (tmp_path / "disk").mkdir()
-    return SimulatedDisk(str(tmp_path / "disk"))
 
 
 class FakeClock(SimulatedClock):
@@ -217,7 +207,7 @@ def start_not_journaled(patch: pytest.MonkeyPatch) -> None:
 
 
 def directory_not_flushed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(trim, "_flush_directories", lambda writer, paths: None)
+    patch.setattr(gone, "_flush_directories", lambda writer, paths: None)
 
 
 @pytest.mark.parametrize("plant", [unlink_at_once, start_not_journaled, directory_not_flushed])

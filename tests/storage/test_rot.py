@@ -214,3 +214,102 @@ def test_a_flip_in_any_region_of_a_segment_is_found_by_a_deep_check_and_stops_a_
             assert db._store.check(deep=True) != []
             with pytest.raises(CorruptionError, match="damaged"):
                 db.backup(tmp_path / f"backup{number}")
+
+
+def test_a_deep_check_finds_every_flip_in_cold_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty segments, raw and sealed ones, a flipped bit in each: one check names all twenty."""
+    for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS",
+                 "sealer.MAX_SEGMENT_ROWS"):  # fmt: skip
+        monkeypatch.setattr(f"eventdb.storage.{name}", 64)
+    path = tmp_path / "db"
+    with eventdb.open(path) as db:
+        for topic, sealed in (("sealed", True), ("raw", False)):
+            log = db.create_topic(topic, {"n": "BIGINT NOT NULL", "blob": "BLOB"})
+            for first in range(0, 640, 64):
+                log.append_many([{"n": n, "blob": b"%d" % n * 20} for n in range(first, first + 64)])
+            if sealed:
+                db.compact(full=True)
+        db.checkpoint()
+    draw = random.Random(1)
+    flipped = []
+    for topic, kind in ((1, "col"), (2, "seg")):
+        for file in sorted((path / f"topics/{topic}/0").glob(f"*.{kind}")):
+            data = bytearray(file.read_bytes())
+            written = [i for i, byte in enumerate(data) if byte]  # padding between regions means nothing
+            data[draw.choice(written[len(written) // 4 :])] ^= 1 << draw.randrange(8)
+            file.write_bytes(data)
+            flipped.append((f"topic {topic}/0: segment {int(file.name[:20])}:", f"/{topic}/0/{file.name}:"))
+    assert len(flipped) == 20
+    for found in (eventdb.check(path, deep=True), eventdb.check(path, deep=True)):
+        text = "\n".join(found)
+        assert [names for names in flipped if not any(name in text for name in names)] == [], text
+
+
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two databases of the same shape with other rows."""
+    for name, first in (("mine", 0), ("other", 10_000)):
+        with eventdb.open(tmp_path / name, durability="os") as db:
+            for topic in ("log", "sealed"):
+                log = db.create_topic(topic, {"n": "BIGINT NOT NULL", "w": "VARCHAR"})
+                log.append_many([{"n": n, "w": f"w{n}"} for n in range(first, first + 900)])
+                if topic == "sealed":
+                    db.compact(full=True)
+                    db.topic("log").append_many([{"n": first + 900, "w": None}])
+    return tmp_path / "mine", tmp_path / "other"
+
+
+def outcome(path: Path) -> tuple[str, object]:
+    """("refused", error), ("reported", problems), or ("read", rows)."""
+    try:
+        with eventdb.open(path) as db:
+            read = [[list(event.row.values()) for event in db.topic(name).read()] for name in ("log", "sealed")]
+            problems = db._store.check(deep=True)
+    except (CorruptionError, EventDBError) as error:
+        return "refused", error
+    return ("reported", problems) if problems else ("read", read)
+
+
+def test_a_file_of_another_database_is_refused_or_means_nothing(tmp_path: Path) -> None:
+    mine, other = pair(tmp_path)
+    whole = outcome(mine)
+    assert whole[0] == "read"
+    refused = 0
+    assert outcome(other)[0] == "read"
+    names = [file.relative_to(mine) for file in sorted(mine.rglob("*")) if file.is_file()]
+    for name in [name for name in names if (other / name).exists()]:
+        copy = tmp_path / "copy"
+        shutil.copytree(mine, copy)
+        shutil.copy(other / name, copy / name)
+        found = outcome(copy)
+        if str(name) in ("ALIVE", "LOCK", "shared", "reserve", "catalog.sqlite", "index/lock.mdb", "SEAL",
+                         "RETENTION"):  # fmt: skip
+            assert found == whole, name  # locks, room, and catalogs that say the same
+        else:
+            assert found[0] == "refused", (name, found)
+            refused += 1
+        shutil.rmtree(copy)
+    assert refused >= 5, names
+
+
+def test_a_block_that_belongs_elsewhere_is_found(tmp_path: Path) -> None:
+    """A misdirected write: 4 KiB of the other database's file of that name, or of another place of the same file."""
+    mine, other = pair(tmp_path)
+    whole = outcome(mine)
+    draw, found = random.Random(3), {"refused": 0, "reported": 0, "read": 0}
+    names = [file.relative_to(mine) for file in mine.rglob("*") if file.suffix in (".seg", ".col", ".mdb")]
+    for name in [name for name in names if name.name != "lock.mdb"] * 6:
+        data, source = bytearray((mine / name).read_bytes()), (draw.choice((mine, other)) / name).read_bytes()
+        blocks = range(0, min(len(data), len(source)), 4096)
+        at, start = draw.choice(blocks), draw.choice(blocks)
+        block = source[start : start + 4096]
+        if block == data[at : at + 4096]:
+            continue
+        data[at : at + len(block)] = block
+        copy = tmp_path / "copy"
+        shutil.copytree(mine, copy)
+        (copy / name).write_bytes(data)
+        kind, what = outcome(copy)
+        assert kind != "read" or what == whole[1], (name, at, start)
+        found[kind] += 1
+        shutil.rmtree(copy)
+    assert found["refused"] + found["reported"] > 5, found

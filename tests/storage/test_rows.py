@@ -199,7 +199,7 @@ def test_the_short_way_records_what_the_long_way_records(case: tuple[Schema, lis
 
 
 def test_values_larger_than_a_heap_and_a_full_dictionary_go_on_in_new_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.transaction.DICTIONARY_LIMIT", 50)
+    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 50)
     schema = Schema([Field("s", DataType("VARCHAR")), Field("b", DataType("BLOB"))])
     with tempfile.TemporaryDirectory() as directory:
         store = Store.open(directory + "/db", durability="os", live_topics=lambda: {1: schema}, maintenance=False)

@@ -155,7 +155,7 @@ def fill(path: Path, rows: int = ROWS) -> eventdb.Database:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eventdb.storage.seal.SEALED_BLOCK_ROWS", 512)
-    monkeypatch.setattr("eventdb.storage.transaction.DICTIONARY_LIMIT", 300)
+    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 300)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -195,6 +195,16 @@ def test_sealed_segments_are_trimmed_like_raw_ones_and_empty_partitions_sealed(t
         assert db.check(deep=True) == []
 
 
+def test_a_sealed_column_of_strings_that_are_all_null_is_read(tmp_path: Path) -> None:
+    """The code under a NULL is 0, which an empty dictionary does not have: it was taken for damage."""
+    with eventdb.open(tmp_path / "a.eventdb") as db:
+        topic = db.create_topic("t", {"n": "BIGINT", "s": "VARCHAR", "b": "BLOB"})
+        topic.append_many([{"n": n, "s": None, "b": None} for n in range(3)])
+        db.compact(full=True)
+        assert [(event["n"], event["s"], event["b"]) for event in topic.read()] == [(n, None, None) for n in range(3)]
+        assert db.sql("SELECT n, s, b FROM t").fetchall() == [(n, None, None) for n in range(3)]
+
+
 def test_small_sealed_segments_are_merged_with_what_follows(tmp_path: Path) -> None:
     with eventdb.open(tmp_path / "a.eventdb") as db:
         topic = db.create_topic("t", {"n": "BIGINT"})
@@ -205,6 +215,27 @@ def test_small_sealed_segments_are_merged_with_what_follows(tmp_path: Path) -> N
         assert len(list(folder.iterdir())) < 5
         assert [event["n"] for event in topic.read()] == list(range(600))
         assert db.check(deep=True) == []
+
+
+def test_replaced_files_wait_for_readers_that_began_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fill(tmp_path / "a.eventdb") as db:
+        folder = tmp_path / "a.eventdb" / "topics" / "1" / "0"
+        raw = set(folder.glob("*.seg"))
+        log, store = db._log_by_id(1), db._store
+        with store.snapshot() as old, store.snapshot() as late:
+            db.compact(full=True)
+            assert raw <= set(folder.iterdir())
+            db.retain()
+            assert raw <= set(folder.iterdir())
+            assert store.retention.stats()["files_waiting"] == len(raw)
+            assert store.retention.stats()["held_by"]
+            assert sum(len(chunk) for chunk in old.rows(log, 0, ROWS)) == ROWS
+            monkeypatch.setattr("eventdb.storage.retention.READER_GRACE_MS", -1)  # it has had its time
+            db.retain()
+            assert not raw & set(folder.iterdir())
+            log.drop()
+            assert sum(len(chunk) for chunk in late.rows(log, 0, ROWS)) == ROWS, "in the segments that replaced them"
+        assert store.retention.stats()["files_waiting"] == 0
 
 
 def test_dropping_a_topic_removes_its_sealed_files(tmp_path: Path) -> None:

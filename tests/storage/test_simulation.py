@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections.abc import Iterator
@@ -16,25 +17,24 @@ from eventdb.storage import Store, StoreSnapshot
 from eventdb.storage.commit import Writer
 from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.format import META_KEY
+from eventdb.storage.gone import gone_files
 from eventdb.storage.head import Head, pack_head
 from eventdb.storage.recovery import RecordApplier, UnsyncedRows, parse
 from eventdb.storage.sealer import Sealer
+from eventdb.storage.state import CommittedState
 from eventdb.storage.transaction import WriteTransaction
 from tests.faults import SimulatedFiles
 from tests.storage.shared_index import SharedEnvironments
-from tests.storage.simulation import SMALL_LIMITS, Simulation
+from tests.storage.simulation import Simulation
 
 MODES = ("commit", "interval:50ms", "os")
 SEEDS = int(os.environ.get("EVENTDB_SEEDS", "60"))
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments, journal files and dictionaries are so small that everything rolls all the time."""
+def several(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb, "open", SharedEnvironments().open)
     monkeypatch.setattr("eventdb.storage.kv.open_indexes", set())  # what one process must not do, several may
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
 
 
 @pytest.fixture
@@ -260,15 +260,39 @@ def old_segments_unlinked_at_once(patch: pytest.MonkeyPatch) -> None:
 
     def commit(self: Sealer, topic_id: int, partition: int, change: Any) -> bool:
         done = whole(self, topic_id, partition, change)
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Writer, "checkpoint", lambda writer: None)
-            self.sweep(topic_id, partition)
+        for file in gone_files(self._writer):
+            with contextlib.suppress(FileNotFoundError):
+                self._files.unlink(f"{self._path}/{file.path}")
         return done
 
     patch.setattr(Sealer, "_commit", commit)
 
 
+def journal_not_reopened(patch: pytest.MonkeyPatch) -> None:
+    """A process goes on in the journal file it has, when another one has begun the next."""
+    whole = CommittedState._record_follows
+
+    def record_follows(self: CommittedState) -> bool:
+        file, at = self.journal.file, self.tail.position
+        return whole(self) if file is None else file.mapping[at : at + 8] != bytes(8)
+
+    patch.setattr(CommittedState, "_record_follows", record_follows)
+
+
+def index_commit_not_announced(patch: pytest.MonkeyPatch) -> None:
+    """A commit of the index leaves the head as it is: whoever looks at the head alone misses it."""
+
+    def commit_txn(self: Writer, txn: Any) -> None:
+        txn.commit()
+        self.ahead = {}
+        self.sequence = self.head.sequence()
+
+    patch.setattr(CommittedState, "commit_txn", commit_txn)
+
+
 PLANTS = [
+    (journal_not_reopened, "os", 3),
+    (index_commit_not_announced, "os", 3),
     (seal_unflushed, "commit", 1),
     (old_segments_unlinked_at_once, "commit", 1),
     (ack_before_flush, "commit", 1),
