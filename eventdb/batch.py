@@ -69,18 +69,20 @@ class Dictionary:
 
 
 class SpelledDictionary(Dictionary):
-    """Values as Arrow lays them out, on their way into the log: their bytes one after another, and where each begins.
+    """Values as Arrow lays them out: their bytes one after another, and where each begins.
 
-    They become Python objects only if somebody asks. Unlike those of other dictionaries, they may repeat: no query must
-    meet them.
+    They become Python objects only if somebody asks. Those on their way into the log may repeat, unlike those of other
+    dictionaries: no query must meet them. `distinct` ones are UTF-8 throughout, if `text`, and `starts` is int32.
     """
 
-    __slots__ = ("_decoded", "_text", "heap", "starts")
+    __slots__ = ("_decoded", "_text", "distinct", "heap", "starts")
 
-    def __init__(self, starts: Array, heap: Array, *, text: bool) -> None:
+    def __init__(self, starts: Array, heap: Array, *, text: bool, distinct: bool = False) -> None:
         """`starts` are positions in the uint8 array `heap`, one more than there are values."""
+        self.arrow = None
         self.starts = starts
         self.heap = heap
+        self.distinct = distinct
         self._text = text
         self._decoded: list[Any] | None = None
         self._codes = None
@@ -94,15 +96,28 @@ class SpelledDictionary(Dictionary):
     def values(self) -> list[Any]:  # type: ignore[override]
         decoded = self._decoded
         if decoded is None:
-            spelled = self.spelled()
-            decoded = self._decoded = [v.decode("utf-8", "surrogatepass") for v in spelled] if self._text else spelled
+            decoded = self._decoded = self._texts() if self._text else self.spelled()
         return decoded
 
+    def value(self, code: int) -> str | bytes:
+        """One of `values`; the others are not made."""
+        data: bytes = self.heap[self.starts[code] : self.starts[code + 1]].tobytes()
+        return data.decode("utf-8", "surrogatepass") if self._text else data
+
     def spelled(self) -> list[bytes]:
-        starts = self.starts.tolist()
-        data = self.heap[starts[0] : starts[-1]].tobytes()
-        bounds = [start - starts[0] for start in starts]
+        data, bounds = self._bounds()
         return [data[a:b] for a, b in pairwise(bounds)]
+
+    def _texts(self) -> list[str]:
+        data, bounds = self._bounds()
+        whole = data.decode("utf-8", "surrogatepass")
+        if len(whole) == len(data):  # ASCII
+            return [whole[a:b] for a, b in pairwise(bounds)]
+        return [data[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
+
+    def _bounds(self) -> tuple[bytes, list[int]]:
+        starts = self.starts.tolist()
+        return self.heap[starts[0] : starts[-1]].tobytes(), [start - starts[0] for start in starts]
 
 
 class Column:

@@ -22,7 +22,7 @@ from eventdb.errors import (
     UsageError,
 )
 from eventdb.headers import BESIDE, HEADERS
-from eventdb.options import checked_opening, checked_options, inferred_schema, schema_of
+from eventdb.options import checked_opening, checked_options, inferred_schema, schema_of, seal_after_us
 from eventdb.schema import Field, Schema
 from eventdb.storage.key_index import row_count
 from eventdb.storage.limits import Limits
@@ -122,7 +122,7 @@ class Database(Upkeep):
         try:
             self._store = Store.open(
                 self.path, durability=durability, read_only=self.read_only, create=not self.read_only,
-                live_topics=live_topics,
+                live_topics=live_topics, seal_after=lambda topic_id: seal_after_us(catalogs[0].topics(), topic_id),
             )  # fmt: skip
             live_topics()
         except BaseException:
@@ -131,6 +131,7 @@ class Database(Upkeep):
             self._remove_temporary()
             raise
         self._catalog = catalogs[0]
+        self._live_topics = live_topics
         self._generation = self._catalog.generation()
         self._store.retention.add(self._limited_logs)
         if not self.read_only and self._catalog.views():
@@ -162,6 +163,8 @@ class Database(Upkeep):
         Options, each for the topic as a whole and split evenly among its partitions: `retention` ("7 days": events go
         whose event time, or append time in a topic without one, is older), `max_bytes` ("2GB" of segment files) and
         `max_rows`, and `on_full`: "oldest" (the default: the oldest events go) or "reject" (appends raise TopicFull).
+        `seal_after` ("1 hour" if not given, or "never"): events are compressed at that age, or earlier when a segment
+        is full.
         TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name, type or option.
         """
         self._check_writable()
@@ -215,7 +218,8 @@ class Database(Upkeep):
         return self._handle(info)
 
     def alter_topic(self, name: str, **options: Any) -> None:
-        """Changes options of a topic: `retention`, `max_bytes`, `max_rows`, `on_full`; None takes one away.
+        """Changes options of a topic: `retention`, `max_bytes`, `max_rows`, `on_full`, `seal_after`; None takes one
+        away.
 
         Every process follows within 50 ms. UsageError naming what is wrong, TopicNotFound.
         """
@@ -545,6 +549,7 @@ class Database(Upkeep):
             self._tables.clear()
             self._logs.clear()
         try:
+            self._store.leave(self._live_topics)
             self._store.close()
         finally:
             self._catalog.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from eventdb.config import SEAL_AFTER_US
 from eventdb.errors import UnsupportedError, UsageError
 from eventdb.partitioner import MAX_PARTITIONS
 from eventdb.schema import Schema
@@ -14,12 +15,13 @@ from eventdb.values import parse_duration_us, parse_size_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from eventdb.catalog import TopicInfo
 
-SETTINGS = ("retention", "max_bytes", "max_rows", "on_full")
+SETTINGS = ("retention", "max_bytes", "max_rows", "on_full", "seal_after")
+NEVER = "never"
 MIN_BYTES = 64 << 10  # of max_bytes for each partition: room for a few of the smallest segments
 _LATER = {"cleanup": "compaction", "dedup_window": "deduplication"}
 
@@ -59,6 +61,8 @@ def _checked(name: str, value: Any) -> str:
         if not duration:
             raise UsageError("retention must be more than zero; without it events are kept for ever")
         return str(duration)
+    if name == "seal_after":
+        return NEVER if value == NEVER else str(parse_duration_us(value, name))
     if name == "max_bytes":
         return str(parse_size_bytes(int(value) if isinstance(value, str) and value.isdigit() else value, name))
     if name == "on_full":
@@ -78,8 +82,8 @@ def shown_options(options: Mapping[str, str]) -> str:
     for name in SETTINGS:
         value = options.get(name)
         if value is not None:
-            text = _duration(int(value)) if name == "retention" else value
-            parts.append(f"{name} = '{text}'" if name in ("retention", "on_full") else f"{name} = {text}")
+            text = _duration(int(value)) if name in ("retention", "seal_after") and value != NEVER else value
+            parts.append(f"{name} = {text}" if name in ("max_bytes", "max_rows") else f"{name} = '{text}'")
     return ", ".join(parts)
 
 
@@ -93,6 +97,11 @@ def described_options(info: TopicInfo) -> str:
     if {"max_bytes", "max_rows"} & info.options.keys() and "on_full" not in info.options:
         parts.append("on_full = 'oldest'")
     return ", ".join(part for part in parts if part)
+def seal_after_us(topics: Iterable[TopicInfo], topic_id: int) -> int | None:
+    """The age from which a topic's segments are sealed, full or not; None = never."""
+    options = next((topic.options for topic in topics if topic.id == topic_id), {})
+    value = options.get("seal_after", str(SEAL_AFTER_US))
+    return None if value == NEVER else int(value)
 
 
 def _duration(us: int) -> str:

@@ -11,6 +11,7 @@ import sys
 
 from eventdb.catalog import Catalog, TopicInfo
 from eventdb.config import COMPACT_PATIENCE_MS
+from eventdb.options import seal_after_us
 from eventdb.storage.store import Store
 from eventdb.storage.superseded import waiting_tables
 
@@ -35,7 +36,7 @@ def main(path: str) -> int:
 
     store = Store.open(
         path, durability="os", create=False, live_topics=lambda: {id: info.schema for id, info in topics().items()},
-        maintenance=False,
+        maintenance=False, seal_after=lambda topic_id: seal_after_us(topics().values(), topic_id),
     )  # fmt: skip
     try:
         store.sealer().step(lambda: False)

@@ -91,6 +91,7 @@ class Upkeep:
     def stats(self) -> dict[str, object]:
         """Counters of storage, rows and bytes of each topic and table, the progress of each view, and who reads.
 
+        `sealed` counts the sealed segments, their rows and bytes; `sealing` what this process has sealed.
         `write_amplification` is bytes_written (by this process, to devices) / bytes_appended; `oldest_reader_lag` is
         how many index transactions ago the oldest open reader began: it keeps replaced pages alive.
         """
@@ -104,6 +105,8 @@ class Upkeep:
             infos = [info for info in self._catalog.topics() if info.kind != "view"]
             found["topics"] = {info.name: self._row_count(info, snapshot) for info in infos}
         found["topic_bytes"] = {info.name: sizes.get(info.id, {}).get("bytes", 0) for info in infos}
+        sealed = ("segments", "rows", "bytes")
+        found["sealed"] = {name: sum(one[f"sealed_{name}"] for one in sizes.values()) for name in sealed}
         if self._catalog.views():
             found["views"] = self._views_of().stats()
         return found

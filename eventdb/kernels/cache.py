@@ -112,9 +112,12 @@ def kernel_key(*parts: str) -> str:
 
 @lru_cache(maxsize=1)
 def intrinsics_stamp() -> str:
-    """The hash of intrinsics.py: part of every generated source, because those are compiled with it."""
-    with open(os.path.join(os.path.dirname(__file__), "intrinsics.py"), "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    """The hash of intrinsics.py and tiles.py: part of every generated source, because those are compiled with it."""
+    found = hashlib.sha256()
+    for name in ("intrinsics.py", "tiles.py"):
+        with open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
+            found.update(file.read())
+    return found.hexdigest()
 
 
 def path_of(key: str) -> str | None:

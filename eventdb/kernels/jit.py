@@ -90,12 +90,16 @@ def njit(function: Callable[..., Any]) -> Any:
 _SCALARS = {"i8": types.int64, "f8": types.float64, "b1": types.boolean}
 _ITEMS = {
     "b1": types.boolean, "i1": types.int8, "i2": types.int16, "i4": types.int32, "i8": types.int64,
-    "u1": types.uint8, "f4": types.float32, "f8": types.float64,
+    "u1": types.uint8, "u4": types.uint32, "u8": types.uint64, "f4": types.float32, "f8": types.float64,
 }  # fmt: skip
 
 
 def _argument_type(token: str) -> Any:
-    """'i8' a number, 'i8[]' a read-only array, 'i8[w]' a writable one."""
+    """'i8' a number, 'i8[]' a read-only array, 'i8[w]' a writable one, 'i8[t]' a tile column (tiles.py)."""
+    if token.endswith("[t]"):
+        item = token[:-3]
+        parts = [f"{item}[]", f"u{item[1]}[]", "i8[]", f"{item}[w]"]
+        return types.Tuple([_argument_type(part) for part in parts])  # type: ignore[no-untyped-call]
     if token.endswith("[]"):
         return types.Array(_ITEMS[token[:-2]], 1, "C", readonly=True)
     if token.endswith("[w]"):
@@ -121,11 +125,12 @@ def _keep(key: str, compiled: Any) -> Any:
 
 
 def _define(source: str, tokens: tuple[str, ...]) -> Any:
-    from eventdb.kernels import intrinsics
+    from eventdb.kernels import intrinsics, tiles
 
     # An importable module name: a stored kernel looks up its module when it is loaded in another process.
     scope: dict[str, Any] = {"__name__": intrinsics.__name__, "np": intrinsics.np}
     scope.update({name: getattr(intrinsics, name) for name in intrinsics.__all__})
+    scope.update({name: getattr(tiles, name) for name in tiles.__all__})
     exec(compile(source, "<eventdb pipeline>", "exec"), scope)
     return _dispatcher(scope["pipeline"], DiskCache(source, *tokens, with_signature=False))
 

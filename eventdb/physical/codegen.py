@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eventdb.batch import Array
+from eventdb.config import TILE_ROWS
 from eventdb.kernels.cache import intrinsics_stamp
 from eventdb.logical.expressions import Expression
 from eventdb.schema import DataType
@@ -70,14 +71,19 @@ class Argument:
 
 
 class PipelineText:
-    """Collects the arguments and lines of one pipeline. `tokens` and `source` are final after `finish`."""
+    """Collects the arguments and lines of one pipeline. `tokens` and `source` are final after `finish`.
 
-    def __init__(self) -> None:
+    A `tiled` one loads its tile columns (kernels/tiles.py) before the rows of each tile.
+    """
+
+    def __init__(self, *, tiled: bool = False) -> None:
+        self.tiled = tiled
+        self._tiles: list[str] = []
         self.arguments: list[Argument] = []
         self._prologue: list[str] = []
         self._lines: list[str] = []
         self._epilogue: list[str] = []
-        self._depth = 2
+        self._depth = 3 if tiled else 2
         self._names = 0
         self._memo: list[dict[Expression, Value]] = [{}]
         self._integers: list[int] = []
@@ -97,6 +103,15 @@ class PipelineText:
     def named_argument(self, name: str, token: str, fill: Callable[[Any], Any]) -> str:
         self.arguments.append(Argument(name, token, fill))
         return name
+
+    def tile(self, index: int, token: str, fill: Callable[[Any], Any]) -> str:
+        """The value in this row of column `index`, a tile column."""
+        name = f"x_{index}"
+        if name not in self._tiles:
+            self._tiles.append(name)
+            self.named_argument(name, f"{token}[t]", fill)
+            self.before(f"y_{index} = {name}[3]")
+        return f"y_{index}[np.uint64(j)]"
 
     def table(self, array: Array) -> str:
         """A constant array as an argument."""
@@ -179,6 +194,17 @@ class PipelineText:
     def tokens(self) -> tuple[str, ...]:
         return ("i8", *(argument.token for argument in self.arguments))
 
+    def _loop(self) -> list[str]:
+        if not self.tiled:
+            return [f"    for i in range({self._start}, n):"]
+        return [
+            f"    for first in range(0, n, {TILE_ROWS}):",
+            f"        stop = min(first + {TILE_ROWS}, n)",
+            *(f"        load_tile({name}, first, stop)" for name in self._tiles),
+            f"        for j in range({0 if self._start == '0' else f'max({self._start} - first, 0)'}, stop - first):",
+            "            i = first + j",
+        ]
+
     @property
     def source(self) -> str:
         lines = [
@@ -186,8 +212,8 @@ class PipelineText:
             f"def pipeline({', '.join(['n', *(argument.name for argument in self.arguments)])}):",
             *("    " + line for line in self._prologue),
             "    bad = False",
-            f"    for i in range({self._start}, n):",
-            *(self._lines or ["        pass"]),
+            *self._loop(),
+            *(self._lines or ["    " * self._depth + "pass"]),
             *("    " + line for line in self._epilogue),
             "    if bad:",
             "        return np.int64(-1)",

@@ -43,6 +43,9 @@ class Input(Protocol):
     def values(self, index: int) -> Callable[[Any], Array]:
         """Gives the column's values for a morsel."""
 
+    def tile(self, index: int) -> Callable[[Any], tuple[Array, ...]] | None:
+        """Gives the column as a tile column for a morsel; None if it is read as `values` only."""
+
     def validity(self, index: int) -> Callable[[Any], Array]:
         """Gives the column's validity for a morsel (all True where it has none)."""
 
@@ -128,8 +131,8 @@ class ExpressionWriter:
         index = column.index
         kind = register_kind(column.type)
         token = token_of(column.type)
-        name = self._array("c", f"{token}[]", index, self.source.values(index))
-        code = self.text.assign(f"np.int64({name}[i])" if kind == "i" else f"{name}[i]")
+        stored = self._stored(index, token)
+        code = self.text.assign(f"np.int64({stored})" if kind == "i" else stored)
         return Value(code, kind, self.validity(index))
 
     def validity(self, index: int) -> str | None:
@@ -142,6 +145,13 @@ class ExpressionWriter:
             name = self._array("v", "b1[]", index, self.source.validity(index))
             found = self.text.remember(marker, Value(self.text.assign(f"{name}[i]"), "b"))
         return found.code
+
+    def _stored(self, index: int, token: str) -> str:
+        """What column `index` holds in this row."""
+        fill = self.source.tile(index)
+        if fill is not None:
+            return self.text.tile(index, token, fill)
+        return f"{self._array('c', f'{token}[]', index, self.source.values(index))}[i]"
 
     def _array(self, prefix: str, token: str, index: int, fill: Callable[[Any], Array]) -> str:
         for argument in self.text.arguments:
@@ -168,8 +178,9 @@ class ExpressionWriter:
             if index not in self._slots:
                 self._slots[index] = self.text.integer(size)
             limit, valid = self._slots[index], self.validity(index)
-            array = self._array("c", "i4[]", index, self.source.values(index))
-            code = self.text.assign(f"np.int64(np.uint32({array}[i]))")  # never negative, which spares a comparison
+            code = self.text.assign(
+                f"np.int64(np.uint32({self._stored(index, 'i4')}))"
+            )  # never negative, which spares a comparison
             # A code outside the dictionary means a damaged file: it must not be used as an address.
             outside = self.text.assign(f"{code} >= {limit}")
             self.text.fail_if(outside, valid)

@@ -87,7 +87,7 @@ class FusedAggregate(FusedPipeline):
         source = ScanInput(shape.scan, self.context)
         if not source.row_count:
             raise CannotCompile("no rows")
-        text = PipelineText()
+        text = PipelineText(tiled=source.has_blocks)
         writer = ExpressionWriter(text, source)
         keys = KeyPlan.of(shape.keys)
         context = self.context

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
+from eventdb.config import TILE_ROWS
 from eventdb.logical.plan import Scan
 from eventdb.physical.codegen import CannotCompile, frozen
 from eventdb.physical.context import QueryContext
@@ -19,13 +22,18 @@ from eventdb.schema import DataType
 
 _ALL_PRESENT = frozen(np.ones(1 << 20, dtype=bool))
 _MAX_RANGE = 1 << 40
+_AS_THEY_ARE = frozen(np.zeros(6, dtype=np.int64))
 
 
 class ScanInput:
-    """Slices of a Scan. Columns are fetched when first asked for and kept; positions are those of the scan's fields."""
+    """Slices of a Scan. Columns are fetched when first asked for and kept; positions are those of the scan's fields.
 
-    def __init__(self, scan: Scan, context: QueryContext) -> None:
+    `in_flight` is how many slices are worked on at a time, 0 = one a thread: so many decoded columns are held.
+    """
+
+    def __init__(self, scan: Scan, context: QueryContext, in_flight: int = 0) -> None:
         self.scan = scan
+        self.in_flight = in_flight or max(1, context.threads)
         self._context = context
         self._log = context.logs(scan.topic_id)
         self.slices: list[Any] = []
@@ -38,6 +46,18 @@ class ScanInput:
         self._columns: dict[int, _Columns] = {}
         self._arrays: dict[int, list[Array | None]] = {}
         self._present: dict[int, list[Array | None]] = {}
+
+    @cached_property
+    def has_blocks(self) -> bool:
+        """Whether tiles are worth their loop: some sealed block of integers is not kept decoded."""
+        sealed = [part for part in self.slices if hasattr(part, "packed")]
+        positions = [self._tile_position(index) for index in range(len(self.scan.columns))] if sealed else []
+        return any(not part.is_kept(p) for part in sealed for p in positions if p is not None and not part.is_plain(p))
+
+    def _tile_position(self, index: int) -> int | None:
+        """The stored position of a column whose values have 4 or 8 bytes and are integers, None of others."""
+        dtype = np.dtype(self.type_of(index).physical)
+        return self.stored_position(index) if dtype.kind == "i" and dtype.itemsize >= 4 else None
 
     # --- columns ---
 
@@ -133,6 +153,25 @@ class ScanInput:
 
         return of
 
+    def tile(self, index: int) -> Callable[[Morsel], tuple[Array, ...]] | None:
+        """The column as a tile column (kernels/tiles.py), packed where a block can be read so; None if there are no
+        blocks, or if it is none of 4 or 8 bytes' integers that they hold."""
+        position = self._tile_position(index) if self.has_blocks else None
+        if position is None:
+            return None
+        values, dtype = self.values(index), np.dtype(self.type_of(index).physical)
+        no_values, no_words = frozen(np.zeros(1, dtype)), frozen(np.zeros(1, f"<u{dtype.itemsize}"))
+
+        def of(morsel: Morsel) -> tuple[Array, ...]:
+            rows = np.empty(TILE_ROWS + 1, dtype)
+            part = self.slices[morsel.slice]
+            found = part.packed(position, morsel.start) if hasattr(part, "packed") else None
+            if found is None:
+                return values(morsel), no_words, _AS_THEY_ARE, rows
+            return no_values, *found, rows
+
+        return of
+
     def validity(self, index: int) -> Callable[[Morsel], Array]:
         if index not in self._present:
             self._present[index] = self.columns(index).map_kept(_presence)
@@ -185,13 +224,15 @@ class ScanInput:
 
 class _Columns:
     """One column of all slices. Raw slices give views of their files, which are kept; a sealed slice (it has
-    `has_nulls`) answers from its statistics and is decoded at each use: storage keeps the blocks decoded last."""
+    `has_nulls`) answers from its statistics and is decoded when it is used; those used last are held."""
 
     def __init__(self, source: ScanInput, index: int) -> None:
         self._source = source
         self._index = index
         self._slices = source.slices
         self._position = source.stored_position(index)
+        self._lock = threading.Lock()
+        self._recent: dict[int, Column] = {}
         self._kept = [
             None if hasattr(part, "has_nulls") else source.fetch(index, number)
             for number, part in enumerate(self._slices)
@@ -201,8 +242,23 @@ class _Columns:
         return len(self._slices)
 
     def __getitem__(self, number: int) -> Column:
-        found = self._kept[number]
-        return self._source.fetch(self._index, number) if found is None else found
+        kept = self._kept[number]
+        if kept is not None:
+            return kept
+        with self._lock:
+            recent = self._recent.get(number)
+            if recent is not None:
+                return recent
+            while len(self._recent) >= self._source.in_flight:  # first: its memory is used again at once
+                del self._recent[next(iter(self._recent))]
+        found: Column
+        if self._position is None:
+            found = self._source.fetch(self._index, number)
+        else:
+            found = self._slices[number].column(self._position)
+        with self._lock:
+            self._recent[number] = found
+        return found
 
     def map_kept(self, change: Callable[[Column], Array]) -> list[Array | None]:
         """change(column) of each slice whose column is kept, None for the others."""

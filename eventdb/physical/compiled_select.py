@@ -138,11 +138,15 @@ class _Running:
 class FusedSelect(FusedPipeline):
     """Scan, filter and project in one loop."""
 
+    @property
+    def _in_flight(self) -> int:
+        return 2 * max(1, self.context.threads)
+
     def _prepare(self, shape: Shape) -> tuple[ScanInput, PipelineText, SelectSink]:
-        source = ScanInput(shape.scan, self.context)
+        source = ScanInput(shape.scan, self.context, self._in_flight + 1)
         if not source.row_count:
             raise CannotCompile("no rows")
-        text = PipelineText()
+        text = PipelineText(tiled=source.has_blocks)
         writer = ExpressionWriter(text, source)
         sink = SelectSink(shape.outputs)
         with ExitStack() as stack:
@@ -186,7 +190,7 @@ class FusedSelect(FusedPipeline):
 
         try:
             while morsels or running:
-                while morsels and len(running) < 2 * threads:
+                while morsels and len(running) < self._in_flight:
                     morsel = morsels.popleft()
                     morsel = replace(morsel, state=sink.new_outputs(morsel.stop - morsel.start))
                     running.append(_Running(morsel, submit(threads, work, morsel)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from eventdb.errors import InternalError
 from eventdb.logical.plan import Scan
 from eventdb.physical.context import QueryContext
 from eventdb.physical.event_headers import headers_column
+from eventdb.physical.morsels import submit
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
 from eventdb.physical.skipping import find_parts
@@ -46,10 +49,10 @@ class LogScan(Operator):
             yield from self._produce(log, parts)
 
     def _produce(self, log: Any, parts: list[Any]) -> Iterator[RecordBatch]:
-        readers = self._readers(log)
-        for part in parts:
+        # The text of headers is looked up in the snapshot, which belongs to this thread.
+        threads = 1 if "_headers" in self.plan.columns else self.context.threads
+        for part, columns in read_ahead(parts, self._readers(log), threads):
             self.context.cancel.check()
-            columns = [read(part) for read in readers]
             count = part.row_count
             self._part, self._first_row = part, 0
             if count <= MORSEL_ROWS:
@@ -84,6 +87,32 @@ class LogScan(Operator):
         else:
             position = log.schema.index_of(name)
         return lambda part: _stored(part.column(position), type, name)
+
+
+def read_ahead(
+    parts: Iterable[Any], readers: Sequence[_Reader], threads: int
+) -> Iterator[tuple[Any, list[Column]]]:  # fmt: skip
+    """Each part with its columns. Once a second sealed part is asked for, threads decode those that follow."""
+    running: deque[tuple[Any, Future[list[Column]]]] = deque()
+
+    def read(part: Any) -> list[Column]:
+        return [reader(part) for reader in readers]
+
+    try:
+        for number, part in enumerate(parts):
+            if number == 0 or threads < 2 or not hasattr(part, "has_nulls"):
+                while running:
+                    yield running[0][0], running.popleft()[1].result()
+                yield part, read(part)
+                continue
+            running.append((part, submit(threads, read, part)))
+            if len(running) > threads:
+                yield running[0][0], running.popleft()[1].result()
+        while running:
+            yield running[0][0], running.popleft()[1].result()
+    finally:
+        for _, future in running:
+            future.cancel()
 
 
 class KeyLookup(LogScan):

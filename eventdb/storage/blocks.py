@@ -6,27 +6,28 @@ that has decoded KERNELS_AFTER_BYTES.
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eventdb.batch import Array, Column, Dictionary
+from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.buffers import BUFFERS
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
-from eventdb.storage.nodes import UNSIGNED, DamagedNode, Kernels, decode, length_of
+from eventdb.storage.nodes import UNSIGNED, DamagedNode, Kernels, decode, length_of, packed_parts
 from eventdb.storage.point import NoPoint, value_at
 
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
     from eventdb.storage.sealed import SealedSegment
-    from eventdb.storage.segment import Lists
+    from eventdb.storage.segment import ColumnLayout, Lists
 
 KERNELS_AFTER_BYTES = 64 * MIB
 FEW_ROWS = 16  # of a block: they are read without decoding it, where its encoding allows it
+_SEEN_COUNT = 1 << 16
+_Key = tuple[int, int, int]  # segment, column, block
 _BIAS = 1 << 63
 
 
@@ -43,25 +44,35 @@ class Decoded:
 
 
 class BlockCache:
-    """The blocks decoded last, at most `limit_bytes` of them. For all threads of the process."""
+    """The blocks decoded last, at most `limit_bytes` of them. For all threads of the process.
+
+    A block is kept when it is decoded for the second time: a scan that passes once keeps none, and its blocks are
+    decoded into memory that the processor has at hand.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
-        self._blocks: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        self._blocks: OrderedDict[_Key, Decoded] = OrderedDict()
+        self._seen: OrderedDict[_Key, None] = OrderedDict()  # decoded once of late, not kept
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int, int]) -> Any:
+    def get(self, key: _Key) -> Decoded | None:
         with self._lock:
             found = self._blocks.get(key)
             if found is not None:
                 self._blocks.move_to_end(key)
             return found
 
-    def put(self, key: tuple[int, int, int], block: Any) -> None:
+    def put(self, key: _Key, block: Decoded, *, at_once: bool = False) -> None:
+        """The block is kept if it was here before, or `at_once`."""
         with self._lock:
             if key in self._blocks or block.size_bytes > self.limit_bytes:
                 return
+            if not at_once and key not in self._seen:
+                self._note(key)
+                return
+            self._seen.pop(key, None)
             self._blocks[key] = block
             self.held_bytes += block.size_bytes
             while self.held_bytes > self.limit_bytes:
@@ -72,10 +83,24 @@ class BlockCache:
     def room_bytes(self) -> int:
         return self.limit_bytes - self.held_bytes
 
+    def is_worth_keeping(self, key: _Key, size_bytes: int) -> bool:
+        """Whether the block was used before and there is room for it. Says for the next time that it is used now."""
+        with self._lock:
+            if key in self._seen and self.held_bytes + size_bytes <= self.limit_bytes:
+                return True
+            self._note(key)
+            return False
+
+    def _note(self, key: _Key) -> None:
+        self._seen[key] = None
+        if len(self._seen) > _SEEN_COUNT:
+            self._seen.popitem(last=False)
+
     def clear(self) -> None:
         with self._lock:
             self.held_bytes = 0
             self._blocks.clear()
+            self._seen.clear()
 
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
@@ -108,40 +133,44 @@ class _Engine:
 ENGINE = _Engine()
 
 
-def block(segment: SealedSegment, column: int, number: int) -> Decoded:
-    """The decoded block, from the cache or from the file."""
+def block(segment: SealedSegment, column: int, number: int, *, keep: bool = True) -> Decoded:
+    """The decoded block, from the cache or from the file. `keep`: it will be asked for again soon."""
     key = (segment.number, column, number)
     found: Decoded | None = CACHE.get(key)
     if found is None:
         found = _decode(segment, column, number)
-        CACHE.put(key, found)
+        CACHE.put(key, found, at_once=keep)
         ENGINE.count(found.size_bytes)
     return found
 
 
 def _decode(segment: SealedSegment, column: int, number: int) -> Decoded:
     entry, data = segment.block_bytes(column, number)
-    rows = segment.block_rows_of(number)
-    kernels = ENGINE.kernels
     layout = segment.layout.columns[column] if column < len(segment.layout.columns) else None
     try:
-        validity = None
-        if entry.nulls:
-            size = length_of(data)
-            validity = decode(data[:size], rows, 1, kernels) != 0
-            data = data[size:]
-            validity.flags.writeable = False
-        if layout is not None and layout.plain:
-            return _decode_strings(data, rows, validity, layout.text, kernels)
-        item = 8 if layout is None else layout.width
-        values = decode(data, rows, item, kernels)
+        return decode_block(data, segment.block_rows_of(number), layout, entry.nulls > 0, ENGINE.kernels)
     except DamagedNode as error:
         raise segment.damaged(column, number, str(error)) from error
+
+
+def decode_block(
+    data: memoryview, rows: int, layout: ColumnLayout | None, has_nulls: bool, kernels: Kernels | None
+) -> Decoded:  # fmt: skip
+    """What `seal.encode_block` made of `rows` (at least 1) values of a column; without a layout, of append times.
+    DamagedNode."""
+    validity = None
+    if has_nulls:
+        size = length_of(data)
+        validity = decode(data[:size], rows, 1, kernels) != 0
+        data = data[size:]
+        validity.flags.writeable = False
+    if layout is not None and layout.plain:
+        return _decode_strings(data, rows, validity, layout.text, kernels)
+    values = decode(data, rows, 8 if layout is None else layout.width, kernels)
     if layout is not None and layout.coded:
         values = values.view(np.int32)
     values.flags.writeable = False
-    size_bytes = values.nbytes + (0 if validity is None else rows)
-    return Decoded(values, validity, None, size_bytes)
+    return Decoded(values, validity, None, values.nbytes + (0 if validity is None else rows))
 
 
 def _decode_strings(
@@ -149,75 +178,46 @@ def _decode_strings(
 ) -> Decoded:
     """codes, lengths of the distinct values, their bytes."""
     codes = decode(data, rows, 4, kernels).view(np.int32)
-    heap, bounds = _decode_heap(data[length_of(data) :], rows, kernels)
-    distinct = len(bounds) - 1
-    if int(codes.min()) < 0 or int(codes.max()) >= distinct:
-        raise DamagedNode(f"codes of {distinct} values among {rows} rows")
-    spans = itertools.pairwise(bounds.tolist())
-    values: list[Any] = [heap[a:b] for a, b in spans] if not text else [_text(heap[a:b]) for a, b in spans]
-    codes.flags.writeable = False
-    return Decoded(codes, validity, Dictionary(values), codes.nbytes + rows + 2 * len(heap) + 60 * distinct)
-
-
-def _decode_heap(data: memoryview, rows: int, kernels: Kernels | None) -> tuple[bytes, Array]:
-    """The bytes of the distinct values and where each begins and the last one ends."""
+    data = data[length_of(data) :]
     if len(data) < NODE.size:
         raise DamagedNode("the lengths of the values are missing")
     distinct = int(NODE.unpack_from(data)[4])
-    if not 0 < distinct <= max(rows, 1):
-        raise DamagedNode(f"{distinct} values for {rows} rows")
+    if not 0 < distinct <= max(rows, 1) or int(codes.min()) < 0 or int(codes.max()) >= distinct:
+        raise DamagedNode(f"codes of {distinct} values among {rows} rows")
+    lengths = decode(data, distinct, 4, kernels).astype(np.int64)
+    data = data[length_of(data) :]
+    total = int(lengths.sum())
+    heap = decode(data, total, 1, kernels)
     bounds = np.zeros(distinct + 1, np.int64)
-    np.cumsum(decode(data, distinct, 4, kernels), out=bounds[1:])
-    return decode(data[length_of(data) :], int(bounds[-1]), 1, kernels).tobytes(), bounds
+    np.cumsum(lengths, out=bounds[1:])
+    codes.flags.writeable = False
+    size_bytes = codes.nbytes + rows + 2 * total + 60 * distinct
+    return Decoded(codes, validity, _dictionary(heap, bounds, text), size_bytes)
 
 
-def _text(data: bytes) -> str:
+def _dictionary(heap: Array, bounds: Array, text: bool) -> Dictionary:
+    """The values between the bounds, as Python objects only if Arrow could not take them: lone surrogates, 2 GiB and
+    more."""
+    if len(heap) < 1 << 31 and (not text or _is_text(heap, bounds)):
+        starts = bounds.astype(np.int32)
+        starts.flags.writeable = heap.flags.writeable = False
+        return SpelledDictionary(starts, heap, text=text, distinct=True)
     try:
-        return data.decode("utf-8", "surrogatepass")
+        return Dictionary(SpelledDictionary(bounds, heap, text=text).values)
     except UnicodeDecodeError as error:
         raise DamagedNode(str(error)) from error
 
 
-class _Heap:
-    """The values of a block of a plain column, not made into objects."""
-
-    def __init__(self, heap: bytes, bounds: Array) -> None:
-        self.heap = heap
-        self.bounds = bounds
-        self.size_bytes = len(heap) + bounds.nbytes
-
-
 def plain_values(segment: SealedSegment, column: int, number: int, rows: list[int]) -> list[Any]:
-    """str or bytes, None where NULL, of some rows of a block of a plain column, counted from its first. The others are
-    not made."""
-    entry, data = segment.block_bytes(column, number)
-    count = segment.block_rows_of(number)
-    found: list[Any] = []
-    try:
-        values = data[length_of(data) :] if entry.nulls else data
-        key = (segment.number, column, ~number)  # not that of the decoded block
-        kept = CACHE.get(key)
-        if not isinstance(kept, _Heap):
-            kept = _Heap(*_decode_heap(values[length_of(values) :], count, ENGINE.kernels))
-            CACHE.put(key, kept)
-        for row in rows:
-            if entry.nulls and not value_at(data, row, count, 1):
-                found.append(None)
-                continue
-            code = value_at(values, row, count, 4)
-            if code >= len(kept.bounds) - 1:
-                raise DamagedNode(f"code {code} of {len(kept.bounds) - 1} values")
-            value = kept.heap[kept.bounds[code] : kept.bounds[code + 1]]
-            found.append(_text(value) if segment.layout.columns[column].text else value)
-    except NoPoint:
-        decoded = block(segment, column, number)
-        assert decoded.dictionary is not None
-        present = [True] * len(rows) if decoded.validity is None else decoded.validity[rows].tolist()
-        codes = decoded.values[rows].tolist()
-        return [decoded.dictionary.values[c] if p else None for c, p in zip(codes, present, strict=True)]
-    except DamagedNode as error:
-        raise segment.damaged(column, number, str(error)) from error
-    return found
+    """str or bytes, None where NULL, of some rows of a block of a plain column, counted from its first. The others do
+    not become objects."""
+    decoded = block(segment, column, number)
+    dictionary = decoded.dictionary
+    assert dictionary is not None
+    value = dictionary.value if isinstance(dictionary, SpelledDictionary) else dictionary.values.__getitem__
+    present = [True] * len(rows) if decoded.validity is None else decoded.validity[rows].tolist()
+    codes = decoded.values[rows].tolist()
+    return [value(code) if there else None for code, there in zip(codes, present, strict=True)]
 
 
 def points(
@@ -239,6 +239,17 @@ def points(
         return None
     except DamagedNode as error:
         raise segment.damaged(index, number, str(error)) from error
+
+
+def _is_text(heap: Array, bounds: Array) -> bool:
+    """Whether every value is UTF-8: the heap is, and each value begins with a whole character."""
+    data = heap.tobytes()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    firsts = np.frombuffer(data + b"\0", np.uint8)[bounds[:-1]]
+    return bool(((firsts & 0xC0) != 0x80).all())
 
 
 def string_prefix(value: str | bytes) -> int:
@@ -294,8 +305,8 @@ class SealedSlice:
         """One column, decoded when first asked for."""
         log = self._log
         type = log.schema.fields[index].type
-        found = block(self._segment, index, self._number)
-        whole = self._row == 0 and self._end == len(found.values)
+        whole = self._row == 0 and self._end == self._segment.block_rows_of(self._number)
+        found = block(self._segment, index, self._number, keep=not whole)
         values = found.values if whole else found.values[self._row : self._end]
         validity = found.validity
         if validity is not None and not whole:
@@ -313,9 +324,31 @@ class SealedSlice:
             raise self._segment.damaged(index, self._number, f"code {entry.greatest} is not in the dictionary")
         return Column(type, values, validity, shared)
 
+    def is_kept(self, index: int) -> bool:
+        """Whether the column's block is decoded already."""
+        return CACHE.get((self._segment.number, index, self._number)) is not None
+
+    def packed(self, index: int, start: int) -> tuple[Array, Array] | None:
+        """(words, shape) of the column from the slice's row `start` on, as kernels/tiles.py reads them; None if it is
+        stored in another way, has NULLs, is decoded already or should be: then `column` gives it."""
+        segment, number = self._segment, self._number
+        layout = segment.layout.columns[index]
+        key = (segment.number, index, number)
+        rows = segment.block_rows_of(number)
+        if layout.plain or segment.entry(index, number).nulls or CACHE.get(key) is not None:
+            return None
+        if CACHE.is_worth_keeping(key, rows * layout.width):
+            return None
+        _, data = segment.block_bytes(index, number)
+        try:
+            return packed_parts(data, rows, layout.width, self._row + start)
+        except DamagedNode as error:
+            raise segment.damaged(index, number, str(error)) from error
+
     def append_times(self) -> Array:
         """int64 microseconds, read-only."""
-        found = block(self._segment, len(self._segment.layout.columns), self._number)
+        whole = self._row == 0 and self._end == self._segment.block_rows_of(self._number)
+        found = block(self._segment, len(self._segment.layout.columns), self._number, keep=not whole)
         return found.values[self._row : self._end].view(np.int64)
 
     def is_plain(self, index: int) -> bool:

@@ -5,6 +5,7 @@ An array from `Buffers.empty` is the caller's. When its last view is gone, the m
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +21,18 @@ _Memory = tuple[Any, int]  # a uint8 array and its address
 
 
 class Buffers:
-    """`room_bytes()` says how much memory may wait. For all threads; nothing here takes a lock, because an array may go
-    while any lock is held."""
+    """`room_bytes()` says how much memory may wait. For all threads; it takes no lock but its own, because an array may
+    go while any lock is held, this one included."""
 
     def __init__(self, room_bytes: Callable[[], int]) -> None:
         self.room_bytes = room_bytes
+        self.idle_bytes = 0
+        self._lock = threading.RLock()
         self._idle: dict[int, list[_Memory]] = {}
         size = LEAST_BYTES
         while size <= MOST_BYTES:
             self._idle[size] = []
             size *= 2
-
-    @property
-    def idle_bytes(self) -> int:
-        """Bytes of memory that waits."""
-        return sum(size * len(arrays) for size, arrays in self._idle.items())
 
     def empty(self, count: int, dtype: np.dtype[Any]) -> Array:
         """A writable array of `count` values, whatever they are."""
@@ -42,17 +40,22 @@ class Buffers:
         if not LEAST_BYTES <= size <= MOST_BYTES:
             return np.empty(count, dtype)
         room = 1 << (size - 1).bit_length()
-        try:
-            memory = self._idle[room].pop()
-        except IndexError:
+        with self._lock:
+            waiting = self._idle[room]
+            memory = waiting.pop() if waiting else None
+            if memory is not None:
+                self.idle_bytes -= room
+        if memory is None:
             fresh = np.empty(room, np.uint8)
             memory = fresh, fresh.ctypes.data
         return np.asarray(_Loan(self, memory, count, dtype))
 
     def give_back(self, memory: _Memory) -> None:
         size = memory[0].nbytes
-        if self.idle_bytes + size <= self.room_bytes():
-            self._idle[size].append(memory)
+        with self._lock:
+            if self.idle_bytes + size <= self.room_bytes():
+                self._idle[size].append(memory)
+                self.idle_bytes += size
 
 
 class _Loan:

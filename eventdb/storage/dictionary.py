@@ -13,11 +13,15 @@ from eventdb.errors import CorruptionError
 from eventdb.storage.format import (
     CHUNK,
     CHUNK_BYTES,
+    CHUNK_BZ2,
+    CHUNK_BZ2_BYTES,
+    CHUNK_BZ2_CODES,
+    CHUNK_JOINT,
     CHUNK_LEAST_VALUES,
+    CHUNK_ZLIB,
     DICTIONARY_KEY,
     DICTIONARY_MAX_BYTES,
     DICTIONARY_VALUE_BYTES,
-    U32,
     chunk_key,
     dictionary_key,
 )
@@ -78,17 +82,13 @@ class DictionaryCache:
         return False
 
     def _chunk_values(self, value: bytes) -> list[bytes]:
-        count, size = CHUNK.unpack_from(value)
+        count, size, codec = CHUNK.unpack_from(value)
         try:
-            data = zlib.decompress(value[CHUNK.size :])
-        except zlib.error:
+            data = _decompress(value[CHUNK.size :], codec)
+        except (OSError, ValueError, zlib.error):
             data = b""
-        values, at = [], 0
-        while at + U32.size <= len(data):
-            (length,) = U32.unpack_from(data, at)
-            at += U32.size + length
-            values.append(data[at - length : at])
-        if len(data) != size or at != size or len(values) != count:
+        values = data.split(CHUNK_JOINT)
+        if len(data) != size or len(values) != count:
             raise CorruptionError(
                 f"dictionary of topic {self.topic_id} column {self.column}: a chunk of {count} values is damaged"
             )
@@ -127,15 +127,32 @@ def stored_values(topic_id: int, column: int, pending: dict[str, int]) -> Iterat
             yield dictionary_key(topic_id, column, code), text.encode("utf-8", "surrogatepass")
         return
     parts: list[bytes] = []
-    size = 0
+    size = -1
     last = next(reversed(pending.values()))
     for text, code in pending.items():
-        data = text.encode("utf-8", "surrogatepass")
-        parts.append(U32.pack(len(data)) + data)
-        size += U32.size + len(data)
+        parts.append(text.encode("utf-8", "surrogatepass"))
+        size += 1 + len(parts[-1])
         if size >= CHUNK_BYTES or code == last:
-            yield chunk_key(topic_id, column, code), CHUNK.pack(len(parts), size) + zlib.compress(b"".join(parts))
-            parts, size = [], 0
+            codec = CHUNK_BZ2 if code < CHUNK_BZ2_CODES and size <= CHUNK_BZ2_BYTES else CHUNK_ZLIB
+            head = CHUNK.pack(len(parts), size, codec)
+            yield chunk_key(topic_id, column, code), head + _compress(CHUNK_JOINT.join(parts), codec)
+            parts, size = [], -1
+
+
+def _compress(data: bytes, codec: int) -> bytes:
+    if codec == CHUNK_ZLIB:
+        return zlib.compress(data)
+    import bz2
+
+    return bz2.compress(data, 2)  # in blocks of 200 kB
+
+
+def _decompress(data: bytes, codec: int) -> bytes:
+    if codec == CHUNK_ZLIB:
+        return zlib.decompress(data)
+    import bz2
+
+    return bz2.decompress(data)
 
 
 def has_code(txn: Any, topic_id: int, column: int, code: int) -> bool:

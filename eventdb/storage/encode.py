@@ -20,8 +20,9 @@ FULL_ROWS = 1 << 15
 _SAMPLE = 1024
 _LEAST_ROWS = 16  # fewer values are packed as they are: no other node is smaller
 _PLANES_LEAST_BYTES = 256
+_SMALL_BYTES = 64 << 10
 _EXACT = 2.0**53
-_QUICK, _THOROUGH = 1, 9  # zstd levels: to see whether it pays, and when it does
+_QUICK = 1  # zstd level to see whether it pays
 
 _Option = tuple[float, Callable[[], bytes]]
 
@@ -259,18 +260,24 @@ def _or_zstd(light: bytes, values: Array, sources: list[Array], count: int, item
     return best if len(best) < len(light) * gain else light
 
 
-def _planes(values: Array, level: int = _THOROUGH) -> bytes:
+def zstd_level(size_bytes: int) -> int:
+    """The level for so many bytes: what is small can take its time."""
+    return 19 if size_bytes < _SMALL_BYTES else 9
+
+
+def _planes(values: Array, level: int | None = None) -> bytes:
     from eventdb.arrow import compress_zstd
 
     low, high = int(values.min()), int(values.max())
     item = values.dtype.itemsize
     size = max(1, -(-(high - low).bit_length() // 8))
     apart = values.view(UNSIGNED[item]) - UNSIGNED[item].type(low & ((1 << 8 * item) - 1))
-    planes = apart.view(np.uint8).reshape(len(values), item)[:, :size].T
-    return _node(Kind.PLANES, item, len(values), low, compress_zstd(np.ascontiguousarray(planes), level), 8 * size)
+    planes = np.ascontiguousarray(apart.view(np.uint8).reshape(len(values), item)[:, :size].T)
+    body = compress_zstd(planes, level or zstd_level(planes.nbytes))
+    return _node(Kind.PLANES, item, len(values), low, body, 8 * size)
 
 
-def _delta_planes(values: Array, steps: Array, level: int = _THOROUGH) -> bytes:
+def _delta_planes(values: Array, steps: Array, level: int | None = None) -> bytes:
     base = (int(values[0]) - int(steps[0])) & ((1 << 64) - 1)
     return _node(Kind.DELTA, values.dtype.itemsize, len(values), base, _planes(steps, level))
 

@@ -23,7 +23,7 @@ Index keys; every value is followed by a CRC of key and value (kv.py)::
     p topic partition            -> PARTITION offsets, active segment, time range
     s topic partition base       -> SEGMENT   capacity, time range, columns
     d topic column code          -> the bytes of a dictionary value
-    D topic column last code     -> CHUNK, zlib: as many values up to that code, each U32 length, bytes
+    D topic column last code     -> CHUNK, compressed: as many values up to that code, joined by CHUNK_JOINT
     w topic partition base       -> 0 | 1     segment written since the checkpoint (1: its file is new)
     k topic partition key        -> U64 each  table: offset of the row that has the key now (keys.py)
     n topic partition            -> TABLE     table: how many rows it has, and what compaction did
@@ -130,9 +130,13 @@ TIME_STRIDE_ROWS = 8192  # a reader looks back this far at most; 64 KiB, so that
 DICTIONARY_MAX_BYTES = (
     8 << 20
 )  # of one column's dictionary, in memory of every process; beyond it the column goes plain
-CHUNK = Struct("<II")  # values, bytes before compression
+CHUNK = Struct("<IIB")  # values, bytes before compression, CHUNK_ZLIB or CHUNK_BZ2
+CHUNK_ZLIB, CHUNK_BZ2 = 0, 1
+CHUNK_JOINT = b"\xff"  # no byte of UTF-8
 CHUNK_LEAST_VALUES = 64  # new in one commit: fewer are stored one by one
 CHUNK_BYTES = 256 << 10  # before compression, about
+CHUNK_BZ2_CODES = 8192  # the first values of a column, which a small topic has: bz2 saves a fifth of zlib's bytes,
+CHUNK_BZ2_BYTES = 128 << 10  # but takes 0.1 us a byte to write and 0.04 us to read, so chunks beyond are zlib's
 DICTIONARY_VALUE_BYTES = 2048  # a longer value makes its column plain at once
 
 # --- sealed segments ------------------------------------------------------------------------------

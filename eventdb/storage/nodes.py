@@ -63,6 +63,33 @@ def decode(data: memoryview, count: int, item: int, kernels: Kernels | None = No
         raise DamagedNode(str(error)) from error
 
 
+def packed_parts(data: memoryview, count: int, item: int, row: int) -> tuple[Array, Array] | None:
+    """(words, int64 shape) of a column of kernels/tiles.py from row `row` on, if `data` is a node that can be read so:
+    packed values of 4 or 8 bytes or, from the first row on, packed differences of 8."""
+    kind, first, at = 1, 0, 0
+    head = _head(data, 0)
+    if head[0] == Kind.DELTA and item == 8 and row == 0 and (head[1], head[4]) == (item, count):
+        kind, first, at = 2, head[5], NODE.size
+        head = _head(data, at)
+    if head[0] != Kind.PACKED or item < 4:
+        return None
+    _, held, width, _, rows, base, length, _ = head
+    bits = 8 * item
+    lanes = lane_count(count, bits)
+    body = data[at + NODE.size : at + NODE.size + length]
+    if (held, rows) != (item, count) or not 0 < width < bits or len(body) != lanes * width * bits // 8:
+        raise DamagedNode(f"{len(body)} bytes are not {count} values of {width} bits")
+    shape = np.array([kind, lanes, width, base, row, first], np.int64)
+    shape.flags.writeable = False
+    return np.frombuffer(body, UNSIGNED[item]), shape
+
+
+def _head(data: memoryview, at: int) -> tuple[Any, ...]:
+    if len(data) < at + NODE.size:
+        raise DamagedNode("an encoded array is cut")
+    return NODE.unpack_from(data, at)
+
+
 def length_of(data: memoryview) -> int:
     """Bytes the node that `data` begins with takes, padding included."""
     if len(data) < NODE.size:
@@ -188,6 +215,9 @@ class _Decoder:
         if not 0 < size <= item or node.width % 8:
             raise DamagedNode(f"{size} bytes of values of {item}")
         planes = np.frombuffer(decompress(node.body, size * count), np.uint8).reshape(size, count)
+        if item == 1 and not node.base:
+            whole: Array = planes[0]
+            return whole
         out = BUFFERS.empty(count, UNSIGNED[item])
         out[:] = planes[size - 1]
         for plane in planes[-2::-1]:

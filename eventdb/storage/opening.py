@@ -142,6 +142,7 @@ class Opening:
         interval_ms: int | None,
         create: bool,
         live_topics: Callable[[], dict[int, Schema]],
+        seal_after: Callable[[int], int | None],
         maintenance: bool,
         snapshot: Callable[[], StoreSnapshot],
     ) -> None:
@@ -185,7 +186,7 @@ class Opening:
             self._index.reap_readers()  # slots of processes that died
             writer = Writer(files, self._clock, path, self.uuid, self._index, page, lock_fd, mode, live_topics)
             self._writer = writer
-            self._sealer = Sealer(files, path, self.uuid, writer, snapshot, self._fds)
+            self._sealer = Sealer(files, path, self.uuid, writer, snapshot, seal_after, self._fds)
             self._head = writer.head
             if alone and (slot.clean or restoring):
                 self._head.reset()  # left by a crash whose page cache is gone, or by an older life

@@ -14,7 +14,7 @@ from eventdb.config import SEALED_BLOCK_BYTES, SEALED_BLOCK_ROWS
 from eventdb.schema import BIGINT
 from eventdb.storage import blocks, hash_index
 from eventdb.storage.columns import SegmentSlice
-from eventdb.storage.encode import distinct_count, encode
+from eventdb.storage.encode import distinct_count, encode, zstd_level
 from eventdb.storage.files import Files, storage_error
 from eventdb.storage.format import (
     BLOCK_NAN,
@@ -34,7 +34,6 @@ from eventdb.storage.segment import ColumnLayout, Segment
 if TYPE_CHECKING:
     from eventdb.storage.log import PartitionLog
 
-_HEAP_LEVEL = 9
 _Part = tuple[Segment | SealedSegment, int]  # a segment and how many of its rows, from its first
 
 
@@ -187,7 +186,7 @@ def encode_block(column: Column, *, plain: bool) -> tuple[bytes, tuple[int, ...]
         flags |= BLOCK_RANGED
         least, greatest = int(present.min()), int(present.max())
     stored = present.view(np.int8) if present.dtype == np.bool_ else present
-    distinct = distinct_count(stored) if len(stored) else 0
+    distinct = (distinct_count(stored) if len(stored) else 0) + bool(flags & BLOCK_NAN)
     return head + data, (nulls, distinct, kind, flags, 0, 0, least, greatest)
 
 
@@ -221,7 +220,7 @@ def _encode_strings(
     spelled = [v.encode("utf-8", "surrogatepass") if isinstance(v, str) else bytes(v) for v in values]
     heap = b"".join(spelled)
     body = encode(rank[inverse.reshape(-1)]) + encode(np.array([len(v) for v in spelled], np.int32))
-    packed = compress_zstd(heap, _HEAP_LEVEL) if heap else b""
+    packed = compress_zstd(heap, zstd_level(len(heap))) if heap else b""
     kind = Kind.PLANES if heap and len(packed) < 0.97 * len(heap) else Kind.RAW
     held = packed if kind == Kind.PLANES else heap
     body += NODE.pack(kind, 1, 8, 0, len(heap), 0, len(held), 0) + held + bytes(-len(held) % 8)

@@ -120,24 +120,31 @@ class SealedSegment:
         self.memory = memoryview(mapping)
         self._readable = Readable(mapping, path)
         self.number = next(_numbers)  # names it in the cache of decoded blocks
+        self.block_count = layout.block_count
         self._directory = directory
         self._index_place = index  # position, bytes, crc
         self._index: HashIndex | None = None
-        self._verified = bytearray(len(directory) // SEALED_BLOCK.size)
+        self._blocks: list[Block | None] = [None] * (len(directory) // SEALED_BLOCK.size)
+        self._verified = bytearray(len(self._blocks))
 
     def block_rows_of(self, number: int) -> int:
         return min(self.layout.block_rows, self.layout.rows - number * self.layout.block_rows)
 
     def entry(self, column: int, number: int) -> Block:
         """The directory entry of a block; the column after the last one holds the append times."""
-        place = column * self.layout.block_count + number
-        return Block(SEALED_BLOCK.unpack_from(self._directory, place * SEALED_BLOCK.size))
+        place = column * self.block_count + number
+        found = self._blocks[place]
+        if found is None:
+            found = self._blocks[place] = Block(
+                SEALED_BLOCK.unpack_from(self._directory, place * SEALED_BLOCK.size)
+            )  # fmt: skip
+        return found
 
     def block_bytes(self, column: int, number: int) -> tuple[Block, memoryview]:
         """The entry and the bytes of a block, verified once. CorruptionError names file, column and block."""
         block = self.entry(column, number)
         end = block.position + block.length
-        place = column * self.layout.block_count + number
+        place = column * self.block_count + number
         data = self.memory[block.position : end]
         if not self._verified[place]:
             self._readable.require(block.position, len(data))

@@ -27,6 +27,7 @@ from eventdb.config import (
     SEAL_AT_CLOSE_MS,
     SEAL_AT_CLOSE_ROWS,
     SEAL_LEAST_ROWS,
+    SEAL_OLD_LEAST_ROWS,
 )
 from eventdb.errors import DatabaseLocked, EventDBError
 from eventdb.storage.dictionary import DictionaryCache
@@ -55,6 +56,7 @@ from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.log import PartitionLog, PartitionState
 from eventdb.storage.recovery import remove_topic_files
 from eventdb.storage.sealed import SealedLayout, file_name, is_sealed, sealed_path
+from eventdb.storage.segment import MissingFile
 from eventdb.storage.superseded import waiting_tables
 
 TYPE_CHECKING = False
@@ -97,7 +99,7 @@ class Sealer:
 
     def __init__(
         self, files: Files, path: str, uuid: bytes, writer: Writer, snapshot: Callable[[], StoreSnapshot],
-        descriptors: list[int],
+        seal_after: Callable[[int], int | None], descriptors: list[int],
     ) -> None:  # fmt: skip
         self._files = files
         self._path = path
@@ -107,6 +109,8 @@ class Sealer:
         self._descriptors = descriptors  # closed with the store, also in a forked child
         self._fd = -1
         self._mutex = threading.Lock()
+        self._seal_after = seal_after  # topic id -> us, None = never
+        self._first_us: dict[tuple[int, int], tuple[int, int]] = {}  # partition -> segment base, time of its first row
         self.segments = self.rows = self.bytes_before = self.bytes_after = 0  # sealed by this process so far
 
     # -- the lease -----------------------------------------------------------------------------
@@ -189,8 +193,8 @@ class Sealer:
         }  # fmt: skip
 
     def step(self, until: Callable[[], bool], most_rows: int = MAX_SEGMENT_ROWS) -> bool:
-        """In the background: partitions with SEAL_LEAST_ROWS rows to seal are sealed, at most `most_rows` into one
-        segment, as long as `until` is false and nobody else does it. Whether anything was."""
+        """In the background: partitions with SEAL_LEAST_ROWS rows in full segments, or with old ones, are sealed, at
+        most `most_rows` into one segment, as long as `until` is false and nobody else does it. Whether anything was."""
         waiting = self._waiting()
         if not waiting or not self._acquire(0):
             return False
@@ -199,6 +203,8 @@ class Sealer:
             live = self._writer.live_topics()
             for topic_id, partition in waiting:
                 touched = False
+                if topic_id in live and not until() and self._is_old(live[topic_id], topic_id, partition):
+                    self._retire(live[topic_id], topic_id, partition)
                 while (
                     topic_id in live and not until() and self._seal_next(live[topic_id], topic_id, partition, most_rows)
                 ):
@@ -228,7 +234,42 @@ class Sealer:
             return bool(waiting_tables(snapshot))
 
     def _waiting(self) -> list[tuple[int, int]]:
-        return [place for place in self._partitions() if self._waiting_rows(*place) >= SEAL_LEAST_ROWS]
+        live = self._writer.live_topics()
+        return [
+            (topic_id, partition)
+            for topic_id, partition in self._partitions()
+            if topic_id in live
+            and (
+                self._full_rows(live[topic_id], topic_id, partition) >= SEAL_LEAST_ROWS
+                or self._is_old(live[topic_id], topic_id, partition)
+            )
+        ]
+
+    def _full_rows(self, schema: Schema, topic_id: int, partition: int) -> int:
+        with self._snapshot() as snapshot:
+            _, entries = self._entries(snapshot, topic_id, partition)
+        return sum(entry.rows for entry in entries if not entry.sealed and _has_columns_of(entry, schema))
+
+    def _is_old(self, schema: Schema, topic_id: int, partition: int) -> bool:
+        """Whether the first row that is not sealed is older than the topic's `seal_after`, and enough rows follow."""
+        after_us = self._seal_after(topic_id)
+        if after_us is None:
+            return False
+        with self._snapshot() as snapshot:
+            _, entries = self._entries(snapshot, topic_id, partition, active=True)
+        raw = [entry for entry in entries if not entry.sealed and _has_columns_of(entry, schema)]
+        if sum(entry.rows for entry in raw) < SEAL_OLD_LEAST_ROWS:
+            return False
+        first = raw[0]
+        base, first_us = self._first_us.get((topic_id, partition), (-1, 0))
+        if base != first.base:
+            log = PartitionLog(self._files, self._path, self._uuid, topic_id, schema, None, partition, [])
+            try:
+                first_us = log.mapped_raw(first.base, first.value).append_times(0, 1)[0]
+            except MissingFile:
+                return False  # retention was faster
+            self._first_us[topic_id, partition] = first.base, first_us
+        return self._writer.clock.time_us() - first_us >= after_us
 
     # -- choosing ------------------------------------------------------------------------------
 
@@ -236,7 +277,10 @@ class Sealer:
         with self._snapshot() as snapshot:
             return [PARTITION_KEY.unpack(key)[1:] for key, _ in scan(snapshot.transaction(), b"p")]
 
-    def _entries(self, snapshot: StoreSnapshot, topic_id: int, partition: int) -> tuple[PartitionState, list[Entry]]:
+    def _entries(
+        self, snapshot: StoreSnapshot, topic_id: int, partition: int, *, active: bool = False
+    ) -> tuple[PartitionState, list[Entry]]:  # fmt: skip
+        """The segments that have rows; `active`: also the one that new rows go to."""
         state = PartitionState()
         value = snapshot.partition(PARTITION_KEY.pack(b"p", topic_id, partition))
         if value is not None:
@@ -247,11 +291,7 @@ class Sealer:
             return state, []
         ends = [base for base, _ in found[1:]] + [state.log_end]
         entries = [Entry(base, end - base, held) for (base, held), end in zip(found, ends, strict=True)]
-        return state, [entry for entry in entries if entry.base != state.base and entry.rows > 0]
-
-    def _waiting_rows(self, topic_id: int, partition: int) -> int:
-        with self._snapshot() as snapshot:
-            return sum(entry.rows for entry in self._entries(snapshot, topic_id, partition)[1] if not entry.sealed)
+        return state, [entry for entry in entries if entry.rows > 0 and (active or entry.base != state.base)]
 
     @staticmethod
     def choose(entries: list[Entry]) -> list[Entry]:

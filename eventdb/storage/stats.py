@@ -16,19 +16,26 @@ if TYPE_CHECKING:
     from eventdb.storage.snapshot import StoreSnapshot
 
 
+_SIZES = ("rows", "segments", "bytes", "sealed_segments", "sealed_rows", "sealed_bytes")
+
+
 def topic_sizes(snapshot: StoreSnapshot) -> dict[int, dict[str, int]]:
-    """Topic id -> rows, segments and bytes (of its segment files, allocated ahead)."""
+    """Topic id -> rows, segments and bytes (of its segment files, allocated ahead), and how many of each are sealed."""
     txn = snapshot.transaction()
     found: dict[int, dict[str, int]] = {}
     for key, _ in scan(txn, b"p"):
-        topic = found.setdefault(PARTITION_KEY.unpack(key)[1], {"rows": 0, "segments": 0, "bytes": 0})
+        topic = found.setdefault(PARTITION_KEY.unpack(key)[1], dict.fromkeys(_SIZES, 0))
         state = PartitionState().unpack(snapshot.partition(key) or b"")
         topic["rows"] += state.log_end - state.log_start
     for key, value in scan(txn, b"s"):
-        topic = found.setdefault(SEGMENT_KEY.unpack(key)[1], {"rows": 0, "segments": 0, "bytes": 0})
-        topic["segments"] += 1
+        topic = found.setdefault(SEGMENT_KEY.unpack(key)[1], dict.fromkeys(_SIZES, 0))
         layout = SealedLayout.unpack(value) if is_sealed(value) else SegmentLayout.unpack(value)
+        topic["segments"] += 1
         topic["bytes"] += layout.size_bytes
+        if isinstance(layout, SealedLayout):
+            topic["sealed_segments"] += 1
+            topic["sealed_rows"] += layout.rows
+            topic["sealed_bytes"] += layout.size_bytes
     return found
 
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 
-from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS
+from eventdb.config import DEFAULT_FLUSH_INTERVAL_MS, SEAL_AFTER_US
 from eventdb.errors import (
     ClosedError,
     ForkError,
@@ -79,6 +79,8 @@ class Store(Opening):
     """Get it from Store.open(). Thread-safe; a forked child must open its own."""
 
     _identity: tuple[int, int]  # device and inode of the directory
+    # What each handle knows of the catalog: topics that live, and the age at which one's segments are sealed.
+    _sources: list[tuple[Callable[[], dict[int, Schema]], Callable[[int], int | None]]]
     _durability: str
 
     def __init__(self) -> None:
@@ -88,13 +90,14 @@ class Store(Opening):
     def open(
         path: str, *, durability: str = "commit", read_only: bool = False, create: bool = True,
         files: Files | None = None, clock: Clock | None = None, live_topics: Callable[[], dict[int, Schema]],
-        maintenance: bool = True,
+        maintenance: bool = True, seal_after: Callable[[int], int | None] | None = None,
     ) -> Store:  # fmt: skip
         """The database at `path`, created if missing and `create`. A second open in the same process returns the same
         Store.
 
-        `live_topics` names the topics the catalog has; recovery collects the rest. `maintenance=False` starts no thread
-        (tests).
+        `live_topics` names the topics the catalog has; recovery collects the rest. `seal_after` says at what age (us)
+        a topic's segments are sealed though they are not full, None = never. Both are asked as long as the Store is
+        open, or until `leave`. `maintenance=False` starts no thread (tests).
         """
         mode, interval_ms = parse_durability(durability)
         files = files or Files()
@@ -112,21 +115,22 @@ class Store(Opening):
                 store = object.__new__(Store)
                 store._identity = identity
                 store._durability = durability
-                store._open(
-                    path, mode, interval_ms, read_only, create, files, clock or Clock(), live_topics, maintenance
-                )
+                store._sources = [(live_topics, seal_after or (lambda topic_id: SEAL_AFTER_US))]
+                store._open(path, mode, interval_ms, read_only, create, files, clock or Clock(), maintenance)
                 _stores[identity] = store
             elif (store._durability, store.read_only) != (durability, read_only):
                 raise UsageError(
                     f"{path} is open in this process with durability={store._durability!r}, "
                     f"read_only={store.read_only}: open it with the same options, or close it first"
                 )
+            else:
+                store._sources.append((live_topics, seal_after or (lambda topic_id: SEAL_AFTER_US)))
             store._references += 1
             return store
 
     def _open(
         self, path: str, mode: str, interval_ms: int | None, read_only: bool, create: bool, files: Files, clock: Clock,
-        live_topics: Callable[[], dict[int, Schema]], maintenance: bool,
+        maintenance: bool,
     ) -> None:  # fmt: skip
         self.path = path
         self.read_only = read_only
@@ -153,13 +157,27 @@ class Store(Opening):
                 if read_only:
                     self._open_read_only()
                 else:
-                    self._open_for_writing(mode, interval_ms, create, live_topics, maintenance, self.snapshot)
+                    self._open_for_writing(
+                        mode, interval_ms, create, self._live_topics, self._seal_after, maintenance, self.snapshot
+                    )
             except OSError as error:
                 raise storage_error(error, "opening", path) from error
             undo.pop_all()
         self._notifier = Notifier(self.uuid, self._page, clock)
 
+    def _live_topics(self) -> dict[int, Schema]:
+        return self._sources[0][0]()
+
+    def _seal_after(self, topic_id: int) -> int | None:
+        return self._sources[0][1](topic_id)
+
     # -- closing -------------------------------------------------------------------------------
+
+    def leave(self, live_topics: Callable[[], dict[int, Schema]]) -> None:
+        """What this handle gave to `open` is asked no more if another handle gave the same. Call it before `close`."""
+        with _stores_lock:
+            if len(self._sources) > 1:
+                self._sources.remove(next(source for source in self._sources if source[0] is live_topics))
 
     def close(self) -> None:
         """This handle is closed; the last one checkpoints (the last in the last process also marks the database
@@ -427,6 +445,7 @@ class Store(Opening):
                 "checkpoint_age_ms": (self._clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000,
                 "poisoned": writer.poison_reason,
                 "retention": self.retention.stats(),
+                "sealing": self.sealer().counters(),
             }
             written = written_bytes() - writer.written_before
             found["bytes_written"] = written  # by this process since it opened, whatever it wrote

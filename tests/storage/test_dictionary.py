@@ -12,7 +12,7 @@ import eventdb
 from eventdb.errors import CorruptionError
 from eventdb.storage.dictionary import DictionaryCache, has_code, stored_values
 from eventdb.storage.files import Files
-from eventdb.storage.format import CHUNK, chunk_key, dictionary_key
+from eventdb.storage.format import CHUNK, CHUNK_BZ2, CHUNK_ZLIB, chunk_key, dictionary_key
 from eventdb.storage.kv import Index
 
 
@@ -25,7 +25,7 @@ def test_values_stored_singly_and_in_chunks_come_back_in_order(
     early = DictionaryCache(7, 2)
     words: list[str] = []
     for size in sizes:
-        fresh = [f"wörd {len(words) + i} " * (1 + i % 3) for i in range(size)]
+        fresh = [("" if len(words) + i == 5 else f"wörd\udc80 {len(words) + i} " * (1 + i % 3)) for i in range(size)]
         with index.begin_write() as txn:
             pending = {word: len(words) + i for i, word in enumerate(fresh)}
             for key, value in stored_values(7, 2, pending):
@@ -52,12 +52,24 @@ def test_a_missing_code_and_a_damaged_chunk_are_corruption(tmp_path: Path) -> No
         txn.put(dictionary_key(1, 0, 1), b"one")
         for key, value in stored_values(2, 0, {f"w{i}": i for i in range(100)}):
             txn.put(key, value[:-3])
-        txn.put(chunk_key(3, 0, 69), CHUNK.pack(70, 10) + b"nonsense")
+        txn.put(chunk_key(3, 0, 69), CHUNK.pack(70, 10, CHUNK_ZLIB) + b"nonsense")
+        txn.put(chunk_key(4, 0, 69), CHUNK.pack(70, 10, CHUNK_BZ2) + b"nonsense")
     with index.begin_read() as txn:
-        for topic, reason in ((1, "code 0 is missing"), (2, "damaged"), (3, "damaged")):
+        for topic, reason in ((1, "code 0 is missing"), (2, "damaged"), (3, "damaged"), (4, "damaged")):
             with pytest.raises(CorruptionError, match=reason):
                 DictionaryCache(topic, 0).refresh(txn)
     index.close()
+
+
+def test_the_first_values_of_a_column_are_compressed_harder() -> None:
+    def codecs(first: int, words: list[str]) -> list[int]:
+        found = stored_values(1, 0, {word: first + i for i, word in enumerate(words)})
+        return [CHUNK.unpack_from(value)[2] for _, value in found]
+
+    few = [f"word {i}" for i in range(100)]
+    assert codecs(0, few) == [CHUNK_BZ2]
+    assert codecs(9_000, few) == [CHUNK_ZLIB]
+    assert codecs(0, [word * 200 for word in few]) == [CHUNK_ZLIB]  # 140 kB
 
 
 def test_many_new_strings_take_little_room_in_the_index(tmp_path: Path) -> None:

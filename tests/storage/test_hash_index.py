@@ -52,7 +52,7 @@ def test_a_key_or_a_time_is_found_where_a_plain_filter_finds_it(
 ) -> None:
     shrink(monkeypatch)
     if plain:
-        monkeypatch.setattr("eventdb.storage.transaction.DICTIONARY_LIMIT", 6)
+        monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 6)
         monkeypatch.setattr("eventdb.storage.columns.DICTIONARY_LIMIT", 6)
     keys = KEYS[kind]
     with tempfile.TemporaryDirectory() as directory:
