@@ -87,6 +87,7 @@ class SpelledDictionary(Dictionary):
         self._decoded: list[Any] | None = None
         self._codes = None
         self._array = None
+        self.arrow = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
