@@ -87,6 +87,7 @@ class SpelledDictionary(Dictionary):
         self._decoded: list[Any] | None = None
         self._codes = None
         self._array = None
+        self.arrow = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -98,6 +99,11 @@ class SpelledDictionary(Dictionary):
         if decoded is None:
             decoded = self._decoded = self._texts() if self._text else self.spelled()
         return decoded
+
+    def value(self, code: int) -> str | bytes:
+        """One of `values`; the others are not made."""
+        data: bytes = self.heap[self.starts[code] : self.starts[code + 1]].tobytes()
+        return data.decode("utf-8", "surrogatepass") if self._text else data
 
     def spelled(self) -> list[bytes]:
         data, bounds = self._bounds()

@@ -87,13 +87,6 @@ def shown_options(options: Mapping[str, str]) -> str:
     return ", ".join(parts)
 
 
-def seal_after_us(topics: Iterable[TopicInfo], topic_id: int) -> int | None:
-    """The age from which a topic's segments are sealed, full or not; None = never."""
-    options = next((topic.options for topic in topics if topic.id == topic_id), {})
-    value = options.get("seal_after", str(SEAL_AFTER_US))
-    return None if value == NEVER else int(value)
-
-
 def described_options(info: TopicInfo) -> str:
     """All that was said about a topic beyond its columns, what was not said included where it has a default."""
     parts = [f"partitions = {info.partitions}", shown_options(info.options)]
@@ -104,6 +97,11 @@ def described_options(info: TopicInfo) -> str:
     if {"max_bytes", "max_rows"} & info.options.keys() and "on_full" not in info.options:
         parts.append("on_full = 'oldest'")
     return ", ".join(part for part in parts if part)
+def seal_after_us(topics: Iterable[TopicInfo], topic_id: int) -> int | None:
+    """The age from which a topic's segments are sealed, full or not; None = never."""
+    options = next((topic.options for topic in topics if topic.id == topic_id), {})
+    value = options.get("seal_after", str(SEAL_AFTER_US))
+    return None if value == NEVER else int(value)
 
 
 def _duration(us: int) -> str:

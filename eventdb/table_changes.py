@@ -7,17 +7,19 @@ writer lock is held (`is_current`), so every statement does what it would do alo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch
 from eventdb.errors import SchemaMismatch
+from eventdb.logical.expressions import ColumnRef, columns_of
 from eventdb.logical.plan import Plan, Scan
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import evaluate
 from eventdb.result import Result
-from eventdb.schema import BIGINT, DataType, Schema
+from eventdb.schema import BIGINT, BOOLEAN, DataType, Schema
 from eventdb.sql import statements as st
 from eventdb.storage.keyed import KeyedWriter
 from eventdb.storage.transaction import WriteTransaction
@@ -62,12 +64,14 @@ class TableChange:
     # --- statements ---------------------------------------------------------------------------------------------------
 
     def _insert(self, writer: KeyedWriter, statement: st.InsertRows) -> None:
-        rows = []
-        for given in self._rows:
-            values: list[Any] = list(self._table._defaults)
-            for position, value in zip(statement.columns, given, strict=True):
-                values[position] = value
-            rows.append(tuple(values))
+        rows = self._rows
+        if statement.columns != tuple(range(len(self._schema))):
+            rows = []
+            for given in self._rows:
+                values: list[Any] = list(self._table._defaults)
+                for position, value in zip(statement.columns, given, strict=True):
+                    values[position] = value
+                rows.append(tuple(values))
         _require_values(self._schema, rows)
         keys = [writer.key_of(row) for row in rows]
         if statement.conflict is None:
@@ -87,34 +91,42 @@ class TableChange:
         while waiting:
             turn: dict[bytes, int] = {}
             later = [i for i in waiting if turn.setdefault(keys[i], i) != i]
-            places = {i: writer.find(key) for key, i in turn.items()}
+            places = dict(zip(turn.values(), writer.find_all(list(turn)), strict=True))
             fresh = [i for i, offset in places.items() if offset < 0]
             taken = [i for i, offset in places.items() if offset >= 0]
             self._add(writer, [rows[i] for i in fresh], [keys[i] for i in fresh])
             if taken:
                 offsets = [places[i] for i in taken]
                 old = writer.rows(offsets)
-                self._replace(writer, *self._resolved(conflict, offsets, old, [rows[i] for i in taken]))
+                offsets, old, new = self._resolved(conflict, offsets, old, [rows[i] for i in taken])
+                self._replace(writer, offsets, old, new, _keeps_key(conflict, self._table._log.primary_key))
             waiting = later
 
     def _resolved(
         self, conflict: st.Conflict, offsets: list[int], old: list[Row], new: list[Row]
     ) -> tuple[list[int], list[Row], list[Row]]:
         """Offsets, rows and new rows of what DO UPDATE changes."""
+        assert conflict.values is not None
         types = [*self._schema.types, *self._schema.types]
-        values = zip(*[(*a, *b) for a, b in zip(old, new, strict=True)], strict=True)
-        columns = [column_of(type, list(column)) for type, column in zip(types, values, strict=True)]
+        pairs = [[*column] for column in (*zip(*old, strict=True), *zip(*new, strict=True))]
+        computed = [value for value in conflict.values if not isinstance(value, ColumnRef)]
+        read = {i for value in (*computed, conflict.where) if value is not None for i in columns_of(value)}
+        columns = [column_of(type, pairs[i]) if i in read else _unread(len(old)) for i, type in enumerate(types)]
         batch = RecordBatch([""] * len(columns), columns)
         if conflict.where is not None:
             chosen = evaluate(conflict.where, batch)
             keep: Array = chosen.values if chosen.validity is None else chosen.values & chosen.validity
             batch = batch.filter(keep)
-            offsets = [offset for offset, kept in zip(offsets, keep.tolist(), strict=True) if kept]
-            old = [row for row, kept in zip(old, keep.tolist(), strict=True) if kept]
+            kept = keep.tolist()
+            offsets = list(compress(offsets, kept))
+            old = list(compress(old, kept))
+            pairs = [list(compress(column, kept)) for column in pairs]
         if not offsets:
             return [], [], []
-        assert conflict.values is not None
-        return offsets, old, list(rows_of([evaluate(value, batch) for value in conflict.values]))
+        rows = rows_of([evaluate(value, batch) for value in computed]) if computed else iter(())
+        made = zip(*rows, strict=True)
+        found = [pairs[value.index] if isinstance(value, ColumnRef) else next(made) for value in conflict.values]
+        return offsets, old, list(zip(*found, strict=True))
 
     def _update(self, writer: KeyedWriter) -> None:
         width = len(self._schema)
@@ -134,10 +146,15 @@ class TableChange:
         if rows:
             self._done += enumerate(rows, writer.insert(rows, keys))
 
-    def _replace(self, writer: KeyedWriter, offsets: list[int], old: list[Row], new: list[Row]) -> None:
+    def _replace(
+        self, writer: KeyedWriter, offsets: list[int], old: list[Row], new: list[Row], keeps_key: bool = False
+    ) -> None:
         if new:
             _require_values(self._schema, new)
-            self._done += zip(writer.replace(offsets, old, new), new, strict=True)
+            if keeps_key:
+                self._done += enumerate(new, writer.put(new, [writer.key_of(row) for row in old]))
+            else:
+                self._done += zip(writer.replace(offsets, old, new), new, strict=True)
 
     def _result(self, returning: tuple[int, ...] | None) -> Result:
         if returning is None:
@@ -149,6 +166,18 @@ class TableChange:
             for i, type in zip(returning, types, strict=True)
         ]
         return Result(names, types, [RecordBatch(names, columns)] if self._done else [])
+
+
+def _unread(rows: int) -> Column:
+    """A column that no expression reads."""
+    return Column(BOOLEAN, np.zeros(rows, dtype=bool))
+
+
+def _keeps_key(conflict: st.Conflict, primary_key: Sequence[int]) -> bool:
+    """Whether DO UPDATE sets no column of the key."""
+    assert conflict.values is not None
+    values = [conflict.values[i] for i in primary_key]
+    return all(isinstance(e, ColumnRef) and e.index == i for e, i in zip(values, primary_key, strict=True))
 
 
 def rows_of(columns: Sequence[Column]) -> Iterator[Row]:

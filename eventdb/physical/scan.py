@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -49,8 +49,9 @@ class LogScan(Operator):
             yield from self._produce(log, parts)
 
     def _produce(self, log: Any, parts: list[Any]) -> Iterator[RecordBatch]:
-        threads = 1 if "_headers" in self.plan.columns else self.context.threads  # they are looked up in the snapshot
-        for part, columns in read_ahead(iter(parts), self._readers(log), threads):
+        # The text of headers is looked up in the snapshot, which belongs to this thread.
+        threads = 1 if "_headers" in self.plan.columns else self.context.threads
+        for part, columns in read_ahead(parts, self._readers(log), threads):
             self.context.cancel.check()
             count = part.row_count
             self._part, self._first_row = part, 0
@@ -89,7 +90,7 @@ class LogScan(Operator):
 
 
 def read_ahead(
-    parts: Iterator[Any], readers: Sequence[_Reader], threads: int
+    parts: Iterable[Any], readers: Sequence[_Reader], threads: int
 ) -> Iterator[tuple[Any, list[Column]]]:  # fmt: skip
     """Each part with its columns. Once a second sealed part is asked for, threads decode those that follow."""
     running: deque[tuple[Any, Future[list[Column]]]] = deque()

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from eventdb.storage.segment import ColumnLayout, Lists
 
 KERNELS_AFTER_BYTES = 64 * MIB
+FEW_ROWS = 16  # of a block: they are read without decoding it, where its encoding allows it
 _SEEN_COUNT = 1 << 16
 _Key = tuple[int, int, int]  # segment, column, block
-FEW_ROWS = 16  # of a block: they are read without decoding it, where its encoding allows it
 _BIAS = 1 << 63
 
 
@@ -53,18 +53,18 @@ class BlockCache:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
-        self._blocks: OrderedDict[_Key, Any] = OrderedDict()
+        self._blocks: OrderedDict[_Key, Decoded] = OrderedDict()
         self._seen: OrderedDict[_Key, None] = OrderedDict()  # decoded once of late, not kept
         self._lock = threading.Lock()
 
-    def get(self, key: _Key) -> Any:
+    def get(self, key: _Key) -> Decoded | None:
         with self._lock:
             found = self._blocks.get(key)
             if found is not None:
                 self._blocks.move_to_end(key)
             return found
 
-    def put(self, key: _Key, block: Any, *, at_once: bool = False) -> None:
+    def put(self, key: _Key, block: Decoded, *, at_once: bool = False) -> None:
         """The block is kept if it was here before, or `at_once`."""
         with self._lock:
             if key in self._blocks or block.size_bytes > self.limit_bytes:
@@ -80,6 +80,9 @@ class BlockCache:
                 self.held_bytes -= oldest.size_bytes
                 del oldest  # now there is room for its memory to wait
 
+    def room_bytes(self) -> int:
+        return self.limit_bytes - self.held_bytes
+
     def is_worth_keeping(self, key: _Key, size_bytes: int) -> bool:
         """Whether the block was used before and there is room for it. Says for the next time that it is used now."""
         with self._lock:
@@ -92,9 +95,6 @@ class BlockCache:
         self._seen[key] = None
         if len(self._seen) > _SEEN_COUNT:
             self._seen.popitem(last=False)
-
-    def room_bytes(self) -> int:
-        return self.limit_bytes - self.held_bytes
 
     def clear(self) -> None:
         with self._lock:
@@ -178,12 +178,20 @@ def _decode_strings(
 ) -> Decoded:
     """codes, lengths of the distinct values, their bytes."""
     codes = decode(data, rows, 4, kernels).view(np.int32)
-    heap, bounds = _decode_heap(data[length_of(data) :], rows, kernels)
-    distinct = len(bounds) - 1
-    if int(codes.min()) < 0 or int(codes.max()) >= distinct:
+    data = data[length_of(data) :]
+    if len(data) < NODE.size:
+        raise DamagedNode("the lengths of the values are missing")
+    distinct = int(NODE.unpack_from(data)[4])
+    if not 0 < distinct <= max(rows, 1) or int(codes.min()) < 0 or int(codes.max()) >= distinct:
         raise DamagedNode(f"codes of {distinct} values among {rows} rows")
+    lengths = decode(data, distinct, 4, kernels).astype(np.int64)
+    data = data[length_of(data) :]
+    total = int(lengths.sum())
+    heap = decode(data, total, 1, kernels)
+    bounds = np.zeros(distinct + 1, np.int64)
+    np.cumsum(lengths, out=bounds[1:])
     codes.flags.writeable = False
-    size_bytes = codes.nbytes + rows + 2 * len(heap) + 60 * distinct
+    size_bytes = codes.nbytes + rows + 2 * total + 60 * distinct
     return Decoded(codes, validity, _dictionary(heap, bounds, text), size_bytes)
 
 
@@ -200,77 +208,16 @@ def _dictionary(heap: Array, bounds: Array, text: bool) -> Dictionary:
         raise DamagedNode(str(error)) from error
 
 
-def _is_text(heap: Array, bounds: Array) -> bool:
-    """Whether every value is UTF-8: the heap is, and each value begins with a whole character."""
-    data = heap.tobytes()
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    firsts = np.frombuffer(data + b"\0", np.uint8)[bounds[:-1]]
-    return bool(((firsts & 0xC0) != 0x80).all())
-
-
-def _decode_heap(data: memoryview, rows: int, kernels: Kernels | None) -> tuple[Array, Array]:
-    """The bytes of the distinct values and where each begins and the last one ends."""
-    if len(data) < NODE.size:
-        raise DamagedNode("the lengths of the values are missing")
-    distinct = int(NODE.unpack_from(data)[4])
-    if not 0 < distinct <= max(rows, 1):
-        raise DamagedNode(f"{distinct} values for {rows} rows")
-    bounds = np.zeros(distinct + 1, np.int64)
-    np.cumsum(decode(data, distinct, 4, kernels), out=bounds[1:])
-    return decode(data[length_of(data) :], int(bounds[-1]), 1, kernels), bounds
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise DamagedNode(str(error)) from error
-
-
-class _Heap:
-    """The values of a block of a plain column, not made into objects."""
-
-    def __init__(self, heap: bytes, bounds: Array) -> None:
-        self.heap = heap
-        self.bounds = bounds
-        self.size_bytes = len(heap) + bounds.nbytes
-
-
 def plain_values(segment: SealedSegment, column: int, number: int, rows: list[int]) -> list[Any]:
-    """str or bytes, None where NULL, of some rows of a block of a plain column, counted from its first. The others are
-    not made."""
-    entry, data = segment.block_bytes(column, number)
-    count = segment.block_rows_of(number)
-    found: list[Any] = []
-    try:
-        values = data[length_of(data) :] if entry.nulls else data
-        key = (segment.number, column, ~number)  # not that of the decoded block
-        kept = CACHE.get(key)
-        if not isinstance(kept, _Heap):
-            heap, bounds = _decode_heap(values[length_of(values) :], count, ENGINE.kernels)
-            kept = _Heap(heap.tobytes(), bounds)
-            CACHE.put(key, kept, at_once=True)
-        for row in rows:
-            if entry.nulls and not value_at(data, row, count, 1):
-                found.append(None)
-                continue
-            code = value_at(values, row, count, 4)
-            if code >= len(kept.bounds) - 1:
-                raise DamagedNode(f"code {code} of {len(kept.bounds) - 1} values")
-            value = kept.heap[kept.bounds[code] : kept.bounds[code + 1]]
-            found.append(_text(value) if segment.layout.columns[column].text else value)
-    except NoPoint:
-        decoded = block(segment, column, number)
-        assert decoded.dictionary is not None
-        present = [True] * len(rows) if decoded.validity is None else decoded.validity[rows].tolist()
-        codes = decoded.values[rows].tolist()
-        return [decoded.dictionary.values[c] if p else None for c, p in zip(codes, present, strict=True)]
-    except DamagedNode as error:
-        raise segment.damaged(column, number, str(error)) from error
-    return found
+    """str or bytes, None where NULL, of some rows of a block of a plain column, counted from its first. The others do
+    not become objects."""
+    decoded = block(segment, column, number)
+    dictionary = decoded.dictionary
+    assert dictionary is not None
+    value = dictionary.value if isinstance(dictionary, SpelledDictionary) else dictionary.values.__getitem__
+    present = [True] * len(rows) if decoded.validity is None else decoded.validity[rows].tolist()
+    codes = decoded.values[rows].tolist()
+    return [value(code) if there else None for code, there in zip(codes, present, strict=True)]
 
 
 def points(
@@ -292,6 +239,17 @@ def points(
         return None
     except DamagedNode as error:
         raise segment.damaged(index, number, str(error)) from error
+
+
+def _is_text(heap: Array, bounds: Array) -> bool:
+    """Whether every value is UTF-8: the heap is, and each value begins with a whole character."""
+    data = heap.tobytes()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    firsts = np.frombuffer(data + b"\0", np.uint8)[bounds[:-1]]
+    return bool(((firsts & 0xC0) != 0x80).all())
 
 
 def string_prefix(value: str | bytes) -> int:

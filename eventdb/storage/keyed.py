@@ -102,10 +102,39 @@ class KeyedWriter:
             assert dictionary is not None
             if pending:
                 dictionaries[i] = _Values([*dictionary.values, *pending])
+        found: list[Row] = []
+        at, count = 0, len(offsets)
+        while at < count:
+            segment = self._segment(offsets[at])
+            first = row = segment.row_of(offsets[at])
+            at += 1
+            stop = self._stop(segment, offsets[at - 1])
+            while at < count and offsets[at - 1] + 1 == offsets[at] < stop:  # neighbours: read together
+                if segment.layout.offsets >= 0 and segment.offset_at(row + 1) != offsets[at]:
+                    break
+                row, at = row + 1, at + 1
+            if row == first:
+                found.append(segment.read_row(row, dictionaries))
+            else:
+                found += [values[:-1] for _, _, values in segment.read_rows(first, row + 1, dictionaries)]
+        return found
+
+    def find_all(self, keys: Sequence[bytes]) -> list[int]:
+        """`find` of each key."""
+        whole, unpack, get, digest = self._prefix + KEY_WHOLE, U64.unpack, self._txn.get, KEY_LIMIT_BYTES
         found = []
-        for offset in offsets:
-            segment = self._segment(offset)
-            found.append(segment.read_row(segment.row_of(offset), dictionaries))
+        low = high = 0
+        for key in keys:
+            value = None if len(key) > digest else get(whole + key)
+            if value is None:
+                found.append(-1 if len(key) <= digest else self.find(key))
+                continue
+            (offset,) = unpack(value)
+            if not low <= offset < high:
+                segment = self._segment(offset)
+                low, high, dense = segment.base, self._stop(segment, offset), segment.layout.offsets < 0
+                view = segment.value_views[segment.layout.marks]
+            found.append(self._newest(offset) if view[offset - low if dense else segment.row_of(offset)] else offset)
         return found
 
     def count(self) -> int:

@@ -138,6 +138,10 @@ class Tail:
         """How many acknowledgements a writer has."""
         return self._read().count(f'["ack","{writer}",'.encode())
 
+    def sights(self, reader: str) -> int:
+        """How many cuts an observer has looked at."""
+        return self._read().count(f'["saw","{reader}",'.encode())
+
     def running(self, writer: str) -> str | None:
         """The kind of operation a writer has begun and not finished."""
         text = self._read()

@@ -232,7 +232,9 @@ MATRIX = {
     "S5": Row(
         "the index's address space or table of readers is full",
         (
-            "storage/test_scarce.py::test_an_index_that_fills_its_address_space_says_so_and_has_more_when_opened_again",
+            "storage/test_index_growth.py::test_the_map_grows_in_every_process",
+            "storage/test_index_growth.py::test_growth_waits_for_a_snapshot_which_stays_what_it_was",
+            "storage/test_index_growth.py::test_a_transaction_larger_than_the_map_is_refused_once",
             "storage/test_readers.py::test_a_full_reader_table_of_dead_processes_is_cleared",
         ),
     ),

@@ -16,7 +16,7 @@ from eventdb.batch import Column, Dictionary
 from eventdb.errors import DiskFullError, OutcomeUnknown, PoisonedError, StorageError
 from eventdb.schema import DataType
 from eventdb.storage import Store
-from eventdb.storage.kv import Index
+from eventdb.storage.kv import Index, IndexTransaction
 from tests.faults import SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import SMALL_LIMITS, Row
 from tests.storage.test_recovery import append, crash, log, rows, start
@@ -343,20 +343,13 @@ def test_creating_a_database_whose_index_finds_no_room_is_a_full_disk(
     disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commit of its first transaction is the end of a `with` block: LMDB's exception came out."""
-    whole = Index.begin_write
 
-    def begin_write(self: Index) -> Any:
-        txn = whole(self)
-
-        def commit() -> None:
-            txn.abort()
-            raise lmdb.DiskError("mdb_txn_commit", errno.ENOSPC)
-
-        txn.commit = commit
-        return txn
+    def commit(self: IndexTransaction) -> None:
+        self.abort()
+        raise lmdb.Error(f"mdb_txn_commit: {os.strerror(errno.ENOSPC)}")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Index, "begin_write", begin_write)
+        patch.setattr(IndexTransaction, "commit", commit)
         with pytest.raises(DiskFullError):
             start(disk)
     store = start(disk)

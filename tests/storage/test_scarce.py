@@ -1,8 +1,7 @@
-"""What a process may run out of: descriptors, address space for the index, memory for a query."""
+"""What a process may run out of: descriptors, memory for a query."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import resource
@@ -13,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import eventdb
-from eventdb.errors import DiskFullError, StorageError
+from eventdb.errors import StorageError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COLUMNS = {"n": "BIGINT NOT NULL", "word": "VARCHAR"}
@@ -84,33 +82,6 @@ def test_without_descriptors_calls_fail_typed_leak_none_and_work_when_they_retur
             call()
         assert [event["n"] for event in db.topic("log").read()] == [0, 1]
         assert [event["n"] for event in db.topic("new").read()] == [1]
-        assert db._store.check(deep=True) == []
-
-
-def test_an_index_that_fills_its_address_space_says_so_and_has_more_when_opened_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("eventdb.storage.kv.INDEX_MAP_BYTES", 1 << 18)
-    acked = 0
-    told: list[str] = []
-    for _ in range(3):
-        db = eventdb.open(tmp_path / "db", durability="os")
-        log = db.create_topic("log", COLUMNS, if_not_exists=True)
-        assert log.offsets() == (0, acked)
-        for _ in range(60):
-            try:
-                log.append_many([{"n": n, "word": f"{n:0>60}"} for n in range(acked, acked + 50)])
-                acked += 50
-            except DiskFullError as error:
-                told.append(str(error))
-                break
-        assert [event["n"] for event in log.read()] == list(range(acked))
-        with contextlib.suppress(DiskFullError):  # there is no room to note that it was closed, either
-            db.close()
-    assert len(told) == 2
-    assert all("address space" in text for text in told)
-    assert acked > 3000
-    with eventdb.open(tmp_path / "db") as db:
         assert db._store.check(deep=True) == []
 
 
