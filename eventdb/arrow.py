@@ -162,6 +162,25 @@ def table_to_arrow(names: Sequence[str], types: Sequence[DataType], batches: Ite
 # --- Arrow to batches -------------------------------------------------------------------------------------------------
 
 
+def _numbers(array: pa.Array, dtype: Any) -> Array:
+    """The values of an array of fixed width, whatever lies under its nulls included, not copied. Arrow's `to_numpy` and
+    `fill_null` would import pandas, where it is installed: a second."""
+    data = array.buffers()[1]
+    if data is None or not len(array):
+        return np.empty(0, dtype)
+    return np.frombuffer(data, dtype)[array.offset : array.offset + len(array)]
+
+
+def _flags(array: pa.BooleanArray) -> Array:
+    """The values of a boolean array, whatever lies under its nulls included."""
+    data = array.buffers()[1]
+    if data is None or not len(array):
+        return np.empty(0, bool)
+    first, stop = array.offset, array.offset + len(array)
+    held = np.frombuffer(data, np.uint8)[first >> 3 : (stop + 7) >> 3]
+    return np.unpackbits(held, bitorder="little")[first & 7 :][: stop - first].view(bool)
+
+
 def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name: str) -> Column:
     """A column of type `target`. SchemaMismatch naming the column when a value does not fit exactly."""
     if isinstance(array, pa.ChunkedArray):
@@ -172,7 +191,7 @@ def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name:
         return Column(NULL, np.zeros(len(array), bool), np.zeros(len(array), bool))
     validity = None
     if array.null_count:
-        validity = array.is_valid().to_numpy(zero_copy_only=False)
+        validity = _flags(array.is_valid())
     if target.is_coded:
         return _coded_from_arrow(array, target, name, validity)
     wanted = arrow_type(target)
@@ -184,9 +203,9 @@ def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name:
         return Column(target, values, validity)
     if target.name in ("DATE", "TIMESTAMP", "INTERVAL"):
         array = array.view(pa.int32() if target.name == "DATE" else pa.int64())
+    values = _flags(array) if target.name == "BOOLEAN" else _numbers(array, target.physical)
     if validity is not None:
-        array = array.fill_null(False if target.name == "BOOLEAN" else 0)
-    values = array.to_numpy(zero_copy_only=target.name != "BOOLEAN")
+        values = np.where(validity, values, values.dtype.type(0))
     if target.name == "TIMESTAMP" and len(values):
         from eventdb.values import MAX_TIMESTAMP_US, MIN_TIMESTAMP_US
 
@@ -251,8 +270,11 @@ def _coded_from_arrow(array: pa.Array, target: DataType, name: str, validity: Ar
     if len(set(values)) != len(values) or None in values:  # a foreign dictionary may repeat values or hold null
         coded = coded.cast(coded.type.value_type).dictionary_encode()
         values = coded.dictionary.to_pylist()
-        validity = coded.is_valid().to_numpy(zero_copy_only=False) if coded.null_count else None
-    codes = coded.indices.fill_null(0).to_numpy().astype(np.int32, copy=False)
+        validity = _flags(coded.is_valid()) if coded.null_count else None
+    indices = coded.indices
+    codes = _numbers(indices, np.dtype(str(indices.type))).astype(np.int32, copy=False)
+    if indices.null_count:
+        codes = np.where(_flags(indices.is_valid()), codes, np.int32(0))
     return Column(target, codes, validity, Dictionary(values or [empty]))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -136,3 +138,16 @@ def test_files_are_read_by_column_and_broken_ones_are_named(tmp_path: Path) -> N
             file_schema(path, "csv")
     with pytest.raises(UsageError, match="unknown file type"):
         detect_format("x.xlsx")
+
+
+def test_a_batch_does_not_import_pandas(tmp_path: Path) -> None:
+    code = """if True:
+        import sys, pyarrow as pa, eventdb
+        numbers = pa.Array.from_buffers(pa.int64(), 3, [pa.py_buffer(b"\\5"), pa.py_buffer(bytes(24))])
+        flags = pa.Array.from_buffers(pa.bool_(), 3, [None, pa.py_buffer(b"\\6")])
+        with eventdb.open(sys.argv[1]) as db:
+            topic = db.create_topic("t", {"n": "BIGINT", "b": "BOOLEAN"})
+            topic.append_batch(pa.Table.from_arrays([numbers, flags], ["n", "b"]))
+            assert [tuple(e.row.values()) for e in topic.read()] == [(0, False), (None, True), (0, True)]
+        assert "pandas" not in sys.modules"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "db")], check=True, timeout=120)
