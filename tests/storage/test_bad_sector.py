@@ -70,7 +70,7 @@ def test_a_bad_sector_is_a_typed_error_where_it_is_and_nowhere_else(tmp_path: Pa
     for name in ("bad sql", "bad read", "bad time", "backup"):
         assert victim.name in found[name], found
         assert found[name].startswith(("CorruptionError", "StorageError")), found
-    assert len(found["check"]) == 1
+    assert len(found["check"]) == 1, found["check"]
     assert victim.name in found["check"][0]
 
 
