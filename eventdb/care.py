@@ -7,6 +7,7 @@ import os
 from eventdb.catalog import Catalog
 from eventdb.database import Database
 from eventdb.errors import NotADatabase, OffsetOutOfRange, StorageError, UnsupportedError, UsageError
+from eventdb.options import checked_path
 from eventdb.partitioner import check_partition
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ def restore(
     What was computed from rows follows: views are computed again from the log, and producers may send again what was
     cut. Returns what Database.backup returns. TopicNotFound, OffsetOutOfRange; the backup is never changed.
     """
-    target = os.fsdecode(os.fspath(path))
+    target = checked_path(path)
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise StorageError(f"{target} exists: restore to a new or empty directory", path=target)
     with Database(backup, read_only=True) as source:
@@ -148,10 +149,16 @@ def problems_of(path: str, deep: bool) -> list[str]:
 def _cut(
     source: Database, to_offset: Mapping[str, int | Mapping[int, int]] | None, to_time: dt.datetime | None
 ) -> Cut:  # fmt: skip
+    from datetime import datetime
+
     from eventdb.headers import BESIDE
     from eventdb.storage.cut import Cut
     from eventdb.values import datetime_to_us
 
+    if to_offset is not None and not hasattr(to_offset, "items"):
+        raise UsageError(f"to_offset is a dict of topic to offset, not {to_offset!r}")
+    if to_time is not None and not isinstance(to_time, datetime):
+        raise UsageError(f"to_time is a datetime, not {to_time!r}")
     offsets: dict[tuple[int, int], int] = {}
     for name, wanted in (to_offset or {}).items():
         info = source._catalog.topic(name)

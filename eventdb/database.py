@@ -185,6 +185,9 @@ class Database(Upkeep):
         delays: tuple[int | None, int | None, int | None], if_not_exists: bool, options: dict[str, str],
     ) -> Topic:  # fmt: skip
         self._check_writable()
+        for option, column in (("key", key), ("event_time", event_time)):
+            if column is not None and not isinstance(column, str):
+                raise UsageError(f"{option} is the name of one column, not {column!r}")
         key = None if key is None else schema.fields[schema.index_of(key)].name
         if event_time is not None:
             field = schema.fields[schema.index_of(event_time)]
@@ -285,6 +288,8 @@ class Database(Upkeep):
         """
         self._check_writable()
         schema = schema_of(columns)
+        if not isinstance(primary_key, str | list | tuple):
+            raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
         names = [primary_key] if isinstance(primary_key, str) else list(primary_key)
         if not names or not all(isinstance(column, str) for column in names):
             raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
@@ -461,7 +466,7 @@ class Database(Upkeep):
         self, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None, *, timeout: float | None = None,
         **named: Any,
     ) -> Result:  # fmt: skip
-        """Runs one statement. `?` takes a sequence, `$name` a dict or keyword arguments.
+        """Runs one statement. `?` takes a list or tuple, `$name` a dict or keyword arguments.
 
         ParseError, BindError, UnsupportedSQL and EvaluationError carry line and column; QueryTimeout after `timeout`
         seconds; QueryCancelled when another thread calls `interrupt`. SUBSCRIBE goes through `subscribe`.

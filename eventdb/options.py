@@ -115,12 +115,18 @@ def _duration(us: int) -> str:
 
 def checked_opening(path: object, read_only: object, threads: object) -> str:
     """The path of a database to open; UsageError for what cannot be a path, a number of threads or a flag."""
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise UsageError(f"a path is a non-empty string or path object, not {path!r}")
+    name = checked_path(path)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
         raise UsageError(f"threads is an integer from 1 to 1024, not {threads!r}")
     if not isinstance(read_only, bool):
         raise UsageError(f"read_only is True or False, not {read_only!r}")
+    return name
+
+
+def checked_path(path: object) -> str:
+    """The path as text; UsageError for what cannot be one."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise UsageError(f"a path is a non-empty string or path object, not {path!r}")
     name: str = os.fsdecode(os.fspath(path))
     if "\0" in name:
         raise UsageError("a path cannot hold a NUL byte")

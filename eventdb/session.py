@@ -30,6 +30,7 @@ from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
+from eventdb.sql.context import parameters_of
 from eventdb.values import decode_value, parse_size_bytes
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Session:
         """The bound and optimised statement; plans of statements without parameters are kept."""
         if not isinstance(text, str):
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
+        parameters = parameters_of(parameters)
         key = (text, self._database._generation)
         if not parameters:
             with self._lock:

@@ -71,8 +71,10 @@ class Upkeep:
         path, incremental, last_record (of the journal), rows, segments_copied and bytes_copied. If it is interrupted,
         the old backup is there, or the directory refuses to open until the backup is run again.
         """
+        from eventdb.options import checked_path
+
         self._check_open()
-        return self._store.backup(os.fsdecode(os.fspath(path)), self._catalog.copy_to)
+        return self._store.backup(checked_path(path), self._catalog.copy_to)
 
     def check(self, deep: bool = False) -> list[str]:
         """Problems found in the files, [] when whole. `deep` also reads every row, in a process of its own, if one

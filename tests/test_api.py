@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import eventdb
+from eventdb.errors import UnsupportedSQL
 from tests.conftest import COLUMNS, GOOD
 from tests.strategies import VALUES, WRONG
 
@@ -377,3 +378,45 @@ def test_an_interrupted_query_stops(db: eventdb.Database, topic: eventdb.Topic) 
         stop.set()
         thread.join()
     assert db.sql("SELECT count(*) FROM readings").fetchone() == (3_000,)
+
+
+@pytest.mark.parametrize("parameters", [0, 7, "7", b"7", {7}, (n for n in [7]), {1: 7}], ids=lambda p: type(p).__name__)
+def test_parameters_are_a_list_or_a_dict(db: eventdb.Database, parameters: Any) -> None:
+    with pytest.raises(eventdb.UsageError, match="parameter"):
+        db.sql("SELECT 1 WHERE 7 = ?", parameters)
+    assert db.sql("SELECT 1 WHERE 7 = ?", [7]).fetchall() == db.sql("SELECT 1 WHERE 7 = ?", (7,)).fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("wrong", [1, ["a"], {"a": 1}], ids=repr)
+def test_a_key_is_the_name_of_one_column(db: eventdb.Database, wrong: Any) -> None:
+    for option in ("key", "event_time"):
+        with pytest.raises(eventdb.UsageError, match=option):
+            db.create_topic("x", {"a": "BIGINT"}, **{option: wrong})
+    with pytest.raises(eventdb.UsageError, match="primary_key"):
+        db.create_table("x", {"a": "BIGINT"}, primary_key=1)  # type: ignore[arg-type]
+    assert "x" not in db.topics() + db.tables()
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "", "a\0b"], ids=repr)
+def test_a_backup_goes_to_a_path(db: eventdb.Database, wrong: Any) -> None:
+    with pytest.raises(eventdb.UsageError, match="path"):
+        db.backup(wrong)
+    with pytest.raises(eventdb.UsageError, match="path"):
+        eventdb.restore("nowhere", wrong)
+
+
+def test_a_limit_of_a_change_is_refused_and_changes_nothing(db: eventdb.Database) -> None:
+    """It was left out: DELETE ... WHERE ... LIMIT 1 deleted all rows that WHERE chose."""
+    db.create_table("k", {"id": "BIGINT", "v": "BIGINT"}, primary_key="id")
+    db.sql("INSERT INTO k VALUES (1, 1), (2, 2), (3, 3)")
+    for change in ("DELETE FROM k", "UPDATE k SET v = 9"):
+        with pytest.raises(UnsupportedSQL, match="LIMIT"):
+            db.sql(f"{change} WHERE id > 0 LIMIT 1")
+    assert db.sql("SELECT * FROM k ORDER BY id").fetchall() == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_joins_of_a_named_subquery_in_parentheses_are_not_lost(db: eventdb.Database) -> None:
+    db.sql("CREATE TOPIC a (n BIGINT)"), db.sql("CREATE TOPIC b (m BIGINT)")
+    db.sql("INSERT INTO a VALUES (1), (2)"), db.sql("INSERT INTO b VALUES (2), (3)")
+    assert db.sql("SELECT * FROM ((SELECT n FROM a) x JOIN b ON x.n = b.m)").fetchall() == [(2, 2)]
+    assert len(db.sql("SELECT n FROM a ORDER BY n FETCH FIRST ROW ONLY").fetchall()) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,3 +168,13 @@ def test_a_table_goes_back_to_any_state_since_its_last_compaction(tmp_path: Path
     with pytest.raises(eventdb.UnsupportedError, match="compacted away"):
         eventdb.restore(tmp_path / "second", tmp_path / "empty", to_time=states[ends[30]][0])
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"to_time": "2026"}, {"to_time": 2026}, {"to_offset": "t"}, {"to_offset": 3}], ids=repr
+)
+def test_a_wrong_argument_of_restore_is_named_and_nothing_is_made(tmp_path: Path, wrong: Any) -> None:
+    eventdb.open(tmp_path / "db").close()
+    with pytest.raises(eventdb.UsageError, match=next(iter(wrong))):
+        eventdb.restore(tmp_path / "db", tmp_path / "new", **wrong)
+    assert not (tmp_path / "new").exists()

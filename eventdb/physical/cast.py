@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,22 @@ def _guarded(convert: _Convert, source: DataType, target: DataType, safe: bool) 
     return run
 
 
+def _wrong_number(text: str, target: DataType) -> str:
+    """What a text is not, '' if it is a number of the right kind, and so out of range."""
+    try:
+        number = Decimal(text.strip())
+        whole = number == number.to_integral_value()
+    except ArithmeticError:
+        return "a number"
+    return "a whole number" if target.is_integer and not whole else ""
+
+
 def _misfit(source: DataType, target: DataType, value: Any) -> str:
     text = f"cannot cast {source} {show(source, value)} to {target}"
-    if target.is_integer or target.name == "DECIMAL":
+    wrong = _wrong_number(value, target) if source.name == "VARCHAR" and target.is_numeric else ""
+    if wrong:
+        text += f": {show(source, value)} is not {wrong}"
+    elif target.is_integer or target.name == "DECIMAL":
         low, high = value_range(target)
         text += f": it must lie between {show(target, low)} and {show(target, high)}"
     elif target.name in EXPECTED:

@@ -132,8 +132,8 @@ class QueryContext:
         return self.metrics.setdefault(id(operator), OperatorMetrics())
 
     def hold(self, operator: object, what: str, held_bytes: int) -> None:
-        """Declares that `operator` holds `held_bytes` now (0 = released). MemoryLimitExceeded when all together pass
-        the limit; `what` names the construct in the message."""
+        """Declares that `operator` holds `held_bytes` now. MemoryLimitExceeded when all together pass the limit; `what`
+        names the construct in the message."""
         self._held[id(operator)] = held_bytes
         if self.metrics is not None:
             entry = self.metrics_of(operator)
@@ -145,6 +145,10 @@ class QueryContext:
                 "open the database with a larger memory_limit, or reduce the rows first (a WHERE clause, fewer "
                 "columns, fewer groups)"
             )
+
+    def release(self, operator: object) -> None:
+        """`operator` holds nothing any more. Never an error: another one may be past the limit and telling so."""
+        self._held.pop(id(operator), None)
 
     @property
     def held_bytes(self) -> int:

@@ -93,4 +93,4 @@ class Operator:
 
     def release(self) -> None:
         """Tells the budget that this operator holds nothing any more."""
-        self.context.hold(self, "", 0)
+        self.context.release(self)

@@ -49,11 +49,12 @@ __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 
 _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
-    """MERGE COPY BEGIN START COMMIT ROLLBACK SAVEPOINT ABORT TRUNCATE GRANT REVOKE ATTACH DETACH
+    """MERGE COPY TRUNCATE GRANT REVOKE ATTACH DETACH
     USE PRAGMA CALL PREPARE EXECUTE DEALLOCATE VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
     REFRESH
     VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
 )
+_TRANSACTIONS = frozenset("BEGIN START COMMIT END ROLLBACK SAVEPOINT RELEASE ABORT".split())
 
 
 def bind(sql: str, resolver: Resolver, parameters: Parameters = None) -> Statement:
@@ -68,6 +69,7 @@ def bind(sql: str, resolver: Resolver, parameters: Parameters = None) -> Stateme
     try:
         with deep_stack(source.is_deep):
             statement = _statement(Words(source), context)
+            source.check_bound()
             context.check_parameters()
             return statement
     except RecursionError:
@@ -88,6 +90,9 @@ def _statement(words: Words, context: Context) -> Statement:
     if handler is not None:
         words.index += 1
         return handler(words, context)
+    if first in _TRANSACTIONS:
+        fix = "each statement is a commit; for several appends in one write `with db.transaction() as tx`"
+        raise words.unsupported(first, fix)
     if first in _ELSEWHERE:
         raise words.unsupported(first)
     from difflib import get_close_matches
@@ -258,6 +263,8 @@ def _start(words: Words, context: Context) -> str | int:
 
 
 def _alter(words: Words, context: Context) -> Statement:
+    if words.word() == "TABLE":
+        raise words.unsupported("ALTER TABLE", "a table has no options to alter", words.index - 1)
     if not words.accept("TOPIC"):
         raise words.unsupported(f"ALTER {words.word()}", "write ALTER TOPIC", words.index - 1)
     return alter_topic(words, context)
@@ -321,10 +328,12 @@ def _show(words: Words, context: Context) -> Statement:
         words.index += 1
         words.end()
         return ShowTopics(word.lower())
-    if words.word() in ("GROUPS", "QUERIES", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
-        raise words.unsupported(f"SHOW {words.word()}")
+    if word in ("GROUPS", "QUERIES", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
+        raise words.unsupported(f"SHOW {word}")
     name = words.name("TOPICS, VIEWS, TABLES or a setting")
-    words.end()
+    if not words.ended:
+        fix = "write SHOW TOPICS, SHOW VIEWS, SHOW TABLES, DESCRIBE name or SHOW setting"
+        raise words.unsupported(f"SHOW {name.upper()} {words.word()}".rstrip(), fix, 0)
     return ShowSetting(name.lower())
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from sqlglot import exp
 
-from eventdb.errors import BindError, UnsupportedSQL, UsageError
+from eventdb.errors import BindError, UsageError
 from eventdb.logical.expressions import IntervalValue, Literal
 from eventdb.schema import (
     BIGINT,
@@ -62,7 +62,7 @@ class Context:
         self.sql = source.sql
         self.words = source.words
         self.resolver = resolver
-        self.parameters = parameters
+        self.parameters = parameters_of(parameters)
         self.used: set[str] = set()
 
     # -- errors ----------------------------------------------------------------------------------------------------
@@ -74,19 +74,7 @@ class Context:
 
     def unsupported(self, construct: str, node: Any = None, fix: str = "") -> NoReturn:
         """Raise UnsupportedSQL at a tree: '<construct> is not supported yet[; fix]'."""
-        line, column = locate(self.sql, node)
-        message = f"{construct} is not supported" + (f"; {fix}" if fix else "")
-        raise UnsupportedSQL(message, construct=construct, sql=self.sql, line=line, column=column)
-
-    def only(self, node: exp.Expr, allowed: frozenset[str], place: str) -> None:
-        """UnsupportedSQL if the tree has a part that is not in `allowed`."""
-        for name, value in node.args.items():
-            if value and name not in allowed:
-                shown = _CLAUSES.get(name, name.strip("_").replace("_", " ").upper())
-                part = value[0] if isinstance(value, list) else value
-                self.unsupported(
-                    f"{shown} in {place}" if place else shown, part if isinstance(part, exp.Expr) else node
-                )
+        raise self.source.unsupported(construct, node, fix)
 
     def written(self, node: Any) -> str | None:
         """A select item as it was written, with single spaces; None if its place is not known."""
@@ -166,12 +154,16 @@ class Context:
             raise UsageError(f"the statement has no parameter {', '.join(extra)}")
 
 
-_CLAUSES = {
-    "qualify": "QUALIFY", "windows": "WINDOW", "pivots": "PIVOT", "laterals": "LATERAL", "sample": "TABLESAMPLE",
-    "locks": "FOR UPDATE", "when": "FOR SYSTEM_TIME AS OF", "rollup": "GROUP BY ROLLUP", "cube": "GROUP BY CUBE",
-    "grouping_sets": "GROUP BY GROUPING SETS", "into": "SELECT INTO", "match_condition": "MATCH_CONDITION",
-    "ordinality": "WITH ORDINALITY", "kind": "SELECT AS", "with_": "WITH", "recursive": "WITH RECURSIVE",
-}  # fmt: skip
+def parameters_of(given: object) -> Parameters:
+    """The parameters as given; UsageError if they are neither a list of values nor a dict of names."""
+    if isinstance(given, Mapping):
+        wrong = [name for name in given if not isinstance(name, str)]
+        if wrong:
+            raise UsageError(f"a parameter's name is a string, not {wrong[0]!r}")
+        return given
+    if given is None or (isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray | memoryview)):
+        return given
+    raise UsageError(f"parameters are a list or tuple for ?, a dict or keyword arguments for $name, not {given!r:.60}")
 
 
 def integer_literal(value: int) -> Literal:

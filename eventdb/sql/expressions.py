@@ -363,6 +363,8 @@ class ExpressionBinder(Calls):
             if aggregate == "count" and (not arguments or isinstance(arguments[0], exp.Star)):
                 if distinct:
                     self.context.unsupported("count(DISTINCT *)", node)
+                if arguments and (len(arguments) > 1 or any(arguments[0].args.values())):
+                    self.context.unsupported("count() of anything but * or one expression", node)
                 aggregate, args = "count_star", []
             else:
                 args = [self.bind(argument) for argument in arguments]

@@ -16,7 +16,8 @@ from sqlglot import exp
 from sqlglot.errors import ParseError as SqlglotError
 from sqlglot.errors import SqlglotError as AnySqlglotError
 
-from eventdb.errors import ParseError
+from eventdb.errors import ParseError, UnsupportedSQL
+from eventdb.sql.handled import shown, unhandled, unlisted
 from eventdb.sql.tokens import DIALECT, FUNCTION_PREFIX, Token, TokenType, place, split, syntax_error, tokenize
 
 __all__ = ["Source", "parse", "split"]
@@ -29,7 +30,7 @@ _cache: OrderedDict[str, Source] = OrderedDict()
 class Source:
     """One statement: text, tokens and the trees of its token ranges."""
 
-    __slots__ = ("_starts", "_trees", "sql", "tokens", "words")
+    __slots__ = ("_starts", "_trees", "_unlisted", "sql", "tokens", "words")
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
@@ -37,6 +38,7 @@ class Source:
         self.words = {token.text.lower() for token in self.tokens}
         self._starts: dict[int, int] = {}
         self._trees: dict[tuple[int, int], exp.Expr] = {}
+        self._unlisted: exp.Expr | None = None
 
     @property
     def is_deep(self) -> bool:
@@ -50,21 +52,47 @@ class Source:
         return None if position is None else self._starts.get(position)
 
     def query(self, start: int, stop: int) -> exp.Expr:
-        """The tree of the query (or FROM-first query, VALUES) in tokens [start, stop)."""
+        """The tree of the query (or FROM-first query, VALUES) in tokens [start, stop). UnsupportedSQL if it has a part
+        that the binder does not read."""
         tree = self._trees.get((start, stop))
         if tree is None:
-            tree = self._trees[start, stop] = self._parse(self.tokens[start:stop], start)
+            tree = self._trees[start, stop] = self._checked(self._parse(self.tokens[start:stop], start))
         return tree
 
-    def expression(self, start: int, stop: int) -> exp.Expr:
-        """The tree of the scalar expression in tokens [start, stop)."""
+    def expression(self, start: int, stop: int, place: str = "an expression") -> exp.Expr:
+        """The tree of the scalar expression in tokens [start, stop). UnsupportedSQL if a clause follows it, or if it
+        has a part that the binder does not read; `place` names the statement for the message."""
         key = (-1 - start, stop)
         tree = self._trees.get(key)
         if tree is None:
             select = self._parse([Token(TokenType.SELECT, "SELECT"), *self.tokens[start:stop]], start)
+            if not isinstance(select, exp.Select):
+                raise self.unsupported(f"{type(select).__name__.upper()} in {place}", select)
+            for name, value in select.args.items():
+                if value and name != "expressions":
+                    part = value[0] if isinstance(value, list) else value
+                    raise self.unsupported(f"{shown(name)} in {place}", part)
             if len(select.expressions) != 1:
                 raise self.error("expected one expression", start)
-            tree = self._trees[key] = select.expressions[0]
+            tree = self._trees[key] = self._checked(select.expressions[0])
+        return tree
+
+    def check_bound(self) -> None:
+        """UnsupportedSQL if a tree that was bound holds a kind of node that the binder does not know."""
+        if self._unlisted is not None:
+            raise self.unsupported(type(self._unlisted).__name__.upper(), self._unlisted)
+
+    def unsupported(self, construct: str, node: Any, fix: str = "") -> UnsupportedSQL:
+        """The error for a construct at a tree."""
+        line, column = locate(self.sql, node)
+        message = f"{construct} is not supported" + (f"; {fix}" if fix else "")
+        return UnsupportedSQL(message, construct=construct, sql=self.sql, line=line, column=column)
+
+    def _checked(self, tree: exp.Expr) -> exp.Expr:
+        found = unhandled(tree)
+        if found is not None:
+            raise self.unsupported(*found)
+        self._unlisted = self._unlisted or unlisted(tree)
         return tree
 
     def error(self, message: str, index: int) -> ParseError:
@@ -102,6 +130,7 @@ class Source:
         column = max(1, end_column - len(found) + 1)
         last = self.tokens[-1]
         at_end = line == last.line and end_column >= last.col
+        description = description.partition(" but got ")[0]
         if description.startswith("Expecting") or description.startswith("Expected"):
             message = f"syntax error at {found!r}: {description[0].lower()}{description[1:]}"
         elif description.startswith("Required keyword"):

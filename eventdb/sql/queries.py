@@ -44,11 +44,6 @@ from eventdb.sql.relations import WINDOW_COLUMNS, Relation, RelationBinder, conj
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.tokens import FUNCTION_PREFIX
 
-_SELECT_PARTS = frozenset(
-    ("expressions", "from_", "joins", "where", "group", "having", "order", "limit", "offset", "distinct", "with_")
-)
-_TAIL_PARTS = frozenset(("this", "order", "limit", "offset", "with_", "alias"))
-
 
 @dataclass(slots=True)
 class Item:
@@ -88,10 +83,10 @@ class QueryBinder:
         if isinstance(node, exp.Union):
             return self._union(node, ctes)
         if isinstance(node, exp.Values):
-            self.context.only(node, frozenset(("expressions", "alias", "order", "limit", "offset", "with_")), "VALUES")
             return self._tail(self.values(node), node)
         if isinstance(node, exp.Subquery):
-            self.context.only(node, _TAIL_PARTS, "a parenthesised query")
+            if node.args.get("joins"):
+                self.context.unsupported("JOIN in a parenthesised query", node, "write SELECT * FROM (...) JOIN ...")
             return self._tail(self.bind(node.this, ctes), node)
         if isinstance(node, exp.Paren):
             return self.bind(node.this, ctes)
@@ -121,7 +116,6 @@ class QueryBinder:
     # -- SELECT ----------------------------------------------------------------------------------------------------
 
     def _select(self, node: exp.Select, ctes: dict[str, Plan]) -> Plan:
-        self.context.only(node, _SELECT_PARTS, "")
         relations = RelationBinder(self.context, ctes, self.bind)
         where = conjunct_trees(node.args["where"].this) if node.args.get("where") is not None else []
         relation = relations.bind_from(node, where)
@@ -192,7 +186,6 @@ class QueryBinder:
         return items
 
     def _star(self, tree: exp.Expr, star: exp.Star, scope: Scope) -> list[Item]:
-        self.context.only(star, frozenset(("except_", "replace")), "a select list")
         table = tree.table if isinstance(tree, exp.Column) else ""
         if table and table.lower() not in (known.lower() for known in scope.tables):
             scope.find("*", table, self.context, tree)
@@ -228,6 +221,9 @@ class QueryBinder:
                 self.context.fail(f"in GROUP BY write {wanted}", tree)
             binder = ExpressionBinder(self.context, relation.scope, "GROUP BY")
             time = binder.bind(tree.expressions[0])
+            for key, value in zip(order, tree.expressions[1:], strict=True):
+                if isinstance(value, (exp.Kwarg, exp.PropertyEQ)) and value.this.name.lower() != key:
+                    self.context.fail(f"{name}(): expected {key} here; the order is {', '.join(order)}", value)
             widths = {
                 key: value.expression if isinstance(value, (exp.Kwarg, exp.PropertyEQ)) else value
                 for key, value in zip(order, tree.expressions[1:], strict=True)
@@ -243,7 +239,6 @@ class QueryBinder:
         group = node.args.get("group")
         if group is None:
             return
-        self.context.only(group, frozenset(("expressions", "all")), "")
         selection.aggregated = True
         if group.args.get("all"):
             self._group_all(selection)
@@ -366,7 +361,6 @@ class QueryBinder:
         binder.clause = "ORDER BY"
         for item in order.expressions if order is not None else []:
             tree = item.this
-            self.context.only(item, frozenset(("this", "desc", "nulls_first")), "ORDER BY")
             if isinstance(tree, exp.Var) and tree.name.upper() == "ALL":
                 result.extend((i, item) for i in range(len(selection.items)))
             elif isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
@@ -389,12 +383,8 @@ class QueryBinder:
         if limit is None and offset is None:
             return plan
         if isinstance(limit, exp.Fetch):
-            if limit.args.get("limit_options") is not None and limit.args["limit_options"].args.get("with_ties"):
-                self.context.unsupported("FETCH ... WITH TIES", limit)
-            row_count = self._count(limit.args.get("count"), "FETCH")
+            row_count = self._count(limit.args.get("count") or exp.Literal.number(1), "FETCH")
         else:
-            if limit is not None:
-                self.context.only(limit, frozenset(("expression", "offset")), "LIMIT")
             row_count = self._count(limit.expression if limit is not None else None, "LIMIT")
         skip = self._count(offset.expression if offset is not None else None, "OFFSET") or 0
         return plan if row_count is None and not skip else Limit(plan, row_count, skip)
@@ -451,12 +441,10 @@ class QueryBinder:
         return inputs[0] if len(inputs) == 1 else UnionAll(inputs, fields)
 
     def _union(self, node: exp.Union, ctes: dict[str, Plan]) -> Plan:
-        parts = frozenset(("this", "expression", "distinct", "order", "limit", "offset", "with_"))
         branches: list[exp.Expr] = []
         current: exp.Expr = node
         kinds: list[bool] = []
         while isinstance(current, exp.Union) and (current is node or not _has_tail(current)):
-            self.context.only(current, parts, "UNION")
             kinds.append(bool(current.args.get("distinct")))
             branches.append(current.expression)
             current = current.this

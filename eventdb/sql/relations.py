@@ -21,8 +21,6 @@ from eventdb.sql.statements import TableInfo
 from eventdb.sql.tokens import FUNCTION_PREFIX
 
 FILE_ENDINGS = (".csv", ".parquet", ".jsonl", ".ndjson", ".json", ".tsv", ".csv.gz")
-_TABLE_PARTS = frozenset(("this", "db", "catalog", "alias", "joins"))
-_JOIN_PARTS = frozenset(("this", "on", "using", "side", "kind", "method"))
 _SYSTEM = {"_offset": BIGINT, "_partition": INTEGER, "_append_time": TIMESTAMP, "_headers": VARCHAR}
 WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
 
@@ -58,9 +56,10 @@ class RelationBinder:
     def item(self, node: exp.Expr) -> Relation:
         """One FROM item with its alias, and the joins inside its parentheses."""
         if isinstance(node, exp.Table):
-            self.context.only(node, _TABLE_PARTS, "FROM")
             relation = self._table(node)
-        elif isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
+        elif isinstance(node, exp.Subquery) and _holds_from(node.this):
+            if node.args.get("alias") is not None:
+                self.context.unsupported("an alias of a FROM in parentheses", node, "give each table its own: (t AS x)")
             relation = self.item(node.this)
         elif isinstance(node, (exp.Subquery, exp.Values)):
             relation = self._derived(node)
@@ -72,8 +71,6 @@ class RelationBinder:
         return relation
 
     def _derived(self, node: exp.Expr) -> Relation:
-        if isinstance(node, exp.Subquery):
-            self.context.only(node, frozenset(("this", "alias", "order", "limit", "offset", "with_", "joins")), "FROM")
         query = node if isinstance(node, exp.Values) else _unwrapped(node)
         return self._named(self.bind_query(query, self.ctes), node, "")
 
@@ -119,7 +116,7 @@ class RelationBinder:
             near = [known[n] for n in get_close_matches(name.lower(), list(known), 3)] or list(error.near)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise BindError(
-                f"no topic or view {name!r}{hint}", sql=self.context.sql, line=line, column=column
+                f"no topic, table or view {name!r}{hint}", sql=self.context.sql, line=line, column=column
             ) from error
         except QueryError:
             raise
@@ -236,7 +233,6 @@ class RelationBinder:
     # -- joins -----------------------------------------------------------------------------------------------------
 
     def join(self, left: Relation, node: exp.Join, where: list[exp.Expr]) -> Relation:
-        self.context.only(node, _JOIN_PARTS, "JOIN")
         side = (node.args.get("side") or "").upper()
         kind = (node.args.get("kind") or "").upper()
         method = (node.args.get("method") or "").upper()
@@ -313,6 +309,13 @@ def schema_name(table: TableInfo) -> str | None:
     """The event-time column as the schema spells it."""
     index = table.schema.find(table.event_time) if table.event_time is not None else None
     return None if index is None else table.schema.names[index]
+
+
+def _holds_from(node: exp.Expr) -> bool:
+    """Whether what stands in parentheses in FROM is again a FROM item and not a query."""
+    if isinstance(node, exp.Subquery):
+        return bool(node.args.get("alias") or node.args.get("joins")) or _holds_from(node.this)
+    return isinstance(node, exp.Table)
 
 
 def _unwrapped(node: exp.Expr) -> exp.Expr:

@@ -17,7 +17,11 @@ from eventdb.sql.topics import column_start
 from eventdb.sql.words import Words
 
 _OFFSET = "_offset"
-_CLAUSES = ("WHERE", "RETURNING", "FROM", "USING", "ORDER", "LIMIT")
+_REFUSED = (
+    "FROM", "USING", "ORDER", "ORDER BY", "LIMIT", "OFFSET", "FETCH", "GROUP", "GROUP BY", "HAVING", "QUALIFY",
+    "WINDOW", "FOR", "JOIN", "WITH", "UNION",
+)  # fmt: skip
+_CLAUSES = ("WHERE", "RETURNING", *_REFUSED)
 
 
 # --- CREATE TABLE -----------------------------------------------------------------------------------------------------
@@ -127,6 +131,7 @@ def update(words: Words, context: Context) -> Update:
     table = _target(words, context, "UPDATE")
     alias = _alias(words, table, "SET")
     words.expect("SET")
+    _refuse_from(words)
     scan, scope = _rows(table, alias)
     changed = _assignments(words, context, table, scope)
     plan = _filtered(words, context, scan, scope, "UPDATE")
@@ -197,20 +202,30 @@ def _offset(table: TableInfo) -> Expression:
 
 
 def _filtered(words: Words, context: Context, scan: Scan, scope: Scope, verb: str) -> Plan:
-    if words.word() in ("FROM", "USING", "ORDER", "LIMIT"):
+    if words.word() in _REFUSED:
         raise words.unsupported(f"{verb} ... {words.word()}", "choose the rows with WHERE")
-    where = _where(words, context, scope)
+    where = _where(words, context, scope, verb)
     return scan if where is None else Filter(scan, where)
 
 
-def _where(words: Words, context: Context, scope: Scope) -> Expression | None:
+def _where(words: Words, context: Context, scope: Scope, verb: str) -> Expression | None:
     if not words.accept("WHERE"):
         return None
     start = words.index
     stop = words.at_depth_zero(start, "RETURNING")
     words.index = words.stop if stop is None else stop
-    tree = words.source.expression(start, words.index)
+    tree = words.source.expression(start, words.index, verb)
     return ExpressionBinder(context, scope, "WHERE").predicate(tree)
+
+
+def _refuse_from(words: Words) -> None:
+    """UnsupportedSQL for SET ... FROM, before a column of it is said to be missing."""
+    where = words.at_depth_zero(words.index, "WHERE") or words.stop
+    at = words.at_depth_zero(words.index, "FROM")
+    while at is not None and at < where:
+        if words.tokens[at - 1].text.upper() != "DISTINCT":  # a IS DISTINCT FROM b
+            raise words.unsupported("UPDATE ... FROM", "read the other rows first, then UPDATE with their values", at)
+        at = words.at_depth_zero(at + 1, "FROM")
 
 
 def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope) -> dict[int, Expression]:
@@ -229,7 +244,7 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
             raise words.error(f"column {name!r} is set twice", at)
         words.expect("=")
         start = words.index
-        ends = [words.at_depth_zero(start, word) for word in (",", *_CLAUSES[:3])]
+        ends = [words.at_depth_zero(start, word) for word in (",", "WHERE", "RETURNING")]
         words.index = min([end for end in ends if end is not None], default=words.stop)
         if words.index == start:
             words.wrong(f"expected a value for {name}")
@@ -239,7 +254,7 @@ def _assignments(words: Words, context: Context, table: TableInfo, scope: Scope)
             if not words.accept(","):
                 return changed
             continue
-        tree = words.source.expression(start, words.index)
+        tree = words.source.expression(start, words.index, "SET")
         changed[index] = assign(binder, binder.bind(tree), field.type, field.name, tree)
         if not words.accept(","):
             return changed
@@ -268,7 +283,7 @@ def on_conflict(words: Words, context: Context, table: TableInfo) -> Conflict:
     names += [Name("excluded", n.name, n.type, width + n.index, in_star=False, bare=False) for n in names]
     scope = Scope(names, [table.name, "excluded"])
     changed = _assignments(words, context, table, scope)
-    where = _where(words, context, scope)
+    where = _where(words, context, scope, "ON CONFLICT")
     words.end()
     kept = _columns(table)
     return Conflict(tuple(changed.get(i, kept[i]) for i in range(width)), where)

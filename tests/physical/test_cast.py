@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import struct
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -212,6 +213,15 @@ def test_dates_and_times_convert_by_floor() -> None:
 def test_a_failed_cast_names_value_type_and_range() -> None:
     with pytest.raises(EvaluationError, match=r"cannot cast INTEGER 300 to TINYINT.*-128 and 127"):
         value_of(Cast(type_of("TINYINT"), lit("INTEGER", 300)))
+    for text, target, reason in [
+        ("x", "INTEGER", "'x' is not a number"),
+        ("", "DECIMAL(3,1)", "'' is not a number"),
+        ("x", "DOUBLE", "'x' is not a number"),
+        ("1.5", "INTEGER", "'1.5' is not a whole number"),
+        ("300", "TINYINT", "it must lie between -128 and 127"),
+    ]:
+        with pytest.raises(EvaluationError, match=f"{re.escape(target)}: {reason}"):
+            value_of(Cast(type_of(target), lit("VARCHAR", text)))
     with pytest.raises(EvaluationError, match=r"cannot cast VARCHAR 'abc' to DATE: expected YYYY-MM-DD"):
         value_of(Cast(type_of("DATE"), lit("VARCHAR", "abc")))
 

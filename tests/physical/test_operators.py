@@ -426,6 +426,18 @@ def test_what_must_be_held_is_counted_and_refused_beyond_the_limit(what: str, ma
     assert context.held_bytes == 0, "everything was released"
 
 
+def test_an_operator_that_lets_go_hides_no_error_of_another() -> None:
+    """The message lost its subject: the input's release found the total still past the limit and raised anew."""
+    context = context_of(MemoryLog([]), memory_limit_bytes=1_000)
+    above, below = object(), object()
+    context.hold(below, "DISTINCT", 900)
+    with pytest.raises(MemoryLimitExceeded, match="GROUP BY needs"):
+        context.hold(above, "GROUP BY", 2_000)
+    context.release(below)
+    context.release(above)
+    assert context.held_bytes == 0
+
+
 def test_a_cancelled_query_stops_within_a_tenth_of_a_second() -> None:
     log = MemoryLog([numbers(131_072)] * 400)
     token = CancelToken()

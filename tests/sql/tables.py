@@ -1,4 +1,4 @@
-"""A fixed catalog for binding: topics readings and devices, view hourly, and any file as (a BIGINT, b VARCHAR)."""
+"""A fixed catalog for binding: topics, the table stock, the view hourly, and any file as (a BIGINT, b VARCHAR)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ TABLES = {
         "topic", 2, "devices", Schema.from_mapping({"id": "VARCHAR NOT NULL", "site": "VARCHAR", "rank": "SMALLINT"})
     ),
     "plain": TableInfo("topic", 3, "plain", Schema.from_mapping({"x": "INTEGER", "at": "TIMESTAMP"}), event_time="at"),
+    "stock": TableInfo(
+        "table", 4, "stock", Schema.from_mapping({"k": "INTEGER NOT NULL", "v": "INTEGER"}), key="k", primary_key=(0,)
+    ),
     "hourly": TableInfo("view", 1, "hourly", Schema.from_mapping({"device": "VARCHAR", "total": "BIGINT"})),
 }
 
@@ -42,7 +45,7 @@ class Tables:
     def table(self, name: str) -> TableInfo:
         found = TABLES.get(name.lower())
         if found is None:
-            raise TopicNotFound(f"no topic or view {name!r}", name=name)
+            raise TopicNotFound(f"no topic, table or view {name!r}", name=name)
         return found
 
     def file(self, path: str) -> TableInfo:

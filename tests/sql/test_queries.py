@@ -200,7 +200,7 @@ def test_nullability_follows_the_columns() -> None:
 @pytest.mark.parametrize(
     ("sql", "message", "column"),
     [
-        ("SELECT * FROM reading", "no topic or view 'reading'; did you mean readings?", 15),
+        ("SELECT * FROM reading", "no topic, table or view 'reading'; did you mean readings?", 15),
         ("SELECT device, count(*) FROM readings", "column 'device' must be in GROUP BY", 8),
         ("SELECT *, count(*) FROM readings", "column 'device' must be in GROUP BY", 8),
         ("SELECT n FROM readings WHERE temp", "WHERE needs a BOOLEAN, not DOUBLE", 30),

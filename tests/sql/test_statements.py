@@ -139,7 +139,7 @@ def test_insert_takes_expressions() -> None:
 @pytest.mark.parametrize(
     ("sql", "message", "column"),
     [
-        ("INSERT INTO readngs VALUES (1)", "no topic or view 'readngs'", 13),
+        ("INSERT INTO readngs VALUES (1)", "no topic, table or view 'readngs'", 13),
         ("INSERT INTO hourly VALUES ('a', 1)", "'hourly' is a view", 13),
         ("INSERT INTO plain VALUES (1)", "1 values for 2 columns of plain (x, at)", 27),
         ("INSERT INTO plain VALUES (1, NULL), (1)", "this row has 1 values, expected 2", 38),
