@@ -260,12 +260,13 @@ def _coded_from_arrow(array: pa.Array, target: DataType, name: str, validity: Ar
         return Column(target, np.zeros(len(array), np.int32), validity, Dictionary([empty]))
     if not pa.types.is_dictionary(array.type):
         if target.name == "BLOB":
-            return _spelled_from_arrow(array, target, validity)
+            return _spelled_from_arrow(array, target, name, validity)
         coded = array.dictionary_encode()
         if 2 * len(coded.dictionary) > len(array):  # hardly any repeats: codes save nothing
-            return _spelled_from_arrow(array, target, validity)
+            return _spelled_from_arrow(array, target, name, validity)
     else:
         coded = array
+    _check_text(coded.dictionary, name)
     values = coded.dictionary.to_pylist()
     if len(set(values)) != len(values) or None in values:  # a foreign dictionary may repeat values or hold null
         coded = coded.cast(coded.type.value_type).dictionary_encode()
@@ -278,8 +279,18 @@ def _coded_from_arrow(array: pa.Array, target: DataType, name: str, validity: Ar
     return Column(target, codes, validity, Dictionary(values or [empty]))
 
 
-def _spelled_from_arrow(array: pa.Array, target: DataType, validity: Array | None) -> Column:
+def _check_text(array: pa.Array, name: str) -> None:
+    """SchemaMismatch if a string is not UTF-8: Arrow itself takes any bytes for one."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise SchemaMismatch(f"column {name!r}: a string is not valid UTF-8 ({error})", column=name) from None
+
+
+def _spelled_from_arrow(array: pa.Array, target: DataType, name: str, validity: Array | None) -> Column:
     """Every value a code of its own: what is stored plainly is not worth encoding, and its bytes are not copied."""
+    if target.name == "VARCHAR":
+        _check_text(array, name)
     large = array.cast(pa.large_string() if target.name == "VARCHAR" else pa.large_binary())
     _, starts, heap = large.buffers()
     offsets = np.frombuffer(starts, dtype=np.int64)[large.offset : large.offset + len(large) + 1]

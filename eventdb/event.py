@@ -67,7 +67,7 @@ class Positions(Sequence[Position]):
 class EventKind:
     """What the events of one partition have in common."""
 
-    __slots__ = ("decode_row", "decoders", "event_time", "key", "names", "partition")
+    __slots__ = ("_schema", "decode_row", "decoders", "event_time", "key", "names", "partition")
 
     def __init__(
         self, schema: Schema, partition: int, key: int | None, event_time: int | None,
@@ -79,6 +79,17 @@ class EventKind:
         self.key = key
         self.event_time = event_time
         self.decode_row = decode_row
+        self._schema = schema
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _kind_of, (self._schema, self.partition, self.key, self.event_time)
+
+
+def _kind_of(schema: Schema, partition: int, key: int | None, event_time: int | None) -> EventKind:
+    """An EventKind that comes from another process."""
+    from eventdb.row import RowCodec
+
+    return EventKind(schema, partition, key, event_time, RowCodec(schema).decode)
 
 
 class Event:

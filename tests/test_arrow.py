@@ -140,6 +140,15 @@ def test_files_are_read_by_column_and_broken_ones_are_named(tmp_path: Path) -> N
         detect_format("x.xlsx")
 
 
+@pytest.mark.parametrize("count", [1, 50], ids=["plain", "coded"])
+def test_a_string_that_is_not_utf_8_is_refused(count: int) -> None:
+    bad = pa.Array.from_buffers(
+        pa.string(), count, [None, pa.py_buffer(np.arange(count + 1, dtype=np.int32)), pa.py_buffer(b"\xff" * count)]
+    )
+    with pytest.raises(SchemaMismatch, match=r"'s'.*UTF-8"):
+        columns_for(pa.table({"s": bad}), Schema.from_mapping({"s": "VARCHAR"}))
+
+
 def test_a_batch_does_not_import_pandas(tmp_path: Path) -> None:
     code = """if True:
         import sys, pyarrow as pa, eventdb

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import pickle
 import random
 import subprocess
 import sys
@@ -102,3 +103,15 @@ def test_reading_raw_segments_loads_no_numpy(tmp_path: Path) -> None:
         "    assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.eventdb")], check=True)
+
+
+def test_an_event_travels_to_another_process(tmp_path: Path) -> None:
+    with eventdb.open(tmp_path / "db", durability="os") as db:
+        topic = db.create_topic("t", {"at": "TIMESTAMP", "m": "DECIMAL(9,2)", "s": "VARCHAR"})
+        topic.append({"at": 5, "m": Decimal("1.25"), "s": "x"})
+        topic.append({"at": 6, "m": None, "s": "y"}, headers={"h": b"1"})
+        events = list(topic.read())
+    copies = pickle.loads(pickle.dumps(events))
+    assert [(e.row, e.offset, e.append_time, e.headers) for e in copies] == [
+        (e.row, e.offset, e.append_time, e.headers) for e in events
+    ]

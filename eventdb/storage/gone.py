@@ -9,7 +9,8 @@ still look for, and none for ever:
 2. a checkpoint makes that durable: from then on no recovery can come back to the entry, nor ask for the file;
 3. once no reader of any process is older than the commit (a process's pin is a reader, too), or has had its time, the
    file is unlinked, never cut: it may be mapped. A reader that comes too late finds rows that lie in another segment
-   now there (snapshot.py);
+   now there (snapshot.py). Not so in a table, where the index of keys leads through removed versions: its files wait
+   for their readers however long, and stats names those;
 4. the directory is flushed, and only then the notes go. A note that outlives its file is harmless.
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from eventdb.errors import OutcomeUnknown
 from eventdb.storage.files import storage_error
-from eventdb.storage.format import GONE, META_KEY, PARTITION_KEY, gone_key, topic_directory
+from eventdb.storage.format import GONE, META_KEY, PARTITION_KEY, gone_key, table_key, topic_directory
 from eventdb.storage.journal import Tail
 from eventdb.storage.kv import scan
 from eventdb.storage.sealed import file_name
@@ -41,6 +42,10 @@ class GoneFile:
         self.path = f"{topic_directory(topic_id, partition)}/{key[PARTITION_KEY.size :].decode('ascii', 'replace')}"
         self.sequence, self.txn_id = GONE.unpack(note)
 
+    def is_of(self, logs: Container[bytes]) -> bool:
+        """Whether it held rows of one of the logs, named by what follows the first byte of their PARTITION_KEY."""
+        return self.key[1 : PARTITION_KEY.size] in logs
+
 
 def note_of(writer: Writer, txn: Any, topic_id: int, partition: int, base: int, value: bytes) -> tuple[bytes, bytes]:
     """The key and value that note the file of a SEGMENT value, in the write transaction that takes it away."""
@@ -63,10 +68,12 @@ def collect(writer: Writer, overdue: Container[int] = ()) -> int:
     with writer.index.begin_read() as txn:
         tail = Tail()
         tail.unpack(txn.get(META_KEY) or tail.pack())
+        tables = {key[1:] for key, _ in scan(txn, table_key(0, 0)[:1])}
     ready = [
         file
         for file in gone_files(writer)
-        if file.sequence < tail.checkpoint_sequence and (file.txn_id <= oldest or file.txn_id in overdue)
+        if file.sequence < tail.checkpoint_sequence
+        and (file.txn_id <= oldest or (file.txn_id in overdue and not file.is_of(tables)))
     ]
     for file in ready:
         path = f"{writer.path}/{file.path}"

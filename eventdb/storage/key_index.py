@@ -69,7 +69,7 @@ def newest(txn: Any, log: PartitionLog, offset: int, end: int) -> tuple[Segment,
     while offset < end:
         segment = segment_at(txn, log, offset)
         row = segment.row_of(offset)
-        mark = segment.value_views[segment.layout.marks][row]
+        mark = segment.mark_of(row)
         if not mark or mark > end:
             return segment, row
         if mark <= offset + 1:
@@ -99,6 +99,7 @@ def segment_at(txn: Any, log: PartitionLog, offset: int) -> Segment:
     if not bases:  # the second look at one state of the index: more will follow
         found = list(scan(txn, segment_key(log.topic_id, log.partition, 0)[:-8]))
         bases, values = [SEGMENT_KEY.unpack(key)[3] for key, _ in found], [value for _, value in found]
+        log.keep_only(bases)
         log.looked_into = (number, bases, values, mapped)
     at = bisect_right(bases, offset) - 1
     segment = mapped.get(at)
@@ -145,7 +146,7 @@ def newest_row(head: bytes, txn: Any, log: PartitionLog, key: bytes) -> tuple[bo
     (offset,) = U64.unpack(value)
     segment = segment_at(txn, log, offset)
     row = segment.row_of(offset)
-    mark = segment.value_views[segment.layout.marks][row]
+    mark = segment.mark_of(row)
     if mark:
         # The later end of the two: the head may have been folded into the index in between.
         states = (entry_of(head, log.key), txn.get(log.key))

@@ -189,8 +189,9 @@ class PartitionLog:
             self._files, self._directory, self._uuid, self.topic_id, self.partition, base, layout
         )  # fmt: skip
         # What it replaced is let go, so that the space of unlinked files returns.
-        for other in [b for b in list(self._mapped) if base <= b < base + layout.rows]:
-            self._mapped.pop(other, None)
+        for cache in (self._mapped, self.hash_indexes):
+            for other in [b for b in list(cache) if base <= b < base + layout.rows]:
+                cache.pop(other, None)
         self._keep(base, segment)
         return segment
 
@@ -207,12 +208,19 @@ class PartitionLog:
     def forget_before(self, base: int) -> bool:
         """Mappings of segments before `base` go, so that removed files give their space back; True if the writer's is
         among them, which only the holder of the writer lock may drop."""
-        for old in [old for old in list(self._mapped) if old < base]:
-            self._mapped.pop(old, None)
+        for cache in (self._mapped, self.hash_indexes):
+            for old in [old for old in list(cache) if old < base]:
+                cache.pop(old, None)
         newest, segment = self.newest, self.segment
         if newest is not None and newest[1] < base:
             self.newest = None
         return segment is not None and segment.base < base
+
+    def keep_only(self, bases: Sequence[int]) -> None:
+        """Mappings of a table's segments that the index does not name any more go."""
+        for cache in (self._mapped, self._markable):
+            for old in set(cache) - set(bases):
+                cache.pop(old, None)
 
     def markable(self, txn: Any, base: int) -> Segment:
         """A table's segment, mapped for writing: its older rows can be marked. The newest mappings are kept."""

@@ -93,12 +93,11 @@ def superseded(writer: Writer, log: PartitionLog, key: bytes) -> Mark | None:
         for _ in range(MAX_HOPS):
             segment = segments.at(txn, offset)
             row = segment.row_of(offset)
-            view = segment.value_views[segment.layout.marks]
-            mark = view[row]
+            mark = segment.mark_of(row)
             if not mark:
                 if segment.base != log.state.base and log.marked.get(segment.base) != writer.tail.checkpoint_sequence:
                     return None  # the next checkpoint does not know yet that it must flush the segment
-                return view, row, log.state.log_end + 1, segment.base
+                return segment.value_views[segment.layout.marks], row, log.state.log_end + 1, segment.base
             offset = mark - 1
         return None
     finally:

@@ -158,6 +158,7 @@ class SealedSegment:
         CorruptionError."""
         position, length, crc = self._index_place
         if self._index is None and length:
+            self._readable.require(position, length)
             data = self.memory[position : position + length]
             index = HashIndex.read(data) if len(data) == length and crc32(data) == crc else None
             if index is None:

@@ -253,6 +253,13 @@ class Segment:
             raise CorruptionError(f"{self.path}: offset {offset} is not there; run check(deep=True)", path=self.path)
         return row
 
+    def mark_of(self, row: int) -> int:
+        """What the marks of a table's segment say of a row. CorruptionError if the device cannot give it."""
+        marks = self.layout.marks
+        self.require(marks, row, row + 1)
+        mark: int = self.value_views[marks][row]
+        return mark
+
     def heap_end(self, column: int, row: int) -> int:
         """Heap bytes used by the rows before `row` of a plain column."""
         return self.value_views[column][row - 1] if row else 0

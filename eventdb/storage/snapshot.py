@@ -119,10 +119,11 @@ class StoreSnapshot:
         if start >= stop:
             return
         txn_id = txn.id()
-        if log.newest is not None and log.newest[:2] == (txn_id, state.base) and start >= state.base:
+        newest = log.newest  # once: other threads replace it
+        if newest is not None and newest[:2] == (txn_id, state.base) and start >= state.base:
             # A reader at the log's end, the common case: nothing but the head has moved since it looked last.
             if _overlap(state.min_time, state.max_time, times):
-                yield log.newest[2], start - state.base, stop - state.base, _time_range(state.min_time, state.max_time)
+                yield newest[2], start - state.base, stop - state.base, _time_range(state.min_time, state.max_time)
             return
         for dictionary in log.dictionaries:
             if dictionary is not None:

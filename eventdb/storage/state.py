@@ -120,8 +120,8 @@ class CommittedState(WriterLock):
         return file.mapping[tail.position : tail.position + 8] != ZERO
 
     def _complete_dead_writer(self, txn: Any) -> Any:
-        """A writer died between its journal record and its LMDB commit: its commit happens now. Scrap is left to be
-        overwritten."""
+        """A writer died between its journal record and its LMDB commit: its commit happens now. Scrap loses
+        its first bytes."""
         applier = RecordApplier(
             self.files, self.path, self.uuid, txn, self.live_topics(), self.tail.checkpoint_sequence
         )
@@ -132,6 +132,12 @@ class CommittedState(WriterLock):
             if record.flags & BULK_UNSYNCED and not self.tail.bulk_lsn:
                 self.tail.bulk_lsn = record.lsn
         if not count:
+            file = self.journal.file
+            assert file is not None
+            try:
+                self.files.write_fully(file.fd, bytes(len(ZERO)), self.tail.position)  # looked at once is enough
+            except OSError as error:
+                raise storage_error(error, "writing", file.path) from error
             return txn
         self.replayed += count
         self.generation += 1

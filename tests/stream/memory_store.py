@@ -78,7 +78,10 @@ class MemorySnapshot:
     def offsets(self, log: MemoryLog) -> tuple[int, int]:
         return 0, self._ends.get(log.topic_id, 0)
 
-    def slices(self, log: MemoryLog, start: int, stop: int) -> list[MemorySlice]:
+    def slices(
+        self, log: MemoryLog, start: int, stop: int, times: object = None, key: object = None
+    ) -> list[MemorySlice]:
+        """Leaves no row out, whatever the `times` and the `key` sought."""
         assert 0 <= start <= stop <= self._ends[log.topic_id]
         points = sorted({start, stop, *(p for p in self._cut if start < p < stop)})
         return [MemorySlice(log, a, b) for a, b in pairwise(points)]
