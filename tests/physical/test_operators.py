@@ -428,7 +428,7 @@ def test_what_must_be_held_is_counted_and_refused_beyond_the_limit(what: str, ma
 
 def test_an_operator_that_lets_go_hides_no_error_of_another() -> None:
     """The message lost its subject: the input's release found the total still past the limit and raised anew."""
-    context = context_of(MemoryLog([]), memory_limit_bytes=1_000)
+    context = context_of(MemoryLog([numbers(1)]), memory_limit_bytes=1_000)
     above, below = object(), object()
     context.hold(below, "DISTINCT", 900)
     with pytest.raises(MemoryLimitExceeded, match="GROUP BY needs"):
