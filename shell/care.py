@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import signal
 import threading
 from collections.abc import Mapping
 
 import eventdb
+from eventdb.errors import CorruptionError, NotADatabase
 
 from .render import format_value
 from .streams import Streams
@@ -27,15 +29,26 @@ def check(streams: Streams, path: str, deep: bool) -> int:
 
 
 def repair(streams: Streams, path: str, accept_loss: bool) -> int:
-    """Repair a database; every change and every loss is a line of stdout. 0 if nothing was lost, 1 if something was."""
-    report = eventdb.repair(path, accept_loss=accept_loss)
+    """Repair a database; every change and every loss is a line of stdout. 0 once it opens again."""
+    try:
+        report = eventdb.repair(path, accept_loss=accept_loss)
+    except CorruptionError as error:
+        raise CorruptionError(str(error).replace("accept_loss=True", "--accept-loss"), path=path) from error
     for text in report["repaired"]:
         streams.print(f"repaired: {text}")
     for text in report["lost"]:
         streams.print(f"lost: {text}")
     if not any(report.values()):
         streams.print("nothing to repair")
-    return 1 if report["lost"] else 0
+    streams.stdout.flush()
+    eventdb.open(path).close()  # raises why not
+    return 0
+
+
+def require(path: str) -> None:
+    """NotADatabase for a missing path, which opening would make a new database."""
+    if not os.path.exists(path):
+        raise NotADatabase(f"{path} does not exist", path=path)
 
 
 def backup(streams: Streams, path: str, target: str) -> int:
@@ -61,6 +74,7 @@ def stats(streams: Streams, path: str, as_json: bool) -> int:
 
 def compact(streams: Streams, path: str, full: bool) -> int:
     """Seal the history of a database now, and say what it took and takes."""
+    require(path)
     with eventdb.open(path) as db:
         done = db.compact(full=full)
     if done["versions_removed"]:
@@ -102,6 +116,7 @@ def _format_counter(value: object) -> str:
 
 def run(streams: Streams, path: str, durability: str) -> int:
     """Keep the views of a database going until SIGTERM or SIGINT, then close it cleanly."""
+    require(path)
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

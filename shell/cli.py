@@ -1,6 +1,7 @@
 """`eventdb`: arguments -> one subcommand -> an exit status.
 
-0: done. 1: the work failed, stderr says why in a line or two. 2: the command line itself was wrong.
+0: done. 1: the work failed, stderr says why in a line or two. 2: the command line itself was wrong. 141: the reader of
+the output has gone, as when SIGPIPE ends a program.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from eventdb.errors import EventDBError
 
 from .streams import Streams
 
-DONE, FAILED, BAD_USAGE = 0, 1, 2
+DONE, FAILED, BAD_USAGE, PIPE_CLOSED = 0, 1, 2, 141
 
 Handler = Callable[[argparse.Namespace, Streams], int]
 
@@ -53,6 +54,12 @@ def _durability(text: str) -> str:
     if re.fullmatch(r"commit|os|interval(:\d+(\.\d+)?(us|ms|s))?", text):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not commit, interval, interval:100ms or os")
+
+
+def _partition(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a partition (0 or more)")
 
 
 def _moment(text: str) -> dt.datetime:
@@ -111,7 +118,8 @@ def _import(arguments: argparse.Namespace, streams: Streams) -> int:
 def _tail(arguments: argparse.Namespace, streams: Streams) -> int:
     from .tail import tail
 
-    return tail(streams, arguments.path, arguments.topic, arguments.n, arguments.follow, arguments.json)
+    given = arguments
+    return tail(streams, given.path, given.topic, given.n, given.follow, given.json, given.partition)
 
 
 def _check(arguments: argparse.Namespace, streams: Streams) -> int:
@@ -224,12 +232,16 @@ def _subcommand_parser(name: str) -> _Parser:
     if name == "tail":
         parser.add_argument("-f", "--follow", action="store_true", help="wait for more until Ctrl-C")
         parser.add_argument("-n", type=_row_count, default=10, metavar="N", help="how many events to begin with (10)")
+        parser.add_argument("--partition", type=_partition, metavar="N", help="of one partition; default: of all")
     if name in ("tail", "stats"):
         parser.add_argument("--json", action="store_true", help="for programs")
-    if name in ("backup", "restore"):
-        parser.add_argument("target", metavar="TARGET", help="the directory to write, new or empty")
+    if name == "backup":
+        parser.add_argument("target", metavar="TARGET", help="a new or empty directory, or an earlier backup of PATH")
     if name == "restore":
-        parser.add_argument("--to-time", type=_moment, metavar="TIME", help="leave out what came after it (UTC)")
+        parser.add_argument("target", metavar="TARGET", help="the database to make: a new or empty directory")
+    if name == "restore":
+        parser.add_argument("--to-time", type=_moment, metavar="TIME",
+                            help="leave out what was appended after it: 2026-01-31T12:30:00, UTC")  # fmt: skip
     if name == "repair":
         parser.add_argument("--accept-loss", action="store_true", help="lose what cannot be rebuilt; it is named")
     if name == "check":
@@ -251,7 +263,17 @@ def _parse(argv: Sequence[str], streams: Streams) -> tuple[argparse.Namespace, H
         near = [] if first in SUBCOMMANDS else get_close_matches(first, SUBCOMMANDS, 1)
         hint = f"; did you mean eventdb {near[0]}?" if near else ""
         parser.error(f"unknown argument {unknown[0]}{hint}")
+    if first not in SUBCOMMANDS and not arguments.command:
+        _refuse_mistyped(parser, arguments.path)
     return arguments, SUBCOMMANDS[first][1] if first in SUBCOMMANDS else _shell
+
+
+def _refuse_mistyped(parser: _Parser, word: str) -> None:
+    """A word that is no path yet and almost a subcommand is a mistake, not the name of a new database."""
+    near = get_close_matches(word, SUBCOMMANDS, 1, cutoff=0.75) if word.isalpha() else []
+    if near and not os.path.exists(word):
+        path = "" if near[0] == "demo" else " PATH"
+        parser.error(f"{word} does not exist; did you mean eventdb {near[0]}{path}? (a new database: ./{word})")
 
 
 def main(
@@ -263,21 +285,30 @@ def main(
     """Run one command; returns its exit status. The streams default to the process's own."""
     streams = Streams(stdin or sys.stdin, stdout or sys.stdout, stderr or sys.stderr)
     try:
-        arguments, handler = _parse(sys.argv[1:] if argv is None else argv, streams)
-        streams.debug = arguments.debug
-        status = handler(arguments, streams)
+        status = _run_command(sys.argv[1:] if argv is None else argv, streams)
         streams.stdout.flush()
         return status
+    except BrokenPipeError:
+        # The reader of our output has gone (| head): not a failure worth words. Python must not flush again at exit.
+        for ours, own in ((streams.stdout, sys.stdout), (streams.stderr, sys.stderr)):
+            if ours is own:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), own.fileno())
+        return PIPE_CLOSED
+
+
+def _run_command(argv: Sequence[str], streams: Streams) -> int:
+    """The status of a command whose failure has been told; BrokenPipeError when nobody listens."""
+    try:
+        arguments, handler = _parse(argv, streams)
+        streams.debug = arguments.debug
+        return handler(arguments, streams)
     except _UsageExit as end:
         return end.status
     except KeyboardInterrupt:
         streams.note("interrupted")
         return FAILED
     except BrokenPipeError:
-        # The reader of our output has gone (| head): not a failure worth words. Python must not flush again at exit.
-        if streams.stdout is sys.stdout:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        raise
     except Exception as error:
         streams.fail(error)
         return FAILED

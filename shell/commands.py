@@ -36,6 +36,18 @@ COMMANDS: dict[str, Command] = {}
 ALIASES = {".exit": ".quit", ".topics": ".tables", ".describe": ".schema"}
 
 
+# What a person types at the prompt out of habit; a word alone on its line, or \d NAME.
+HABITS = {"help": ".help", "exit": ".quit", "quit": ".quit", "\\?": ".help", "\\q": ".quit", "\\d": ".tables"}
+
+
+def habit_command(text: str) -> str | None:
+    """The dot command that a whole input means, if it is one of the HABITS: `quit;` is .quit, `\\d t` is .schema t."""
+    words = text.strip().rstrip(";").split()
+    if len(words) == 2 and words[0] == "\\d":
+        return f".schema {words[1]}"
+    return HABITS.get(words[0].lower()) if len(words) == 1 else None
+
+
 def command(name: str, arguments: str = "", *, least: int = 0, most: int = 0) -> Callable[[Action], Action]:
     """Register the function under `.name`; the first line of its docstring is what .help says."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import eventdb
+from eventdb.errors import UsageError
 
 from .completion import Catalog, quote_name
 
@@ -14,6 +15,13 @@ def names_of(database: eventdb.Database) -> tuple[list[str], list[str]]:
     topics = [str(row[0]) for row in database.sql("SHOW TOPICS").fetchall()]
     views = [str(row[0]) for row in database.sql("SHOW VIEWS").fetchall()]
     return topics, views
+
+
+def find_topic(database: eventdb.Database, name: str, advice: str) -> eventdb.Topic:
+    """The topic of that name; UsageError with the advice if it is a table."""
+    if name.lower() in map(str.lower, database.tables()):
+        raise UsageError(f"{name!r} is a table; {advice}")
+    return database.topic(name)
 
 
 def columns_of(database: eventdb.Database, name: str) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import eventdb
 from eventdb.errors import EventDBError, QueryCancelled, TopicNotFound, UsageError
 
+from .completion import quote_name
+from .describe import find_topic
 from .interrupt import run_cancellable
 from .progress import Progress, format_rate
 from .streams import Streams
@@ -40,23 +42,27 @@ def import_file(streams: Streams, path: str, topic_name: str, source: str, optio
     with _as_file(streams, source) as (file, shown):
         format = options.format or _detect(file, source)
         with eventdb.open(path, durability=options.durability) as db:
-            topic, created = _topic_for(db, topic_name, file, format, options)
+            name, rows = quote_name(topic_name), "file.csv" if source == "-" else source
+            advice = f"fill it with eventdb {path} -c \"INSERT INTO {name} SELECT * FROM '{rows}'\""
+            with _explained(file, source):
+                topic, created = _topic_for(db, topic_name, file, format, options, advice)
             progress = Progress(streams.stderr, _estimate_rows(file, format, options.skip_rows))
             stopping = threading.Event()
 
             def load() -> None:
                 committed = 0
-                for batch in _batches(topic, file, format, options.skip_rows):
-                    if stopping.is_set():
-                        raise QueryCancelled("interrupted")
-                    committed += len(topic.append_batch(batch))
-                    progress.advance(committed)
+                with _explained(file, source):
+                    for batch in _batches(topic, file, format, options.skip_rows):
+                        if stopping.is_set():
+                            raise QueryCancelled("interrupted")
+                        committed += len(topic.append_batch(batch))
+                        progress.advance(committed)
 
             try:
                 run_cancellable(load, stopping.set)
             except EventDBError as error:
                 progress.finish()
-                streams.fail(error, shown if source not in str(error) else "")
+                streams.fail(error, shown if shown not in str(error) else "")
                 _explain(streams, db, topic_name, created, progress.rows, options.skip_rows)
                 return 1
             progress.finish()
@@ -83,15 +89,32 @@ def _explain(
     streams.note(f"stopped: no row was committed{'; the new topic was dropped' if created else ''}")
 
 
+@contextmanager
+def _explained(file: str, source: str) -> Iterator[None]:
+    """A reader's message without the name of the spool file, and with what JSON has to look like."""
+    try:
+        yield
+    except UsageError as error:
+        text = str(error)
+        if "JSON parse error" in text:
+            text += " (JSON lines are expected: one object a line, no array around them)"
+        if source == "-":
+            text = text.replace(repr(file), "standard input")
+        if text == str(error):
+            raise
+        raise UsageError(text) from None
+
+
 def _topic_for(
-    db: eventdb.Database, name: str, file: str, format: str, options: ImportOptions
+    db: eventdb.Database, name: str, file: str, format: str, options: ImportOptions, advice: str
 ) -> tuple[eventdb.Topic, bool]:
-    """The topic and whether it was made now. UsageError when the file's columns do not fit it."""
+    """The topic and whether it was made now. UsageError when the file's columns do not fit it, or, with the advice, for
+    a table."""
     from eventdb.arrow import file_schema
 
     schema = file_schema(file, format)
     try:
-        topic = db.topic(name)
+        topic = find_topic(db, name, advice)
     except TopicNotFound:
         columns = {field.name: str(field.type) for field in schema}
         for option, column in (("--event-time", options.event_time), ("--key", options.key)):
@@ -165,7 +188,7 @@ def _detect(file: str, source: str) -> str:
         return "parquet"
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return "arrow"
-    return "json" if head.startswith(b"{") else "csv"
+    return "json" if head.startswith((b"{", b"[{")) else "csv"
 
 
 def _estimate_rows(file: str, format: str, skip_rows: int) -> int | None:

@@ -22,6 +22,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 import eventdb
 from eventdb.errors import EventDBError
 
+from .commands import habit_command
 from .completion import Catalog, complete
 from .highlight import SQL_STYLE, SqlLexer
 from .session import Session, report
@@ -86,7 +87,7 @@ def key_bindings() -> KeyBindings:
     @keys.add("enter", filter=Condition(lambda: not get_app().current_buffer.complete_state))
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if is_complete(buffer.text):
+        if is_complete(buffer.text) or habit_command(buffer.text):
             buffer.validate_and_handle()
         else:
             buffer.insert_text("\n")
@@ -153,7 +154,7 @@ def run_shell(
 def _run(session: Session, text: str) -> None:
     """Run what was typed; nothing that goes wrong leaves the shell."""
     try:
-        session.run_text(text)
+        session.run_text(habit_command(text) or text)
     except KeyboardInterrupt:
         session.streams.note("cancelled")
     except Exception as error:
