@@ -165,7 +165,7 @@ def _catalog_error(error: apsw.Error, path: str) -> Exception:
     if isinstance(error, apsw.ReadOnlyError | apsw.PermissionsError | apsw.AuthError):
         return ReadOnlyError(f"the catalog {path} cannot be written", path=path)
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return CorruptionError(f"the catalog {path} does not verify: {error}", path=path)
+        return CorruptionError(f"the catalog {path} does not verify: {error}; restore a backup", path=path)
     return StorageError(f"the catalog {path} failed: {error}", path=path)
 
 
@@ -202,10 +202,32 @@ def _harden(connection: apsw.Connection) -> None:
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
 
 
+def _has_tables(connection: apsw.Connection) -> bool:
+    made: int = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'views'").get
+    return made == 1
+
+
 def _is_whole(connection: apsw.Connection) -> bool:
     """Whether whoever made the catalog came to the end."""
-    made: int = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'views'").get
-    return made == 1 and connection.execute("PRAGMA journal_mode").get == "wal"
+    return _has_tables(connection) and connection.execute("PRAGMA journal_mode").get == "wal"
+
+
+def _lost(path: str) -> CorruptionError:
+    return CorruptionError(
+        f"the catalog {path} is missing or empty, but a database is made with one and its topics are named there: "
+        "restore a backup",
+        path=path,
+    )
+
+
+def _require_content(path: str) -> None:
+    """The file is there and holds something. Not left to SQLite, which deletes the log beside an empty file."""
+    try:
+        if os.lstat(path).st_size:
+            return
+    except FileNotFoundError:
+        pass
+    raise _lost(path)
 
 
 def _refuse_foreign(path: str, read_only: bool) -> None:
@@ -250,9 +272,12 @@ def _view_of(row: Sequence[Any]) -> ViewInfo:
 
 
 class Catalog:
-    """The open catalog of one database. Thread-safe. Closed once; not usable after fork()."""
+    """The open catalog of one database. Thread-safe. Closed once; not usable after fork().
 
-    def __init__(self, path: str, *, read_only: bool = False) -> None:
+    Without `make`, or read-only, a catalog that is missing or empty is a CorruptionError: only a new database gets one.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False, make: bool = True) -> None:
         self.path = path
         self._lock = threading.RLock()
         self._changes = 0
@@ -263,15 +288,17 @@ class Catalog:
         self._topics_by_name: dict[str, TopicInfo] = {}
         self._views_by_id: dict[int, ViewInfo] = {}
         try:
-            self._connection = self._open(path, read_only)
+            self._connection = self._open(path, read_only, make and not read_only)
         except apsw.Error as error:
             raise _catalog_error(error, path) from None
         except OSError as error:
             raise StorageError(f"cannot open the catalog {path}: {error.strerror}", path=path) from None
 
     @staticmethod
-    def _open(path: str, read_only: bool) -> apsw.Connection:
+    def _open(path: str, read_only: bool, make: bool) -> apsw.Connection:
         _refuse_foreign(path, read_only)
+        if not make:
+            _require_content(path)
         if read_only:
             uri = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?mode=ro"
             if not os.access(os.path.dirname(path), os.W_OK):
@@ -285,9 +312,12 @@ class Catalog:
                         return connection
                     connection.close()
             with _opening(path, fcntl.LOCK_EX):
-                return Catalog._make(path)
+                return Catalog._make(path, make)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         _harden(connection)
+        if not _has_tables(connection):
+            connection.close()
+            raise _lost(path)
         return connection
 
     @staticmethod
@@ -300,11 +330,14 @@ class Catalog:
         return connection
 
     @staticmethod
-    def _make(path: str) -> apsw.Connection:
+    def _make(path: str, make: bool) -> apsw.Connection:
         """The catalog exists, however far another process came with it before it died."""
-        if not os.path.exists(path):
+        if make and not os.path.exists(path):
             _create(path)
         connection = Catalog._connect(path)
+        if not make and not _has_tables(connection):
+            connection.close()
+            raise _lost(path)
         if not _is_whole(connection):
             connection.execute("PRAGMA journal_mode = WAL")
             with connection:

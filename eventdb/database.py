@@ -116,7 +116,8 @@ class Database(Upkeep):
 
         def live_topics() -> dict[int, Schema]:
             if not catalogs:
-                catalogs.append(Catalog(os.path.join(self.path, "catalog.sqlite"), read_only=self.read_only))
+                new = not os.path.exists(os.path.join(self.path, "FORMAT"))  # it comes last, after the catalog
+                catalogs.append(Catalog(os.path.join(self.path, "catalog.sqlite"), read_only=self.read_only, make=new))
             return {info.id: info.schema for info in catalogs[0].topics()}
 
         try:
@@ -124,7 +125,12 @@ class Database(Upkeep):
                 self.path, durability=durability, read_only=self.read_only, create=not self.read_only,
                 live_topics=live_topics, seal_after=lambda topic_id: seal_after_us(catalogs[0].topics(), topic_id),
             )  # fmt: skip
-            live_topics()
+            try:
+                live_topics()
+            except BaseException:
+                self._store.leave(live_topics)
+                self._store.close()
+                raise
         except BaseException:
             if catalogs:
                 catalogs[0].close()

@@ -25,6 +25,8 @@ from eventdb.storage.rights import check_directory, check_folder, network_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventdb.storage.files import Clock, Files
 
 _DIRECTORIES = ("index", "journal", "topics", "spill")
@@ -142,8 +144,9 @@ def refuse_strangers(files: Files, path: str, *, create: bool) -> None:
         )
 
 
-def create_database(files: Files, clock: Clock, path: str) -> bytes:
-    """An empty database whose every file is durable; FORMAT comes last. The lock is held. Returns the uuid."""
+def create_database(files: Files, clock: Clock, path: str, make_catalog: Callable[[], object]) -> bytes:
+    """An empty database whose every file is durable; FORMAT comes last, so that a database that has it has a catalog
+    too. The lock is held. Returns the uuid."""
     uuid = os.urandom(16)
     try:
         for name in _DIRECTORIES:
@@ -157,6 +160,7 @@ def create_database(files: Files, clock: Clock, path: str) -> bytes:
         _create_index(files, clock, path)
         for name in _DIRECTORIES:
             files.fsync_dir(f"{path}/{name}")
+        make_catalog()
         write_format(files, path, uuid, clock.time_us())
     except OSError as error:
         raise storage_error(error, "creating", path) from error

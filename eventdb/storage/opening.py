@@ -1,7 +1,7 @@
 """Opening a database directory: who else has it open, whether it must recover, and its parts, ready for the Store.
 
-Legal order for writing: LOCK, then ALIVE (exclusively: nobody else is here), FORMAT, the shared page, the newest
-checkpoint slot, the index, recovery; then ALIVE shared, and LOCK is free again.
+Legal order for writing: LOCK, then ALIVE (exclusively: nobody else is here), FORMAT (a new one is made after the
+catalog), the shared page, the newest checkpoint slot, the index, recovery; then ALIVE shared, and LOCK is free again.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Opening:
             alone = self._try_alone()
             if not files.exists(f"{path}/FORMAT"):
                 refuse_strangers(files, path, create=create)
-                self.uuid = create_database(files, self._clock, path)
+                self.uuid = create_database(files, self._clock, path, live_topics)
             else:
                 self.uuid = read_format(files, path)
             if not alone and needs_restore(self._newest_slot(write=True), self._clock.boot_id(), False):
