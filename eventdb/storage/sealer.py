@@ -29,7 +29,7 @@ from eventdb.config import (
     SEAL_LEAST_ROWS,
     SEAL_OLD_LEAST_ROWS,
 )
-from eventdb.errors import DatabaseLocked, EventDBError
+from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError
 from eventdb.storage.dictionary import DictionaryCache
 from eventdb.storage.files import storage_error
 from eventdb.storage.format import (
@@ -56,7 +56,6 @@ from eventdb.storage.kv import IndexFault, index_error, scan
 from eventdb.storage.log import PartitionLog, PartitionState
 from eventdb.storage.recovery import remove_topic_files
 from eventdb.storage.sealed import SealedLayout, file_name, is_sealed, sealed_path
-from eventdb.storage.segment import MissingFile
 from eventdb.storage.superseded import waiting_tables
 
 TYPE_CHECKING = False
@@ -265,9 +264,11 @@ class Sealer:
         if base != first.base:
             log = PartitionLog(self._files, self._path, self._uuid, topic_id, schema, None, partition, [])
             try:
-                first_us = log.mapped_raw(first.base, first.value).append_times(0, 1)[0]
-            except MissingFile:
-                return False  # retention was faster
+                segment = log.mapped_raw(first.base, first.value)
+                segment.require_rows(0, 1)
+                first_us = segment.append_times(0, 1)[0]
+            except CorruptionError:
+                return False  # retention was faster, or the device is damaged: then a reader or check says so
             self._first_us[topic_id, partition] = first.base, first_us
         return self._writer.clock.time_us() - first_us >= after_us
 
