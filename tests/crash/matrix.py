@@ -69,7 +69,7 @@ MATRIX = {
             SWEEP,
             "storage/test_retention.py::test_a_crash_at_any_operation_of_trimming_keeps_the_start_and_brings_nothing_back",
             "storage/test_recovery.py::test_a_power_cut_while_the_journal_rolls_leaves_an_openable_database",
-            "storage/test_sealed.py::test_a_killed_sealer_leaves_every_row_in_its_place",
+            "storage/test_sealing.py::test_a_killed_sealer_leaves_every_row_in_its_place",
             "storage/test_keyed.py::test_a_table_survives_crashes_as_a_prefix_of_its_commits",
         ),
     ),
