@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from eventdb.errors import EventDBError
 from eventdb.storage.check_table import check_table
 from eventdb.storage.checkpoint import CheckpointFile
@@ -13,6 +15,8 @@ from eventdb.storage.log import PartitionState
 from eventdb.storage.sealed import SealedLayout, is_sealed, open_sealed
 from eventdb.storage.segment import Segment, SegmentLayout, open_segment
 from eventdb.storage.sums import read_sum, verify_rows
+
+_SETTLE_S = 0.2  # a checkpoint that is being written is whole by then
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +35,10 @@ def check_store(files: Files, path: str, uuid: bytes, snapshot: StoreSnapshot, *
         try:
             if slots.newest() is None:
                 problems.append("index/checkpoint: no slot verifies")
+            elif slots.has_damage():
+                time.sleep(_SETTLE_S)
+                if slots.has_damage():
+                    problems.append("index/checkpoint: a slot does not verify; close the database and run repair")
         finally:
             slots.close()
     except (OSError, EventDBError) as error:

@@ -101,11 +101,17 @@ class CheckpointFile:
 
     def whole(self) -> list[Slot]:
         """The slots that verify, the newest first."""
-        size = self._files.size(self._fd)
-        slot_bytes = size // 2
-        data = self._files.pread(self._fd, size, 0)
-        slots = [Slot.unpack(i, data[i * slot_bytes : (i + 1) * slot_bytes]) for i in (0, 1)]
+        slots = [Slot.unpack(i, data) for i, data in enumerate(self._parts())]
         return sorted((slot for slot in slots if slot is not None), key=lambda slot: -slot.sequence)
+
+    def has_damage(self) -> bool:
+        """Whether a slot that was written does not verify: also one that is being written at this moment."""
+        return any(Slot.unpack(i, data) is None and any(data) for i, data in enumerate(self._parts()))
+
+    def _parts(self) -> list[bytes]:
+        size = self._files.size(self._fd)
+        data = self._files.pread(self._fd, size, 0)
+        return [data[: size // 2], data[size // 2 : size // 2 * 2]]
 
     def write(self, slot: Slot) -> None:
         """The slot is in its place, not yet flushed."""

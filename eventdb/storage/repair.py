@@ -185,9 +185,14 @@ class Repair:
         except (OSError, EventDBError):
             return []
         try:
-            return file.whole()
+            found, damaged = file.whole(), file.has_damage()
         finally:
             file.close()
+        if damaged and found:
+            tail = found[0].tail
+            if not self._files.exists(f"{self._path}/journal/{journal_name(tail.epoch, tail.number)}"):
+                return []  # the damaged one was newer: what the other one goes on with is gone, as it should be
+        return found
 
     def _verifies(self, folder: str, slot: Slot | None) -> bool:
         """Whether LMDB may open the folder's index and every value in it verifies."""

@@ -72,6 +72,20 @@ def no_shared(path: Path) -> None:
     (path / "reserve").unlink()
 
 
+@pytest.mark.parametrize("part", range(6))
+def test_a_damaged_page_of_the_checkpoints_is_named_and_mended(tmp_path: Path, part: int) -> None:
+    path = tmp_path / "db"
+    fill(path)
+    file = path / "index" / "checkpoint"
+    piece = len(file.read_bytes()) // 6
+    whole = not any(file.read_bytes()[part * piece : (part + 1) * piece])
+    flip(file, part * piece, piece)
+    assert whole or any("index/checkpoint" in problem for problem in eventdb.check(path))
+    assert eventdb.repair(path)["lost"] == []
+    assert eventdb.check(path, deep=True) == []
+    assert offsets(path) == WHOLE
+
+
 @pytest.mark.parametrize(
     "harm", [no_format, bad_format, no_checkpoint, bad_checkpoint, bad_metas, bad_header, no_shared]
 )
