@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults import SimulatedDisk
+from eventdb.storage import store as store_module
+from tests.faults import SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import SMALL_LIMITS
 
 
@@ -20,3 +22,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def disk(tmp_path: Path) -> SimulatedDisk:
     (tmp_path / "disk").mkdir()
     return SimulatedDisk(str(tmp_path / "disk"))
+
+
+@pytest.fixture(autouse=True)
+def _no_simulated_store_is_left() -> Iterator[None]:
+    """A life that ended in an assertion leaves its store open: the next test must not find it, nor its crash."""
+    yield
+    for store in list(store_module._stores.values()):
+        if isinstance(store._files, SimulatedFiles):
+            let_go(store)
