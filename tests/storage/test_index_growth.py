@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ KEYS = 120  # of one step: a good half of the first map
 
 OTHER = f"""
 import eventdb.storage.kv as kv
+from eventdb.errors import DiskFullError
 kv.INDEX_MAP_BYTES = {MAP_BYTES}
 VALUE = bytes(range(256)) * 12
 store = start(durability="os", read_only=len(sys.argv) > 2)
@@ -27,9 +29,14 @@ say("open")
 for line in sys.stdin:
     what, first, count = line.split()
     if what == "write":
-        with store.write() as transaction:
-            for n in range(int(first), int(first) + int(count)):
-                transaction.put(b"%08d" % n, VALUE)
+        for wait in (0.1,) * 50:  # the map grows a moment later if a snapshot is open just now
+            try:
+                with store.write() as transaction:
+                    for n in range(int(first), int(first) + int(count)):
+                        transaction.put(b"%08d" % n, VALUE)
+                break
+            except DiskFullError:
+                time.sleep(wait)
     with store.snapshot() as snapshot:
         found = dict(snapshot.range(b""))
     say(f"{{len(found)}} {{all(value == VALUE for value in found.values())}} {{store._index._info()['map_size']}}")
@@ -49,6 +56,16 @@ def put(store: Store, first: int, count: int) -> None:
     with store.write() as transaction:
         for n in range(first, first + count):
             transaction.put(b"%08d" % n, VALUE)
+
+
+def put_when_there_is_room(store: Store, first: int, count: int) -> None:
+    """As DiskFullError says: the map grows a moment later if a snapshot, such as maintenance's, is open just now."""
+    for _ in range(50):
+        try:
+            return put(store, first, count)
+        except DiskFullError:
+            time.sleep(0.1)
+    raise AssertionError("the map did not grow for five seconds")
 
 
 def fill(store: Store, first: int) -> int:
@@ -75,7 +92,7 @@ def fill_from_two_processes(path: Path) -> None:
     try:
         for turn in range(12):
             if turn % 3 == 2:
-                put(store, count, KEYS)
+                put_when_there_is_room(store, count, KEYS)
             for process in (writer, reader):
                 assert process.stdin is not None
                 process.stdin.write(f"{'write' if process is writer and turn % 3 < 2 else 'read'} {count} {KEYS}\n")
