@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import eventdb
-from bench.measure import Report, median, scratch, show_s, take_turns, timed
+from bench.measure import Report, answer, median, show_s, take_turns, timed
 from bench.peers.duckdb import DuckDB
 from bench.peers.sqlite import Sqlite
 from bench.readings import COLUMNS, DEVICES, event, events, table
@@ -270,13 +270,4 @@ QUESTIONS = {"batch": batch, "single": single, "commit": commit, "producer": pro
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the reports asked for; the number of bars missed."""
-    unknown = [name for name in arguments if name not in QUESTIONS]
-    if unknown:
-        raise SystemExit(f"no question {unknown[0]!r}; the questions are {', '.join(QUESTIONS)}")
-    missed = 0
-    for name in arguments or QUESTIONS:
-        with scratch() as work:
-            report = QUESTIONS[name](work)
-        report.show()
-        missed += report.missed()
-    return missed
+    return answer(QUESTIONS, arguments)

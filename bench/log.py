@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,13 @@ def arrow_table(rows: Sequence[Row]) -> pyarrow.Table:
     return pa.table({"n": pa.array(n, pa.int64()), "device": pa.array(device), "body": pa.array(body, pa.binary())})
 
 
-class Log:
+class Log(ABC):
     """Stores events of bench/payload.py. Each contestant gets them in the form it takes quickest: what `prepare` makes
     before the clock starts."""
 
+    @abstractmethod
     def prepare(self, one: Row) -> Any:
-        raise NotImplementedError
+        """What `append_each` takes for one event."""
 
     def prepare_each(self, rows: Sequence[Row]) -> list[Any]:
         return [self.prepare(one) for one in rows]
@@ -37,12 +39,12 @@ class Log:
         """What `append_batch` takes."""
         return self.prepare_each(rows)
 
-    def connect(self, threads: int) -> None:
+    def connect(self, threads: int) -> None:  # noqa: B027 (most need nothing)
         """Whatever `append_each` of so many blocks needs; not measured."""
 
     def appender(self) -> Callable[[Any], object]:
         """A function for one thread: when it returns, the event is as durable as this log promises."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is measured with batches only")
 
     def append_each(self, blocks: Sequence[Sequence[Any]]) -> None:
         """One event after the other, each block by a thread of its own, all at once."""
@@ -55,16 +57,17 @@ class Log:
         for thread in threads:
             thread.join()
 
+    @abstractmethod
     def append_batch(self, prepared: Any) -> None:
         """All events; when it returns, they are as durable as this log promises."""
-        raise NotImplementedError
 
     def contents(self) -> Iterator[Row]:
         """Every event stored."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} keeps bytes, not events")
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Lets everything go."""
 
 
 def _append_all(append: Callable[[Any], object], block: Sequence[Any]) -> None:

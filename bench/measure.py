@@ -12,7 +12,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,3 +135,17 @@ def show_s(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e6:.3g} us"
+
+
+def answer(questions: Mapping[str, Callable[[Path], Report]], names: Sequence[str]) -> int:
+    """Prints the reports asked for, all of them if none is named; the number of bars missed."""
+    unknown = [name for name in names if name not in questions]
+    if unknown:
+        raise SystemExit(f"no question {unknown[0]!r}; the questions are {', '.join(questions)}")
+    missed = 0
+    for name in names or questions:
+        with scratch() as work:
+            report = questions[name](work)
+        report.show()
+        missed += report.missed()
+    return missed

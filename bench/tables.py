@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import eventdb
-from bench.measure import Report, median, scratch, take_turns, timed
+from bench.measure import Report, answer, median, take_turns, timed
 from bench.peers.sqlite import SqliteTable
 
 KEYS = 20_000
@@ -170,13 +170,4 @@ QUESTIONS = {"put": put, "get": get, "sql": sql, "bulk": bulk}
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the reports asked for; the number of bars missed."""
-    unknown = [name for name in arguments if name not in QUESTIONS]
-    if unknown:
-        raise SystemExit(f"no question {unknown[0]!r}; the questions are {', '.join(QUESTIONS)}")
-    missed = 0
-    for name in arguments or QUESTIONS:
-        with scratch() as work:
-            report = QUESTIONS[name](work)
-        report.show()
-        missed += report.missed()
-    return missed
+    return answer(QUESTIONS, arguments)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from pathlib import Path
 
 import pytest
 
 from eventdb.errors import DatabaseLocked, StorageError
 from eventdb.storage import Store
 from tests.faults import SimulatedDisk
-from tests.storage.simulation import SMALL_LIMITS
 from tests.storage.test_recovery import append, crash, log
 from tests.storage.test_retention import HOUR, FakeClock, offsets, open_with
 
@@ -19,16 +17,7 @@ BOOT_IN_1970 = 5_000_000
 JUMPS_US = (0, 24 * HOUR, -24 * HOUR, -48 * HOUR, 1, 20 * 365 * 24 * HOUR, -20 * 365 * 24 * HOUR)
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in SMALL_LIMITS.items():
-        monkeypatch.setattr(f"eventdb.storage.{name}", value)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> SimulatedDisk:
-    (tmp_path / "disk").mkdir()
-    return SimulatedDisk(str(tmp_path / "disk"))
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def append_times(store: Store) -> list[int]:

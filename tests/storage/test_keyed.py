@@ -361,19 +361,21 @@ def test_a_planted_bug_is_caught(
     assert goes_wrong(tmp_path, durability), f"{plant.__name__} went unnoticed"
 
 
+def start(disk: SimulatedDisk) -> tuple[SimulatedFiles, Store]:
+    """A process that has the disk's database open."""
+    files = disk.files()
+    return files, Store.open(
+        f"{disk.root}/db", durability="commit", files=files, clock=disk.clock(), live_topics=lambda: {1: SCHEMA},
+        maintenance=False,
+    )  # fmt: skip
+
+
 def killed_before_the_record(root: Path) -> Model:
     """What is left, and one more row, after a process died on its way to the journal."""
     root.mkdir()
     disk = SimulatedDisk(str(root))
 
-    def start() -> tuple[SimulatedFiles, Store]:
-        files = disk.files()
-        return files, Store.open(
-            str(root / "db"), durability="commit", files=files, clock=disk.clock(), live_topics=lambda: {1: SCHEMA},
-            maintenance=False,
-        )  # fmt: skip
-
-    files, store = start()
+    files, store = start(disk)
     put(store, ("a", 1))
     put(store, ("a", 2))
     files.names = frozenset(["pwrite"])
@@ -382,7 +384,7 @@ def killed_before_the_record(root: Path) -> Model:
         put(store, ("a", 3))
     let_go(store)
     disk.restart(files.left, power=False)
-    files, store = start()
+    files, store = start(disk)
     put(store, ("b", 4))
     with store.snapshot() as snapshot:
         found = content(snapshot, table_of(store))
@@ -404,14 +406,7 @@ def power_cut_after_an_old_row_was_marked(root: Path, seed: int) -> Model:
     root.mkdir()
     disk = SimulatedDisk(str(root), seed)
 
-    def start() -> tuple[SimulatedFiles, Store]:
-        files = disk.files()
-        return files, Store.open(
-            str(root / "db"), durability="commit", files=files, clock=disk.clock(), live_topics=lambda: {1: SCHEMA},
-            maintenance=False,
-        )  # fmt: skip
-
-    files, store = start()
+    files, store = start(disk)
     for n in range(8):
         put(store, *[(key, n) for key in LETTERS])
     store.checkpoint()
@@ -427,7 +422,7 @@ def power_cut_after_an_old_row_was_marked(root: Path, seed: int) -> Model:
         files.crash(power=True)
     let_go(store)
     disk.restart(files.left, power=True)
-    files, store = start()
+    files, store = start(disk)
     with store.snapshot() as snapshot:
         found = content(snapshot, table_of(store))
     store.close()
