@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import eventdb
-from bench.measure import Report, answer, median, show_s, take_turns, timed
+from bench.bare import BareWrite
+from bench.measure import Report, answer, median, show_s, take_turns, timed, timed_each
 from bench.peers.duckdb import DuckDB
 from bench.peers.sqlite import Sqlite
 from bench.readings import COLUMNS, DEVICES, event, events, table
@@ -28,7 +29,6 @@ SINGLE_ROWS = 1_000
 COMMIT_ROWS = 40
 ROUNDS = 51  # short turns, many of them: the disk's mood changes faster than a second
 PRODUCER_ROWS = 200_000
-RECORD_BYTES = 192  # of the bare write: about what a six-column event takes in a journal
 
 
 def _fresh(path: Path) -> Path:
@@ -155,23 +155,6 @@ def single(work: Path) -> Report:
     return report
 
 
-class BareWrite:
-    """pwrite + fdatasync, one record at a time, into a file filled with zeros: the floor of a durable commit."""
-
-    def __init__(self, path: Path, records: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.write(self._fd, bytes(RECORD_BYTES * records))
-        os.fsync(self._fd)
-        self._position = 0
-        self._record = bytes(range(RECORD_BYTES))
-
-    def write_each(self, count: int) -> None:
-        for _ in range(count):
-            os.pwrite(self._fd, self._record, self._position)
-            os.fdatasync(self._fd)
-            self._position += RECORD_BYTES
-
-
 def commit(work: Path) -> Report:
     rounds = ROUNDS
     db, topic = _open(work / "ours", "commit")
@@ -183,31 +166,26 @@ def commit(work: Path) -> Report:
     topic.append(event(0))
     before = db.stats()
 
-    def append_all(block: Sequence[dict[str, Any]]) -> None:
-        append = topic.append
-        for one in block:
-            append(one)
+    singles: dict[str, list[float]] = {"ours": [], "bare": [], "sqlite": []}
 
-    def ours() -> float:
-        block = blocks["ours"]()
-        return timed(lambda: append_all(block)) / COMMIT_ROWS
+    def turn(name: str, one: Callable[[Any], object], block: Callable[[], Sequence[Any]]) -> Callable[[], float]:
+        return lambda: timed_each(one, block(), singles[name])
 
-    def sqlite() -> float:
-        block = blocks["sqlite"]()
-        return timed(lambda: sqlite_peer.append_each(block)) / COMMIT_ROWS
-
-    def floor() -> float:
-        return timed(lambda: bare.write_each(COMMIT_ROWS)) / COMMIT_ROWS
-
-    values = take_turns({"ours": ours, "bare": floor, "sqlite": sqlite}, rounds)
+    take_turns(
+        {
+            "ours": turn("ours", topic.append, blocks["ours"]),
+            "bare": turn("bare", bare.write, lambda: range(COMMIT_ROWS)),
+            "sqlite": turn("sqlite", lambda one: sqlite_peer.append_each((one,)), blocks["sqlite"]),
+        },
+        rounds,
+    )
     after = db.stats()
     commits, flushes = (int(str(after[name])) - int(str(before[name])) for name in ("commits", "flushes"))
-    mine, bare_s = median(values["ours"]), median(values["bare"])
+    mine, bare_s, lite_s = (median(singles[name]) for name in ("ours", "bare", "sqlite"))
     report = Report("One event per commit, on the device when it returns")
     against = f"{show_s(mine)} against {show_s(bare_s)}"
     met = mine <= 1.3 * bare_s
     report.add("append / bare pwrite + fdatasync", against, f"{mine / bare_s:.2f}x its time", "<= 1.3x", met)
-    lite_s = median(values["sqlite"])
     report.add(
         "append / SQLite autocommit WAL/FULL",
         f"{show_s(mine)} against {show_s(lite_s)}",
@@ -217,8 +195,9 @@ def commit(work: Path) -> Report:
         "flushes per commit", f"{flushes} for {commits}", f"{flushes / commits:.3f}", "<= 1.2", flushes <= 1.2 * commits
     )
     news = [{**event(n), "device": f"never heard of {n}"} for n in range(COMMIT_ROWS * 5)]
-    new_s = timed(lambda: append_all(news)) / len(news)
-    report.note(f"an event with a string never seen before: {show_s(new_s)}")
+    fresh: list[float] = []
+    timed_each(topic.append, news, fresh)
+    report.note(f"an event with a string never seen before: {show_s(median(fresh))}")
     db.close()
     sqlite_peer.close()
     return report

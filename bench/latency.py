@@ -1,6 +1,6 @@
 """How soon does a subscriber see an event? Open loop: events come on a schedule, whether or not anyone keeps up.
 
-    python -m bench latency [same] [other] [view] [--rate 1000] [--seconds 5]
+    python -m bench latency [same] [other] [view] [--rate 1000] [--seconds 2]
 
 Every event carries the monotonic time just before its `append` was called, so a latency covers the commit, the wake-up,
 the change's way through the subscription and into the subscriber's hands. `other`: the subscriber is a process of its
@@ -15,10 +15,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import eventdb
+from bench.bare import BareWrite
 from bench.measure import Report, median, percentile, scratch
 
 COLUMNS = {
@@ -38,14 +39,19 @@ VIEW = (
 )
 
 
-def append_on_schedule(topic: eventdb.Topic, rate: int, seconds: float) -> None:
-    """`rate` events a second; a late one is sent at once, none is left out."""
-    count = int(rate * seconds) + WARMUP
+def schedule(rate: int, seconds: float) -> Iterator[int]:
+    """0, 1, 2 ... at `rate` a second, the warm-up first; a late one comes at once, none is left out."""
     start = time.monotonic_ns() + 50_000_000
     period = 1_000_000_000 // rate
-    for n in range(count):
+    for n in range(int(rate * seconds) + WARMUP):
         while (left := start + n * period - time.monotonic_ns()) > 0:
             time.sleep(left / 1e9)  # never spinning: that would take the interpreter away from the subscriber
+        yield n
+
+
+def append_on_schedule(topic: eventdb.Topic, rate: int, seconds: float) -> None:
+    """`rate` events a second, and the one that ends it."""
+    for n in schedule(rate, seconds):
         topic.append({"sent_ns": time.monotonic_ns(), "device": f"d{n % 100}", "temp": 20.5, "humidity": 40.0,
                       "status": "ok", "n": n})  # fmt: skip
     topic.append({"sent_ns": 0, "device": "end", "temp": None, "humidity": None, "status": None, "n": LAST})
@@ -122,6 +128,17 @@ def other_process(path: Path, collector: str, durability: str, rate: int, second
     return found[WARMUP:]
 
 
+def flush_on_schedule(path: Path, rate: int, seconds: float) -> list[int]:
+    """Latencies in ns of a bare pwrite + fdatasync at the same rate: what the device alone adds in `commit` mode."""
+    found = []
+    bare = BareWrite(path, int(rate * seconds) + WARMUP)
+    for n in schedule(rate, seconds):
+        before = time.monotonic_ns()
+        bare.write(n)
+        found.append(time.monotonic_ns() - before)
+    return found[WARMUP:]
+
+
 def subscriber_main(path: str, collector: str) -> int:
     """The other process: prints "ready", then its latencies."""
     with eventdb.open(path) as db:
@@ -158,8 +175,11 @@ def latency(kinds: Sequence[str], rate: int, seconds: float) -> Report:
         middles: list[float] = []
         tails: list[float] = []
         worst = 0
+        floors: list[float] = []
         for round_number in range(ROUNDS):
             with scratch() as work:
+                if durability == "commit":
+                    floors.append(percentile(flush_on_schedule(work / "bare", rate, seconds), 0.5))
                 found = run(work / f"db{round_number}", collector, durability, rate, seconds)
             middles.append(percentile(found, 0.5))
             tails.append(percentile(found, 0.99))
@@ -167,6 +187,8 @@ def latency(kinds: Sequence[str], rate: int, seconds: float) -> Report:
         what = f"{'other' if kind == 'other' else 'same'} process, {collector}, {durability.partition(':')[0]}"
         for name, values, bar in (("p50", middles, bars[0]), ("p99", tails, bars[1])):
             value, wanted, met = _show(values, bar)
+            if floors and name == "p50":
+                value += f", {median(floors) / 1e3:.0f} us of it a bare flush"
             report.add(f"{what}: {name}", value, f"worst {worst / 1e3:.0f} us" if name == "p99" else "", wanted, met)
     return report
 
@@ -176,7 +198,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench latency", description=__doc__)
     parser.add_argument("kinds", nargs="*", help="same, other, view (default: all)")
     parser.add_argument("--rate", type=int, default=1_000)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--subscribe", help=argparse.SUPPRESS)
     parser.add_argument("--collector", choices=sorted(COLLECTORS), default="subscribe")
     options = parser.parse_args(arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +55,10 @@ class Campaign(Lives):
         plant: str = "",
         views: bool = False,
         senders: float = 0.25,
+        kinds: Sequence[str] = (),
     ) -> None:
         super().__init__(zygote, work, durability, seed, plant)
+        self._more: list[object] = [*(["--view"] if views else []), *(["--kinds", *kinds] if kinds else [])]
         self._views = views
         self._senders = senders  # share of victims that are idempotent producers
         self._generation = 0
@@ -98,7 +101,7 @@ class Campaign(Lives):
         rng, serial = self._rng, self.tally.rounds
         victim = f"{PRODUCER_PREFIX}-a" if rng.random() < self._senders else f"w{serial}a"
         by_step = rng.random() < 0.5
-        more: list[object] = ["--view"] if self._views else []
+        more = self._more
         start = self._facts.acks(victim)
         others = []
         if rng.random() < 0.3:

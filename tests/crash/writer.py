@@ -27,14 +27,16 @@ from tests.crash.sights import observe
 from tests.crash.workload import COLUMNS, CREATE_VIEW, PRODUCER_PREFIX, TOPICS, event, table
 
 STORAGE = os.path.join(os.path.dirname(os.path.abspath(eventdb.__file__)), "storage")
-KINDS = ("append", "many", "batch", "transaction", "checkpoint")
-WEIGHTS = (60, 15, 8, 15, 2)
+WEIGHTS = {"append": 60, "many": 15, "batch": 8, "transaction": 15, "checkpoint": 2}
 
 
 class Writer:
     """One writer: `step` performs one random operation, recorded before and after."""
 
-    def __init__(self, db: eventdb.Database, history: Recorder, name: str, rng: random.Random) -> None:
+    def __init__(
+        self, db: eventdb.Database, history: Recorder, name: str, rng: random.Random, kinds: Sequence[str] = ()
+    ) -> None:
+        self._kinds = list(kinds or WEIGHTS)
         self._db = db
         self._history = history
         self._name = name
@@ -55,7 +57,7 @@ class Writer:
         return first
 
     def step(self) -> None:
-        kind = self._rng.choices(KINDS, WEIGHTS)[0]
+        kind = self._rng.choices(self._kinds, [WEIGHTS[kind] for kind in self._kinds])[0]
         getattr(self, f"_{kind}")()
 
     def _append(self) -> None:
@@ -99,8 +101,10 @@ class Writer:
 class Sender(Writer):
     """A writer with an idempotent producer. After a restart it repeats its last event and goes on behind it."""
 
-    def __init__(self, db: eventdb.Database, history: Recorder, name: str, rng: random.Random) -> None:
-        super().__init__(db, history, name, rng)
+    def __init__(
+        self, db: eventdb.Database, history: Recorder, name: str, rng: random.Random, kinds: Sequence[str] = ()
+    ) -> None:
+        super().__init__(db, history, name, rng, kinds)
         self._producer = self._topics[TOPICS[0]].producer(id=name, linger_ms=1, max_rows=rng.choice((7, 64, 1_000)))
         self._next = self._producer.next_sequence
         if self._next:
@@ -172,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--die-at-step", type=int, default=0)
     parser.add_argument("--role", choices=("writer", "follower", "observer"), default="writer")
     parser.add_argument("--view", action="store_true", help="create a materialized view if there is none")
+    parser.add_argument("--kinds", nargs="+", choices=tuple(WEIGHTS), default=(), help="of operations (default: all)")
     parser.add_argument("--plant", choices=sorted(plants.PLANTS), default=None)
     options = parser.parse_args(arguments)
     if options.boot_id:
@@ -193,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.die_at_step:
         die_at_step(options.die_at_step)  # before any thread starts: it reaches new ones only
     make = Sender if options.name.startswith(PRODUCER_PREFIX) else Writer
-    writer = make(db, history, options.name, rng)
+    writer = make(db, history, options.name, rng, options.kinds)
     until = time.monotonic() + options.seconds
     while time.monotonic() < until:
         writer.step()
