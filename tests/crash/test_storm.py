@@ -37,7 +37,7 @@ def test_stopped_and_killed_processes_break_no_rule_of_the_log(zygote: Zygote, t
 
 @pytest.mark.parametrize(("plant", "kind"), [("stale-reader", "unseen"), ("split-transaction", "torn")])
 def test_the_storm_notices_a_planted_bug(zygote: Zygote, tmp_path: Path, plant: str, kind: str) -> None:
-    tally = Storm(zygote, tmp_path, "os", seed=3, plant=plant).run(8, until_broken=True)
+    tally = Storm(zygote, tmp_path, "os", seed=3, plant=plant).run(40, until_broken=True)
     assert kind in tally.kinds, f"{plant} went unnoticed through {tally}"
 
 
