@@ -60,7 +60,8 @@ def single_appends(topic: Any, first: int) -> list[float]:
 
 def small_segments(segment_rows: int) -> None:
     """In this process segments have at most so many rows, and nothing is sealed."""
-    from eventdb.storage import columns, segment, transaction
+    from eventdb.storage import transaction
+    from eventdb.storage.segment import columns, segment
 
     for module in (columns, segment, transaction):
         module.MAX_SEGMENT_ROWS = segment_rows  # type: ignore[attr-defined]

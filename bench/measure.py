@@ -58,7 +58,7 @@ def quiet_collector() -> Iterator[None]:
 
 def without_sealer() -> None:
     """From here on this process seals nothing but what it is asked to."""
-    from eventdb.storage.sealer import Sealer
+    from eventdb.storage.sealed.sealer import Sealer
 
     Sealer.has_work = lambda self: False  # type: ignore[method-assign]
     Sealer.step_at_close = lambda self: None  # type: ignore[method-assign]

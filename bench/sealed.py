@@ -29,9 +29,9 @@ import pyarrow.parquet
 import eventdb
 from bench import nexmark
 from bench.measure import Report, median, scratch, take_turns, timed
-from eventdb.storage import blocks, nodes, seal_process
-from eventdb.storage.encode import encode
-from eventdb.storage.sealed import SealedSegment
+from eventdb.storage.sealed import blocks, nodes, seal_process
+from eventdb.storage.sealed.encode import encode
+from eventdb.storage.sealed.sealed import SealedSegment
 
 BATCH_ROWS = 250_000
 WEATHER = Path(__file__).resolve().parent.parent / "shell" / "data" / "weather.csv.gz"

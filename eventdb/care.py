@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.schema import Schema
-    from eventdb.storage.cut import Cut
+    from eventdb.storage.care.cut import Cut
 
 
 def restore(
@@ -68,8 +68,8 @@ def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[s
     of the journal; without `accept_loss` a repair that would lose anything is refused with a CorruptionError that
     lists it, and changes nothing. Replaced files lie in the folder `quarantine` of the database.
     """
-    from eventdb.storage.files import Clock, Files
-    from eventdb.storage.repair import Repair
+    from eventdb.storage.care.repair import Repair
+    from eventdb.storage.device.files import Clock, Files
 
     name = os.path.abspath(os.fsdecode(os.fspath(path)))
     if not os.path.isdir(name):
@@ -152,7 +152,7 @@ def _cut(
     from datetime import datetime
 
     from eventdb.headers import BESIDE
-    from eventdb.storage.cut import Cut
+    from eventdb.storage.care.cut import Cut
     from eventdb.values import datetime_to_us
 
     if to_offset is not None and not hasattr(to_offset, "items"):
@@ -177,7 +177,7 @@ def _cut(
 
     def also(txn: Any, ends: dict[tuple[int, int], int]) -> None:
         from eventdb.producer import cut_sequences
-        from eventdb.storage.recovery import forget_keys
+        from eventdb.storage.care.recovery import forget_keys
         from eventdb.stream.state import StateKeys
 
         if not offsets and time_us is None:
@@ -227,7 +227,7 @@ class _UserKeys:
         self._txn.delete(b"u" + key)
 
     def range(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        from eventdb.storage.kv import scan
+        from eventdb.storage.index.kv import scan
 
         for key, value in scan(self._txn, b"u" + prefix):
             yield key[1:], value

@@ -24,8 +24,8 @@ from eventdb.errors import (
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import checked_opening, checked_options, inferred_schema, schema_of, seal_after_us
 from eventdb.schema import Field, Schema
-from eventdb.storage.key_index import row_count
-from eventdb.storage.limits import Limits
+from eventdb.storage.index.key_index import row_count
+from eventdb.storage.segment.limits import Limits
 from eventdb.storage.store import Store
 from eventdb.topic import Topic
 from eventdb.upkeep import Upkeep
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from eventdb.result import Result
     from eventdb.session import Session
     from eventdb.snapshot import Snapshot
-    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.subscription import Subscription
     from eventdb.table import Table

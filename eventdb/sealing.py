@@ -13,7 +13,7 @@ from eventdb.catalog import Catalog, TopicInfo
 from eventdb.config import COMPACT_PATIENCE_MS
 from eventdb.options import seal_after_us
 from eventdb.storage.store import Store
-from eventdb.storage.superseded import waiting_tables
+from eventdb.storage.tables.superseded import waiting_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def compact_waiting(store: Store, topics: Callable[[], dict[int, TopicInfo]], pa
         waiting = waiting_tables(snapshot)
     if not waiting:
         return 0
-    from eventdb.storage.compact import compact_table
+    from eventdb.storage.tables.compact import compact_table
 
     held = 0
     with store.sealer().lease(0) as mine:

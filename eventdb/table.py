@@ -12,9 +12,9 @@ from eventdb.errors import DatabaseLocked, OffsetOutOfRange, SchemaMismatch, Usa
 from eventdb.event import Position
 from eventdb.row import RowCodec
 from eventdb.schema import Schema
-from eventdb.storage.key_index import row_count
-from eventdb.storage.keyed import KeyedWriter
-from eventdb.storage.keys import key_encoder
+from eventdb.storage.index.key_index import row_count
+from eventdb.storage.index.keys import key_encoder
+from eventdb.storage.tables.keyed import KeyedWriter
 from eventdb.values import us_to_datetime
 
 TYPE_CHECKING = False
@@ -179,7 +179,7 @@ class Table:
         The newest segment, which is still written, stays as it is, unless `full`. Runs by itself in the background.
         DatabaseLocked if another process has been rewriting files for 30 seconds.
         """
-        from eventdb.storage.compact import compact_table
+        from eventdb.storage.tables.compact import compact_table
 
         self._check_usable()
         with self._store.sealer().lease(LOCK_TIMEOUT_MS) as mine:

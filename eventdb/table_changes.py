@@ -21,7 +21,7 @@ from eventdb.physical.evaluate import evaluate
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, DataType, Schema
 from eventdb.sql import statements as st
-from eventdb.storage.keyed import KeyedWriter
+from eventdb.storage.tables.keyed import KeyedWriter
 from eventdb.storage.transaction import WriteTransaction
 from eventdb.table import Table
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eventdb.producer import Producer
     from eventdb.schema import Schema
     from eventdb.storage import PartitionLog, StoreSnapshot, WriteTransaction
-    from eventdb.storage.segment import Lists
+    from eventdb.storage.segment.segment import Lists
 
 FIRST_CHUNK_ROWS, READ_CHUNK_ROWS = 64, 4_096  # rows read together: few first, for who wants a few
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from eventdb.errors import ClosedError, UsageError
 from eventdb.event import Position
 from eventdb.partitioner import check_partition
-from eventdb.storage.keyed import KeyedWriter
+from eventdb.storage.tables.keyed import KeyedWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -97,7 +97,7 @@ class Upkeep:
         `write_amplification` is bytes_written (by this process, to devices) / bytes_appended; `oldest_reader_lag` is
         how many index transactions ago the oldest open reader began: it keeps replaced pages alive.
         """
-        from eventdb.storage.stats import topic_sizes
+        from eventdb.storage.care.stats import topic_sizes
 
         self._check_open()
         self._refresh_catalog()

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eventdb.storage import store as store_module
-from eventdb.storage.files import Clock, Files
+from eventdb.storage.device.files import Clock, Files
 from eventdb.storage.store import Store
 
 SECTOR_BYTES = 512

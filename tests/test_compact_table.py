@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import eventdb
 from eventdb.storage import Store
-from eventdb.storage.entries import segments_of
+from eventdb.storage.index.entries import segments_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {"k": "INTEGER", "s": "VARCHAR", "x": "DOUBLE", "b": "BLOB", "flag": "BOOLEAN NOT NULL"}
@@ -26,7 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 16 rows; strings beyond four go plain."""
     for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS"):
         monkeypatch.setattr(f"eventdb.storage.{name}", 16)
-    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 6)
+    monkeypatch.setattr("eventdb.storage.segment.cells.DICTIONARY_LIMIT", 6)
 
 
 def row(k: int, n: int) -> dict[str, Any]:
@@ -211,8 +211,8 @@ def test_full_compaction_leaves_the_current_rows_only(tmp_path: Path) -> None:
 def test_a_helper_process_compacts_in_the_background_while_rows_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventdb.storage.seal_process.SEAL_INTERVAL_MS", 50)
-    monkeypatch.setattr("eventdb.storage.maintenance.CHECKPOINT_INTERVAL_MS", 200)
+    monkeypatch.setattr("eventdb.storage.sealed.seal_process.SEAL_INTERVAL_MS", 50)
+    monkeypatch.setattr("eventdb.storage.care.maintenance.CHECKPOINT_INTERVAL_MS", 200)
     path = tmp_path / "db"
     with eventdb.open(path, durability="interval:50ms") as db:
         table = db.create_table("t", {"k": "BIGINT", "n": "BIGINT"}, primary_key="k")

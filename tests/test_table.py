@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import eventdb
 from eventdb import ConstraintError, SchemaMismatch, UnsupportedSQL, UsageError
-from eventdb.storage import keys as keys_module
+from eventdb.storage.index import keys as keys_module
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ["a", "b", "c", "d", "e", "long" * 150, "lone" * 150]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from eventdb.storage.files import Clock
+    from eventdb.storage.device.files import Clock
 
 _NOBODY = bytes(SLOT_COUNT)
 _TIMEVAL = Struct("@ll")  # seconds, microseconds

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from itertools import accumulate
 
 from eventdb.errors import ClosedError, OffsetOutOfRange
+from eventdb.storage.commit.journal import Tail
 from eventdb.storage.format import (
     META,
     META_KEY,
@@ -18,13 +19,12 @@ from eventdb.storage.format import (
     U64,
     segment_key,
 )
-from eventdb.storage.head import ahead_of, head_lsn
-from eventdb.storage.journal import Tail
-from eventdb.storage.key_index import KeyIndex
-from eventdb.storage.kv import reading, scan
-from eventdb.storage.log import PartitionState
-from eventdb.storage.sealed import SealedSegment
-from eventdb.storage.segment import MissingFile, Segment, as_rows
+from eventdb.storage.index.head import ahead_of, head_lsn
+from eventdb.storage.index.key_index import KeyIndex
+from eventdb.storage.index.kv import reading, scan
+from eventdb.storage.sealed.sealed import SealedSegment
+from eventdb.storage.segment.log import PartitionState
+from eventdb.storage.segment.segment import MissingFile, Segment, as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from eventdb.storage.log import PartitionLog
-    from eventdb.storage.segment import Lists
+    from eventdb.storage.segment.log import PartitionLog
+    from eventdb.storage.segment.segment import Lists
 
     Entry = tuple[int, bytes, int, int]  # base, index entry, least and greatest event time
 
@@ -273,7 +273,7 @@ class StoreSnapshot:
         """The rows [start, stop), in offset order: one slice per raw segment, one per block of a sealed one. Those that
         cannot have an event time in the range `times` (None: open) or `key`, a physical value of the column that rows
         are looked up by, may be left out."""
-        from eventdb.storage.lookup import is_indexed, matching_slices
+        from eventdb.storage.segment.lookup import is_indexed, matching_slices
 
         index = log.schema.key
         if index is None or not is_indexed(log.schema.fields[index].type):

@@ -15,34 +15,34 @@ from eventdb.errors import (
     ReadOnlyError,
     UsageError,
 )
-from eventdb.storage.append import append_row
-from eventdb.storage.commit import Writer
-from eventdb.storage.dictionary import DictionaryCache
-from eventdb.storage.directory import (
+from eventdb.storage.care.maintenance import Maintenance
+from eventdb.storage.care.opening import Opening
+from eventdb.storage.care.recovery import (
+    forget_keys,
+    remove_topic_files,
+)
+from eventdb.storage.care.retention import Retention
+from eventdb.storage.commit.append import append_row
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.commit.group import GroupCommit
+from eventdb.storage.device.directory import (
     ensure_directory,
 )
-from eventdb.storage.files import Clock, Files, storage_error
+from eventdb.storage.device.files import Clock, Files, storage_error
+from eventdb.storage.device.lock import FORKED
 from eventdb.storage.format import (
     OP_FORGET,
     OP_PLACE,
 )
-from eventdb.storage.group import GroupCommit
-from eventdb.storage.head import Head
-from eventdb.storage.key_index import current_row, newest_row
-from eventdb.storage.keyed import table_schema
-from eventdb.storage.lock import FORKED
-from eventdb.storage.log import PartitionLog
-from eventdb.storage.maintenance import Maintenance
+from eventdb.storage.index.dictionary import DictionaryCache
+from eventdb.storage.index.head import Head
+from eventdb.storage.index.key_index import current_row, newest_row
 from eventdb.storage.notify import Notifier
-from eventdb.storage.opening import Opening
-from eventdb.storage.recovery import (
-    forget_keys,
-    remove_topic_files,
-)
-from eventdb.storage.retention import Retention
-from eventdb.storage.sealer import Sealer
+from eventdb.storage.sealed.sealer import Sealer
+from eventdb.storage.segment.log import PartitionLog
+from eventdb.storage.segment.tail import LogTail, read_tail
 from eventdb.storage.snapshot import StoreSnapshot
-from eventdb.storage.tail import LogTail, read_tail
+from eventdb.storage.tables.keyed import table_schema
 from eventdb.storage.transaction import WriteTransaction
 
 TYPE_CHECKING = False
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.schema import Schema
-    from eventdb.storage.cut import Cut
-    from eventdb.storage.limits import Limits
+    from eventdb.storage.care.cut import Cut
+    from eventdb.storage.segment.limits import Limits
 
 _stores: dict[tuple[int, int], Store] = {}
 _stores_lock = threading.RLock()
@@ -405,7 +405,7 @@ class Store(Opening):
 
     def check(self, deep: bool = False) -> list[str]:
         """Problems found, [] when whole. `deep` also reads every row."""
-        from eventdb.storage.check import check_store
+        from eventdb.storage.care.check import check_store
 
         with self.snapshot() as snapshot:
             return check_store(self._files, self.path, self.uuid, snapshot, deep=deep)
@@ -414,7 +414,7 @@ class Store(Opening):
         self, target: str, copy_catalog: Callable[[str], set[int]], cut: Cut | None = None
     ) -> dict[str, object]:  # fmt: skip
         """The directory `target` is a backup of the newest commit (backup.py); returns what was done."""
-        from eventdb.storage.backup import Backup
+        from eventdb.storage.care.backup import Backup
 
         self._check()
         target = os.path.abspath(target)
@@ -424,7 +424,7 @@ class Store(Opening):
 
     def stats(self) -> dict[str, object]:
         """Counters of this process, sizes of the database, and who reads it (stats.py)."""
-        from eventdb.storage.stats import file_bytes, reader_figures, written_bytes
+        from eventdb.storage.care.stats import file_bytes, reader_figures, written_bytes
 
         self._check()
         found: dict[str, object] = {

@@ -8,9 +8,8 @@ from itertools import chain
 
 from eventdb.config import HEAP_BYTES_PER_ROW, MAX_PAYLOAD_BYTES, MAX_SEGMENT_ROWS
 from eventdb.errors import ClosedError, InternalError, SchemaMismatch, UsageError
-from eventdb.storage.cells import store_cells
-from eventdb.storage.checksum import Checksum
-from eventdb.storage.dictionary import stored_values
+from eventdb.storage.commit.checksum import Checksum
+from eventdb.storage.commit.staging import Staged
 from eventdb.storage.format import (
     NO_MAX_TIME,
     NO_MIN_TIME,
@@ -29,11 +28,12 @@ from eventdb.storage.format import (
     dirty_key,
     segment_key,
 )
-from eventdb.storage.kv import IndexFault, index_error, scan
-from eventdb.storage.limits import require_room
-from eventdb.storage.log import PartitionLog
-from eventdb.storage.segment import Segment, SegmentLayout, create_segment
-from eventdb.storage.staging import Staged
+from eventdb.storage.index.dictionary import stored_values
+from eventdb.storage.index.kv import IndexFault, index_error, scan
+from eventdb.storage.segment.cells import store_cells
+from eventdb.storage.segment.limits import require_room
+from eventdb.storage.segment.log import PartitionLog
+from eventdb.storage.segment.segment import Segment, SegmentLayout, create_segment
 
 _STORED_ROWS = 2_048  # at a time: their cells stay in the processor's cache from the first look to the last
 
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.batch import Column
-    from eventdb.storage.commit import Writer
-    from eventdb.storage.files import Files
-    from eventdb.storage.marks import Marks
+    from eventdb.storage.commit.commit import Writer
+    from eventdb.storage.commit.marks import Marks
+    from eventdb.storage.device.files import Files
     from eventdb.storage.notify import Notifier
 
 MAX_KEY_BYTES = 500
@@ -198,7 +198,7 @@ class WriteTransaction:
 
     def append_columns(self, log: PartitionLog, columns: Sequence[Column]) -> int:
         """The offset of the first row. Columns in schema order with the schema's types; dictionaries may be any."""
-        from eventdb.storage.columns import store_columns
+        from eventdb.storage.segment.columns import store_columns
 
         if len(columns) != len(log.schema):
             raise SchemaMismatch(f"{len(columns)} columns do not fit the {len(log.schema)} columns of the topic")

@@ -15,11 +15,11 @@ from eventdb.schema import TIMESTAMP, DataType
 from eventdb.stream.program import Program, TopicFacts
 
 if TYPE_CHECKING:
-    from eventdb.storage.blocks import SealedSlice
-    from eventdb.storage.columns import SegmentSlice
-    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.sealed.blocks import SealedSlice
+    from eventdb.storage.segment.columns import SegmentSlice
+    from eventdb.storage.segment.log import PartitionLog
+    from eventdb.storage.segment.tail import LogTail
     from eventdb.storage.snapshot import StoreSnapshot
-    from eventdb.storage.tail import LogTail
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import ClosedError, EvaluationError, UsageError, ViewFailed
-from eventdb.storage.tail import LogTail
+from eventdb.storage.segment.tail import LogTail
 from eventdb.stream.continuous_query import ContinuousQuery, breaking_position
 from eventdb.stream.emission import Changes, LatestRows
 from eventdb.stream.program import APPEND, UPDATE
@@ -23,7 +23,7 @@ from eventdb.stream.source import InputRows
 from eventdb.stream.view import ViewSpec, load_query, new_query, view_failure
 
 if TYPE_CHECKING:
-    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
 

@@ -18,10 +18,10 @@ from eventdb.stream.source import InputRows, RowReader
 from eventdb.stream.state import Progress, Reading, StateKeys
 
 if TYPE_CHECKING:
-    from eventdb.storage.log import PartitionLog
+    from eventdb.storage.segment.log import PartitionLog
+    from eventdb.storage.segment.tail import LogTail
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
-    from eventdb.storage.tail import LogTail
     from eventdb.storage.transaction import WriteTransaction
 
 

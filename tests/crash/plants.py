@@ -13,8 +13,8 @@ from typing import Any
 
 from eventdb.event import Position
 from eventdb.producer import Producer
-from eventdb.storage.commit import Writer
-from eventdb.storage.files import Clock
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.device.files import Clock
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.store import Store
 from eventdb.transaction import Transaction

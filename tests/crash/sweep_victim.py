@@ -26,10 +26,10 @@ from typing import Any
 
 import eventdb
 from eventdb.errors import EventDBError, OutcomeUnknown, PoisonedError
-from eventdb.storage import retention
-from eventdb.storage.checkpoint import CheckpointFile
-from eventdb.storage.commit import Writer
-from eventdb.storage.files import Files
+from eventdb.storage.care import retention
+from eventdb.storage.commit.checkpoint import CheckpointFile
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.device.files import Files
 
 COLUMNS = {"n": "BIGINT NOT NULL", "word": "VARCHAR", "text": "BLOB"}
 ATTEMPTS = 4

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from eventdb.kernels.tiles import load_tile
-from eventdb.storage import nodes
-from eventdb.storage.encode import encode, packed
 from eventdb.storage.format import NODE, Kind
+from eventdb.storage.sealed import nodes
+from eventdb.storage.sealed.encode import encode, packed
 
 TILE = 64
 

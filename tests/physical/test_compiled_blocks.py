@@ -11,7 +11,7 @@ import pytest
 
 import eventdb
 from eventdb.physical import compiled_aggregate
-from eventdb.storage import blocks
+from eventdb.storage.sealed import blocks
 
 ROWS = 30_000
 QUERIES = (
@@ -55,7 +55,7 @@ def table(rows: int) -> pa.Table:
 @pytest.fixture
 def db(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sealed segments of several blocks, the last ones short, and raw rows behind them."""
-    monkeypatch.setattr("eventdb.storage.seal.SEALED_BLOCK_ROWS", 8_192)
+    monkeypatch.setattr("eventdb.storage.sealed.seal.SEALED_BLOCK_ROWS", 8_192)
     rows = table(ROWS)
     with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
         topic = db.create_topic("t", like=rows)

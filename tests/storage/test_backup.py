@@ -186,7 +186,7 @@ def opened(disk: SimulatedDisk, target: str) -> list[Row] | None:
 def test_an_interrupted_backup_leaves_the_old_one_or_refuses_to_open_and_can_be_run_again(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, power: bool, first: bool
 ) -> None:
-    monkeypatch.setattr("eventdb.storage.backup.RESERVE_BYTES", 4096)
+    monkeypatch.setattr("eventdb.storage.care.backup.RESERVE_BYTES", 4096)
     fired = refused = 0
     for count in range(1, 400, 3 if first else 2):
         root = tmp_path / f"{count}"

@@ -15,7 +15,7 @@ import pytest
 
 import eventdb
 from eventdb.errors import CorruptionError
-from eventdb.storage.readable import Readable
+from eventdb.storage.device.readable import Readable
 from tests.storage.disks import bad_sectors
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from eventdb.batch import Column, Dictionary
 from eventdb.schema import DataType
-from eventdb.storage import nodes
-from eventdb.storage.blocks import decode_block, string_prefix
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, COLUMN_CODED, COLUMN_PLAIN, TYPE_CODES
-from eventdb.storage.seal import encode_block
-from eventdb.storage.segment import ColumnLayout
+from eventdb.storage.sealed import nodes
+from eventdb.storage.sealed.blocks import decode_block, string_prefix
+from eventdb.storage.sealed.seal import encode_block
+from eventdb.storage.segment.segment import ColumnLayout
 from tests.storage.test_encoding import SPECIAL, kernels
 
 Stored = tuple[Column, ColumnLayout, list[Any]]  # a column, how a segment has it, its values (bits of floats; None)

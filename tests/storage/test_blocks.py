@@ -11,9 +11,9 @@ import pytest
 
 import eventdb
 from eventdb.batch import SpelledDictionary
-from eventdb.storage import blocks
-from eventdb.storage.buffers import LEAST_BYTES, Buffers
-from eventdb.storage.nodes import DamagedNode
+from eventdb.storage.sealed import blocks
+from eventdb.storage.sealed.buffers import LEAST_BYTES, Buffers
+from eventdb.storage.sealed.nodes import DamagedNode
 
 INT64 = np.dtype("<i8")
 
@@ -149,8 +149,8 @@ def test_values_that_are_no_text_are_damage(data: list[bytes]) -> None:
 def test_sealed_strings_reach_arrow_as_raw_ones_do(
     tmp_path: Path, nulls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("eventdb.storage.columns.DICTIONARY_LIMIT", 8)
-    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 8)
+    monkeypatch.setattr("eventdb.storage.segment.columns.DICTIONARY_LIMIT", 8)
+    monkeypatch.setattr("eventdb.storage.segment.cells.DICTIONARY_LIMIT", 8)
     rows = 600
     table = pa.table(
         {
@@ -177,7 +177,7 @@ def test_sealed_strings_reach_arrow_as_raw_ones_do(
 
 
 def test_threads_read_ahead_of_a_scan_in_offset_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.seal.SEALED_BLOCK_ROWS", 256)
+    monkeypatch.setattr("eventdb.storage.sealed.seal.SEALED_BLOCK_ROWS", 256)
     with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
         topic = db.create_topic("t", {"n": "BIGINT", "s": "VARCHAR"})
         topic.append_many({"n": n * n, "s": f"s{n}"} for n in range(5_000))

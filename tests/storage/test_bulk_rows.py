@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eventdb.errors import SchemaMismatch
 from eventdb.schema import DataType, Field, Schema
 from eventdb.storage import Store
-from eventdb.storage.checksum import crc_zeros
+from eventdb.storage.commit.checksum import crc_zeros
 from tests.storage.test_rows import Row, as_columns, assert_same, by_columns, by_rows
 
 SCHEMA = Schema([Field("n", DataType("BIGINT")), Field("s", DataType("VARCHAR")), Field("d", DataType("DOUBLE"))])

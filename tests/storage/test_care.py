@@ -22,7 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 64 rows, blocks of 32."""
     for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS"):
         monkeypatch.setattr(f"eventdb.storage.{name}", 64)
-    monkeypatch.setattr("eventdb.storage.seal.SEALED_BLOCK_ROWS", 32)
+    monkeypatch.setattr("eventdb.storage.sealed.seal.SEALED_BLOCK_ROWS", 32)
     for name in ("sealer.MAX_SEGMENT_ROWS", "compact.MAX_SEGMENT_ROWS"):
         monkeypatch.setattr(f"eventdb.storage.{name}", 256)
 
@@ -111,8 +111,8 @@ def test_a_database_of_everything_checks_clean_and_counts_its_bytes(tmp_path: Pa
         assert db._store.check(deep=True) == []
         with db._store.snapshot() as snapshot:
             from eventdb.storage.format import SEGMENT_KEY, segment_key
-            from eventdb.storage.kv import scan
-            from eventdb.storage.sealed import is_sealed
+            from eventdb.storage.index.kv import scan
+            from eventdb.storage.sealed.sealed import is_sealed
 
             txn = snapshot.transaction()
             for key, _ in scan(txn, b"c"):

@@ -74,7 +74,7 @@ class MadClock(FakeClock):
 
 
 def test_waiting_for_the_lock_ends_by_the_monotonic_clock(disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.lock.LOCK_TIMEOUT_MS", 1_000)
+    monkeypatch.setattr("eventdb.storage.device.lock.LOCK_TIMEOUT_MS", 1_000)
     clock = MadClock()
     store = open_with(disk, clock)
     append(store, 1)

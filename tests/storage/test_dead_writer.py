@@ -18,8 +18,8 @@ import eventdb
 CHILD = """
 import os, signal, sys
 import eventdb
-from eventdb.storage.commit import Writer
-from eventdb.storage.head import Head
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.index.head import Head
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 db = eventdb.open(sys.argv[1])

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import eventdb
 from eventdb.errors import CorruptionError
-from eventdb.storage.dictionary import DictionaryCache, has_code, stored_values
-from eventdb.storage.files import Files
+from eventdb.storage.device.files import Files
 from eventdb.storage.format import CHUNK, CHUNK_BZ2, CHUNK_ZLIB, chunk_key, dictionary_key
-from eventdb.storage.kv import Index
+from eventdb.storage.index.dictionary import DictionaryCache, has_code, stored_values
+from eventdb.storage.index.kv import Index
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -184,7 +184,7 @@ def test_reading_only_needs_no_writer_and_refuses_to_write(path: Path) -> None:
 
 
 def test_a_removed_lock_file_stops_the_writer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.lock._LOOK_US", 0)
+    monkeypatch.setattr("eventdb.storage.device.lock._LOOK_US", 0)
     store = open_store(path)
     append(store, 1)
     (path / "LOCK").unlink()

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from eventdb.storage import nodes
-from eventdb.storage.encode import encode
 from eventdb.storage.format import NODE
-from eventdb.storage.point import NoPoint, value_at
+from eventdb.storage.sealed import nodes
+from eventdb.storage.sealed.encode import encode
+from eventdb.storage.sealed.point import NoPoint, value_at
 
 Array = Any
 INTEGERS = {1: "<i1", 2: "<i2", 4: "<i4", 8: "<i8"}

@@ -11,7 +11,7 @@ import pytest
 
 from eventdb.errors import OutcomeUnknown, PoisonedError, StorageError
 from eventdb.storage import Store
-from eventdb.storage.lock import WriterLock
+from eventdb.storage.device.lock import WriterLock
 from tests.faults import SimulatedDisk, SimulatedFiles
 from tests.storage.simulation import SMALL_LIMITS, Row
 from tests.storage.test_io_errors import a_batch, a_roll, checkpoint, one_row

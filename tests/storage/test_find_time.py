@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import eventdb
-from eventdb.storage import blocks
-from eventdb.storage.segment import Segment
+from eventdb.storage.sealed import blocks
+from eventdb.storage.segment.segment import Segment
 from tests.storage.simulation import SMALL_LIMITS
 
 SMALL = {**SMALL_LIMITS, "seal.SEALED_BLOCK_ROWS": 8}
@@ -28,7 +28,7 @@ def at(time_us: int) -> dt.datetime:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SMALL.items():
         monkeypatch.setattr(f"eventdb.storage.{name}", value)
-    monkeypatch.setattr("eventdb.storage.segment.STRIDE_ROWS", 5)
+    monkeypatch.setattr("eventdb.storage.segment.segment.STRIDE_ROWS", 5)
 
 
 def by_plain_scan(events: list[eventdb.Event], time_us: int, timed: bool) -> int | None:

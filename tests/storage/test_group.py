@@ -10,7 +10,7 @@ import pytest
 
 import eventdb
 from eventdb.errors import OutcomeUnknown, SchemaMismatch, StorageError
-from eventdb.storage.group import GroupCommit
+from eventdb.storage.commit.group import GroupCommit
 
 
 def test_threads_share_flushes_and_lose_nothing(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_an_interrupted_wait_does_not_stop_the_others(monkeypatch: pytest.Monkey
                 raise KeyboardInterrupt
             return False
 
-    import eventdb.storage.group as module
+    import eventdb.storage.commit.group as module
 
     original = module._Ticket
 

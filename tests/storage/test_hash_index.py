@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 import eventdb
 from eventdb.errors import CorruptionError
-from eventdb.storage import blocks, hash_index, lookup, seal
+from eventdb.storage.index import hash_index
+from eventdb.storage.sealed import blocks, seal
+from eventdb.storage.segment import lookup
 from tests.storage.simulation import SMALL_LIMITS
 
 SMALL = {
@@ -52,8 +54,8 @@ def test_a_key_or_a_time_is_found_where_a_plain_filter_finds_it(
 ) -> None:
     shrink(monkeypatch)
     if plain:
-        monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 6)
-        monkeypatch.setattr("eventdb.storage.columns.DICTIONARY_LIMIT", 6)
+        monkeypatch.setattr("eventdb.storage.segment.cells.DICTIONARY_LIMIT", 6)
+        monkeypatch.setattr("eventdb.storage.segment.columns.DICTIONARY_LIMIT", 6)
     keys = KEYS[kind]
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "a.eventdb"
@@ -143,7 +145,7 @@ def test_a_look_up_reads_as_many_rows_from_a_long_history_as_from_a_short_one(tm
 
 
 def test_an_index_grows_with_the_segment_that_is_appended_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.hash_index.BLOCK_ROWS", 64)
+    monkeypatch.setattr("eventdb.storage.index.hash_index.BLOCK_ROWS", 64)
     with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
         topic = db.create_topic("t", {"k": "VARCHAR", "n": "BIGINT"}, key="k")
         for n in range(600):

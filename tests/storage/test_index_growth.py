@@ -11,7 +11,7 @@ import pytest
 from eventdb.errors import DiskFullError, StorageError
 from eventdb.storage import Store
 from eventdb.storage import store as store_module
-from eventdb.storage.commit import Writer
+from eventdb.storage.commit.commit import Writer
 from tests.storage.test_processes import open_store, said, spawn
 from tests.storage.test_recovery import append, rows
 
@@ -20,7 +20,7 @@ VALUE = bytes(range(256)) * 12  # a page each
 KEYS = 120  # of one step: a good half of the first map
 
 OTHER = f"""
-import eventdb.storage.kv as kv
+import eventdb.storage.index.kv as kv
 from eventdb.errors import DiskFullError
 kv.INDEX_MAP_BYTES = {MAP_BYTES}
 VALUE = bytes(range(256)) * 12
@@ -46,7 +46,7 @@ store.close()
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr("eventdb.storage.kv.INDEX_MAP_BYTES", MAP_BYTES)
+    monkeypatch.setattr("eventdb.storage.index.kv.INDEX_MAP_BYTES", MAP_BYTES)
     yield tmp_path / "db"
     for store in list(store_module._stores.values()):
         store.close()

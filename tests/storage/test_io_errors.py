@@ -16,7 +16,7 @@ from eventdb.batch import Column, Dictionary
 from eventdb.errors import DiskFullError, OutcomeUnknown, PoisonedError, StorageError
 from eventdb.schema import DataType
 from eventdb.storage import Store
-from eventdb.storage.kv import Index, IndexTransaction
+from eventdb.storage.index.kv import Index, IndexTransaction
 from tests.faults import SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import SMALL_LIMITS, Row
 from tests.storage.test_recovery import append, crash, log, rows, start

@@ -13,15 +13,18 @@ import pytest
 
 from eventdb.errors import CorruptionError, OffsetOutOfRange, StorageError, UsageError
 from eventdb.schema import DataType, Field, Schema
-from eventdb.storage import PartitionLog, Store, StoreSnapshot, append, compact, recovery
-from eventdb.storage import keys as keys_module
-from eventdb.storage.commit import Writer
-from eventdb.storage.compact import compact_table
+from eventdb.storage import PartitionLog, Store, StoreSnapshot
+from eventdb.storage.care import recovery
+from eventdb.storage.commit import append
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.commit.marks import Marks
 from eventdb.storage.format import OP_KEY
-from eventdb.storage.key_index import current_row, row_count
-from eventdb.storage.keyed import KeyedWriter
-from eventdb.storage.kv import Index, IndexFault, IndexTransaction
-from eventdb.storage.marks import Marks
+from eventdb.storage.index import keys as keys_module
+from eventdb.storage.index.key_index import current_row, row_count
+from eventdb.storage.index.kv import Index, IndexFault, IndexTransaction
+from eventdb.storage.tables import compact
+from eventdb.storage.tables.compact import compact_table
+from eventdb.storage.tables.keyed import KeyedWriter
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 
 SCHEMA = Schema([Field("k", DataType("VARCHAR"), nullable=False), Field("n", DataType("BIGINT"))])

@@ -60,7 +60,7 @@ def test_a_database_whose_creator_died_is_made_whole(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("eventdb.storage.directory.write_format", die)
+        patch.setattr("eventdb.storage.device.directory.write_format", die)
         with pytest.raises(KeyboardInterrupt):
             eventdb.open(path)
     assert (path / "catalog.sqlite").exists()

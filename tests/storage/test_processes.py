@@ -92,17 +92,17 @@ def test_two_writers_and_a_reader_see_dense_offsets_and_each_writers_order(path:
 
 DEATHS = {
     "holding LOCK": """
-        from eventdb.storage.commit import Writer
+        from eventdb.storage.commit.commit import Writer
         Writer.begin = lambda self: die()
         many = True
     """,
     "between journal and head": """
-        from eventdb.storage.head import Head
+        from eventdb.storage.index.head import Head
         Head.move = lambda self, sequence: die()
     """,
     "between index and sequence": """
-        from eventdb.storage.head import Head
-        from eventdb.storage.commit import Writer
+        from eventdb.storage.index.head import Head
+        from eventdb.storage.commit.commit import Writer
         whole, moved = Head.write, []
         def write(self, data):
             if moved:
@@ -113,7 +113,7 @@ DEATHS = {
         many = True
     """,
     "in the journal record": """
-        from eventdb.storage.files import Files
+        from eventdb.storage.device.files import Files
         def pwrite(fd, data, position):
             os.pwrite(fd, data[:50], position)
             die()
@@ -173,8 +173,8 @@ def test_a_stopped_holder_is_named_and_never_robbed(path: Path, monkeypatch: pyt
     process = spawn(path, code)
     assert said(process) == "inside"
     os.kill(process.pid, signal.SIGSTOP)
-    monkeypatch.setattr("eventdb.storage.lock.LOCK_TIMEOUT_MS", 200)
-    monkeypatch.setattr("eventdb.storage.opening.LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr("eventdb.storage.device.lock.LOCK_TIMEOUT_MS", 200)
+    monkeypatch.setattr("eventdb.storage.care.opening.LOCK_TIMEOUT_MS", 200)
     with pytest.raises(DatabaseLocked, match=f"process {process.pid} has held") as caught:
         store.append_row(log(store), ("a", 8))
     assert caught.value.pid == process.pid

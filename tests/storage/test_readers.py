@@ -71,7 +71,7 @@ def test_a_long_lived_reader_blocks_nobody_and_is_named_in_stats(tmp_path: Path)
 def test_a_full_reader_table_of_dead_processes_is_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("eventdb.storage.kv.INDEX_MAX_READERS", 4)
+    monkeypatch.setattr("eventdb.storage.index.kv.INDEX_MAX_READERS", 4)
     store = open_store(tmp_path / "db", maintenance=False)
     append(store, 1)
     code = """
@@ -103,8 +103,8 @@ def test_recovery_reads_what_was_written_since_the_checkpoint_not_the_whole_data
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bytes a recovery replays are the same for a small and for a large history."""
-    from eventdb.storage.journal import Journal
-    from eventdb.storage.segment import Segment
+    from eventdb.storage.commit.journal import Journal
+    from eventdb.storage.segment.segment import Segment
 
     code = """
     import json

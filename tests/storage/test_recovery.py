@@ -11,9 +11,9 @@ import pytest
 
 from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage import PartitionLog, Store
-from eventdb.storage.commit import Writer
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.commit.journal import Tail
 from eventdb.storage.format import SHARED_BYTES
-from eventdb.storage.journal import Tail
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import EVENT_TIMES, SCHEMAS, Row
 
@@ -406,6 +406,6 @@ def test_damage_to_any_record_but_the_last_is_refused(tmp_path: Path) -> None:
 
 
 def test_cutting_at_any_bad_checksum_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.recovery._check_tail", lambda writer, tail, cut: 0)
+    monkeypatch.setattr("eventdb.storage.care.recovery._check_tail", lambda writer, tail, cut: 0)
     with pytest.raises(AssertionError, match="cut off"):
         flip_each_record(tmp_path)

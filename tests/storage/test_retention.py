@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventdb.errors import DiskFullError, OffsetOutOfRange, StorageError, TopicFull
-from eventdb.storage import Store, gone, retention, trim
-from eventdb.storage.head import Head
-from eventdb.storage.limits import Limits, segments, stored_bytes
+from eventdb.storage import Store
+from eventdb.storage.care import gone, retention, trim
+from eventdb.storage.index.head import Head
+from eventdb.storage.segment.limits import Limits, segments, stored_bytes
 from tests.faults import SimulatedClock, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import SCHEMAS
 from tests.storage.test_recovery import append, crash, log, rows, start

@@ -16,7 +16,7 @@ import eventdb
 from eventdb.errors import ReadOnlyError, StorageError, UsageError
 from eventdb.storage import Store
 from eventdb.storage import store as store_module
-from eventdb.storage.files import Files
+from eventdb.storage.device.files import Files
 from tests.storage.simulation import SCHEMAS
 from tests.storage.test_recovery import append
 

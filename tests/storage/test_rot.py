@@ -13,8 +13,8 @@ import pytest
 
 import eventdb
 from eventdb.errors import CorruptionError, EventDBError
-from eventdb.storage.checkpoint import CheckpointFile
-from eventdb.storage.files import Files
+from eventdb.storage.commit.checkpoint import CheckpointFile
+from eventdb.storage.device.files import Files
 from tests.crash.zygote import Zygote
 
 FLIPS = int(os.environ.get("EVENTDB_FLIPS", "250"))

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from eventdb.batch import Column, Dictionary
 from eventdb.errors import SchemaMismatch, UsageError
 from eventdb.schema import DataType, Field, Schema
-from eventdb.storage import Store, append
-from eventdb.storage.commit import Writer
-from eventdb.storage.files import Clock
+from eventdb.storage import Store
+from eventdb.storage.commit import append
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.device.files import Clock
 from tests.storage.simulation import SMALL_LIMITS
 
 Row = tuple[Any, ...]
@@ -199,7 +200,7 @@ def test_the_short_way_records_what_the_long_way_records(case: tuple[Schema, lis
 
 
 def test_values_larger_than_a_heap_and_a_full_dictionary_go_on_in_new_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 50)
+    monkeypatch.setattr("eventdb.storage.segment.cells.DICTIONARY_LIMIT", 50)
     schema = Schema([Field("s", DataType("VARCHAR")), Field("b", DataType("BLOB"))])
     with tempfile.TemporaryDirectory() as directory:
         store = Store.open(directory + "/db", durability="os", live_topics=lambda: {1: schema}, maintenance=False)

@@ -20,8 +20,9 @@ import eventdb
 from eventdb.batch import Column, Dictionary
 from eventdb.errors import CorruptionError, StorageError
 from eventdb.schema import DataType, Field, Schema
-from eventdb.storage import Store, blocks
-from eventdb.storage.sealed import SealedSegment
+from eventdb.storage import Store
+from eventdb.storage.sealed import blocks
+from eventdb.storage.sealed.sealed import SealedSegment
 from tests.storage.simulation import SMALL_LIMITS
 from tests.storage.test_rows import Row, cases
 
@@ -154,8 +155,8 @@ def fill(path: Path, rows: int = ROWS) -> eventdb.Database:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.seal.SEALED_BLOCK_ROWS", 512)
-    monkeypatch.setattr("eventdb.storage.cells.DICTIONARY_LIMIT", 300)
+    monkeypatch.setattr("eventdb.storage.sealed.seal.SEALED_BLOCK_ROWS", 512)
+    monkeypatch.setattr("eventdb.storage.segment.cells.DICTIONARY_LIMIT", 300)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -230,7 +231,7 @@ def test_replaced_files_wait_for_readers_that_began_before(tmp_path: Path, monke
             assert store.retention.stats()["files_waiting"] == len(raw)
             assert store.retention.stats()["held_by"]
             assert sum(len(chunk) for chunk in old.rows(log, 0, ROWS)) == ROWS
-            monkeypatch.setattr("eventdb.storage.retention.READER_GRACE_MS", -1)  # it has had its time
+            monkeypatch.setattr("eventdb.storage.care.retention.READER_GRACE_MS", -1)  # it has had its time
             db.retain()
             assert not raw & set(folder.iterdir())
             log.drop()
@@ -360,7 +361,7 @@ def test_a_few_sealed_rows_are_read_without_numba(tmp_path: Path) -> None:
 
 
 def test_both_decoders_read_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eventdb.storage.nodes import Kernels
+    from eventdb.storage.sealed.nodes import Kernels
 
     with fill(tmp_path / "a.eventdb") as db:
         rows = all_rows(db._store, db._log_by_id(1))
@@ -373,7 +374,7 @@ def test_both_decoders_read_the_same_rows(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_full_disk_while_sealing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from eventdb.storage.files import Files
+    from eventdb.storage.device.files import Files
 
     with fill(tmp_path / "a.eventdb") as db:
         rows = all_rows(db._store, db._log_by_id(1))
@@ -398,7 +399,7 @@ def test_a_full_disk_while_sealing_changes_nothing(tmp_path: Path, monkeypatch: 
 
 
 def test_plain_and_coded_strings_of_one_column_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.columns.DICTIONARY_LIMIT", 50)
+    monkeypatch.setattr("eventdb.storage.segment.columns.DICTIONARY_LIMIT", 50)
     schema = Schema([Field("s", DataType("VARCHAR"))])
     store = Store.open(str(tmp_path / "db"), durability="os", live_topics=lambda: {1: schema}, maintenance=False)
     log = store.log(1, schema, None)

@@ -17,7 +17,7 @@ from tests.storage.test_sealed import fill
 
 
 def test_a_helper_process_seals_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventdb.storage.seal_process.SEAL_INTERVAL_MS", 50)
+    monkeypatch.setattr("eventdb.storage.sealed.seal_process.SEAL_INTERVAL_MS", 50)
     with eventdb.open(tmp_path / "a.eventdb", durability="interval:50ms") as db:
         topic = db.create_topic("t", {"n": "BIGINT"})
         for first in (0, 80_000):
@@ -48,7 +48,7 @@ def test_closing_seals_what_waits_where_numpy_is_loaded(tmp_path: Path) -> None:
 def hours_later(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
     """From now on the wall clock says so much more."""
 
-    from eventdb.storage.files import Clock
+    from eventdb.storage.device.files import Clock
 
     shift_us = int(hours * 3_600_000_000)
     monkeypatch.setattr(Clock, "time_us", lambda self: time.time_ns() // 1000 + shift_us)
@@ -117,7 +117,7 @@ def test_closing_seals_old_segments_where_numpy_is_loaded(tmp_path: Path, monkey
 
 def test_a_large_table_is_no_work_for_the_sealer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays raw: a helper that is started for it finds nothing to do, every few seconds."""
-    monkeypatch.setattr("eventdb.storage.sealer.SEAL_LEAST_ROWS", 1_000)
+    monkeypatch.setattr("eventdb.storage.sealed.sealer.SEAL_LEAST_ROWS", 1_000)
     with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
         table = db.create_table("t", {"id": "BIGINT"}, primary_key="id")
         for first in range(0, 9_000, 1_000):  # into several segments, all but the last one full

@@ -14,14 +14,14 @@ import pytest
 
 from eventdb.errors import StorageError
 from eventdb.storage import Store, StoreSnapshot
-from eventdb.storage.commit import Writer
-from eventdb.storage.dictionary import DictionaryCache
+from eventdb.storage.care.gone import gone_files
+from eventdb.storage.care.recovery import RecordApplier, UnsyncedRows, parse
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.commit.state import CommittedState
 from eventdb.storage.format import META_KEY
-from eventdb.storage.gone import gone_files
-from eventdb.storage.head import Head, pack_head
-from eventdb.storage.recovery import RecordApplier, UnsyncedRows, parse
-from eventdb.storage.sealer import Sealer
-from eventdb.storage.state import CommittedState
+from eventdb.storage.index.dictionary import DictionaryCache
+from eventdb.storage.index.head import Head, pack_head
+from eventdb.storage.sealed.sealer import Sealer
 from eventdb.storage.transaction import WriteTransaction
 from tests.faults import SimulatedFiles
 from tests.storage.shared_index import SharedEnvironments
@@ -34,7 +34,7 @@ SEEDS = int(os.environ.get("EVENTDB_SEEDS", "60"))
 @pytest.fixture(autouse=True)
 def several(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb, "open", SharedEnvironments().open)
-    monkeypatch.setattr("eventdb.storage.kv.open_indexes", set())  # what one process must not do, several may
+    monkeypatch.setattr("eventdb.storage.index.kv.open_indexes", set())  # what one process must not do, several may
 
 
 @pytest.fixture

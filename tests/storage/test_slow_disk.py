@@ -9,7 +9,7 @@ import pytest
 
 import eventdb
 from eventdb.producer import MAX_WAITING_BATCHES
-from eventdb.storage.files import Files
+from eventdb.storage.device.files import Files
 
 THREADS = 8
 

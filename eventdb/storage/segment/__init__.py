@@ -1,0 +1,1 @@
+"""Segments: raw rows in mapped files, their columns, and the ways to find some of them."""

@@ -1,0 +1,582 @@
+"""Segment files: a fixed number of rows, each column one contiguous region of a mapped, fully allocated file.
+
+A row exists once the index says so (its offset is below the partition's end); bytes past that end are scrap that the
+next writer overwrites. Rows are therefore stored in place before the commit, and an aborted one needs no undoing. The
+only rule: stores happen with the writer lock held and past the committed end.
+"""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_left
+from zlib import crc32
+
+from eventdb.config import FIRST_SEGMENT_ROWS, MAX_SEGMENT_ROWS, SEGMENT_GROWTH
+from eventdb.errors import CorruptionError, UnsupportedError
+from eventdb.schema import DataType
+from eventdb.storage.device.files import storage_error
+from eventdb.storage.device.readable import Readable
+from eventdb.storage.format import (
+    COLUMN,
+    COLUMN_CODED,
+    COLUMN_MARKS,
+    COLUMN_NULLABLE,
+    COLUMN_OFFSETS,
+    COLUMN_PLAIN,
+    CRC,
+    NO_MAX_TIME,
+    NO_MIN_TIME,
+    PAGE_BYTES,
+    SEGMENT,
+    SEGMENT_HEAD,
+    SEGMENT_MAGIC,
+    SUPERSEDED_BY,
+    TIME_STRIDE_ROWS,
+    TYPE_CODES,
+    TYPE_NAMES,
+    align,
+    segment_name,
+    topic_directory,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from eventdb.schema import Schema
+    from eventdb.storage.device.files import Files
+
+    Lists = tuple[Sequence[int], list[int], list[list[Any]]]
+
+if sys.byteorder != "little":
+    raise UnsupportedError("EventDB stores little-endian columns and runs on little-endian machines only")
+
+STRIDE_ROWS = 1_024  # whose least and greatest event time are known together
+_STEP_ROWS = 64  # of a stride, in search of a time
+_STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
+
+
+class MissingFile(CorruptionError):
+    """A segment's file is not there. A reader of an old snapshot finds the rows in the segment that replaced it."""
+
+
+def as_rows(lists: Lists) -> list[tuple[Any, ...]]:
+    """(offset, append_time_us, values) of each row."""
+    offsets, times, columns = lists
+    return list(zip(offsets, times, zip(*columns, strict=True), strict=True))
+
+
+class ColumnLayout:
+    """Where one column lies in a segment. `struct_code` is that of a stored value: 'i' for codes, 'q' for end
+    positions."""
+
+    __slots__ = (
+        "coded",
+        "heap_bytes",
+        "heap_position",
+        "marks",
+        "null_position",
+        "nullable",
+        "offsets",
+        "plain",
+        "struct_code",
+        "text",
+        "type_code",
+        "value_position",
+        "width",
+    )
+
+    def __init__(self, type_code: int, flags: int, width: int, heap_bytes: int) -> None:
+        self.type_code = type_code
+        self.nullable = bool(flags & COLUMN_NULLABLE)
+        self.coded = bool(flags & COLUMN_CODED)
+        self.plain = bool(flags & COLUMN_PLAIN)
+        self.marks = bool(flags & COLUMN_MARKS)
+        self.offsets = bool(flags & COLUMN_OFFSETS)
+        self.width = width
+        self.heap_bytes = heap_bytes
+        self.text = TYPE_NAMES.get(type_code) == "VARCHAR"
+        self.struct_code = "q" if self.plain else "i" if self.coded else _STRUCT_CODES[TYPE_NAMES[type_code]]
+        self.null_position = self.value_position = self.heap_position = 0
+
+    @property
+    def flags(self) -> int:
+        flags = self.nullable * COLUMN_NULLABLE | self.coded * COLUMN_CODED | self.plain * COLUMN_PLAIN
+        return flags | self.marks * COLUMN_MARKS | self.offsets * COLUMN_OFFSETS
+
+    def pack(self) -> bytes:
+        return COLUMN.pack(self.type_code, self.flags, self.width, self.heap_bytes)
+
+
+class SegmentLayout:
+    """Capacity and columns of a segment; every position follows from them."""
+
+    __slots__ = (
+        "append_position", "capacity", "coded", "columns", "descriptor", "generation", "marks", "offsets", "plain",
+        "size_bytes",
+    )  # fmt: skip
+
+    def __init__(self, capacity: int, columns: Sequence[ColumnLayout]) -> None:
+        self.capacity = capacity
+        self.columns = tuple(columns)
+        self.descriptor = b"".join(column.pack() for column in columns)
+        position = align(SEGMENT_HEAD.size + len(self.descriptor) + CRC.size, PAGE_BYTES)
+        for column in self.columns:
+            if column.nullable:
+                column.null_position = position
+                position = align(position + capacity)
+            column.value_position = position
+            position = align(position + capacity * column.width)
+            if column.plain:
+                column.heap_position = position
+                position = align(position + column.heap_bytes)
+        self.append_position = position
+        self.size_bytes = align(position + capacity * 8, PAGE_BYTES)
+        self.coded = tuple(i for i, column in enumerate(self.columns) if column.coded)
+        self.plain = tuple(i for i, column in enumerate(self.columns) if column.plain)
+        self.marks = next((i for i, column in enumerate(self.columns) if column.marks), -1)
+        self.offsets = next((i for i, column in enumerate(self.columns) if column.offsets), -1)
+        self.generation = self.columns[self.offsets].heap_bytes if self.offsets >= 0 else 0
+
+    def pack(self, min_time: int = NO_MIN_TIME, max_time: int = NO_MAX_TIME) -> bytes:
+        """The SEGMENT value of the index."""
+        return SEGMENT.pack(self.capacity, min_time, max_time, len(self.columns)) + self.descriptor
+
+    @staticmethod
+    def unpack(value: bytes) -> SegmentLayout:
+        capacity, _min_time, _max_time, count = SEGMENT.unpack_from(value)
+        if len(value) != SEGMENT.size + count * COLUMN.size:
+            raise CorruptionError(f"a segment record of {len(value)} bytes cannot describe {count} columns")
+        return SegmentLayout(
+            capacity, [ColumnLayout(*COLUMN.unpack_from(value, SEGMENT.size + i * COLUMN.size)) for i in range(count)]
+        )
+
+    def header(self, uuid: bytes, topic_id: int, partition: int, base: int) -> bytes:
+        head = (
+            SEGMENT_HEAD.pack(SEGMENT_MAGIC, uuid, topic_id, partition, 0, base, self.capacity, len(self.columns))
+            + self.descriptor
+        )
+        return head + CRC.pack(crc32(head))
+
+    @staticmethod
+    def plan(
+        schema: Schema,
+        previous: SegmentLayout | None,
+        want_rows: int,
+        plain: Sequence[int],
+        heap_bytes: dict[int, int],
+        heap_per_row: int,
+        most_rows: int = MAX_SEGMENT_ROWS,
+    ) -> SegmentLayout:
+        """The layout of the next segment: room for `want_rows` if the limits allow, `plain` columns without a
+        dictionary, each plain column's heap at least `heap_bytes[column]` and otherwise `heap_per_row` bytes for each
+        row; never more than `most_rows`."""
+        capacity = FIRST_SEGMENT_ROWS if previous is None else previous.capacity * SEGMENT_GROWTH
+        capacity = align(min(max(capacity, want_rows), MAX_SEGMENT_ROWS, most_rows), 8)
+        columns = []
+        for i, field in enumerate(schema.fields):
+            flags = COLUMN_NULLABLE if field.nullable else 0
+            flags |= COLUMN_MARKS if field.name == SUPERSEDED_BY else 0
+            width, heap = field.type.width_bytes, 0
+            if i in plain:
+                flags |= COLUMN_PLAIN
+                width, heap = 8, max(capacity * heap_per_row, heap_bytes.get(i, 0))
+            elif field.type.is_coded:
+                flags |= COLUMN_CODED
+            columns.append(ColumnLayout(TYPE_CODES[field.type.name], flags, width, heap))
+        return SegmentLayout(capacity, columns)
+
+
+class Segment:
+    """A mapped segment. `memory` stays valid as long as any slice of it lives, also after the file is unlinked."""
+
+    __slots__ = (
+        "arrays", "base", "checked_rows", "layout", "mapping", "memory", "null_views", "path", "ranges", "readable",
+        "value_views", "writable",
+    )  # fmt: skip
+
+    def __init__(self, path: str, base: int, layout: SegmentLayout, mapping: mmap.mmap, *, writable: bool) -> None:
+        self.path = path
+        self.base = base
+        self.layout = layout
+        self.mapping = mapping
+        self.memory = memoryview(mapping)
+        self.readable = Readable(mapping, path)
+        self.checked_rows: dict[int, int] = {}  # coded column -> rows whose codes columns.py has looked at
+        self.arrays: dict[int, Any] = {}  # position_bytes -> NumPy array of the whole region, for columns.py
+        self.ranges: dict[int, list[tuple[int, int]]] = {}  # column -> what stride_ranges knows so far
+        self.writable = writable
+        capacity = layout.capacity
+        self.value_views: list[Any] = [
+            self.memory[c.value_position : c.value_position + capacity * c.width].cast(c.struct_code)  # type: ignore[call-overload]
+            for c in layout.columns
+        ]
+        self.value_views.append(self.memory[layout.append_position : layout.append_position + capacity * 8].cast("q"))
+        self.null_views = [
+            self.memory[c.null_position : c.null_position + capacity] if c.nullable else None for c in layout.columns
+        ]
+
+    def row_at(self, offset: int) -> int:
+        """The first row whose offset is `offset` or more."""
+        if self.layout.offsets < 0:
+            return offset - self.base
+        return bisect_left(self.value_views[self.layout.offsets], offset)
+
+    def require(self, column: int, row: int, stop: int) -> None:
+        """Rows [row, stop) of a column can be read: an error of the device is a CorruptionError, not a dead process."""
+        layout, require = self.layout.columns[column], self.readable.require
+        if layout.nullable:
+            require(layout.null_position + row, stop - row)
+        first = max(row - 1, 0) if layout.plain else row  # where the heap of `row` begins is in the row before
+        require(layout.value_position + first * layout.width, (stop - first) * layout.width)
+        if layout.plain:
+            start = self.heap_end(column, row)
+            require(layout.heap_position + start, self.heap_end(column, stop) - start)
+
+    def require_rows(self, row: int, stop: int) -> None:
+        """Everything that rows [row, stop) hold can be read."""
+        for i in range(len(self.layout.columns)):
+            self.require(i, row, stop)
+        first = row - row % TIME_STRIDE_ROWS
+        self.readable.require(self.layout.append_position + first * 8, (stop - first) * 8)
+
+    def offset_at(self, row: int) -> int:
+        """The offset of a row."""
+        return self.base + row if self.layout.offsets < 0 else int(self.value_views[self.layout.offsets][row])
+
+    def row_of(self, offset: int) -> int:
+        """The row that has the offset. CorruptionError if none has."""
+        row = self.row_at(offset)
+        if not 0 <= row < self.layout.capacity or self.offset_at(row) != offset:
+            raise CorruptionError(f"{self.path}: offset {offset} is not there; run check(deep=True)", path=self.path)
+        return row
+
+    def mark_of(self, row: int) -> int:
+        """What the marks of a table's segment say of a row. CorruptionError if the device cannot give it."""
+        marks = self.layout.marks
+        self.require(marks, row, row + 1)
+        mark: int = self.value_views[marks][row]
+        return mark
+
+    def heap_end(self, column: int, row: int) -> int:
+        """Heap bytes used by the rows before `row` of a plain column."""
+        return self.value_views[column][row - 1] if row else 0
+
+    def regions(self, row: int, count: int) -> list[tuple[int, int]]:
+        """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order.
+
+        Marks are not part of it: they change after the rows were written, and have records of their own.
+        """
+        found = []
+        for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
+            if column.nullable:
+                found.append((column.null_position + row, count))
+            found.append((column.value_position + row * column.width, count * column.width))
+            if column.plain:
+                start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
+                found.append((column.heap_position + start, stop - start))
+        found.append((self.layout.append_position + row * 8, count * 8))
+        return found
+
+    def region_names(self) -> list[str]:
+        """What each of `regions` holds."""
+        found = []
+        for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
+            found += [f"the validity of column {i}"] * column.nullable + [f"column {i}"]
+            found += [f"the heap of column {i}"] * column.plain
+        return [*found, "the append times"]
+
+    def rows_bytes(self, row: int, count: int) -> list[memoryview]:
+        return [self.memory[position : position + length] for position, length in self.regions(row, count)]
+
+    def rows_crc(self, row: int, count: int) -> int:
+        crc = 0
+        self.require_rows(row, row + count)
+        for part in self.rows_bytes(row, count):
+            crc = crc32(part, crc)
+        return crc
+
+    def restore_rows(self, row: int, count: int, data: memoryview) -> int:
+        """Rows [row, row + count) hold the bytes `rows_bytes` gave; returns how many were used. CorruptionError if they
+        do not fit."""
+        if row + count > self.layout.capacity:
+            raise CorruptionError(
+                f"{self.path}: rows {row}..{row + count} exceed its capacity {self.layout.capacity}", path=self.path
+            )
+        used = 0
+
+        def take(position: int, length: int) -> None:
+            nonlocal used
+            if used + length > len(data):
+                raise CorruptionError(
+                    f"{self.path}: a journal record is shorter than the rows it holds", path=self.path
+                )
+            self.memory[position : position + length] = data[used : used + length]
+            used += length
+
+        for i, column in enumerate(self.layout.columns):
+            if column.marks:
+                continue
+            if column.nullable:
+                take(column.null_position + row, count)
+            take(column.value_position + row * column.width, count * column.width)
+            if column.plain:
+                start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
+                if not 0 <= start <= stop <= column.heap_bytes:
+                    raise CorruptionError(
+                        f"{self.path}: heap positions {start}..{stop} of column {i} are impossible", path=self.path
+                    )
+                take(column.heap_position + start, stop - start)
+        take(self.layout.append_position + row * 8, count * 8)
+        return used
+
+    def clear_marks(self, row: int, count: int) -> None:
+        """Rows [row, row + count) are current, if they have marks at all."""
+        if self.layout.marks >= 0:
+            position = self.layout.columns[self.layout.marks].value_position + row * 8
+            self.memory[position : position + count * 8] = bytes(count * 8)
+
+    def read_rows(self, row: int, stop: int, dictionaries: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """(offset, append_time_us, values) of rows [row, stop). CorruptionError if they hold what cannot be a value."""
+        return as_rows(self.read_lists(row, stop, dictionaries))
+
+    def read_lists(self, row: int, stop: int, dictionaries: Sequence[Any]) -> Lists:
+        """Offsets, append times in us and a list of physical values for each column, of rows [row, stop).
+        CorruptionError if they hold what cannot be a value."""
+        try:
+            return self._read_lists(row, stop, dictionaries)
+        except (IndexError, ValueError) as error:
+            raise CorruptionError(
+                f"{self.path}: rows {row}..{stop} are damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
+
+    def _read_lists(self, row: int, stop: int, dictionaries: Sequence[Any]) -> Lists:
+        lists: list[list[Any]] = []
+        offsets: Sequence[int] = range(self.base + row, self.base + stop)
+        for i, column in enumerate(self.layout.columns):
+            if column.offsets:
+                offsets = self.value_views[i][row:stop].tolist()
+                continue
+            stored = self.value_views[i][row:stop].tolist()
+            view = self.null_views[i]
+            nulls = None if view is None else bytes(view[row:stop])
+            if nulls is not None and 1 not in nulls:
+                nulls = None
+            if column.plain:
+                stored = self._read_plain(column, stored, self.heap_end(i, row))
+            elif column.coded:
+                values = dictionaries[i].values
+                stored = (
+                    [values[c] for c in stored]
+                    if nulls is None
+                    else [None if null else values[c] for c, null in zip(stored, nulls, strict=True)]
+                )
+                nulls = None
+            lists.append(
+                stored if nulls is None else [None if null else v for v, null in zip(stored, nulls, strict=True)]
+            )
+        return offsets, self.append_times(row, stop), lists
+
+    def read_row(self, row: int, dictionaries: Sequence[Any]) -> tuple[Any, ...]:
+        """The values of one row of a table, without its mark. CorruptionError as read_rows."""
+        values: list[Any] = []
+        try:
+            for i, column in enumerate(self.layout.columns):
+                if column.marks or column.offsets:
+                    continue
+                self.require(i, row, row + 1)
+                nulls = self.null_views[i]
+                if nulls is not None and nulls[row]:
+                    values.append(None)
+                    continue
+                value = self.value_views[i][row]
+                if column.coded:
+                    value = dictionaries[i].values[value]
+                elif column.plain:
+                    start = column.heap_position + self.heap_end(i, row)
+                    value = bytes(self.memory[start : column.heap_position + value])
+                    value = value.decode("utf-8", "surrogatepass") if column.text else value
+                values.append(value)
+        except (IndexError, ValueError) as error:
+            raise CorruptionError(
+                f"{self.path}: row {row} is damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
+        return tuple(values)
+
+    def first_since(self, column: int | None, time_us: int, row: int, stop: int) -> int | None:
+        """The offset of the first of rows [row, stop) whose value in the column (None: whose append time) is `time_us`
+        or more; None if there is none. Looks at the column once, then only at strides that may hold one."""
+        if column is None:
+            found = bisect_left(range(stop), time_us, row, stop, key=lambda at: self.append_times(at, at + 1)[0])
+            return self._offset_of(found) if found < stop else None
+        while row < stop:
+            number = row // STRIDE_ROWS
+            end = min(stop, (number + 1) * STRIDE_ROWS)
+            ranges = self.stride_ranges(column, end)
+            if number >= len(ranges) or ranges[number][1] >= time_us:
+                self.require(column, row, end)
+                view = self.null_views[column]
+                values = self.value_views[column][row:end].tolist()
+                for first in range(0, end - row, _STEP_ROWS):
+                    if max(values[first : first + _STEP_ROWS]) < time_us:
+                        continue
+                    for at in range(first, min(end - row, first + _STEP_ROWS)):
+                        if values[at] >= time_us and (view is None or not view[row + at]):
+                            return self._offset_of(row + at)
+            row = end
+        return None
+
+    def _offset_of(self, row: int) -> int:
+        return self.base + row if self.layout.offsets < 0 else int(self.value_views[self.layout.offsets][row])
+
+    def stride_ranges(
+        self, column: int, stop: int, extremes: Callable[[Sequence[int]], tuple[int, int]] | None = None
+    ) -> list[tuple[int, int]]:
+        """(least, greatest) value of an integer column in each STRIDE_ROWS rows that end before `stop`, which are
+        committed; (1, 0) of NULLs alone. Kept, so that each row is looked at once: 15 ms for a million rows, 0.5 ms if
+        `extremes` gives least and greatest of a memoryview by means of NumPy."""
+        ranges = self.ranges.setdefault(column, [])
+        if len(ranges) < stop // STRIDE_ROWS:
+            ranges = list(ranges)
+            view = self.null_views[column]
+            for at in range(len(ranges) * STRIDE_ROWS, stop // STRIDE_ROWS * STRIDE_ROWS, STRIDE_ROWS):
+                self.require(column, at, at + STRIDE_ROWS)
+                values: Any = self.value_views[column][at : at + STRIDE_ROWS]
+                values = values.tolist() if extremes is None else values
+                nulls = b"" if view is None else bytes(view[at : at + STRIDE_ROWS])
+                if 1 in nulls:
+                    values = [v for v, null in zip(values, nulls, strict=True) if not null]
+                    ranges.append((min(values), max(values)) if values else (1, 0))
+                else:
+                    ranges.append((min(values), max(values)) if extremes is None else extremes(values))
+            self.ranges[column] = ranges
+        return ranges
+
+    def plain_value(self, index: int, row: int) -> Any:
+        """The str, bytes or None of a row of a column that is stored plainly."""
+        self.require(index, row, row + 1)
+        view = self.null_views[index]
+        if view is not None and view[row]:
+            return None
+        try:
+            return self._read_plain(
+                self.layout.columns[index], [self.value_views[index][row]], self.heap_end(index, row)
+            )[0]
+        except ValueError as error:
+            raise CorruptionError(
+                f"{self.path}: row {row} is damaged ({error}); run check(deep=True)", path=self.path
+            ) from error
+
+    def append_times(self, row: int, stop: int) -> list[int]:
+        """Append times of rows [row, stop), in us."""
+        times: list[int] = self.value_views[-1][row:stop].tolist()
+        zeros = times.count(0)
+        if zeros:
+            time = times[0] or self._time_before(row)
+            if zeros >= len(times) - (times[0] != 0):  # of one commit, like most rows of a bulk
+                return [time] * len(times)
+            for i, stored in enumerate(times):
+                time = times[i] = stored or time
+        return times
+
+    def _time_before(self, row: int) -> int:
+        """The append time of a row that holds none itself: that of the last one before it that does."""
+        first = row - row % TIME_STRIDE_ROWS
+        start = self.layout.append_position + first * 8
+        stored = self.memory[start : start + (row - first) * 8].tobytes().rstrip(b"\0")
+        time: int = self.value_views[-1][first + max(0, len(stored) - 1) // 8]
+        return time
+
+    def _read_plain(self, column: ColumnLayout, ends: list[int], start: int) -> list[Any]:
+        heap = bytes(self.memory[column.heap_position + start : column.heap_position + (ends[-1] if ends else start)])
+        out: list[Any] = []
+        last = 0
+        for end in ends:
+            value = heap[last : end - start]
+            last = end - start
+            out.append(value.decode("utf-8", "surrogatepass") if column.text else value)
+        return out
+
+
+def segment_path(directory: str, topic_id: int, partition: int, base: int, generation: int = 0) -> str:
+    return f"{directory}/{topic_directory(topic_id, partition)}/{segment_name(base, generation)}"
+
+
+def make_directories(files: Files, directory: str, topic_id: int, partition: int) -> None:
+    for path in (f"{directory}/topics/{topic_id}", f"{directory}/{topic_directory(topic_id, partition)}"):
+        try:
+            if not files.is_directory(path):
+                files.mkdir(path)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(error, "creating", path) from error
+
+
+def create_segment(
+    files: Files, directory: str, uuid: bytes, topic_id: int, partition: int, base: int, layout: SegmentLayout
+) -> Segment:
+    """A new segment file, every byte allocated. A file left by an aborted commit is replaced. Nothing is left when it
+    fails."""
+    make_directories(files, directory, topic_id, partition)
+    path = segment_path(directory, topic_id, partition, base, layout.generation)
+    try:
+        try:
+            fd = files.create(path)
+        except FileExistsError:
+            files.unlink(path)
+            fd = files.create(path)
+        try:
+            files.allocate(fd, layout.size_bytes)
+            files.write_fully(fd, layout.header(uuid, topic_id, partition, base), 0)
+            mapping = files.mmap(fd, layout.size_bytes, write=True)
+        except BaseException:
+            files.unlink(path)
+            raise
+        finally:
+            files.close(fd)
+    except OSError as error:
+        raise storage_error(error, "creating", path) from error
+    return Segment(path, base, layout, mapping, writable=True)
+
+
+def open_segment(
+    files: Files,
+    directory: str,
+    uuid: bytes,
+    topic_id: int,
+    partition: int,
+    base: int,
+    layout: SegmentLayout,
+    *,
+    write: bool,
+) -> Segment:
+    """The mapped segment; CorruptionError if the file is missing, short or not the one the index describes."""
+    path = segment_path(directory, topic_id, partition, base, layout.generation)
+    try:
+        fd = files.open(path, write=write)
+    except FileNotFoundError:
+        raise MissingFile(f"{path} is missing: the topic was dropped or the file was removed", path=path) from None
+    except OSError as error:
+        raise storage_error(error, "opening", path) from error
+    try:
+        size = files.size(fd)
+        if size < layout.size_bytes:
+            raise CorruptionError(f"{path} has {size} bytes, expected {layout.size_bytes}", path=path)
+        expected = layout.header(uuid, topic_id, partition, base)
+        if files.pread(fd, len(expected), 0) != expected:
+            raise CorruptionError(
+                f"{path}: the header does not match the index (topic {topic_id}, base {base})", path=path
+            )
+        mapping = files.mmap(fd, layout.size_bytes, write=write)
+    except OSError as error:
+        raise storage_error(error, "mapping", path) from error
+    finally:
+        files.close(fd)
+    return Segment(path, base, layout, mapping, writable=write)
