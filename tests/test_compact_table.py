@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import eventdb
 from eventdb.storage import Store
 from eventdb.storage.index.entries import segments_of
+from tests.limits import SEGMENT_ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {"k": "INTEGER", "s": "VARCHAR", "x": "DOUBLE", "b": "BLOB", "flag": "BOOLEAN NOT NULL"}
@@ -24,7 +25,7 @@ COLUMNS = {"k": "INTEGER", "s": "VARCHAR", "x": "DOUBLE", "b": "BLOB", "flag": "
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 16 rows; strings beyond four go plain."""
-    for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS"):
+    for name in SEGMENT_ROWS:
         monkeypatch.setattr(f"eventdb.storage.{name}", 16)
     monkeypatch.setattr("eventdb.storage.segment.cells.DICTIONARY_LIMIT", 6)
 

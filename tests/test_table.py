@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import eventdb
 from eventdb import ConstraintError, SchemaMismatch, UnsupportedSQL, UsageError
 from eventdb.storage.index import keys as keys_module
+from tests.limits import SEGMENT_ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ["a", "b", "c", "d", "e", "long" * 150, "lone" * 150]
@@ -34,7 +35,7 @@ def db() -> Iterator[eventdb.Database]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments roll all the time, and every long key has one digest."""
-    for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS"):
+    for name in SEGMENT_ROWS:
         monkeypatch.setattr(f"eventdb.storage.{name}", 8)
     monkeypatch.setattr("eventdb.storage.transaction.MAX_PAYLOAD_BYTES", 300)
     monkeypatch.setattr(keys_module, "_digest", lambda key: b"same")

@@ -1,8 +1,8 @@
 """Which rows of a table a query sees: those that are current at its snapshot.
 
-A scan of a table becomes a scan that also reads the hidden column of marks, a filter on it (storage/commit/marks.py says why
-it is enough), and a projection to the columns that were asked for. So tables go through the same operators and the same
-generated loops as topics do.
+A scan of a table becomes a scan that also reads the hidden column of marks, a filter on it (storage/commit/marks.py
+says why it is enough), and a projection to the columns that were asked for. So tables go through the same operators and
+the same generated loops as topics do.
 """
 
 from __future__ import annotations

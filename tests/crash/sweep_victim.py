@@ -34,13 +34,13 @@ from eventdb.storage.device.files import Files
 COLUMNS = {"n": "BIGINT NOT NULL", "word": "VARCHAR", "text": "BLOB"}
 ATTEMPTS = 4
 SMALL = {
-    "segment.FIRST_SEGMENT_ROWS": 32,
-    "segment.MAX_SEGMENT_ROWS": 64,
+    "segment.segment.FIRST_SEGMENT_ROWS": 32,
+    "segment.segment.MAX_SEGMENT_ROWS": 64,
     "transaction.MAX_SEGMENT_ROWS": 64,
-    "columns.MAX_SEGMENT_ROWS": 64,
-    "sealer.MAX_SEGMENT_ROWS": 256,
-    "journal.JOURNAL_FIRST_BYTES": 8192,
-    "journal.JOURNAL_MAX_BYTES": 16384,
+    "segment.columns.MAX_SEGMENT_ROWS": 64,
+    "sealed.sealer.MAX_SEGMENT_ROWS": 256,
+    "commit.journal.JOURNAL_FIRST_BYTES": 8192,
+    "commit.journal.JOURNAL_MAX_BYTES": 16384,
 }
 
 
@@ -105,7 +105,7 @@ def table(first: int, count: int) -> dict[str, list[Any]]:
 def make_small(scenario: Scenario) -> None:
     if scenario.small:
         for name, value in SMALL.items():
-            module, constant = name.split(".")
+            module, _, constant = name.rpartition(".")
             setattr(importlib.import_module(f"eventdb.storage.{module}"), constant, value)
 
 

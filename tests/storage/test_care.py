@@ -15,15 +15,16 @@ import pytest
 
 import eventdb
 from eventdb.errors import CorruptionError, OffsetOutOfRange, UnsupportedError, UsageError
+from tests.limits import SEGMENT_ROWS
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 64 rows, blocks of 32."""
-    for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS"):
+    for name in SEGMENT_ROWS:
         monkeypatch.setattr(f"eventdb.storage.{name}", 64)
     monkeypatch.setattr("eventdb.storage.sealed.seal.SEALED_BLOCK_ROWS", 32)
-    for name in ("sealer.MAX_SEGMENT_ROWS", "compact.MAX_SEGMENT_ROWS"):
+    for name in ("sealed.sealer.MAX_SEGMENT_ROWS", "tables.compact.MAX_SEGMENT_ROWS"):
         monkeypatch.setattr(f"eventdb.storage.{name}", 256)
 
 

@@ -17,7 +17,7 @@ from eventdb.storage.sealed import blocks
 from eventdb.storage.segment.segment import Segment
 from tests.storage.simulation import SMALL_LIMITS
 
-SMALL = {**SMALL_LIMITS, "seal.SEALED_BLOCK_ROWS": 8}
+SMALL = {**SMALL_LIMITS, "sealed.seal.SEALED_BLOCK_ROWS": 8}
 EPOCH = dt.datetime(1970, 1, 1)
 
 

@@ -21,8 +21,8 @@ from eventdb.storage.segment import lookup
 from tests.storage.simulation import SMALL_LIMITS
 
 SMALL = {
-    **SMALL_LIMITS, "seal.SEALED_BLOCK_ROWS": 8, "segment.STRIDE_ROWS": 4, "lookup.STRIDE_ROWS": 4,
-    "hash_index.BLOCK_ROWS": 16, "hash_index.FREQUENT_ROWS": 3,
+    **SMALL_LIMITS, "sealed.seal.SEALED_BLOCK_ROWS": 8, "segment.segment.STRIDE_ROWS": 4,
+    "segment.lookup.STRIDE_ROWS": 4, "index.hash_index.BLOCK_ROWS": 16, "index.hash_index.FREQUENT_ROWS": 3,
 }  # fmt: skip
 assert lookup.STRIDE_ROWS == 1024  # both are imported before anything is made small
 assert seal.SEALED_BLOCK_ROWS == 65_536

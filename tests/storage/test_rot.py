@@ -16,6 +16,7 @@ from eventdb.errors import CorruptionError, EventDBError
 from eventdb.storage.commit.checkpoint import CheckpointFile
 from eventdb.storage.device.files import Files
 from tests.crash.zygote import Zygote
+from tests.limits import SEGMENT_ROWS
 
 FLIPS = int(os.environ.get("EVENTDB_FLIPS", "250"))
 KINDS = ("FORMAT", "shared", "catalog.sqlite", "index/data.mdb", "index/checkpoint", "*.seg", "journal/J-*")
@@ -218,8 +219,7 @@ def test_a_flip_in_any_region_of_a_segment_is_found_by_a_deep_check_and_stops_a_
 
 def test_a_deep_check_finds_every_flip_in_cold_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty segments, raw and sealed ones, a flipped bit in each: one check names all twenty."""
-    for name in ("segment.FIRST_SEGMENT_ROWS", "segment.MAX_SEGMENT_ROWS", "transaction.MAX_SEGMENT_ROWS",
-                 "sealer.MAX_SEGMENT_ROWS"):  # fmt: skip
+    for name in (*SEGMENT_ROWS, "sealed.sealer.MAX_SEGMENT_ROWS"):
         monkeypatch.setattr(f"eventdb.storage.{name}", 64)
     path = tmp_path / "db"
     with eventdb.open(path) as db:

@@ -26,7 +26,7 @@ from eventdb.storage.sealed.sealed import SealedSegment
 from tests.storage.simulation import SMALL_LIMITS
 from tests.storage.test_rows import Row, cases
 
-LIMITS = {**SMALL_LIMITS, "sealer.MAX_SEGMENT_ROWS": 64}
+LIMITS = {**SMALL_LIMITS, "sealed.sealer.MAX_SEGMENT_ROWS": 64}
 
 
 def bits(value: Any) -> Any:
