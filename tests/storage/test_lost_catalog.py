@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,19 @@ def test_a_database_without_its_catalog_is_refused_by_all(
         assert [event["n"] for event in db.topic("log").read()] == list(range(rows))
 
 
-@pytest.mark.parametrize("moment", ["before the catalog", "catalog begun", "before FORMAT"])
+def leave_in_its_first_commit(catalog: Path, scratch: Path) -> None:
+    """SQLite's rollback journal lies beside the file, as a killed creator leaves it and others see it at work."""
+    connection = sqlite3.connect(scratch, isolation_level=None)
+    connection.execute("BEGIN")
+    connection.execute("CREATE TABLE topics (id INTEGER)")
+    for file in scratch.parent.glob("scratch*"):
+        (catalog.parent / file.name.replace("scratch", catalog.name)).write_bytes(file.read_bytes())
+    connection.execute("ROLLBACK")
+    connection.close()
+    assert Path(f"{catalog}-journal").exists()
+
+
+@pytest.mark.parametrize("moment", ["before the catalog", "catalog begun", "catalog's first commit", "before FORMAT"])
 def test_a_database_whose_creator_died_is_made_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -68,5 +81,8 @@ def test_a_database_whose_creator_died_is_made_whole(
         (path / "catalog.sqlite").unlink()
     elif moment == "catalog begun":
         (path / "catalog.sqlite").write_bytes(b"")
+    elif moment == "catalog's first commit":
+        (path / "catalog.sqlite").unlink()
+        leave_in_its_first_commit(path / "catalog.sqlite", tmp_path / "scratch")
     with eventdb.open(path) as db:
         assert db.create_topic("log", {"n": "BIGINT"}).append({"n": 1}).offset == 0

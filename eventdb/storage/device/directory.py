@@ -39,6 +39,7 @@ _CREATION_NAMES = {
     "reserve",
     "FORMAT.new",
     "catalog.sqlite",
+    "catalog.sqlite-journal",
     "catalog.sqlite-wal",
     "catalog.sqlite-shm",
 }
