@@ -6,8 +6,8 @@ import importlib
 import sys
 
 NAMES = (
-    "setup", "append", "startup", "latency", "engine", "events", "tpch", "sealed", "durable", "batches", "replay",
-    "delivery", "reopen", "flash", "tables", "long_life",
+    "setup", "append", "startup", "latency", "engine", "events", "h2o", "tpch", "sealed", "durable", "batches",
+    "replay", "delivery", "reopen", "flash", "tables", "long_life",
 )  # fmt: skip
 
 
