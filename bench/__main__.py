@@ -6,7 +6,7 @@ import importlib
 import sys
 
 NAMES = (
-    "setup", "append", "startup", "latency", "engine", "events", "h2o", "tpch", "sealed", "durable", "batches",
+    "setup", "append", "startup", "latency", "engine", "events", "hits", "h2o", "tpch", "sealed", "durable", "batches",
     "replay", "delivery", "reopen", "flash", "tables", "long_life",
 )  # fmt: skip
 
