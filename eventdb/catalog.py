@@ -378,6 +378,12 @@ class Catalog:
                 noted = self._connection.execute("SELECT crc FROM sums WHERE id = 1").get
         except apsw.Error as error:
             raise _catalog_error(error, self.path) from None
+        except UnicodeDecodeError as error:  # SQLite takes any bytes for text
+            raise CorruptionError(
+                f"the catalog {self.path} does not verify: it holds text that is not UTF-8 ({error.reason}); restore a "
+                "backup",
+                path=self.path,
+            ) from None
         if noted != _sum(topics, views) and (topics or views or noted is not None):
             raise CorruptionError(
                 f"the catalog {self.path} does not verify: what it holds has changed by itself; restore a backup",

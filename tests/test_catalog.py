@@ -20,6 +20,7 @@ from eventdb.errors import (
     CatalogError,
     CorruptionError,
     DatabaseLocked,
+    EventDBError,
     ReadOnlyError,
     StorageError,
     TopicExists,
@@ -341,3 +342,28 @@ def test_opening_the_catalog_again_keeps_the_locks_of_this_process(catalog: Cata
                 print("locked")
     """
     assert elsewhere(code, path).communicate("go\n")[0] == "locked\n"
+
+
+def test_a_high_bit_set_anywhere_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    """A name that was no longer UTF-8 ended in a UnicodeDecodeError of the library below."""
+    path = tmp_path / "catalog.sqlite"
+    made = Catalog(str(path), make=True)
+    made.create_topic("readings", SCHEMA)
+    made.close()
+    whole = path.read_bytes()
+    refused = 0
+    for at, byte in enumerate(whole):
+        if not byte or byte & 0x80:
+            continue
+        path.write_bytes(whole[:at] + bytes([byte | 0x80]) + whole[at + 1 :])
+        try:
+            catalog = Catalog(str(path))
+            try:
+                assert [(topic.name, topic.schema) for topic in catalog.topics()] == [("readings", SCHEMA)], at
+            finally:
+                catalog.close()
+        except EventDBError:
+            refused += 1
+        for left in tmp_path.glob("catalog.sqlite-*"):
+            left.unlink()
+    assert refused > 100

@@ -45,7 +45,7 @@ def row(n: int) -> dict[str, Any]:
 
 def content(db: eventdb.Database) -> list[Any]:
     return [
-        [list(map(str, event.row)) for name in ("other", "log") for event in db.topic(name).read()],
+        [list(map(str, event.row.values())) for name in ("other", "log") for event in db.topic(name).read()],
         [list(map(str, found)) for found in db.sql("SELECT word, count(*), sum(n) FROM log GROUP BY word").fetchall()],
     ]
 
