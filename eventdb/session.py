@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,18 +25,16 @@ from eventdb.logical.plan import Plan, explain_lines
 from eventdb.options import checked_options, described_options, shown_options
 from eventdb.physical.context import CancelToken, QueryContext
 from eventdb.physical.planner import plan_physical, run
+from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
 from eventdb.sql import statements as st
-from eventdb.sql.binder import bind
-from eventdb.sql.context import parameters_of
 from eventdb.values import decode_value, parse_size_bytes
 
 if TYPE_CHECKING:
     from eventdb.database import Database
     from eventdb.subscription import Subscription
 
-PLAN_CACHE_ENTRIES = 256
 CLOSE_WAIT_S = 5.0
 EXECUTIONS = ("auto", "interpreted", "compiled")
 
@@ -47,6 +44,7 @@ class Names:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.read_files = False  # whether the statement's plan depends on files
 
     def table(self, name: str) -> st.TableInfo:
         catalog = self._database._catalog
@@ -62,6 +60,7 @@ class Names:
     def file(self, path: str) -> st.TableInfo:
         from eventdb.arrow import detect_format, file_schema
 
+        self.read_files = True
         format = detect_format(path)
         return st.TableInfo("file", 0, path, file_schema(path, format), path=path, format=format)
 
@@ -91,7 +90,7 @@ class Session:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._names = Names(database)
-        self._plans: OrderedDict[tuple[str, int], st.Statement] = OrderedDict()
+        self._plans = PlanCache()
         self._running: set[CancelToken] = set()
         self._lock = threading.Lock()
         self.settings: dict[str, Any] = {
@@ -146,29 +145,11 @@ class Session:
             ) from error
 
     def bind(self, text: str, parameters: Any = None) -> st.Statement:
-        """The bound and optimised statement; plans of statements without parameters are kept."""
+        """The bound and optimised statement; see PlanCache."""
         if not isinstance(text, str):
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
-        parameters = parameters_of(parameters)
-        key = (text, self._database._generation)
-        if not parameters:
-            with self._lock:
-                cached = self._plans.get(key)
-                if cached is not None:
-                    self._plans.move_to_end(key)
-                    return cached
-        statement = self._optimized(bind(text, self._names, parameters))
-        if not parameters and isinstance(statement, st.Query):
-            with self._lock:
-                self._plans[key] = statement
-                if len(self._plans) > PLAN_CACHE_ENTRIES:
-                    self._plans.popitem(last=False)
-        return statement
-
-    def _optimized(self, statement: st.Statement) -> st.Statement:
-        if isinstance(statement, st.Query):
-            return st.Query(self._optimize(statement.plan))
-        return statement
+        database, disabled = self._database, self.settings["disabled_optimizers"]
+        return self._plans.statement(text, parameters, Names(database), database._generation, disabled)
 
     def _optimize(self, plan: Plan) -> Plan:
         return optimize(plan, self.settings["disabled_optimizers"])
@@ -295,7 +276,7 @@ class Session:
         database._check_writable()
         topic = database.topic(statement.topic.name)
         with self.context(None, timeout) as context:
-            batches = self._collect(self._optimize(statement.plan), context)
+            batches = self._collect(statement.plan, context)
         prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in batches if len(batch)]
         offsets: list[Any] = []
         with database._store.write() as transaction:
@@ -365,7 +346,7 @@ class Session:
 
         self._database._check_writable()
         change = TableChange(self._database.table(statement.table.name), statement)
-        plan = self._optimize(statement.plan)
+        plan = statement.plan
         # The rows are found without the lock, and once more with it if anything they come from has changed meanwhile:
         # the statement does what it would do alone.
         with self.context(None, timeout) as context:

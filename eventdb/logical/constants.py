@@ -14,6 +14,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Any
 
 from eventdb.logical.expressions import Call, Expression, Literal
+from eventdb.logical.parameters import Slot
 from eventdb.schema import BOOLEAN, INTEGER_RANGES, DataType
 from eventdb.values import date_to_days, datetime_to_us, days_to_date, us_to_datetime
 
@@ -63,6 +64,8 @@ def cast_literal(literal: Literal, target: DataType) -> Literal | None:
     """The literal in another type as CAST gives it; None if the value does not fit or the cast is left to execution."""
     if literal.type == target:
         return literal
+    if isinstance(literal, Slot):
+        return literal.stepped("cast", target, lambda found: cast_literal(found, target))
     if literal.value is None or literal.type.name == "NULL":
         return Literal(target, None)
     try:
@@ -70,6 +73,14 @@ def cast_literal(literal: Literal, target: DataType) -> Literal | None:
     except (ValueError, OverflowError, InvalidOperation, ArithmeticError):
         return None
     return None if value is None else Literal(target, value)
+
+
+def exact_literal(literal: Literal, target: DataType) -> Literal | None:
+    """The literal in another type if that changes no value, else None."""
+    if literal.type != target and isinstance(literal, Slot):
+        return literal.stepped("exact", target, lambda found: exact_literal(found, target))
+    exact = cast_literal(literal, target)
+    return exact if exact is not None and cast_literal(exact, literal.type) == literal else None
 
 
 def _cast(value: Any, source: DataType, target: DataType) -> Any:
@@ -193,7 +204,7 @@ def fold_call(call: Call) -> Expression | None:
     """The literal an operator of literals always gives, None if it is left to the execution (or would raise there)."""
     args = call.args
     if call.function in ("is_null", "is_not_null") and isinstance(args[0], Literal):
-        return Literal(BOOLEAN, (args[0].value is None) == (call.function == "is_null"))
+        return Literal(BOOLEAN, args[0].is_null == (call.function == "is_null"))
     literals = [arg for arg in args if isinstance(arg, Literal)]
     if len(literals) != len(args) or not literals:
         return None

@@ -61,6 +61,10 @@ class ColumnRef(Expression):
 class Literal(Expression):
     value: Any
 
+    @property
+    def is_null(self) -> bool:
+        return self.value is None
+
     def __str__(self) -> str:
         if self.value is None:
             return "NULL"

@@ -50,13 +50,13 @@ def aggregation_type(aggregation: Aggregation) -> DataType:
 def may_be_null(expression: Expression, nullable: Sequence[bool]) -> bool:
     """Whether the value can be NULL when input column i can be NULL only if nullable[i]."""
     if isinstance(expression, Literal):
-        return expression.value is None
+        return expression.is_null
     if isinstance(expression, ColumnRef):
         return nullable[expression.index]
     if isinstance(expression, Case):
         return any(may_be_null(result, nullable) for result in (*expression.results, expression.otherwise))
     if isinstance(expression, InList):
-        return any(value.value is None for value in expression.values) or may_be_null(expression.operand, nullable)
+        return any(value.is_null for value in expression.values) or may_be_null(expression.operand, nullable)
     if isinstance(expression, Cast):
         return expression.safe or may_be_null(expression.operand, nullable)
     if isinstance(expression, Call):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from eventdb.logical.plan import Plan
+from eventdb.logical.parameters import fill_of
+from eventdb.logical.plan import Filter, Plan, transform_plan
 from eventdb.logical.rules.drop_dependent_keys import drop_dependent_keys
 from eventdb.logical.rules.fold_constants import fold_constants
 from eventdb.logical.rules.key_lookups import key_lookups
@@ -31,12 +32,51 @@ _REPEATED: tuple[Rule, ...] = (
     drop_dependent_keys,
 )
 _LAST: tuple[Rule, ...] = (push_limit, scan_ranges, key_lookups, prune_columns, merge_projects)
+_OF_VALUES: tuple[Rule, ...] = (scan_ranges, key_lookups)
+"""Rules of _LAST that ask what a literal's value is. They change filters right above scans and nothing else."""
 RULES: tuple[str, ...] = tuple(dict.fromkeys(rule.__name__ for rule in (*_REPEATED, *_LAST)))
 _MAX_ROUNDS = 4
 
 
 def optimize(plan: Plan, disabled: frozenset[str] = frozenset()) -> Plan:
     """An equivalent plan with the same fields: same names, types and order. Cost: about a millisecond at most."""
+    plan = _simplified(plan, disabled)
+    for rule in _LAST:
+        if rule.__name__ not in disabled:
+            plan = rule(plan)
+    return plan
+
+
+def optimize_open(plan: Plan, disabled: frozenset[str] = frozenset()) -> Plan:
+    """The plan optimised as far as the values of its parameters (Slots) are of no account: all but what `finishing` does
+    to the nodes that hold one."""
+    plan = _simplified(plan, disabled)
+    for rule in _LAST:
+        if rule not in _OF_VALUES and rule.__name__ not in disabled:
+            plan = rule(plan)
+    finish = finishing(disabled).get(Filter)
+    if finish is None:
+        return plan
+    return transform_plan(plan, lambda node: finish(node) if _is_constant(node) else node)
+
+
+def _is_constant(plan: Plan) -> bool:
+    return isinstance(plan, Filter) and fill_of(plan.predicate) is None
+
+
+def finishing(disabled: frozenset[str] = frozenset()) -> dict[type[Plan], Rule]:
+    """What is left to do with a node of a plan of `optimize_open` once it holds its values, by the node's type."""
+    rules = [rule for rule in _OF_VALUES if rule.__name__ not in disabled]
+
+    def finish(plan: Plan) -> Plan:
+        for rule in rules:
+            plan = rule(plan)
+        return plan
+
+    return {Filter: finish} if rules else {}
+
+
+def _simplified(plan: Plan, disabled: frozenset[str]) -> Plan:
     repeated = [rule for rule in _REPEATED if rule.__name__ not in disabled]
     for _ in range(_MAX_ROUNDS):
         before = plan
@@ -44,7 +84,4 @@ def optimize(plan: Plan, disabled: frozenset[str] = frozenset()) -> Plan:
             plan = rule(plan)
         if plan is before or plan == before:
             break
-    for rule in _LAST:
-        if rule.__name__ not in disabled:
-            plan = rule(plan)
     return plan

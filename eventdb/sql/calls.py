@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from eventdb.logical.constants import cast_literal, fold_call
+from eventdb.logical.constants import cast_literal, exact_literal, fold_call
 from eventdb.logical.expressions import Call, Case, Cast, Expression, IntervalValue, Literal
 from eventdb.logical.functions import SCALARS, castable, common_type
 from eventdb.schema import BIGINT, DOUBLE, INTERVAL, NULL, TIMESTAMP, VARCHAR, DataType
@@ -105,9 +105,7 @@ class Calls:
             if not isinstance(literal, Literal) or isinstance(other, Literal) or not literal.type.is_numeric:
                 continue
             if function in _COMPARISONS and other.type.is_numeric and not other.type.is_float:
-                exact = cast_literal(literal, other.type)
-                if exact is not None and cast_literal(exact, literal.type) == literal:
-                    args[i] = exact
+                args[i] = exact_literal(literal, other.type) or literal
             elif other.type.name == "DECIMAL" and literal.type.is_integer and literal.value is not None:
                 args[i] = decimal_literal(Decimal(literal.value))
         return args

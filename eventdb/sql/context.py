@@ -137,7 +137,7 @@ class Context:
             if not 1 <= int(name) <= len(self.parameters):
                 self.fail(f"no value for parameter {name}: {len(self.parameters)} given", node)
             value = self.parameters[int(name) - 1]
-        literal = literal_of(value)
+        literal = value if isinstance(value, Literal) else literal_of(value)
         if literal is None:
             self.fail(f"parameter ${name}: a {type(value).__name__} has no SQL type", node)
         return literal

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from eventdb.logical.constants import cast_literal
+from eventdb.logical.constants import cast_literal, exact_literal
 from eventdb.logical.expressions import (
     Aggregation,
     Call,
@@ -252,10 +252,11 @@ class ExpressionBinder(Calls):
             soft_operand = isinstance(operand, Literal) and operand.type == VARCHAR
             adapted: list[Expression] = []
             for value in values:
-                exact = cast_literal(value, operand.type) if isinstance(value, Literal) else None
-                fits = exact is not None and not soft_operand and (
-                    value.type == VARCHAR or cast_literal(exact, value.type) == value)  # fmt: skip
-                adapted.append(exact if fits and exact is not None else value)
+                exact = None
+                if isinstance(value, Literal) and not soft_operand:
+                    convert = cast_literal if value.type == VARCHAR else exact_literal
+                    exact = convert(value, operand.type)
+                adapted.append(exact or value)
             unified = self.unify([operand, *adapted], node, "IN")
             literals = tuple(value for value in unified[1:] if isinstance(value, Literal))
             if len(literals) == len(values):

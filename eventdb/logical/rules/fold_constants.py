@@ -56,7 +56,7 @@ def _fold_logic(node: Call) -> Expression:
 def _fold_coalesce(node: Call) -> Expression:
     kept: list[Expression] = []
     for arg in node.args:
-        if isinstance(arg, Literal) and arg.value is None:
+        if isinstance(arg, Literal) and arg.is_null:
             continue
         kept.append(arg)
         if isinstance(arg, Literal):
