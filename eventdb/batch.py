@@ -48,8 +48,10 @@ class Dictionary:
         """The code of a value, -1 if it is not in the dictionary."""
         with self._lock:
             codes = self._codes
-            if codes is None or len(codes) < len(self.values):
-                codes = self._codes = {v: i for i, v in enumerate(self.values)}
+            if codes is None:
+                codes = self._codes = {}
+            for code in range(len(codes), len(self.values)):
+                codes[self.values[code]] = code
         return codes.get(value, -1)
 
     def array(self) -> Array:

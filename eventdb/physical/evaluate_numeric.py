@@ -201,6 +201,15 @@ def _comparison(call: Call) -> Kernel:
 
 def _against(name: str, value: object, position: int) -> Kernel:
     """A string column against a constant."""
+    if name in ("eq", "ne"):
+        compare_codes = _COMPARE[name]
+
+        def run(args: Sequence[Column]) -> Column:
+            column = args[position]
+            assert column.dictionary is not None
+            return Column(BOOLEAN, compare_codes(column.values, column.dictionary.code_of(value)), column.validity)
+
+        return run
     compare = _PYTHON_COMPARE[name]
     memo = DictionaryMemo(lambda other: compare(other, value), BOOLEAN)
     return lambda args: memo(args[position])

@@ -36,6 +36,7 @@ from eventdb.physical.limit import LimitRows
 from eventdb.physical.operator import Operator
 from eventdb.physical.project import ProjectColumns
 from eventdb.physical.scan import KeyLookup, LogScan
+from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
 from eventdb.physical.time_window import WindowRows
 from eventdb.physical.union import UnionRows
@@ -57,7 +58,9 @@ def plan_physical(plan: Plan, context: QueryContext) -> Operator:
 
 def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:
     """The plan's rows, as non-empty batches."""
-    return plan_physical(plan, context).batches()
+    plan = fix_now(plan)
+    short = short_rows(plan, context)
+    return plan_physical(plan, context).batches() if short is None else iter(short)
 
 
 def _build(plan: Plan, context: QueryContext) -> Operator:

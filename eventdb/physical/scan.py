@@ -43,15 +43,20 @@ class LogScan(Operator):
         return self.plan.label() + skipped + blocks
 
     def produce(self) -> Iterator[RecordBatch]:
+        for readers, parts in self.found():
+            yield from self._produce(readers, parts)
+
+    def found(self) -> Iterator[tuple[list[_Reader], Iterable[Any]]]:
+        """The slices to read, of one log after another, with what reads each column of one."""
         found = find_parts(self.plan, self.context)
         self.skipped_segment_count, self.skipped_block_count = found.skipped_segment_count, found.skipped_block_count
         for log, parts in found.groups:
-            yield from self._produce(log, parts)
+            yield self._readers(log), parts
 
-    def _produce(self, log: Any, parts: list[Any]) -> Iterator[RecordBatch]:
+    def _produce(self, readers: list[_Reader], parts: Iterable[Any]) -> Iterator[RecordBatch]:
         # The text of headers is looked up in the snapshot, which belongs to this thread.
         threads = 1 if "_headers" in self.plan.columns else self.context.threads
-        for part, columns in read_ahead(parts, self._readers(log), threads):
+        for part, columns in read_ahead(parts, readers, threads):
             self.context.cancel.check()
             count = part.row_count
             self._part, self._first_row = part, 0
@@ -118,21 +123,17 @@ def read_ahead(
 class KeyLookup(LogScan):
     """Finds the rows of the plan's keys through the table's index, whatever the table's size; in offset order."""
 
-    def produce(self) -> Iterator[RecordBatch]:
+    def found(self) -> Iterator[tuple[list[_Reader], Iterable[Any]]]:
         for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
-            yield from self._find(log)
+            yield self._readers(log), self._find(log)
 
-    def _find(self, log: Any) -> Iterator[RecordBatch]:
+    def _find(self, log: Any) -> Iterator[Any]:
         plan, snapshot = self.plan, self.context.snapshot
         assert plan.keys is not None
         low, high = plan.start_offset or 0, plan.stop_offset
         offsets = [o for o in snapshot.key_offsets(log, plan.keys) if o >= low and (high is None or o < high)]
-        readers = self._readers(log)
         for start, stop in _runs(offsets):
-            for part in snapshot.slices(log, start, stop):
-                self.context.cancel.check()
-                self._part, self._first_row = part, 0
-                yield RecordBatch(self.names, [read(part) for read in readers], part.row_count)
+            yield from snapshot.slices(log, start, stop)
 
 
 def _runs(offsets: list[int]) -> Iterator[tuple[int, int]]:
