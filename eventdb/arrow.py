@@ -139,9 +139,7 @@ def _coded_to_arrow(column: Column, mask: Array | None) -> pa.Array:
         array = column.dictionary.array()
         values = pa.array([array[i] for i in used], target)
     else:
-        values = pa.array(column.dictionary.values[:known], target)
-        if 2 * known <= len(codes):  # that of a topic, rather than the values of a block that is soon forgotten
-            column.dictionary.arrow = values
+        values = column.dictionary.arrow = pa.array(column.dictionary.values[:known], target)
     indices = pa.array(codes.astype(np.int32, copy=False), mask=mask)
     return pa.DictionaryArray.from_arrays(indices, values).cast(target)
 

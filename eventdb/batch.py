@@ -26,6 +26,9 @@ Array = npt.NDArray[Any]
 __all__ = ["Array", "Column", "Dictionary", "RecordBatch", "SpelledDictionary", "concat_columns"]
 
 
+_FEW = 8  # one value in so many is made by itself rather than with all others
+
+
 class Dictionary:
     """Distinct values (str or bytes) in code order. Append-only: a code, once given, keeps its value for ever.
 
@@ -63,6 +66,11 @@ class Dictionary:
             array[:] = snapshot
             self._array = array
         return array
+
+    def pick(self, codes: list[int]) -> list[Any]:
+        """The values of some codes."""
+        values = self.values
+        return [values[code] for code in codes]
 
     def map(self, function: Callable[[Any], Any], dtype: npt.DTypeLike) -> Array:
         """function(value) for every value: a lookup table to index with codes; never empty."""
@@ -106,6 +114,11 @@ class SpelledDictionary(Dictionary):
         """One of `values`; the others are not made."""
         data: bytes = self.heap[self.starts[code] : self.starts[code + 1]].tobytes()
         return data.decode("utf-8", "surrogatepass") if self._text else data
+
+    def pick(self, codes: list[int]) -> list[Any]:
+        if self._decoded is None and len(codes) * _FEW < len(self):
+            return [self.value(code) for code in codes]
+        return super().pick(codes)
 
     def spelled(self) -> list[bytes]:
         data, bounds = self._bounds()
@@ -174,6 +187,13 @@ class Column:
             return np.full(len(self), "" if self.type.name == "VARCHAR" else b"", dtype=object)
         result: Array = self.dictionary.array()[self.values]
         return result
+
+    def texts(self) -> list[Any]:
+        """For VARCHAR and BLOB, the str or bytes of each row (NULL rows hold any value)."""
+        dictionary = self.dictionary
+        if dictionary is None or not len(dictionary) or len(self.values) * _FEW >= len(dictionary):
+            return self.decoded().tolist()  # type: ignore[no-any-return]
+        return dictionary.pick(self.values.tolist())
 
     def to_pylist(self) -> list[Any]:
         """Python values: bool, int, float, Decimal, str, bytes, date, naive UTC datetime, timedelta, None."""

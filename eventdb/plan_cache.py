@@ -48,9 +48,7 @@ class PlanCache:
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def statement(
-        self, text: str, given: Any, names: Names, generation: int, disabled: frozenset[str]
-    ) -> st.Statement:
+    def statement(self, text: str, given: Any, names: Names, generation: int, disabled: frozenset[str]) -> st.Statement:
         """The statement of a text with these parameters, its plan optimised. `generation` tells states of the catalog
         that `names` looks into apart. Errors: those of `bind`."""
         parameters = parameters_of(given)
@@ -110,7 +108,9 @@ def _entry(
     watch = Watch()
     slots = {name: literal if literal.is_null else Slot(literal, name, watch) for name, literal in values.items()}
     try:
-        given: Parameters = slots if isinstance(parameters, Mapping) else None if parameters is None else [*slots.values()]
+        given: Parameters = (
+            slots if isinstance(parameters, Mapping) else None if parameters is None else [*slots.values()]
+        )
         statement = bind(text, names, given)
         if not isinstance(statement, PLANNED):
             return _Entry(None, None)

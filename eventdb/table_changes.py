@@ -184,7 +184,7 @@ def rows_of(columns: Sequence[Column]) -> Iterator[Row]:
     """Tuples of physical values: str and bytes decoded, NULL as None."""
     lists = []
     for column in columns:
-        raw = column.decoded().tolist() if column.type.is_coded else column.values.tolist()
+        raw = column.texts() if column.type.is_coded else column.values.tolist()
         if column.validity is not None:
             raw = [v if ok else None for v, ok in zip(raw, column.validity.tolist(), strict=True)]
         lists.append(raw)

@@ -74,7 +74,7 @@ def to_python(column: Column) -> list[Any]:
     if type.name == "TIMESTAMP" and column.validity is None and _is_in_calendar(column.values):
         times: list[Any] = column.values.view("M8[us]").tolist()  # a tenth of the time
         return times
-    raw = column.decoded().tolist() if type.is_coded else column.values.tolist()
+    raw = column.texts() if type.is_coded else column.values.tolist()
     if type.name in ("TIMESTAMP", "DATE", "DECIMAL", "INTERVAL"):
         present = [True] * len(raw) if column.validity is None else column.validity.tolist()
         return [decode_value(type, v) if ok else None for v, ok in zip(raw, present, strict=True)]

@@ -141,8 +141,11 @@ def queries(draw: st.DrawFn, is_table: bool) -> tuple[str, dict[str, Any], dict[
     terms = [term() for _ in range(draw(st.integers(1, 3)))]
     if is_table and draw(st.booleans()):
         terms += [f"k = {parameter('k')}", f"i8 = {parameter('i8')}"]
-    outputs = draw(st.lists(st.sampled_from([*names, "i4 / 2.0", "coalesce(s, 'none')", "f8 + 1"]), min_size=1, max_size=4))
-    text = f"SELECT {', '.join(f'{output} AS o{i}' for i, output in enumerate(outputs))} FROM h WHERE {' AND '.join(terms)}"
+    outputs = draw(
+        st.lists(st.sampled_from([*names, "i4 / 2.0", "coalesce(s, 'none')", "f8 + 1"]), min_size=1, max_size=4)
+    )
+    named = ", ".join(f"{output} AS o{i}" for i, output in enumerate(outputs))
+    text = f"SELECT {named} FROM h WHERE {' AND '.join(terms)}"
     return text, first, second
 
 
@@ -166,7 +169,11 @@ def test_the_short_way_the_operators_and_duckdb_give_the_same_rows(history: Hist
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(column=st.sampled_from(list(TYPES)), values=st.lists(st.sampled_from(STRANGE), min_size=2, max_size=4), data=st.data())
+@given(
+    column=st.sampled_from(list(TYPES)),
+    values=st.lists(st.sampled_from(STRANGE), min_size=2, max_size=4),
+    data=st.data(),
+)
 def test_a_kept_plan_answers_and_fails_as_a_new_one_does(
     history: History, column: str, values: list[Any], data: st.DataObject
 ) -> None:
@@ -178,21 +185,57 @@ def test_a_kept_plan_answers_and_fails_as_a_new_one_does(
         "SELECT k FROM h LIMIT ?", "SELECT CASE WHEN {c} = ? THEN 1 ELSE 2 END FROM h",
     ))).format(c=column)  # fmt: skip
 
-    def answer(value: Any) -> Any:
-        given = [value, value] if "$1" in shape and shape.count("?") > 1 else [value]
+    given = [[value, value] if "$1" in shape and shape.count("?") > 1 else [value] for value in values]
+    _agree_with_new_plans(history.db, shape, given)
+
+
+def _agree_with_new_plans(db: eventdb.Database, text: str, several: list[list[Any]]) -> None:
+    """The text run with one parameter list after the other, and each of them in a session that keeps no plan."""
+
+    def answer(parameters: list[Any]) -> Any:
         try:
-            result = history.db.sql(shape, given)
+            result = db.sql(text, parameters)
             return result.columns, [str(type) for type in result.types], result.fetchall()
         except EventDBError as error:
             return type(error), str(error)
 
-    kept = [answer(value) for value in values]
-    session = history.db._session_of()
-    for value, seen in zip(values, kept, strict=True):
-        session._plans._entries.clear()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("eventdb.plan_cache._entry", _never_keeps)
-            assert answer(value) == seen, (shape, value)
+    kept = [answer(parameters) for parameters in several]
+    db._session_of()._plans._entries.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eventdb.plan_cache._entry", _never_keeps)
+        assert kept == [answer(parameters) for parameters in several]
+    db._session_of()._plans._entries.clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "several"),
+    [
+        ("SELECT n FROM t LIMIT ?", [[2], [0], [3], [-1], [None]]),
+        ("SELECT n FROM t ORDER BY n LIMIT 2 OFFSET ?", [[2], [0], [1]]),
+        ("SELECT date_trunc(?, ts) FROM t", [["minute"], ["hour"], ["nothing"]]),
+        ("SELECT k LIKE ? FROM t", [["a%"], ["%c"], ["\\"]]),
+        ("SELECT n FROM t WHERE ts > ? - INTERVAL '1 minute'", [[dt.datetime(2026, 1, 1)], [dt.datetime(2026, 1, 2)]]),
+        ("SELECT ts + ? FROM t", [[dt.timedelta(1)], [dt.timedelta(2)]]),
+        ("SELECT n FROM t WHERE ts >= ?", [["2026-01-01"], ["2026-01-02 00:00:01"], ["never"]]),
+        ("SELECT n FROM t WHERE n = ?", [[5.0], [5.5], [2.0], [float("nan")]]),
+        ("SELECT n FROM t WHERE n = ?", [[Decimal("5.00")], [Decimal("5.50")]]),
+        ("SELECT n FROM t WHERE small = ?", [[5], [300]]),
+        ("SELECT n FROM t WHERE n IN (?, ?)", [[1, 2], [2, 5], [None, 5]]),
+        ("SELECT n FROM t WHERE ? AND n > 1", [[True], [False]]),
+        ("SELECT n + ? AS x, count(*) FROM t GROUP BY n + ?", [[1, 1], [1, 2], [2, 2]]),
+        ("SELECT _offset FROM t WHERE _offset >= ? AND _offset < ?", [[0, 2], [2, 0], [1, 9], [-5, 1]]),
+        ("SELECT CASE WHEN n > ? THEN 'more' ELSE ? END FROM t", [[1, "a"], [4, "b"]]),
+        ("SELECT 10 / ? FROM t", [[5], [0]]),
+        ("SELECT coalesce(?, k) FROM t", [["a"], ["b"], [None]]),
+        ("INSERT INTO t (small) VALUES (?)", [[5], [300]]),
+    ],
+)
+def test_values_that_decide_the_plan_get_their_own(db: eventdb.Database, text: str, several: list[list[Any]]) -> None:
+    topic = db.create_topic("t", {"k": "VARCHAR", "n": "BIGINT", "small": "TINYINT", "ts": "TIMESTAMP"}, key="k")
+    topic.append_many(
+        [{"k": k, "n": n, "small": n, "ts": dt.datetime(2026, 1, 1, n)} for k, n in (("a", 1), ("abc", 2), ("c", 5))]
+    )
+    _agree_with_new_plans(db, text, several)
 
 
 def _never_keeps(*given: Any) -> Any:

@@ -48,8 +48,8 @@ def optimize(plan: Plan, disabled: frozenset[str] = frozenset()) -> Plan:
 
 
 def optimize_open(plan: Plan, disabled: frozenset[str] = frozenset()) -> Plan:
-    """The plan optimised as far as the values of its parameters (Slots) are of no account: all but what `finishing` does
-    to the nodes that hold one."""
+    """The plan optimised as far as the values of its parameters (Slots) are of no account: all but what
+    `finishing` does to the nodes that hold one."""
     plan = _simplified(plan, disabled)
     for rule in _LAST:
         if rule not in _OF_VALUES and rule.__name__ not in disabled:

@@ -1,9 +1,9 @@
 """Plans that hold for every value of their parameters.
 
 While a statement is bound and simplified its parameters stand in it as Slots: literals that notice whether anybody asks
-for their value. Where nobody did, only types decided what the plan looks like, and other values of the same types may be
-filled in; where somebody did, the plan is for these values alone. What is done to a slot on the way (a cast to the type
-of the column beside it) is noted, and done again to each value that is filled in.
+for their value. Where nobody did, only types decided what the plan looks like, and other values of the same types may
+be filled in; where somebody did, the plan is for these values alone. What is done to a slot on the way (a cast to the
+type of the column beside it) is noted, and done again to each value that is filled in.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Slot(Literal):
             object.__setattr__(self, name, value)
 
     @property
-    def value(self) -> Any:  # type: ignore[override]
+    def value(self) -> Any:
         self.watch.seen = True
         return self._value
 

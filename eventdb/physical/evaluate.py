@@ -75,7 +75,7 @@ class Evaluator:
             column = self._node(batch)
         return column if len(column) == batch.row_count else stretch(column, batch.row_count)
 
-    def keep(self, batch: RecordBatch) -> Array | None:
+    def keep(self, batch: RecordBatch | Frame) -> Array | None:
         """For a BOOLEAN expression: where it is true, as a bool array; None when it is true for every row."""
         with np.errstate(all="ignore"):
             column = self._node(batch)

@@ -37,7 +37,8 @@ def short_rows(plan: Plan, context: QueryContext) -> list[RecordBatch] | None:
     node = plan if project is None else project.input
     predicate = None
     if isinstance(node, Filter):
-        node, predicate = node.input, node.predicate
+        predicate = node.predicate
+        node = node.input
     if not isinstance(node, Scan):
         return None
     if node.keys is None and (_is_table(node, context) or scanned_rows(node, context) >= LEAST_COMPILED_ROWS):
@@ -101,11 +102,13 @@ def _batch(
     count = rows.row_count if keep is None else int(keep.sum())
     if not count:
         return None
-    indexes = range(len(names)) if outputs is None else outputs
-    if all(isinstance(output, int | ColumnRef) for output in indexes):
-        columns = [rows.columns[output.index if isinstance(output, ColumnRef) else output] for output in indexes]
+    if outputs is None:
+        indexes = list(range(len(names)))
+    else:
+        indexes = [output.index for output in outputs if isinstance(output, ColumnRef)]
+    if outputs is None or len(indexes) == len(outputs):
+        columns = [rows.columns[index] for index in indexes]
         return RecordBatch(names, columns if keep is None else [column.filter(keep) for column in columns], count)
-    assert outputs is not None
     inputs = [rows.columns[index] for index in range(rows.width)]
     batch = RecordBatch([""] * len(inputs), inputs if keep is None else [c.filter(keep) for c in inputs], count)
     return RecordBatch(names, [Evaluator(output)(batch) for output in outputs], count)

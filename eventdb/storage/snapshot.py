@@ -125,9 +125,11 @@ class StoreSnapshot:
             if _overlap(state.min_time, state.max_time, times):
                 yield newest[2], start - state.base, stop - state.base, _time_range(state.min_time, state.max_time)
             return
-        for dictionary in log.dictionaries:
-            if dictionary is not None:
-                dictionary.refresh(txn)
+        if log.met_at != txn_id:  # the strings of this state of the index
+            for dictionary in log.dictionaries:
+                if dictionary is not None:
+                    dictionary.refresh(txn)
+            log.met_at = txn_id
         for base, end, value, held in self._entries(txn, log, state, start, stop, times):
             for segment, row, row_end in self._opened(log, base, value, max(start, base), min(stop, end)):
                 if base == state.base and isinstance(segment, Segment):
@@ -140,14 +142,17 @@ class StoreSnapshot:
     ) -> Iterator[tuple[int, int, bytes, tuple[int, int] | None]]:  # fmt: skip
         """(base, end, index entry, event time range) of the segments that hold [start, stop), in order; without those
         outside the event times. Who asks for times gets them from a list of all, which is kept while the index stays as
-        it is."""
-        if times == (None, None):
+        it is; so does who asks a second time for offsets."""
+        kept, txn_id = log.entries, txn.id()
+        if kept is not None and kept.txn_id != txn_id:
+            kept = None
+        if kept is None and times == (None, None) and log.asked_at != txn_id:
+            log.asked_at = txn_id
             found = self._segments(txn, log, start, stop)
             chosen: Iterable[int] = range(len(found))
         else:
-            kept = log.entries
-            if kept is None or kept.txn_id != txn.id():
-                kept = log.entries = SegmentList(txn.id(), self._segments(txn, log, 0, NO_SEGMENT))
+            if kept is None:
+                kept = log.entries = SegmentList(txn_id, self._segments(txn, log, 0, NO_SEGMENT))
             found = kept.entries
             chosen = kept.between(start, times)
         for i in chosen:

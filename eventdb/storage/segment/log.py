@@ -107,7 +107,9 @@ class PartitionLog:
         self._markable: dict[int, Segment] = {}
         # Of raw segments that a key was looked for in: base -> the segment, rows covered, hash_index.HashIndex of them.
         self.hash_indexes: dict[int, tuple[Segment, int, Any]] = {}
-        self.entries: SegmentList | None = None  # for who looks for times
+        self.entries: SegmentList | None = None  # for who looks for times, or for offsets again and again
+        # Index transactions: the last one that offsets were looked for in, and whose strings are all in `dictionaries`.
+        self.asked_at = self.met_at = -1
         # The index transaction a reader saw last, the active segment's base in it, and that segment: its codes are
         # known.
         self.newest: tuple[int, int, Segment] | None = None
@@ -250,5 +252,6 @@ class PartitionLog:
         self._markable = {}
         self.hash_indexes = {}
         self.entries = None
+        self.asked_at = self.met_at = -1
         self.newest = None
         self.looked_into = (-1, [], [], {})
