@@ -4,7 +4,7 @@
 
 `put`: one row per commit, of a key that is there and of a new one; and one delete per commit.
 `get`: one row by its key, of a table that nobody changes and of one whose rows were all put again since.
-`sql`: UPDATE and SELECT of one key in SQL text; ours is parsed and planned each time, SQLite keeps its statements.
+`sql`: UPDATE and SELECT of one key in SQL text with a parameter; both keep their statements.
 `bulk`: 100,000 rows upserted in one commit, from dicts and by INSERT ... SELECT.
 
 At the end both hold the same rows, or it is an error.

@@ -23,6 +23,7 @@ from eventdb.sql.binder import bind
 from eventdb.sql.context import Parameters, literal_of, parameters_of
 
 ENTRIES = 256
+LONGEST_TEXT = 16_384  # characters of a statement that is kept
 PLANNED = (st.Query, st.Insert, st.InsertRows, st.Update, st.Delete)
 """Statements that run a plan; theirs is optimised."""
 
@@ -63,7 +64,8 @@ class PlanCache:
                 self._entries.move_to_end(key)
         if entry is None:
             entry = _entry(text, names, parameters, values, disabled)
-            if not names.read_files:
+            lasting = bool(values) or isinstance(entry.statement, st.Query)  # not the rows of an INSERT, run once
+            if lasting and not names.read_files and len(text) <= LONGEST_TEXT:
                 self._keep(key, entry)
         if entry.fill is not None:
             try:

@@ -345,6 +345,18 @@ def test_the_kept_plans_are_bounded_and_the_ones_used_last_stay(
     assert bound.count("SELECT 1") == 1
 
 
+def test_statements_that_are_large_or_hold_their_values_are_not_kept(db: eventdb.Database) -> None:
+    db.create_topic("t", {"n": "BIGINT"})
+    plans = db._session_of()._plans
+    db.sql("INSERT INTO t VALUES (1)")
+    db.sql("SELECT n FROM t WHERE n IN (" + ", ".join(map(str, range(6_000))) + ")")
+    db.sql("SELECT n FROM t WHERE n = ? -- " + "x" * 20_000, [1])
+    assert len(plans) == 0
+    db.sql("SELECT n FROM t")
+    db.sql("INSERT INTO t VALUES (?)", [1])
+    assert len(plans) == 2
+
+
 def test_a_point_query_goes_the_short_way(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
     real = planner.short_rows
