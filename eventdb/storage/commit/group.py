@@ -33,13 +33,14 @@ DECLINED = -1
 
 
 class _Ticket:
-    __slots__ = ("done", "error", "leads", "offset", "row", "wake")
+    __slots__ = ("done", "error", "following", "leads", "offset", "row", "wake")
 
     def __init__(self, row: Row) -> None:
         self.row = row
         self.offset = DECLINED
         self.error: BaseException | None = None
         self.done = False
+        self.following: _Ticket | None = None  # whom it made the leader
         self.leads = False  # set under the group's lock
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -123,19 +124,21 @@ class GroupCommit:
         with self._lock:
             if ticket in self._queue:
                 self._queue.remove(ticket)
-            if not ticket.leads:
-                return
-            self._gatherer = None
-            if self._queue:
-                following = self._queue[0]
-                following.leads = True
-                if len(self._queue) < self._expected:
-                    self._gatherer = following
-                _wake(following)
-            else:
-                self._has_leader = False
-                self.takes_all = self._expected > 1
-            ticket.leads = False
+            if ticket.leads:
+                is_complete = len(self._queue) >= self._expected
+                # No call from here to the last line: Ctrl-C finds either none of it done or all of it.
+                self._gatherer = None
+                if self._queue:
+                    ticket.following = self._queue[0]
+                    ticket.following.leads = True
+                    if not is_complete:
+                        self._gatherer = ticket.following
+                else:
+                    self._has_leader = False
+                    self.takes_all = self._expected > 1
+                ticket.leads = False
+        if ticket.following is not None:
+            _wake(ticket.following)
 
     def _lead(self, own: _Ticket) -> None:
         """Commits everything that waits once the writer is free: whoever came while it was not, rides along."""
@@ -157,11 +160,10 @@ class GroupCommit:
             if not isinstance(error, EventDBError):
                 raise
         finally:
-            self._commit_s = monotonic() - started
             try:
-                self._finish(taken)
+                self._finish(taken, started)
             except BaseException:  # Ctrl-C in the middle of it
-                self._finish(taken)
+                self._finish(taken, started)
                 raise
 
     def _take(self, taken: list[_Ticket]) -> list[Row]:
@@ -182,9 +184,10 @@ class GroupCommit:
             transaction.abandon()
             raise
 
-    def _finish(self, taken: list[_Ticket]) -> None:
+    def _finish(self, taken: list[_Ticket], started: float) -> None:
         """Those who were taken are told, and how many are expected next is known. May be called twice."""
         with self._lock:
+            self._commit_s = monotonic() - started
             if self._pause:
                 self._pause -= 1
             self._expected = len(taken) + len(self._queue) if self._gathers and not self._pause else 1
