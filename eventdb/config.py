@@ -47,6 +47,7 @@ GATHER_PAUSE_GROUPS = 64  # how many commits wait for nobody at most, after othe
 # --- index ----------------------------------------------------------------------------------------
 INDEX_MAP_BYTES = 64 * GIB  # address space, not disk
 INDEX_MAX_READERS = 1_024
+INDEX_ROOM_WAIT_S = 3.0  # how long a writer waits for snapshots to end, so that the address space can grow
 INDEX_VERIFY_BYTES = 64 * MIB  # an index up to this size is verified as a whole when the database is opened
 
 # --- processes ------------------------------------------------------------------------------------

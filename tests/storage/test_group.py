@@ -171,7 +171,7 @@ def test_an_interrupted_wait_does_not_stop_the_others(monkeypatch: pytest.Monkey
     assert sorted(writer.stored) == ["a", "b"]
 
 
-# -- gathering: rows wait for those who came last time ------------------------------------------------------------------
+# -- gathering: rows wait for those who came last time ---------------------------------------------------------------
 
 
 @pytest.fixture

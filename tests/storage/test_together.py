@@ -127,10 +127,9 @@ def test_a_row_that_is_not_stored_behind_the_one_before_it_would_be_noticed(
         return offset
 
     monkeypatch.setattr(module._Batch, "add", overwrite)
+    store = open_store(path)
     with pytest.raises(AssertionError):
-        store = open_store(path)
-        model = store_groups(store, 100)
-        assert contents(store) == model
+        assert store_groups(store, 100) == contents(store)
 
 
 def test_a_failed_flush_of_a_group_reaches_each_of_its_threads_once(path: Path) -> None:
