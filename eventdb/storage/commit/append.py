@@ -215,7 +215,9 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes |
     after = position + ((RECORD_BYTES + len(data) + 7) & -8)
     if after + ROLL_BYTES > tail.size:
         return DECLINED
-    commit_record(writer, tail, {log.key: data[STATE]}, data, after, () if mark is None else (mark,))
+    writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
+    writer.ahead[log.key] = data[STATE]
+    commit_record(writer, tail, data, after, () if mark is None else (mark,))
     state.log_end += 1
     state.min_time = low
     state.max_time = high
@@ -223,12 +225,10 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes |
     return state.log_end - 1
 
 
-def commit_record(
-    writer: Writer, tail: Tail, states: dict[bytes, bytes], data: bytes, after: int, marks: Sequence[Mark]
-) -> None:  # fmt: skip
+def commit_record(writer: Writer, tail: Tail, data: bytes, after: int, marks: Sequence[Mark]) -> None:
     """The operations `data` are in the journal, up to the byte `after`, and the head says so. Lock held.
 
-    `states` are the PARTITION values they lead to, by partition key.
+    The writer's `ahead` says already where they lead, and its `sequence` that it is not yet so.
     """
     position = tail.position
     seed = writer.journal.seed
@@ -243,11 +243,9 @@ def commit_record(
     crc = crc32(head, seed)
     if writer.synced:
         durable = lsn
-    writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
     meta = META.pack(
         lsn, tail.epoch, tail.number, after, crc, 0, tail.size, durable, tail.checkpoint_sequence, tail.bulk_lsn
     )
-    writer.ahead.update(states)
     # Before the flush, while this code's memory is in the cache: behind it one store remains.
     sequence = writer.head.fill(pack_head(meta, writer.ahead))
     writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)

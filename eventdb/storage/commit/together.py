@@ -128,4 +128,6 @@ class _Batch:
             return
         tail, data = self._writer.tail, b"".join(self._parts)
         after = tail.position + ((RECORD_BYTES + len(data) + 7) & -8)
-        commit_record(self._writer, tail, self._states, data, after, self._marks)
+        self._writer.sequence = -1
+        self._writer.ahead.update(self._states)
+        commit_record(self._writer, tail, data, after, self._marks)
