@@ -222,10 +222,42 @@ def test_who_does_not_come_is_waited_for_once_and_then_less_often(patient: tuple
     assert (group._expected, group.takes_all, group._next_pause) == (1, False, 2)
     group._expected, group._commit_s = 3, 0.001
     assert group.append(None, ("b",)) == 1  # type: ignore[arg-type]
-    results = together(group, ["c", "d"])  # during the pause nobody is expected, however many came
-    assert sorted(results) == [2, 3]  # type: ignore[type-var]
-    assert (group._expected, group._next_pause) == (2, 4)
-    assert writer.transactions == 3
+    group._next_pause, group._expected, group._commit_s = 4, 3, 0.001
+    assert group.append(None, ("c",)) == 2  # type: ignore[arg-type]
+    results = together(group, ["d", "e"])
+    assert sorted(results) == [3, 4]  # type: ignore[type-var]
+    assert (group._expected, group.takes_all) == (1, False)  # during the pause nobody is, however many came
+    assert writer.transactions == 4
+
+
+def test_who_waits_behind_a_commit_waits_for_those_it_served_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventdb.storage.commit.group.GATHER_LONGEST_S", 60.0)
+    clock = iter(range(0, 100_000, 100))  # a commit takes so long that others are waited for
+    monkeypatch.setattr("eventdb.storage.commit.group.monotonic", lambda: float(next(clock)))
+    sizes: list[int] = []
+    flushed = threading.Event()
+
+    def short(take: Any) -> list[int]:
+        rows = take()
+        sizes.append(len(rows))
+        if len(sizes) == 1:
+            flushed.wait()
+        return [0] * len(rows)
+
+    group = GroupCommit(Writer(), short, gathers=True)
+    results: dict[str, object] = {}
+    first = threading.Thread(target=lambda: group.append(None, ("a",)))  # type: ignore[arg-type]
+    first.start()
+    while not sizes:
+        pass
+    second = start(group, "b", results)
+    flushed.set()
+    while group._gatherer is None and len(sizes) == 1:
+        pass
+    third = start(group, "c", results)
+    for thread in (first, second, third):
+        thread.join()
+    assert sizes == [1, 2]
 
 
 def test_an_interrupted_first_row_leaves_the_waiting_to_the_next(

@@ -18,6 +18,7 @@ from eventdb.storage import PartitionLog, Store
 from eventdb.storage import store as store_module
 from eventdb.storage.commit import together as module
 from eventdb.storage.device.files import Files
+from eventdb.storage.format import ROLL_BYTES
 
 SCHEMAS = {
     1: Schema.from_mapping({"n": "BIGINT", "name": "VARCHAR", "body": "BLOB"}),
@@ -40,7 +41,9 @@ def open_store(path: Path, files: Files | None = None) -> Store:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr("eventdb.storage.commit.journal.JOURNAL_FIRST_BYTES", 4096)  # many a group meets its end
+    monkeypatch.setattr("eventdb.storage.commit.journal.JOURNAL_MAX_BYTES", 16384)
     yield tmp_path / "db"
     for store in list(store_module._stores.values()):
         store.close()
@@ -85,6 +88,7 @@ def store_groups(store: Store, rounds: int) -> dict[int, list[tuple[Any, ...]]]:
         offsets = store._append_together(lambda found=rows: found)  # type: ignore[misc]
         assert store._writer.tail.lsn - lsn == (max(offsets) >= 0)  # type: ignore[union-attr]
         together += max(offsets) >= 0
+        assert store._writer.tail.position + ROLL_BYTES <= store._writer.tail.size  # type: ignore[union-attr]
         for topic_id, (_, row, _), offset in zip(topics, rows, offsets, strict=True):
             if offset >= 0:
                 assert offset == len(model[topic_id])
