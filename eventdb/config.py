@@ -41,9 +41,13 @@ CHECKPOINT_INDEX_BYTES = 32 * MIB  # pages the index may not use again before th
 RESERVE_BYTES = 1 * MIB
 DEFAULT_FLUSH_INTERVAL_MS = 100
 
+GATHER_LONGEST_S = 0.005  # how long a row waits at most for those of other threads to share its flush
+GATHER_PAUSE_GROUPS = 64  # how many commits wait for nobody at most, after others did not come
+
 # --- index ----------------------------------------------------------------------------------------
 INDEX_MAP_BYTES = 64 * GIB  # address space, not disk
 INDEX_MAX_READERS = 1_024
+INDEX_ROOM_WAIT_S = 3.0  # how long a writer waits for snapshots to end, so that the address space can grow
 INDEX_VERIFY_BYTES = 64 * MIB  # an index up to this size is verified as a whole when the database is opened
 
 # --- processes ------------------------------------------------------------------------------------

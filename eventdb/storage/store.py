@@ -25,6 +25,7 @@ from eventdb.storage.care.retention import Retention
 from eventdb.storage.commit.append import append_row
 from eventdb.storage.commit.commit import Writer
 from eventdb.storage.commit.group import GroupCommit
+from eventdb.storage.commit.together import append_together
 from eventdb.storage.device.directory import (
     ensure_directory,
 )
@@ -48,11 +49,12 @@ from eventdb.storage.transaction import WriteTransaction
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from eventdb.schema import Schema
     from eventdb.storage.care.cut import Cut
+    from eventdb.storage.commit.together import Row
     from eventdb.storage.segment.limits import Limits
 
 _stores: dict[tuple[int, int], Store] = {}
@@ -149,7 +151,7 @@ class Store(Opening):
         self._writer: Writer | None = None
         self._maintenance: Maintenance | None = None
         self._sealer: Sealer | None = None
-        self._group = GroupCommit(self.write)
+        self._group = GroupCommit(self.write, self._append_together, gathers=mode == "commit")
         self.retention = Retention(self)
         with contextlib.ExitStack() as undo:
             undo.callback(self._release)
@@ -271,7 +273,7 @@ class Store(Opening):
     def append_row(self, log: PartitionLog, row: tuple[Any, ...]) -> int:
         """One committed row; returns its offset."""
         writer = self._writer
-        if writer is not None and not self._group.has_leader:
+        if writer is not None and not self._group.takes_all:
             offset = append_row(writer, log, row)
             if offset >= 0:
                 self._notifier.announce()
@@ -284,12 +286,25 @@ class Store(Opening):
         """The offset of a table's row that took the place of the one with its key, committed; -1, nothing done, if it
         must go through a transaction."""
         writer = self._writer
-        if writer is None or self._group.has_leader:
+        if writer is None:
             return -1
-        offset = append_row(writer, log, row, key)
-        if offset >= 0:
+        if not self._group.takes_all:
+            offset = append_row(writer, log, row, key)
+            if offset >= 0 or not writer.busy:
+                self._notifier.announce()
+                return offset
+        if writer.owner == threading.get_ident() and writer.token is not None:
+            return -1  # a transaction of this thread is open: whoever begins the next one says so
+        offset = self._group.append(log, row, key)
+        if offset < 0:  # the first row of a key
+            offset = append_row(writer, log, row, key)
             self._notifier.announce()
         return offset
+
+    def _append_together(self, take: Callable[[], Sequence[Row]]) -> list[int]:
+        offsets = append_together(self._require_writer(), take)
+        self._notifier.announce()
+        return offsets
 
     def write(self, *, journaled: bool = True) -> WriteTransaction:
         """A transaction; a context manager. `journaled=False` is for derived rows, which a power cut may set back to a

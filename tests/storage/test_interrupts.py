@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from eventdb.errors import UsageError
+from eventdb.errors import OutcomeUnknown, UsageError
 from eventdb.schema import Schema
 from eventdb.storage import PartitionLog, Store
+from eventdb.storage.device.files import Files
 
 SCHEMA = Schema.from_mapping({"n": "BIGINT", "name": "VARCHAR"})
 SECONDS = 3.0
@@ -74,6 +76,63 @@ def test_an_interrupt_at_any_instant_leaves_the_store_working(store: Store, time
     names = {0: "batch"}
     assert all(name == names.get(k % 7, f"new{k}" if k % 13 == 0 else "known") for k, name in rows)
     assert store.check(deep=True) == []
+
+
+class Slow(Files):
+    """Flushes nothing, and takes its time."""
+
+    def fdatasync(self, fd: int) -> None:  # type: ignore[override]
+        time.sleep(1e-4)
+
+
+def test_an_interrupt_at_any_instant_leaves_the_group_going(tmp_path: Path, timer: random.Random) -> None:
+    store = Store.open(str(tmp_path / "group"), files=Slow(), live_topics=lambda: {1: SCHEMA})
+    log = store.log(1, SCHEMA, None)
+    acknowledged: list[list[int]] = [[] for _ in range(4)]
+    unknown: list[int] = []
+    n = interrupts = 0
+    deadline = time.monotonic() + SECONDS
+
+    def work(thread: int) -> None:
+        k = 0
+        while time.monotonic() < deadline:
+            k += 1
+            try:
+                store.append_row(log, (4 * k + thread, f"new{k}" if k % 50 == 0 else "known"))
+                acknowledged[thread].append(4 * k + thread)
+            except OutcomeUnknown:  # the interrupted thread led the group
+                unknown.append(4 * k + thread)
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(1, 4)]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < deadline:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, timer.choice([5e-5, 5e-4, 2e-3]) * (1 + timer.random()))
+            until = time.monotonic() + 0.05
+            while time.monotonic() < until:
+                n += 4
+                store.append_row(log, (n, "known"))
+                acknowledged[0].append(n)
+        except KeyboardInterrupt:
+            interrupts += 1
+        except OutcomeUnknown:
+            unknown.append(n)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in threads)
+    with store.snapshot() as snapshot:
+        stored = [row[2][0] for chunk in snapshot.rows(log, *snapshot.offsets(log)) for row in chunk]
+    assert interrupts > 100
+    assert len(stored) == len(set(stored))
+    for i in range(4):
+        mine = [k for k in stored if k % 4 == i]
+        assert mine == sorted(mine)
+        assert set(acknowledged[i]) <= set(mine)
+        assert i == 0 or set(mine) <= {*acknowledged[i], *unknown}
+    assert store.check(deep=True) == []
+    store.close()
 
 
 def test_a_transaction_that_nobody_ended_ends_with_its_last_reference(store: Store) -> None:

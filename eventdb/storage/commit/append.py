@@ -5,7 +5,7 @@ value has its place already: known dictionary values, room in the segment and in
 to WriteTransaction, which also owns every error message.
 
 A table's row that takes the place of another one goes this way too (put.py): its mark is part of the record, and is
-stored between the record and the head.
+stored between the record and the head. Rows of several threads go it together (together.py).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from eventdb.storage.index.head import MAX_AHEAD, pack_head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from eventdb.storage.commit.commit import Writer
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _STATE_START = OP_PLACE.size + OP_ROWS.size
 _STATE_STOP = _STATE_START + PARTITION.size
+STATE = slice(_STATE_START, _STATE_STOP)  # of an encoded row: the PARTITION value it leads to
 _HOLDER = slice(SHARED_HOLDER, SHARED_HOLDER + 4)
 _WAITING = slice(SHARED_WAITING, SHARED_WAITING + 4)
 _NOBODY = bytes(4)
@@ -54,7 +56,7 @@ _ZERO = bytes(8)
 _EXCLUSIVE = LOCK_EX | LOCK_NB
 _HEADS = (OP_PLACE, OP_ROWS, PARTITION, U32)
 _HEAD = f"{OP_CHUNK}, topic, partition, base, i, 1, log_start, base + i + 1, base, low, high, now, flags, length"
-_UNFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError, struct.error)
+UNFIT = (KeyError, ValueError, TypeError, AttributeError, OverflowError, struct.error)
 _factories: dict[tuple[object, ...], Any] = {}
 DECLINED = -1
 
@@ -62,7 +64,7 @@ DECLINED = -1
 def _generate(columns: tuple[ColumnLayout, ...], event_time: int | None) -> Any:
     """make(segment, topic, partition, codes) -> encode(row, i, log_start, low, high, now, flags), for such columns.
 
-    encode returns the chunk operation of the row, having stored it at row i; one of _UNFIT, having stored nothing, if
+    encode returns the chunk operation of the row, having stored it at row i; one of UNFIT, having stored nothing, if
     the row needs the long way.
     """
     body = [f"({' '.join(f'v{i},' for i, column in enumerate(columns) if not column.marks)}) = row"]
@@ -206,14 +208,16 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes |
         now = state.append_us
     try:
         data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, state.flags)
-    except _UNFIT:
+    except UNFIT:
         return DECLINED
     if mark is not None:
         data += describe_mark(log, mark)
     after = position + ((RECORD_BYTES + len(data) + 7) & -8)
     if after + ROLL_BYTES > tail.size:
         return DECLINED
-    _commit(writer, tail, log.key, data, after, mark)
+    writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
+    writer.ahead[log.key] = data[STATE]
+    commit_record(writer, tail, data, after, () if mark is None else (mark,))
     state.log_end += 1
     state.min_time = low
     state.max_time = high
@@ -221,8 +225,11 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes |
     return state.log_end - 1
 
 
-def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int, mark: Mark | None) -> None:
-    """The row's operation is in the journal, up to the byte `after`, and the head says so."""
+def commit_record(writer: Writer, tail: Tail, data: bytes, after: int, marks: Sequence[Mark]) -> None:
+    """The operations `data` are in the journal, up to the byte `after`, and the head says so. Lock held.
+
+    The writer's `ahead` says already where they lead, and its `sequence` that it is not yet so.
+    """
     position = tail.position
     seed = writer.journal.seed
     lsn = tail.lsn + 1
@@ -236,16 +243,13 @@ def _commit(writer: Writer, tail: Tail, key: bytes, data: bytes, after: int, mar
     crc = crc32(head, seed)
     if writer.synced:
         durable = lsn
-    writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
     meta = META.pack(
         lsn, tail.epoch, tail.number, after, crc, 0, tail.size, durable, tail.checkpoint_sequence, tail.bulk_lsn
     )
-    writer.ahead[key] = data[_STATE_START:_STATE_STOP]
     # Before the flush, while this code's memory is in the cache: behind it one store remains.
     sequence = writer.head.fill(pack_head(meta, writer.ahead))
     writer.write_record(b"".join((head, U32.pack(crc), data, _ZERO[: -(RECORD_BYTES + len(data)) % 8])), position)
-    if mark is not None:
-        view, row, by, _ = mark
+    for view, row, by, _ in marks:
         view[row] = by
     writer.head.move(sequence)
     tail.lsn = writer.own_lsn = lsn

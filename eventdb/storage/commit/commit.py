@@ -49,10 +49,10 @@ class Writer(Durability):
 
     def enter(self) -> Any:
         """The lock is held, caches are current, and the returned LMDB write transaction is open."""
+        if self.index.is_tight():
+            self.wait_for_room()
         self.lock()
         try:
-            if self.index.is_tight():
-                self.make_room(at_once=False)
             if not self.prepared:
                 self.prepare()
             return self.begin()

@@ -7,8 +7,9 @@ makes the first one of a process, before it commits anything.
 from __future__ import annotations
 
 import threading
+import time
 
-from eventdb.config import INDEX_VERIFY_BYTES
+from eventdb.config import INDEX_ROOM_WAIT_S, INDEX_VERIFY_BYTES
 from eventdb.errors import ClosedError, OutcomeUnknown, StorageError
 from eventdb.storage.commit.checkpoint import CheckpointFile, Slot
 from eventdb.storage.commit.journal import Tail
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from eventdb.storage.segment.segment import Segment
 
 
+_ROOM_POLL_S = 0.001
 _ROOM_AGAIN_NS = 100_000_000  # how long to leave a map as it is that could not be replaced
 
 
@@ -57,6 +59,7 @@ class Durability(CommittedState):
         self.on_first_commit: Callable[[], None] | None = None
         index.on_outgrown = self.make_room
         self._room_again_ns = 0
+        self._waited_bytes = 0  # of the map that no snapshot's end let grow
 
     def prepare(self) -> None:
         """Before this process's first commit: a checkpoint and a pin of its own, and a journal file of this boot. Lock
@@ -153,6 +156,25 @@ class Durability(CommittedState):
         finally:
             if not mine:
                 self.unlock()
+
+    def wait_for_room(self) -> None:
+        """The index's map is large enough, or snapshots of this process have been open for INDEX_ROOM_WAIT_S. Call it
+        without the lock: who holds a snapshot may wait for it.
+
+        Those of maintenance and of queries end soon. For one that does not end, a writer waits once, and again for each
+        transaction that finds the map full.
+        """
+        index = self.index
+        patient = index.is_full or self._waited_bytes != index.map_bytes()
+        self.make_room(at_once=patient)
+        if not patient:
+            return
+        for _ in range(int(INDEX_ROOM_WAIT_S / _ROOM_POLL_S)):
+            if not index.is_tight():
+                return
+            time.sleep(_ROOM_POLL_S)
+            self.make_room()
+        self._waited_bytes = index.map_bytes()
 
     def _reset_counters(self) -> None:
         self.checkpoint_ns = self.clock.monotonic_ns()

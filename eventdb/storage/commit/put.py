@@ -151,6 +151,8 @@ def insert_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: byt
                 txn.put(name, held)
             txn.put(log.key, after.pack())
         except IndexFault as error:
+            if writer.index.is_full:
+                return DECLINED  # the long way begins with a larger map
             raise index_error(error, writer.index.path) from error
         operations = [OP_KEY.pack(OP_PUT, len(name), len(held)) + name + held for name, held in entries]
         writer.commit(txn, b"".join((data, *operations)))

@@ -42,8 +42,8 @@ def index_error(error: Exception, path: str) -> StorageError:
     """The typed error of an IndexFault."""
     if isinstance(error, lmdb.MapFullError):
         return DiskFullError(
-            f"the index {path} filled its address space; nothing was stored. It gets a larger one as soon as no "
-            "snapshot of this process is open: try again",
+            f"the index {path} filled its address space; nothing was stored. It gets a larger one when no snapshot of "
+            "this process is open: close those that were held open (results not read to their end, too), and try again",
             path=path,
         )
     if isinstance(error, lmdb.DiskError) or _is_full(str(error), path):
@@ -257,6 +257,10 @@ class Index:
         """Whether the map should be replaced by a larger one."""
         info = self._info()
         return self.is_full or 2 * info["last_pgno"] * self.page_bytes > info["map_size"]
+
+    def map_bytes(self) -> int:
+        """The size of the map."""
+        return self._info()["map_size"]  # type: ignore[no-any-return]
 
     def open_here(self) -> int:
         """How many read transactions of this process are open."""
