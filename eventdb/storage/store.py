@@ -450,7 +450,7 @@ class Store(Opening):
                 "checkpoint_age_ms": (self._clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000,
                 "poisoned": writer.poison_reason,
                 "retention": self.retention.stats(),
-                "sealing": self.sealer().counters(),
+                "sealing": self.sealer().counters() | {"failed": self.sealer().failures()},
             }
             written = written_bytes() - writer.written_before
             found["bytes_written"] = written  # by this process since it opened, whatever it wrote
