@@ -68,6 +68,7 @@ def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[s
     of the journal; without `accept_loss` a repair that would lose anything is refused with a CorruptionError that
     lists it, and changes nothing. Replaced files lie in the folder `quarantine` of the database.
     """
+    from eventdb.headers import BESIDE
     from eventdb.storage.care.repair import Repair
     from eventdb.storage.device.files import Clock, Files
 
@@ -84,7 +85,7 @@ def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[s
         assert info is not None  # recovery has collected what belongs to no topic
         return info.schema, info.primary_key
 
-    return Repair(Files(), Clock(), name, accept_loss, lambda: Database(name).close(), table_of).run()
+    return Repair(Files(), Clock(), name, accept_loss, lambda: Database(name).close(), table_of, BESIDE).run()
 
 
 def check(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:

@@ -357,7 +357,7 @@ class Database(Upkeep):
         logs = self._logs_of(info)
         if info.kind == "table":
             return row_count(snapshot, logs[0])
-        return sum(end - start for start, end in map(snapshot.offsets, logs))
+        return sum(map(snapshot.held_rows, logs))
 
     def _handle(self, info: TopicInfo) -> Topic:
         with self._lock:

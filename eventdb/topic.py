@@ -88,7 +88,7 @@ class Topic:
         """The number of events."""
         self._database._check_open()
         with self._store.snapshot() as snapshot:
-            return sum(end - start for start, end in map(snapshot.offsets, self._logs))
+            return sum(map(snapshot.held_rows, self._logs))
 
     def _one(self, partition: int | None) -> PartitionLog:
         """The log of a partition, which must be named if there are several."""
@@ -377,7 +377,7 @@ class Topic:
         most_rows = FIRST_CHUNK_ROWS
         deadline: float | None = None  # of the present wait
         while left:
-            commit, chunks, headers = self._chunk(log, position, last, min(left, most_rows), skips)
+            commit, position, chunks, headers = self._chunk(log, position, last, min(left, most_rows), skips)
             if not chunks:
                 if not follow or (last is not None and position >= last):
                     return
@@ -412,29 +412,30 @@ class Topic:
 
     def _chunk(
         self, log: PartitionLog, position: int, last: int | None, most_rows: int, skips: bool
-    ) -> tuple[int, list[Lists], dict[int, Pairs]]:
-        """The commit id looked at, up to `most_rows` rows and their headers by offset; no snapshot is held while the
-        caller works."""
+    ) -> tuple[int, int, list[Lists], dict[int, Pairs]]:
+        """The commit id looked at, the position behind gaps, up to `most_rows` rows and their headers by offset; no
+        snapshot is held while the caller works."""
         self._database._check_open()
         if last is None:
             tail = self._store.tail(log, position)
             if tail is not None and not tail.has_beside:
-                return tail.commit_id, [tail.lists(log)], {}
+                return tail.commit_id, position, [tail.lists(log)], {}
         with self._store.snapshot() as snapshot:
             earliest, end = snapshot.offsets(log)
             if position < earliest and (last is None or position < last):
                 if not skips:
                     raise self._out_of_range(log, "the next event, offset", position, earliest, end)
                 position = earliest
+            position = snapshot.past_gaps(log, position)
             stop = min(end if last is None else min(end, last), position + most_rows)
             headers: dict[int, Pairs] = {}
             if position >= stop:
-                return snapshot.commit_id, [], headers
+                return snapshot.commit_id, position, [], headers
             chunks = list(snapshot.lists(log, position, stop))
             beside = log.beside
             if beside is not None and snapshot.partition(beside.key) is not None:
                 headers = self._headers_in(snapshot, beside, position, stop)
-            return snapshot.commit_id, chunks, headers
+            return snapshot.commit_id, position, chunks, headers
 
     @staticmethod
     def _headers_in(snapshot: StoreSnapshot, beside: PartitionLog, start: int, stop: int) -> dict[int, Pairs]:

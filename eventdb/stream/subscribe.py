@@ -138,6 +138,7 @@ class Subscriber:
         elif stop > start:
             for rows in spec.read(snapshot, start, stop):
                 self._take_in(query, rows, silent)
+            query.skip_to(stop)  # the rows may end before a gap
         if self._latest is not None:
             self._queue_revisions(query, self._latest)
         return stop > start

@@ -63,6 +63,7 @@ from eventdb.storage.format import (
 from eventdb.storage.index.dictionary import DictionaryCache
 from eventdb.storage.index.kv import IndexFault, index_error, scan
 from eventdb.storage.sealed.sealed import SealedLayout, file_name, is_sealed, sealed_path
+from eventdb.storage.segment.gap import GAP
 from eventdb.storage.segment.log import PartitionLog, PartitionState
 from eventdb.storage.tables.superseded import waiting_tables
 
@@ -322,7 +323,8 @@ class Sealer:
             return state, []
         ends = [base for base, _ in found[1:]] + [state.log_end]
         entries = [Entry(base, end - base, held) for (base, held), end in zip(found, ends, strict=True)]
-        return state, [entry for entry in entries if entry.rows > 0 and (active or entry.base != state.base)]
+        entries = [entry for entry in entries if entry.rows > 0 and entry.value != GAP]
+        return state, [entry for entry in entries if active or entry.base != state.base]
 
     @staticmethod
     def choose(entries: list[Entry]) -> list[Entry]:
@@ -335,12 +337,16 @@ class Sealer:
             for following in entries[i + 1 :]:
                 if following.sealed or following.kinds != entry.kinds or rows + following.rows > MAX_SEGMENT_ROWS:
                     break
+                if following.base != group[-1].base + group[-1].rows:
+                    break  # a gap
                 group.append(following)
                 rows += following.rows
             for before in reversed(entries[:i]):
                 small = before.rows <= min(_SMALL_SEALED_ROWS, _GROWTH * rows)
                 if not small or before.kinds != entry.kinds or rows + before.rows > MAX_SEGMENT_ROWS:
                     break
+                if before.base + before.rows != group[0].base:
+                    break  # a gap
                 group.insert(0, before)
                 rows += before.rows
             return group
