@@ -26,7 +26,7 @@ DOORS = {
     "sqlglot": ("eventdb/sql/",),
     "numba": ("eventdb/kernels/",),
     "llvmlite": ("eventdb/kernels/",),
-    "pyarrow": ("eventdb/arrow.py",),
+    "pyarrow": ("eventdb/arrow.py", "eventdb/arrow_csv.py"),
     "prompt_toolkit": ("shell/",),
     "wcwidth": ("shell/",),
     "pandas": ("eventdb/result.py",),
