@@ -99,6 +99,7 @@ class Database(Upkeep):
         self._logs: dict[int, list[PartitionLog]] = {}  # by topic, one a partition
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._transactions: list[int] = []  # threads inside the block of one (transaction.py)
         self._session: Session | None = None
         self._views: Views | None = None
         self._closed = False

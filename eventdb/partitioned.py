@@ -72,7 +72,7 @@ class PartitionedTopic(Topic):
         self, event: Mapping[str, Any], *, partition: int | None = None, headers: Headers | None = None
     ) -> Position:
         if time.monotonic_ns() - self._checked_ns > DDL_CHECK_NS:
-            self._check_ddl()
+            self._check_write()
         row = self._encode(event)
         if headers is not None:
             return self._append_all([row], partition, [headers])[0]

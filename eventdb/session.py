@@ -31,6 +31,7 @@ from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field,
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
 from eventdb.sql.context import parameters_of
+from eventdb.transaction import refuse_beside
 from eventdb.values import decode_value, parse_duration_us, parse_size_bytes
 
 if TYPE_CHECKING:
@@ -292,6 +293,7 @@ class Session:
     def _insert(self, statement: st.Insert, snapshot: Any, timeout: float | None) -> Result:
         database = self._database
         database._check_writable()
+        refuse_beside(self._database, "a statement that writes", "tx.append or tx.put")
         topic = database.topic(statement.topic.name)
         with self.context(None, timeout) as context:
             batches = self._collect(self._optimize(statement.plan), context)
@@ -363,6 +365,7 @@ class Session:
         from eventdb.table_changes import TableChange
 
         self._database._check_writable()
+        refuse_beside(self._database, "a statement that writes", "tx.append or tx.put")
         change = TableChange(self._database.table(statement.table.name), statement)
         plan = self._optimize(statement.plan)
         # The rows are found without the lock, and once more with it if anything they come from has changed meanwhile:

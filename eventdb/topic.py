@@ -115,6 +115,15 @@ class Topic:
         """Has another process dropped the topic?"""
         self._checked_ns = self._database._looked_for_ddl(self._checked_ns)
 
+    def _check_write(self) -> None:
+        """The same, and that no transaction of this thread is open; as long as any is, the next append asks again."""
+        self._check_ddl()
+        if self._database._transactions:
+            from eventdb.transaction import refuse_beside
+
+            self._checked_ns = 0
+            refuse_beside(self._database, f"an append to topic {self.name!r}", "tx.append(topic, event)")
+
     # --- appending ----------------------------------------------------------------------------------------------------
 
     def append(
@@ -129,7 +138,7 @@ class Topic:
         one partition a commit. `headers` is a dict of str to bytes or None, or a list of such pairs.
         """
         if time.monotonic_ns() - self._checked_ns > DDL_CHECK_NS:
-            self._check_ddl()
+            self._check_write()
         if partition is not None or headers is not None:
             return self._append_all([self._encode(event)], partition, None if headers is None else [headers])[0]
         return Position(0, self._append_row(self._log, self._encode(event)))
@@ -140,7 +149,7 @@ class Topic:
     ) -> Sequence[Position]:  # fmt: skip
         """Appends all events in one commit, or none of them when one does not fit. `headers` has one entry (or None)
         for each event."""
-        self._check_ddl()
+        self._check_write()
         self._check_live()
         if isinstance(events, dict) or hasattr(events, "keys"):
             raise UsageError("append_many takes a list of dicts; use append for one event, append_batch for columns")
@@ -176,7 +185,7 @@ class Topic:
         """
         from eventdb.arrow import columns_for
 
-        self._check_ddl()
+        self._check_write()
         self._check_live()
         if partition is not None:
             check_partition(partition, len(self._logs), self.name)
