@@ -12,8 +12,9 @@ from eventdb.storage.index.entries import damaged_blocks
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, is_sealed, open_sealed
 from eventdb.storage.segment.gap import GAP
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import Segment, SegmentLayout, open_segment
+from eventdb.storage.segment.segment import Segment, open_segment
 from eventdb.storage.tables.check_table import check_table
 
 _SETTLE_S = 0.2  # a checkpoint that is being written is whole by then

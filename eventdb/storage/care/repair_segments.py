@@ -31,8 +31,9 @@ from eventdb.storage.index.key_index import current_places
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, SealedSegment, open_sealed
 from eventdb.storage.segment.gap import leave_gaps
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import Segment, SegmentLayout
+from eventdb.storage.segment.segment import Segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, is_sealed
 from eventdb.storage.segment.gap import GAP, held_rows
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import SegmentLayout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY, segment_key, topi
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, SealedSegment, file_name, is_sealed, open_sealed
 from eventdb.storage.segment.gap import GAP
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import SegmentLayout, open_segment
+from eventdb.storage.segment.segment import open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from eventdb.storage.format import PAGE_BYTES, SEGMENT_KEY
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, is_sealed
 from eventdb.storage.segment.gap import GAP
-from eventdb.storage.segment.segment import SegmentLayout
+from eventdb.storage.segment.layout import SegmentLayout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

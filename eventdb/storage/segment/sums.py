@@ -14,8 +14,9 @@ from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage.format import SEGMENT_KEY, U32, partition_key, segment_key, sum_key
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import is_sealed
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import SegmentLayout, open_segment
+from eventdb.storage.segment.segment import open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
