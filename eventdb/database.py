@@ -11,8 +11,9 @@ import threading
 import time
 import weakref
 
-from eventdb.catalog import DEFAULT, PRIMARY_KEY, Catalog, default_option
+from eventdb.catalog import Catalog
 from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
+from eventdb.definitions import DEFAULT, PRIMARY_KEY, default_option
 from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UsageError
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import checked_opening, checked_options, inferred_schema, require_same, schema_of, seal_after_us
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from eventdb.catalog import TopicInfo
+    from eventdb.definitions import TopicInfo
     from eventdb.event import Position
     from eventdb.producer import Producer
     from eventdb.result import Result

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from eventdb.catalog import TopicInfo
+    from eventdb.definitions import TopicInfo
 
 SETTINGS = ("retention", "max_bytes", "max_rows", "on_full", "seal_after")
 NEVER = "never"

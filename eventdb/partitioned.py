@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.batch import Array, Column
-    from eventdb.catalog import TopicInfo
     from eventdb.database import Database
+    from eventdb.definitions import TopicInfo
     from eventdb.event import Event
     from eventdb.headers import Headers
     from eventdb.storage import WriteTransaction

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 
-from eventdb.catalog import Catalog, TopicInfo
+from eventdb.catalog import Catalog
 from eventdb.config import COMPACT_PATIENCE_MS
+from eventdb.definitions import TopicInfo
 from eventdb.options import seal_after_us
 from eventdb.storage.sealed.seal_process import MOST_OUTPUT_BYTES
 from eventdb.storage.store import Store

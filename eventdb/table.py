@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from eventdb.catalog import TopicInfo
     from eventdb.database import Database
+    from eventdb.definitions import TopicInfo
     from eventdb.errors import EventDBError
 
 READ_CHUNK_ROWS = 1_024

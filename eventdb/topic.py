@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.batch import Column
-    from eventdb.catalog import TopicInfo
     from eventdb.database import Database
+    from eventdb.definitions import TopicInfo
     from eventdb.headers import Headers, Pairs
     from eventdb.partitioned import BatchPositions
     from eventdb.producer import Producer

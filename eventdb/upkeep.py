@@ -10,7 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eventdb.catalog import Catalog, TopicInfo
+    from eventdb.catalog import Catalog
+    from eventdb.definitions import TopicInfo
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
     from eventdb.table import Table
