@@ -75,7 +75,7 @@ def collect_changes(query: str) -> Callable[[eventdb.Database, Callable[[], obje
 
     def collect(db: eventdb.Database, ready: Callable[[], object]) -> list[int]:
         found = []
-        with db.subscribe(query, start="now") as changes:
+        with db.subscribe(query, start="latest") as changes:
             device, sent = changes.columns.index("device"), changes.columns.index("sent_ns")
             ready()
             for change in changes:

@@ -1,4 +1,4 @@
-"""Arrow at the edges: batches in and out, and files read as tables. The only module that imports pyarrow.
+"""Arrow at the edges: batches in and out, and files read as tables. With arrow_csv.py the only door of pyarrow.
 
 Inside, EventDB exchanges RecordBatches; Arrow data become batches here (fixed-width columns without NULLs are not
 copied) and results become Arrow here.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,9 @@ from eventdb.schema import (
     Schema,
     decimal_type,
 )
+
+if TYPE_CHECKING:
+    from eventdb.arrow_csv import CsvOptions
 
 _ARROW_TYPES = {
     "BOOLEAN": pa.bool_(),
@@ -467,7 +470,7 @@ _CSV_TYPES = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "FLOAT": pa.float6
 
 
 def _reader(
-    path: str, format: str, targets: Mapping[str, DataType] | None = None
+    path: str, format: str, targets: Mapping[str, DataType] | None = None, csv: CsvOptions | None = None
 ) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
     """The schema and a lazy stream of record batches of a file; `targets` are the types some columns will become."""
     if not os.path.exists(path):
@@ -476,17 +479,10 @@ def _reader(
         raise UsageError(f"{path!r} is a directory, not a file")
     try:
         if format == "csv":
-            import pyarrow.csv as pa_csv
+            from eventdb.arrow_csv import open_csv
 
             known = {name: _CSV_TYPES[t.name] for name, t in (targets or {}).items() if t.name in _CSV_TYPES}
-            delimiter = "\t" if path.lower().partition(".tsv")[1] else ","
-            reader = pa_csv.open_csv(
-                path,
-                parse_options=pa_csv.ParseOptions(delimiter=delimiter),
-                convert_options=pa_csv.ConvertOptions(null_values=["", "NA", "NULL", "null"], strings_can_be_null=True,
-                                                      quoted_strings_can_be_null=False, column_types=known),
-            )  # fmt: skip
-            return reader.schema, reader
+            return open_csv(path, csv or _csv_options(), known)
         if format == "json":
             import pyarrow.json as pa_json
 
@@ -506,28 +502,45 @@ def _reader(
                 source.seek(0)
                 opened = pa.ipc.open_stream(source)
                 return opened.schema, opened
+    except UsageError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path!r} as {format}: {error}") from None
+        raise UsageError(_unreadable(path, format, error, csv)) from None
     raise UsageError(f"format {format!r} is not one of csv, json, parquet, arrow")
 
 
-def file_schema(path: str, format: str) -> Schema:
+def _csv_options() -> CsvOptions:
+    from eventdb.arrow_csv import CsvOptions
+
+    return CsvOptions()
+
+
+def _unreadable(path: str, format: str, error: Exception, csv: CsvOptions | None) -> str:
+    if format != "csv":
+        return f"cannot read {path!r} as {format}: {error}"
+    from eventdb.arrow_csv import explain
+
+    return explain(path, error, csv or _csv_options())
+
+
+def file_schema(path: str, format: str, csv: CsvOptions | None = None) -> Schema:
     """The schema of a file; CSV types are inferred from its first megabyte, JSON types from the whole file."""
-    schema, _ = _reader(path, format)
+    schema, _ = _reader(path, format, None, csv)
     if not len(schema):
         raise UsageError(f"{path!r} has no columns")
     return _schema_of(schema)
 
 
 def read_file(
-    path: str, format: str, columns: Sequence[str] | None = None, types: Sequence[DataType] | None = None
-) -> Iterator[RecordBatch]:
+    path: str, format: str, columns: Sequence[str] | None = None, types: Sequence[DataType] | None = None,
+    csv: CsvOptions | None = None,
+) -> Iterator[RecordBatch]:  # fmt: skip
     """Batches of a file, streamed. `columns` chooses by name (an empty list: rows without columns).
 
     UsageError naming the file, with the reader's own words (row, column), when its bytes are not what they claim.
     """
     targets = dict(zip(columns, types, strict=True)) if columns is not None and types is not None else None
-    schema, batches = _reader(path, format, targets)
+    schema, batches = _reader(path, format, targets, csv)
     chosen = list(schema.names) if columns is None else list(columns)
     missing = [name for name in chosen if name not in schema.names]
     if missing:
@@ -539,8 +552,10 @@ def read_file(
     while True:
         try:
             batch = next(stream, None)
+        except UsageError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UsageError(f"cannot read {path!r} as {format}: {error}") from None
+            raise UsageError(_unreadable(path, format, error, csv)) from None
         if batch is None:
             return
         for start in range(0, batch.num_rows, READ_BATCH_ROWS):

@@ -35,16 +35,20 @@ def restore(
     every topic. A table is then as it was when its log ended there; UnsupportedError if compaction has removed what
     that state needs (what was superseded before the last compaction may be gone).
     What was computed from rows follows: views are computed again from the log, and producers may send again what was
-    cut. Returns what Database.backup returns. TopicNotFound, OffsetOutOfRange; the backup is never changed.
+    cut. Returns what Database.backup returns, and `views_shortened`: a sentence for each view that began with events
+    that are gone from its topic, and is computed from those that are left. TopicNotFound, OffsetOutOfRange;
+    the backup is never changed.
     """
     target = checked_path(path)
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
         raise StorageError(f"{target} exists: restore to a new or empty directory", path=target)
     with Database(backup, read_only=True) as source:
-        cut = _cut(source, to_offset, to_time)
+        shortened: dict[str, str] = {}
+        cut = _cut(source, to_offset, to_time, shortened)
         there = os.path.isdir(target)
         try:
-            return source._store.backup(target, source._catalog.copy_to, cut)
+            report = source._store.backup(target, source._catalog.copy_to, cut)
+            return report | {"views_shortened": list(shortened.values())}
         except UnsupportedError:
             _empty(target, remove=not there)
             raise
@@ -68,6 +72,7 @@ def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[s
     of the journal; without `accept_loss` a repair that would lose anything is refused with a CorruptionError that
     lists it, and changes nothing. Replaced files lie in the folder `quarantine` of the database.
     """
+    from eventdb.headers import BESIDE
     from eventdb.storage.care.repair import Repair
     from eventdb.storage.device.files import Clock, Files
 
@@ -84,7 +89,7 @@ def repair(path: str | os.PathLike[str], *, accept_loss: bool = False) -> dict[s
         assert info is not None  # recovery has collected what belongs to no topic
         return info.schema, info.primary_key
 
-    return Repair(Files(), Clock(), name, accept_loss, lambda: Database(name).close(), table_of).run()
+    return Repair(Files(), Clock(), name, accept_loss, lambda: Database(name).close(), table_of, BESIDE).run()
 
 
 def check(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
@@ -147,7 +152,8 @@ def problems_of(path: str, deep: bool) -> list[str]:
 
 
 def _cut(
-    source: Database, to_offset: Mapping[str, int | Mapping[int, int]] | None, to_time: dt.datetime | None
+    source: Database, to_offset: Mapping[str, int | Mapping[int, int]] | None, to_time: dt.datetime | None,
+    shortened: dict[str, str],
 ) -> Cut:  # fmt: skip
     from datetime import datetime
 
@@ -178,13 +184,26 @@ def _cut(
     def also(txn: Any, ends: dict[tuple[int, int], int]) -> None:
         from eventdb.producer import cut_sequences
         from eventdb.storage.care.recovery import forget_keys
+        from eventdb.storage.format import partition_key
+        from eventdb.storage.segment.log import PartitionState
         from eventdb.stream.state import StateKeys
 
         if not offsets and time_us is None:
             return
         keys = _UserKeys(txn)
         for info, topic_id in views:
-            StateKeys(info.id).reset(keys, ends.get((topic_id, 0), 0))
+            state = StateKeys(info.id)
+            begun = state.has_begun(keys)
+            state.reset(keys, ends.get((topic_id, 0), 0))
+            value = txn.get(partition_key(topic_id, 0))
+            earliest = 0 if value is None else PartitionState().unpack(value).log_start
+            if (start := state.start(keys)) < earliest:
+                state.set_start(keys, earliest)
+                if begun:
+                    shortened[info.name] = (
+                        f"view {info.name} took events from offset {start} on into account, but its topic begins at "
+                        f"{earliest} now: it is computed from there"
+                    )
             if info.output_topic_id is not None:
                 forget_keys(txn, info.output_topic_id)
         cut_sequences(keys, {topic_id: end for (topic_id, partition), end in ends.items() if partition == 0})

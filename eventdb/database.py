@@ -11,18 +11,12 @@ import threading
 import time
 import weakref
 
-from eventdb.catalog import DEFAULT, PRIMARY_KEY, Catalog, default_option
+from eventdb.catalog import Catalog
 from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
-from eventdb.errors import (
-    ClosedError,
-    EventDBError,
-    ReadOnlyError,
-    TopicExists,
-    TopicNotFound,
-    UsageError,
-)
+from eventdb.definitions import DEFAULT, PRIMARY_KEY, default_option
+from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UsageError
 from eventdb.headers import BESIDE, HEADERS
-from eventdb.options import checked_opening, checked_options, inferred_schema, schema_of, seal_after_us
+from eventdb.options import checked_opening, checked_options, inferred_schema, require_same, schema_of, seal_after_us
 from eventdb.schema import Field, Schema
 from eventdb.storage.index.key_index import row_count
 from eventdb.storage.segment.limits import Limits
@@ -38,7 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from eventdb.catalog import TopicInfo
+    from eventdb.definitions import TopicInfo
     from eventdb.event import Position
     from eventdb.producer import Producer
     from eventdb.result import Result
@@ -106,6 +100,7 @@ class Database(Upkeep):
         self._logs: dict[int, list[PartitionLog]] = {}  # by topic, one a partition
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._transactions: list[int] = []  # threads inside the block of one (transaction.py)
         self._session: Session | None = None
         self._views: Views | None = None
         self._closed = False
@@ -171,7 +166,8 @@ class Database(Upkeep):
         `max_rows`, and `on_full`: "oldest" (the default: the oldest events go) or "reject" (appends raise TopicFull).
         `seal_after` ("1 hour" if not given, or "never"): events are compressed at that age, or earlier when a segment
         is full.
-        TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name, type or option.
+        TopicExists unless `if_not_exists`, SchemaMismatch if that one has other `columns`, key or event_time;
+        UsageError naming what is wrong with a name, type or option.
         """
         self._check_writable()
         chosen = checked_options({**options, "partitions": partitions})
@@ -182,9 +178,11 @@ class Database(Upkeep):
             None if v is None else parse_duration_us(v, n)
             for n, v in (("watermark", watermark), ("idle_after", idle_after), ("max_future", max_future))
         ]
-        return self._create_topic(
-            name, schema, key, event_time, (delays[0], delays[1], delays[2]), if_not_exists, chosen
-        )
+        lateness = (delays[0], delays[1], delays[2])
+        made = self._create_topic(name, schema, key, event_time, lateness, if_not_exists, chosen)
+        if columns is not None:
+            require_same(made._info, schema, key, event_time)
+        return made
 
     def _create_topic(
         self, name: str, schema: Schema, key: str | None, event_time: str | None,
@@ -290,7 +288,7 @@ class Database(Upkeep):
         """Creates a table, a topic that keeps one current row for each key, and returns its handle.
 
         `columns` maps names to SQL types; `primary_key` names the key's column or columns, which become NOT NULL.
-        TopicExists unless `if_not_exists`; UsageError naming what is wrong with a name or type.
+        TopicExists unless `if_not_exists`, SchemaMismatch if that one is another table; UsageError for a name or type.
         """
         self._check_writable()
         schema = schema_of(columns)
@@ -302,7 +300,9 @@ class Database(Upkeep):
         positions = tuple(schema.index_of(column) for column in names)
         if len(set(positions)) != len(positions):
             raise UsageError(f"primary_key names a column twice: {', '.join(names)}")
-        return self._create_table(name, schema, positions, if_not_exists=if_not_exists)
+        made = self._create_table(name, schema, positions, if_not_exists=if_not_exists)
+        require_same(made._info, schema, primary_key=positions)
+        return made
 
     def _create_table(
         self, name: str, schema: Schema, key: tuple[int, ...], *, if_not_exists: bool,
@@ -359,7 +359,7 @@ class Database(Upkeep):
         logs = self._logs_of(info)
         if info.kind == "table":
             return row_count(snapshot, logs[0])
-        return sum(end - start for start, end in map(snapshot.offsets, logs))
+        return sum(map(snapshot.held_rows, logs))
 
     def _handle(self, info: TopicInfo) -> Topic:
         with self._lock:
@@ -502,11 +502,12 @@ class Database(Upkeep):
 
     # --- continuous queries -------------------------------------------------------------------------------------------
 
-    def subscribe(self, query: str, *, start: str | None = None) -> Subscription:
+    def subscribe(self, query: str, *, start: str | int | dt.datetime | None = None) -> Subscription:
         """The changes of a topic, a view or a query, from now on: iterate over it, in a `with` block.
 
-        `query` is a name, a SELECT ... [EMIT CHANGES] or a SUBSCRIBE statement; `start` is "snapshot" (current content
-        first; the default), "beginning" (every change since the first event) or "now".
+        `query` is a name, a SELECT ... [EMIT CHANGES] or a SUBSCRIBE statement. `start` is as in Topic.read: "earliest"
+        (every change since the first event), "latest" (also "now"), an offset or a datetime; or "snapshot" (current
+        content first; the default of a name and of SUBSCRIBE).
         """
         self._check_open()
         self._refresh_catalog()

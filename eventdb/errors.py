@@ -51,7 +51,7 @@ class UsageError(EventDBError, ValueError):
 
 
 class SchemaMismatch(UsageError):
-    """A row or batch does not fit the schema of its topic. Nothing of the call was stored."""
+    """A row or batch does not fit the schema of its topic, or a topic not the one asked for. Nothing was stored."""
 
     def __init__(
         self, message: str, *, column: str | None = None, value: object = None, expected: str | None = None

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from eventdb.config import SEAL_AFTER_US
-from eventdb.errors import UnsupportedError, UsageError
+from eventdb.errors import SchemaMismatch, UnsupportedError, UsageError
 from eventdb.partitioner import MAX_PARTITIONS
-from eventdb.schema import Schema
+from eventdb.schema import Field, Schema
 from eventdb.values import parse_duration_us, parse_size_bytes
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from eventdb.catalog import TopicInfo
+    from eventdb.definitions import TopicInfo
 
 SETTINGS = ("retention", "max_bytes", "max_rows", "on_full", "seal_after")
 NEVER = "never"
@@ -97,6 +97,8 @@ def described_options(info: TopicInfo) -> str:
     if {"max_bytes", "max_rows"} & info.options.keys() and "on_full" not in info.options:
         parts.append("on_full = 'oldest'")
     return ", ".join(part for part in parts if part)
+
+
 def seal_after_us(topics: Iterable[TopicInfo], topic_id: int) -> int | None:
     """The age from which a topic's segments are sealed, full or not; None = never."""
     options = next((topic.options for topic in topics if topic.id == topic_id), {})
@@ -140,6 +142,35 @@ def schema_of(columns: Mapping[str, str] | Schema) -> Schema:
     if not hasattr(columns, "items"):
         raise UsageError(f"columns is a dict of name to SQL type, not {type(columns).__name__}")
     return Schema.from_mapping(columns)
+
+
+def require_same(
+    info: TopicInfo, columns: Schema, key: str | None = None, event_time: str | None = None,
+    primary_key: tuple[int, ...] = (),
+) -> None:  # fmt: skip
+    """The topic or table that is there is the one asked for, as far as anything was said. SchemaMismatch naming the
+    first difference."""
+
+    def differs(what: str, found: str | None, wanted: str | None) -> SchemaMismatch:
+        return SchemaMismatch(
+            f"{info.kind} {info.name!r} exists with another schema: {what} is {found or 'not there'} in it, "
+            f"{wanted or 'not there'} in what is to be created; drop it, take another name, or ask for what it has",
+            expected=found,
+        )
+
+    for i in range(max(len(info.schema.fields), len(columns.fields))):
+        there, asked = (s.fields[i] if i < len(s.fields) else None for s in (info.schema, columns))
+        if asked is not None and i in primary_key:
+            asked = Field(asked.name, asked.type, nullable=False)
+        if repr(there).lower() != repr(asked).lower():
+            shown = ("" if field is None else repr(field) for field in (there, asked))
+            raise differs(f"column {i + 1}", *shown)
+    if info.primary_key != primary_key:
+        named = [", ".join(columns.names[i] for i in positions) for positions in (info.primary_key, primary_key)]
+        raise differs("the primary key", *named)
+    for what, found, wanted in (("the key", info.key, key), ("event_time", info.event_time, event_time)):
+        if wanted is not None and (found or "").lower() != wanted.lower():
+            raise differs(what, found, wanted)
 
 
 def inferred_schema(like: Any) -> Schema:

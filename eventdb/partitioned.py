@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.batch import Array, Column
-    from eventdb.catalog import TopicInfo
     from eventdb.database import Database
+    from eventdb.definitions import TopicInfo
     from eventdb.event import Event
     from eventdb.headers import Headers
     from eventdb.storage import WriteTransaction
@@ -72,7 +72,7 @@ class PartitionedTopic(Topic):
         self, event: Mapping[str, Any], *, partition: int | None = None, headers: Headers | None = None
     ) -> Position:
         if time.monotonic_ns() - self._checked_ns > DDL_CHECK_NS:
-            self._check_ddl()
+            self._check_write()
         row = self._encode(event)
         if headers is not None:
             return self._append_all([row], partition, [headers])[0]

@@ -1,7 +1,8 @@
 """The helper process that seals and compacts in the background: `python -m eventdb.sealing PATH`.
 
 Encoding holds Python's lock and loads NumPy; in a process of its own it holds up no append and costs the asking process
-no memory. It may be killed at any moment, like everybody who has the database open. Ends when there is nothing left.
+no memory. It may be killed at any moment, like everybody who has the database open. Ends when there is nothing left;
+what cannot be sealed is a line of stdout each, for who started it (seal_process.py).
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import os
 import sys
 
-from eventdb.catalog import Catalog, TopicInfo
+from eventdb.catalog import Catalog
 from eventdb.config import COMPACT_PATIENCE_MS
+from eventdb.definitions import TopicInfo
 from eventdb.options import seal_after_us
+from eventdb.storage.sealed.seal_process import MOST_OUTPUT_BYTES
 from eventdb.storage.store import Store
 from eventdb.storage.tables.superseded import waiting_tables
 
@@ -40,7 +43,10 @@ def main(path: str) -> int:
     )  # fmt: skip
     try:
         store.sealer().step(lambda: False)
-        return HELD if compact_waiting(store, topics, COMPACT_PATIENCE_MS) else 0
+        failures = store.sealer().failures()
+        sys.stdout.write("".join(f"{text}\n" for text in failures)[:MOST_OUTPUT_BYTES])
+        held = compact_waiting(store, topics, COMPACT_PATIENCE_MS)
+        return 1 if failures else HELD if held else 0
     finally:
         store.close()
         for catalog in catalogs:

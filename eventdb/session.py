@@ -29,9 +29,12 @@ from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
 from eventdb.sql import statements as st
-from eventdb.values import decode_value, parse_size_bytes
+from eventdb.transaction import refuse_beside
+from eventdb.values import decode_value, parse_duration_us, parse_size_bytes
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from eventdb.database import Database
     from eventdb.subscription import Subscription
 
@@ -124,8 +127,7 @@ class Session:
 
     def run(self, text: str, parameters: Any, timeout: float | None, snapshot: Any) -> Result:
         """One statement, over `snapshot` or over a new one."""
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
-            raise UsageError(f"timeout is a number of seconds above 0, not {timeout!r}")
+        timeout = checked_timeout(timeout)
         statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
@@ -167,11 +169,9 @@ class Session:
         while self._running and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def subscribe(self, text: str, start: str | None) -> Subscription:
+    def subscribe(self, text: str, start: str | int | dt.datetime | None) -> Subscription:
         from eventdb.subscription import open_subscription
 
-        if start not in (None, "snapshot", "beginning", "now"):
-            raise UsageError(f"start is 'snapshot', 'beginning' or 'now', not {start!r}")
         if not isinstance(text, str):
             raise UsageError(f"a subscription is a name or SQL text, not {type(text).__name__}")
         head = text.strip().partition(" ")[0].upper()
@@ -184,7 +184,7 @@ class Session:
         statement = self.bind(text)
         if not isinstance(statement, st.Subscribe):
             raise UsageError("db.subscribe takes a name, a SELECT or a SUBSCRIBE statement")
-        return open_subscription(self._database, statement, start or statement.mode)
+        return open_subscription(self._database, statement, start)
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
@@ -274,6 +274,7 @@ class Session:
     def _insert(self, statement: st.Insert, snapshot: Any, timeout: float | None) -> Result:
         database = self._database
         database._check_writable()
+        refuse_beside(self._database, "a statement that writes", "tx.append or tx.put")
         topic = database.topic(statement.topic.name)
         with self.context(None, timeout) as context:
             batches = self._collect(statement.plan, context)
@@ -345,6 +346,7 @@ class Session:
         from eventdb.table_changes import TableChange
 
         self._database._check_writable()
+        refuse_beside(self._database, "a statement that writes", "tx.append or tx.put")
         change = TableChange(self._database.table(statement.table.name), statement)
         plan = statement.plan
         # The rows are found without the lock, and once more with it if anything they come from has changed meanwhile:
@@ -464,9 +466,7 @@ class Session:
         if name == "memory_limit":
             return self._database._memory_limit_bytes if value is None else parse_size_bytes(value, "memory_limit")
         if name == "timeout":
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
-                raise UsageError(f"timeout is a number of seconds above 0 or DEFAULT, not {value!r}")
-            return value
+            return checked_timeout(value)
         names = "" if value is None else str(value)
         return frozenset(part.strip() for part in names.split(",") if part.strip())
 
@@ -478,6 +478,16 @@ class Session:
         values = [None if v is None else ", ".join(sorted(v)) if isinstance(v, frozenset) else str(v)
                   for v in shown.values()]  # fmt: skip
         return text_result({"name": (VARCHAR, list(shown)), "value": (VARCHAR, values)})
+
+
+def checked_timeout(value: Any) -> float | None:
+    """Seconds, of a number of seconds or any other duration; None: no limit."""
+    if value is None:
+        return None
+    seconds = parse_duration_us(value, "timeout") / 1e6
+    if not seconds:
+        raise UsageError(f"timeout is more than 0, not {value!r}; SET timeout = DEFAULT for no limit")
+    return seconds
 
 
 def null_column(field: Field, rows: int) -> Column:

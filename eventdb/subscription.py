@@ -17,6 +17,7 @@ from eventdb.stream.view import ViewSpec, view_spec
 from eventdb.views import continuous_plan
 
 if TYPE_CHECKING:
+    import datetime as dt
     from types import TracebackType
 
     import pyarrow
@@ -118,10 +119,18 @@ class Subscription:
         self.close()
 
 
-def open_subscription(database: Database, statement: st.Subscribe, mode: str) -> Subscription:
-    """The subscription a bound SUBSCRIBE asks for, beginning as `mode` says ('snapshot', 'beginning' or 'now')."""
-    spec = _spec(database, statement)
-    return Subscription(database, Subscriber(database._store, spec, mode), spec.program.names, statement.limit)
+_WORDS_OF_SQL = {"beginning": "earliest", "now": "latest"}
+
+
+def open_subscription(
+    database: Database, statement: st.Subscribe, start: str | int | dt.datetime | None
+) -> Subscription:  # fmt: skip
+    """The subscription a bound SUBSCRIBE asks for; `start`, if given, is where it begins instead (Subscriber)."""
+    if start is None or start == "now":
+        word: str = statement.mode if start is None else "now"
+        start = _WORDS_OF_SQL.get(word, word)
+    subscriber = Subscriber(database._store, _spec(database, statement), start)
+    return Subscription(database, subscriber, subscriber.names, statement.limit)
 
 
 def _spec(database: Database, statement: st.Subscribe) -> ViewSpec:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from eventdb.catalog import TopicInfo
     from eventdb.database import Database
+    from eventdb.definitions import TopicInfo
     from eventdb.errors import EventDBError
 
 READ_CHUNK_ROWS = 1_024
@@ -103,6 +103,13 @@ class Table:
         if self._retired is not None:
             raise self._retired
 
+    def _check_write(self) -> None:
+        self._check_usable()
+        if self._database._transactions:
+            from eventdb.transaction import refuse_beside
+
+            refuse_beside(self._database, f"a change of table {self.name!r}", "tx.put, tx.insert or tx.delete")
+
     # --- changing -----------------------------------------------------------------------------------------------------
 
     def put(self, row: Mapping[str, Any]) -> Position:
@@ -111,7 +118,7 @@ class Table:
         Columns that are missing have their default, or are NULL. SchemaMismatch stores nothing. Costs one flush in
         `commit` mode.
         """
-        self._check_usable()
+        self._check_write()
         values = self._codec.encode(row)
         offset = self._store.put_row(self._log, values, self._log.key_of(values))
         return Position(0, offset) if offset >= 0 else self._write("put", [values])[0]
@@ -134,7 +141,7 @@ class Table:
 
     def delete_many(self, keys: Iterable[Any]) -> int:
         """How many of the keys had a row; none has one now. One commit."""
-        self._check_usable()
+        self._check_write()
         wanted = [self._key(key) for key in keys]
         with self._store.write() as transaction:
             return self._apply(KeyedWriter(transaction, self._log, self.name), "delete", wanted)
@@ -146,7 +153,7 @@ class Table:
         return [encode(row) for row in rows]
 
     def _write(self, operation: str, rows: list[tuple[Any, ...]]) -> list[Position]:
-        self._check_usable()
+        self._check_write()
         if not rows:
             return []
         with self._store.write() as transaction:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.batch import Column
-    from eventdb.catalog import TopicInfo
     from eventdb.database import Database
+    from eventdb.definitions import TopicInfo
     from eventdb.headers import Headers, Pairs
     from eventdb.partitioned import BatchPositions
     from eventdb.producer import Producer
@@ -88,7 +88,7 @@ class Topic:
         """The number of events."""
         self._database._check_open()
         with self._store.snapshot() as snapshot:
-            return sum(end - start for start, end in map(snapshot.offsets, self._logs))
+            return sum(map(snapshot.held_rows, self._logs))
 
     def _one(self, partition: int | None) -> PartitionLog:
         """The log of a partition, which must be named if there are several."""
@@ -115,6 +115,15 @@ class Topic:
         """Has another process dropped the topic?"""
         self._checked_ns = self._database._looked_for_ddl(self._checked_ns)
 
+    def _check_write(self) -> None:
+        """The same, and that no transaction of this thread is open; as long as any is, the next append asks again."""
+        self._check_ddl()
+        if self._database._transactions:
+            from eventdb.transaction import refuse_beside
+
+            self._checked_ns = 0
+            refuse_beside(self._database, f"an append to topic {self.name!r}", "tx.append(topic, event)")
+
     # --- appending ----------------------------------------------------------------------------------------------------
 
     def append(
@@ -129,7 +138,7 @@ class Topic:
         one partition a commit. `headers` is a dict of str to bytes or None, or a list of such pairs.
         """
         if time.monotonic_ns() - self._checked_ns > DDL_CHECK_NS:
-            self._check_ddl()
+            self._check_write()
         if partition is not None or headers is not None:
             return self._append_all([self._encode(event)], partition, None if headers is None else [headers])[0]
         return Position(0, self._append_row(self._log, self._encode(event)))
@@ -140,7 +149,7 @@ class Topic:
     ) -> Sequence[Position]:  # fmt: skip
         """Appends all events in one commit, or none of them when one does not fit. `headers` has one entry (or None)
         for each event."""
-        self._check_ddl()
+        self._check_write()
         self._check_live()
         if isinstance(events, dict) or hasattr(events, "keys"):
             raise UsageError("append_many takes a list of dicts; use append for one event, append_batch for columns")
@@ -176,7 +185,7 @@ class Topic:
         """
         from eventdb.arrow import columns_for
 
-        self._check_ddl()
+        self._check_write()
         self._check_live()
         if partition is not None:
             check_partition(partition, len(self._logs), self.name)
@@ -377,7 +386,7 @@ class Topic:
         most_rows = FIRST_CHUNK_ROWS
         deadline: float | None = None  # of the present wait
         while left:
-            commit, chunks, headers = self._chunk(log, position, last, min(left, most_rows), skips)
+            commit, position, chunks, headers = self._chunk(log, position, last, min(left, most_rows), skips)
             if not chunks:
                 if not follow or (last is not None and position >= last):
                     return
@@ -412,29 +421,30 @@ class Topic:
 
     def _chunk(
         self, log: PartitionLog, position: int, last: int | None, most_rows: int, skips: bool
-    ) -> tuple[int, list[Lists], dict[int, Pairs]]:
-        """The commit id looked at, up to `most_rows` rows and their headers by offset; no snapshot is held while the
-        caller works."""
+    ) -> tuple[int, int, list[Lists], dict[int, Pairs]]:
+        """The commit id looked at, the position behind gaps, up to `most_rows` rows and their headers by offset; no
+        snapshot is held while the caller works."""
         self._database._check_open()
         if last is None:
             tail = self._store.tail(log, position)
             if tail is not None and not tail.has_beside:
-                return tail.commit_id, [tail.lists(log)], {}
+                return tail.commit_id, position, [tail.lists(log)], {}
         with self._store.snapshot() as snapshot:
             earliest, end = snapshot.offsets(log)
             if position < earliest and (last is None or position < last):
                 if not skips:
                     raise self._out_of_range(log, "the next event, offset", position, earliest, end)
                 position = earliest
+            position = snapshot.past_gaps(log, position)
             stop = min(end if last is None else min(end, last), position + most_rows)
             headers: dict[int, Pairs] = {}
             if position >= stop:
-                return snapshot.commit_id, [], headers
+                return snapshot.commit_id, position, [], headers
             chunks = list(snapshot.lists(log, position, stop))
             beside = log.beside
             if beside is not None and snapshot.partition(beside.key) is not None:
                 headers = self._headers_in(snapshot, beside, position, stop)
-            return snapshot.commit_id, chunks, headers
+            return snapshot.commit_id, position, chunks, headers
 
     @staticmethod
     def _headers_in(snapshot: StoreSnapshot, beside: PartitionLog, start: int, stop: int) -> dict[int, Pairs]:

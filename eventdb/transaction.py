@@ -6,6 +6,8 @@ holds it. Leaving the block commits everything; an exception leaves nothing behi
 
 from __future__ import annotations
 
+import threading
+
 from eventdb.errors import ClosedError, UsageError
 from eventdb.event import Position
 from eventdb.partitioner import check_partition
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
     from eventdb.topic import Topic
 
 
+def refuse_beside(database: Database, what: str, instead: str) -> None:
+    """UsageError if this thread is in the block of a transaction: a write that does not go through it would be
+    committed at once, whatever becomes of the transaction. Other threads write as ever."""
+    if threading.get_ident() in database._transactions:
+        raise UsageError(
+            f"{what} would not be part of the transaction that this thread has open, and stay if it is rolled back: "
+            f"use {instead}, or write after the block"
+        )
+
+
 class Transaction:
     """See Database.transaction. One thread uses it. After the block, `positions` tells where every event lies."""
 
@@ -32,6 +44,7 @@ class Transaction:
         self._parts: list[tuple[Topic, list[Any], bool, Any, list[bytes] | None]] = []
         self._changes: list[tuple[Table, str, list[Any]]] = []  # (table, operation, rows or keys)
         self._open = True
+        self._entered = 0  # the thread whose block it is
         self.positions: dict[str, list[Position]] = {}
 
     def _topic(self, topic: str | Topic) -> Topic:
@@ -115,7 +128,7 @@ class Transaction:
         """Stores everything in one commit; the block's end does it too."""
         if not self._open:
             raise ClosedError("the transaction has ended; begin another")
-        self._open = False
+        self._end()
         if not self._parts and not self._changes:
             return
         placed: list[tuple[str, Sequence[Any]]] = []
@@ -135,13 +148,23 @@ class Transaction:
 
     def rollback(self) -> None:
         """Forgets everything added."""
-        self._open = False
+        self._end()
         self._parts.clear()
         self._changes.clear()
 
+    def _end(self) -> None:
+        self._open = False
+        entered, self._entered = self._entered, 0
+        if entered:
+            self._database._transactions.remove(entered)
+
     def __enter__(self) -> Transaction:
-        if not self._open:
+        if not self._open or self._entered:
             raise UsageError("a transaction is entered once")
+        self._entered = threading.get_ident()
+        self._database._transactions.append(self._entered)
+        for topic in list(self._database._topics.values()):
+            topic._checked_ns = 0  # its next append looks around first, where it would see that this one is open
         return self
 
     def __exit__(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from eventdb.errors import UsageError
+from eventdb.errors import CorruptionError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from eventdb.catalog import Catalog, TopicInfo
+    from eventdb.catalog import Catalog
+    from eventdb.definitions import TopicInfo
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
     from eventdb.table import Table
@@ -50,18 +51,29 @@ class Upkeep:
 
         Runs by itself in the background. Returns the segments and rows sealed, their bytes before and after, the
         versions removed, and how many tables an older snapshot held as they are. DatabaseLocked if another process has
-        been sealing for 30 seconds.
+        been sealing for 30 seconds; CorruptionError naming what could not be done because its files are damaged, when
+        everything else was.
         """
         self._check_writable()
         if not isinstance(full, bool):
             raise UsageError(f"full is True or False, not {full!r}")
-        report = self._store.sealer().compact(full=full) | {"versions_removed": 0, "tables_held": 0}
+        sealer = self._store.sealer()
+        report = sealer.compact(full=full) | {"versions_removed": 0, "tables_held": 0}
+        failures = list(sealer.failed.values())
         self._refresh_catalog()
         for info in self._catalog.topics():
             if info.kind == "table":
-                found = self._table_handle(info).compact(full=full)
+                try:
+                    found = self._table_handle(info).compact(full=full)
+                except CorruptionError as error:
+                    failures.append(f"table {info.name!r} cannot be compacted: {error}")
+                    continue
                 report["versions_removed"] += found["removed"]
                 report["tables_held"] += found["held"]
+        if failures:
+            raise CorruptionError(
+                f"{'; '.join(failures)}. Everything else is done; run check(deep=True) and repair", path=self.path
+            )
         return report
 
     def backup(self, path: str | os.PathLike[str]) -> dict[str, object]:
@@ -93,7 +105,8 @@ class Upkeep:
     def stats(self) -> dict[str, object]:
         """Counters of storage, rows and bytes of each topic and table, the progress of each view, and who reads.
 
-        `sealed` counts the sealed segments, their rows and bytes; `sealing` what this process has sealed.
+        `sealed` counts the sealed segments, their rows and bytes; `sealing` what this process has sealed, and
+        under `failed` why partitions are not sealed, a sentence each.
         `write_amplification` is bytes_written (by this process, to devices) / bytes_appended; `oldest_reader_lag` is
         how many index transactions ago the oldest open reader began: it keeps replaced pages alive.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 
 from eventdb.errors import UsageError
 
@@ -109,12 +110,15 @@ _UNITS_US = {
 
 
 def parse_duration_us(value: object, what: str) -> int:
-    """Microseconds of a timedelta or of text such as '5 seconds', '100ms', '1 hour 30 minutes'; never negative.
+    """Microseconds of a timedelta, of text such as '5 seconds', '100ms', '1 hour 30 minutes', or of a number of
+    seconds; never negative.
 
     UsageError names `what`, the option it was given for.
     """
     if isinstance(value, dt.timedelta):
         total = value // _MICROSECOND
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        total = round(value * 1_000_000)
     elif isinstance(value, str):
         import re
 
@@ -126,7 +130,7 @@ def parse_duration_us(value: object, what: str) -> int:
             raise UsageError(f"{what}: {value!r} is not a duration; write '5 seconds', '100ms' or '1 hour 30 minutes'")
         total = sum(round(float(number) * (unit or 0)) for (number, _), unit in zip(parts, units, strict=True))
     else:
-        raise UsageError(f"{what} is a timedelta or text such as '5 seconds', not {value!r}")
+        raise UsageError(f"{what} is text such as '5 seconds', a timedelta or a number of seconds, not {value!r}")
     if total < 0:
         raise UsageError(f"{what} must not be negative: {value!r}")
     return total

@@ -36,8 +36,8 @@ from eventdb.stream.watermark import LOWEST_US
 from eventdb.values import us_to_datetime
 
 if TYPE_CHECKING:
-    from eventdb.catalog import ViewInfo
     from eventdb.database import Database
+    from eventdb.definitions import ViewInfo
 
 LEASE_NAME = "VIEWS"
 

@@ -62,6 +62,16 @@ def _partition(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a partition (0 or more)")
 
 
+def _character(text: str) -> str:
+    if len(text) == 1 and text.isascii():
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not one character")
+
+
+def _delimiter(text: str) -> str:
+    return _character("\t" if text in ("tab", "\\t") else text)
+
+
 def _moment(text: str) -> dt.datetime:
     try:
         return dt.datetime.fromisoformat(text)
@@ -110,8 +120,9 @@ def _import(arguments: argparse.Namespace, streams: Streams) -> int:
     from .importer import ImportOptions, import_file
 
     options = ImportOptions(
-        arguments.format, arguments.event_time, arguments.key, arguments.skip_rows, arguments.durability
-    )
+        arguments.format, arguments.event_time, arguments.key, arguments.skip_rows, arguments.durability,
+        arguments.delimiter, arguments.encoding, not arguments.no_header, arguments.quote,
+    )  # fmt: skip
     return import_file(streams, arguments.path, arguments.topic, arguments.file, options)
 
 
@@ -229,6 +240,12 @@ def _subcommand_parser(name: str) -> _Parser:
         parser.add_argument(
             "--skip-rows", type=_row_count, default=0, metavar="N", help="leave out the file's first N rows"
         )
+        parser.add_argument(
+            "--delimiter", type=_delimiter, metavar="C", help="of CSV: , ; | or tab; default: found out"
+        )
+        parser.add_argument("--encoding", default="utf-8", help="of CSV: utf-8 (default), latin-1, cp1252, ...")
+        parser.add_argument("--no-header", action="store_true", help="CSV has no line of names: column1, column2, ...")
+        parser.add_argument("--quote", type=_character, default='"', metavar="C", help='of CSV: " (default)')
     if name == "tail":
         parser.add_argument("-f", "--follow", action="store_true", help="wait for more until Ctrl-C")
         parser.add_argument("-n", type=_row_count, default=10, metavar="N", help="how many events to begin with (10)")

@@ -75,7 +75,7 @@ class Alarms:
     def __init__(self, db: eventdb.Database, query: str) -> None:
         self.received: list[tuple[int, str, dt.datetime, float]] = []  # monotonic ns, station, time, temperature
         self.failure: BaseException | None = None
-        self._subscription = db.subscribe(query, start="now")
+        self._subscription = db.subscribe(query, start="latest")
         self._thread = threading.Thread(target=self._listen, name="demo-alarms", daemon=True)
         self._thread.start()
 

@@ -8,7 +8,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import eventdb
 from eventdb.errors import EventDBError, QueryCancelled, TopicNotFound, UsageError
@@ -18,6 +19,9 @@ from .describe import find_topic
 from .interrupt import run_cancellable
 from .progress import Progress, format_rate
 from .streams import Streams
+
+if TYPE_CHECKING:
+    from eventdb.arrow_csv import CsvOptions
 
 FORMATS = ("csv", "json", "parquet", "arrow")
 SAMPLE_BYTES = 1 << 20
@@ -32,6 +36,10 @@ class ImportOptions:
     key: str | None = None
     skip_rows: int = 0
     durability: str = "commit"
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+    header: bool = True
+    quote: str = '"'
 
 
 def import_file(streams: Streams, path: str, topic_name: str, source: str, options: ImportOptions) -> int:
@@ -45,14 +53,17 @@ def import_file(streams: Streams, path: str, topic_name: str, source: str, optio
             name, rows = quote_name(topic_name), "file.csv" if source == "-" else source
             advice = f"fill it with eventdb {path} -c \"INSERT INTO {name} SELECT * FROM '{rows}'\""
             with _explained(file, source):
-                topic, created = _topic_for(db, topic_name, file, format, options, advice)
+                csv = _csv_options(format, options)
+                topic, created = _topic_for(db, topic_name, file, format, options, csv, advice)
+                if csv is not None and created:
+                    csv = replace(csv, keeps_zeros=True)
             progress = Progress(streams.stderr, _estimate_rows(file, format, options.skip_rows))
             stopping = threading.Event()
 
             def load() -> None:
                 committed = 0
                 with _explained(file, source):
-                    for batch in _batches(topic, file, format, options.skip_rows):
+                    for batch in _batches(topic, file, format, options.skip_rows, csv):
                         if stopping.is_set():
                             raise QueryCancelled("interrupted")
                         committed += len(topic.append_batch(batch))
@@ -106,16 +117,16 @@ def _explained(file: str, source: str) -> Iterator[None]:
 
 
 def _topic_for(
-    db: eventdb.Database, name: str, file: str, format: str, options: ImportOptions, advice: str
+    db: eventdb.Database, name: str, file: str, format: str, options: ImportOptions, csv: CsvOptions | None, advice: str
 ) -> tuple[eventdb.Topic, bool]:
     """The topic and whether it was made now. UsageError when the file's columns do not fit it, or, with the advice, for
     a table."""
     from eventdb.arrow import file_schema
 
-    schema = file_schema(file, format)
     try:
         topic = find_topic(db, name, advice)
     except TopicNotFound:
+        schema = file_schema(file, format, None if csv is None else replace(csv, refuses_commas=True))
         columns = {field.name: str(field.type) for field in schema}
         for option, column in (("--event-time", options.event_time), ("--key", options.key)):
             if column is not None and schema.find(column) is None:
@@ -123,6 +134,7 @@ def _topic_for(
                     f"{option} {column}: the file has no such column; it has {', '.join(schema.names)}"
                 ) from None
         return db.create_topic(name, columns, key=options.key, event_time=options.event_time), True
+    schema = file_schema(file, format, csv)
     unknown = [n for n in schema.names if topic.schema.find(n) is None]
     if unknown:
         raise UsageError(
@@ -136,13 +148,26 @@ def _topic_for(
     return topic, False
 
 
-def _batches(topic: eventdb.Topic, file: str, format: str, skip_rows: int) -> Iterator[object]:
+def _csv_options(format: str, options: ImportOptions) -> CsvOptions | None:
+    from eventdb.arrow_csv import CsvOptions
+
+    found = CsvOptions(options.delimiter, options.encoding, options.header, options.quote)
+    if format == "csv":
+        return found
+    if found != CsvOptions():
+        raise UsageError(f"--delimiter, --encoding, --no-header and --quote are for CSV, and this is {format}")
+    return None
+
+
+def _batches(
+    topic: eventdb.Topic, file: str, format: str, skip_rows: int, csv: CsvOptions | None
+) -> Iterator[object]:  # fmt: skip
     """The rows of a file after the first `skip_rows`, with the topic's types."""
     from eventdb.arrow import file_schema, read_file
 
-    names = file_schema(file, format).names
+    names = file_schema(file, format, csv).names
     types = [topic.schema.fields[topic.schema.index_of(name)].type for name in names]
-    for batch in read_file(file, format, names, types):
+    for batch in read_file(file, format, names, types, csv):
         if skip_rows >= len(batch):
             skip_rows -= len(batch)
             continue

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 SEGMENT_ROWS = tuple(
-    f"{module}_SEGMENT_ROWS" for module in ("segment.segment.FIRST", "segment.segment.MAX", "transaction.MAX")
+    f"{module}_SEGMENT_ROWS" for module in ("segment.layout.FIRST", "segment.layout.MAX", "transaction.MAX")
 )

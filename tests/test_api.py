@@ -126,7 +126,7 @@ def test_a_wrong_topic_name_is_refused(db: eventdb.Database, name: Any) -> None:
         ({"event_time": "tss"}, "ts"),
         ({"watermark": "5 seconds"}, "event_time"),
         ({"event_time": "ts", "watermark": "soon"}, "watermark"),
-        ({"event_time": "ts", "watermark": 5}, "watermark"),
+        ({"event_time": "ts", "watermark": -5}, "watermark"),
         ({"partitions": 0}, "partition"),
         ({"partitions": "many"}, "partition"),
         ({"retention": "soon"}, "retention"),

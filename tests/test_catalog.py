@@ -15,7 +15,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from eventdb.catalog import Catalog, _opening, check_name
+from eventdb.catalog import Catalog, _opening
+from eventdb.definitions import check_name
 from eventdb.errors import (
     CatalogError,
     CorruptionError,

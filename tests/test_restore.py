@@ -87,6 +87,43 @@ def test_views_and_producers_follow_the_cut(tmp_path: Path) -> None:
         assert content(db) == [*range(20), 100]
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_view_over_a_topic_whose_start_was_trimmed_is_computed_from_what_is_left(
+    tmp_path: Path, stored: bool
+) -> None:
+    with make(tmp_path / "db") as db:
+        db.sql("CREATE MATERIALIZED VIEW sums AS SELECT k, sum(n) AS total FROM log GROUP BY k")
+        db.sql("CREATE MATERIALIZED VIEW big AS SELECT n FROM log WHERE n >= 1")
+        for n in range(30):
+            db.topic("log").append({"k": f"k{n % 3}", "n": n})
+        for view in ("sums", "big"):
+            db.wait(view, 29, timeout=20)
+        db.topic("log").delete_before(12)
+        db.backup(tmp_path / "backup")
+    moment = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
+    how: dict[str, object] = {"to_offset": {"log": 25}} if stored else {"to_time": moment}
+    report = eventdb.restore(tmp_path / "backup", tmp_path / "again", **how)  # type: ignore[arg-type]
+    told = report["views_shortened"]
+    assert isinstance(told, list)
+    assert sorted(told) == [
+        f"view {name} took events from offset 0 on into account, but its topic begins at 12 now: "
+        "it is computed from there"
+        for name in ("big", "sums")
+    ]
+    end = 25 if stored else 30
+    with eventdb.open(tmp_path / "again") as db:
+        assert content(db) == list(range(12, end))
+        for view in ("sums", "big"):
+            db.wait(view, end - 1, timeout=20)
+        expected = {(f"k{k}", sum(n for n in range(12, end) if n % 3 == k)) for k in range(3)}
+        assert set(db.sql("SELECT * FROM sums").fetchall()) == expected
+        assert content(db, "big") == list(range(12, end))
+        db.topic("log").append({"k": "k0", "n": 100})
+        db.wait("big", end, timeout=20)
+        assert content(db, "big") == [*range(12, end), 100]
+    assert eventdb.restore(tmp_path / "backup", tmp_path / "whole")["views_shortened"] == []
+
+
 def test_a_restore_that_cannot_be_done_says_why_and_leaves_the_backup_alone(tmp_path: Path) -> None:
     with make(tmp_path / "db") as db:
         db.topic("log").append({"k": "a", "n": 1})

@@ -7,6 +7,7 @@ fields (a Join's residual: left fields, then right fields). Nodes are frozen; ru
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,10 +28,11 @@ Fields = tuple[OutputField, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(ABC):
     @property
+    @abstractmethod
     def fields(self) -> Fields:
-        raise NotImplementedError
+        """Of its rows."""
 
     @property
     def children(self) -> tuple[Plan, ...]:

@@ -12,6 +12,7 @@ A slot that was never updated holds the value of no rows. `dump` and `load` move
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from eventdb.batch import Array, Column
 from eventdb.schema import DataType
 
 
-class Accumulator:
+class Accumulator(ABC):
     """One aggregation over many groups."""
 
     strict = True
@@ -33,9 +34,9 @@ class Accumulator:
         self.slots = 0
         self.arrays: list[Array] = []
 
+    @abstractmethod
     def empty(self) -> Sequence[Any]:
         """The value of a fresh slot in each of `arrays`, which have the dtypes of `dtypes`."""
-        raise NotImplementedError
 
     dtypes: Sequence[Any] = ()
 
@@ -72,20 +73,21 @@ class Accumulator:
         count = len(slots)
         self.combine(slots, [array[:count] for array in other.arrays])
 
+    @abstractmethod
     def add(self, slot: int, column: Column | None, row_count: int) -> None:
         """Adds rows of one group."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
         """Partial arrays of `count` groups, in the layout of `arrays`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
         """Adds partial arrays to distinct slots."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self, slots: Array) -> Column:
-        raise NotImplementedError
+        """The value of each slot."""
 
     def dump(self, slot: int) -> list[Any]:
         return [array[slot].item() if isinstance(array[slot], np.generic) else array[slot] for array in self.arrays]

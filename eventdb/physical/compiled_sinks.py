@@ -5,6 +5,7 @@ A sink writes its lines into the pipeline, makes a state for each thread, and tu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,7 @@ def _longer(array: Array, size: int, used: int) -> Array:
     return result
 
 
-class AggregateSink:
+class AggregateSink(ABC):
     """Base: the cells, and what all sinks offer."""
 
     cells: AggregateCells
@@ -120,23 +121,25 @@ class AggregateSink:
     def __init__(self, aggregations: tuple[Aggregation, ...]) -> None:
         self.aggregations = aggregations
 
+    @abstractmethod
     def write(self, text: PipelineText, writer: ExpressionWriter) -> None:
-        raise NotImplementedError
+        """The text of what the loop does with a row."""
 
     def range(self) -> tuple[str, str]:
         """The first row of the loop and what the kernel returns when it is through, as text."""
         return "0", "0"
 
+    @abstractmethod
     def new_state(self) -> Any:
         """The state of a thread."""
-        raise NotImplementedError
 
     def call(self, kernel: Any, arguments: list[Any], morsel: Any, rows: int) -> int:
         """Runs the kernel over a morsel whose state is set; negative if a row was bad."""
         return int(kernel(rows, *[argument.fill(morsel) for argument in arguments]))
 
+    @abstractmethod
     def merge(self, states: list[Any]) -> Groups:
-        raise NotImplementedError
+        """The groups of all threads."""
 
     def _cell_arguments(self, text: PipelineText) -> None:
         text.named_argument("ai", "i8[w]", lambda morsel: morsel.state.integers)

@@ -8,6 +8,7 @@ the context measures, rows and time.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from eventdb.batch import RecordBatch
@@ -16,7 +17,7 @@ from eventdb.logical.plan import Fields
 from eventdb.physical.context import QueryContext
 
 
-class Operator:
+class Operator(ABC):
     """One step of a physical plan. `engine` says which execution runs it: 'interpreted' or 'compiled'."""
 
     engine = "interpreted"
@@ -31,9 +32,9 @@ class Operator:
         """One line for EXPLAIN."""
         return type(self).__name__
 
+    @abstractmethod
     def produce(self) -> Iterator[RecordBatch]:
         """The batches, without measuring. Written by each operator; empty batches are allowed here."""
-        raise NotImplementedError
 
     def batches(self) -> Iterator[RecordBatch]:
         """The non-empty batches in order. Errors: QueryCancelled, QueryTimeout, and what the operator raises."""

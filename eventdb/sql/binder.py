@@ -7,12 +7,13 @@ EventDB's own are read here. Nothing is executed and nothing is stored.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from eventdb.errors import EventDBError, InternalError, ParseError, QueryError, TopicNotFound
 from eventdb.logical.constants import parse_timestamp_us
-from eventdb.logical.expressions import Literal
+from eventdb.logical.expressions import IntervalValue, Literal
 from eventdb.logical.plan import FileScan, Plan, Scan, ViewScan
 from eventdb.schema import TIMESTAMP
 from eventdb.sql.context import Context, Parameters
@@ -358,11 +359,19 @@ def _set(words: Words, context: Context) -> Statement:
     else:
         tree = words.source.expression(words.index, words.stop)
         bound = ExpressionBinder(context, Scope([], []), "SET").bind(tree)
-        value = decode_value(bound.type, bound.value) if isinstance(bound, Literal) else bound
+        value = _plain(bound) if isinstance(bound, Literal) else bound
         value = float(value) if isinstance(value, Decimal) else value
-        if not isinstance(value, (str, int, float, bool, type(None))):
-            raise words.error("SET needs a plain value: a number, a 'string', true or false", words.index)
+        if not isinstance(value, (str, int, float, bool, timedelta, type(None))):
+            raise words.error("SET needs a plain value: a number, a 'string', an interval, true or false", words.index)
     return SetOption(name, value)
+
+
+def _plain(literal: Literal) -> Any:
+    """The Python value; an interval without months is a timedelta."""
+    value = literal.value
+    if isinstance(value, IntervalValue):
+        return value if value.months else timedelta(microseconds=value.microseconds)
+    return decode_value(literal.type, value)
 
 
 def _number(text: str) -> int | float:

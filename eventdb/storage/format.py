@@ -94,6 +94,7 @@ NO_MIN_TIME = (1 << 63) - 1
 NO_MAX_TIME = -(1 << 63)
 PARTITION_DERIVED = 1  # rows come from unjournaled commits only
 PARTITION_BESIDE = 2  # some rows carry what lies in the log beside this one
+PARTITION_GAPS = 4  # some offsets are lost: their entries have neither capacity nor columns (segment/gap.py)
 
 SEGMENT_SEALED = 1 << 31  # in the column count: the segment is sealed, its capacity its rows, and SEALED_TAIL follows
 SEALED_TAIL = Struct("<QIII")  # file size, crc of the directory, generation, block rows

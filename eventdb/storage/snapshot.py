@@ -23,6 +23,7 @@ from eventdb.storage.index.head import ahead_of, head_lsn
 from eventdb.storage.index.key_index import KeyIndex
 from eventdb.storage.index.kv import reading, scan
 from eventdb.storage.sealed.sealed import SealedSegment
+from eventdb.storage.segment.gap import GAP, held_rows, past_gaps
 from eventdb.storage.segment.log import PartitionState
 from eventdb.storage.segment.segment import MissingFile, Segment, as_rows
 
@@ -104,6 +105,14 @@ class StoreSnapshot:
         state = self._state(log)
         return state.log_start, state.log_end
 
+    def past_gaps(self, log: PartitionLog, offset: int) -> int:
+        """The offset, or the end of the gap in the log that it lies in."""
+        return past_gaps(self._open(), log.topic_id, log.partition, self._state(log), offset)
+
+    def held_rows(self, log: PartitionLog) -> int:
+        """How many events the log of a topic holds."""
+        return held_rows(self._open(), log.topic_id, log.partition, self._state(log))
+
     def _parts(
         self, log: PartitionLog, start: int, stop: int, times: tuple[int | None, int | None] = (None, None)
     ) -> Iterator[tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]]:
@@ -168,7 +177,9 @@ class StoreSnapshot:
         self, log: PartitionLog, base: int, value: bytes, start: int, stop: int
     ) -> Iterator[tuple[Segment | SealedSegment, int, int]]:
         """(segment, first row, last row + 1) of the offsets [start, stop) of an index entry. Its file may have been
-        replaced since this snapshot: the same rows are then in the segments the index has now."""
+        replaced since this snapshot: the same rows are then in the segments the index has now. Nothing of a gap."""
+        if value == GAP:
+            return
         try:
             segment = log.mapped(base, value)
         except MissingFile as error:

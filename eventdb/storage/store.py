@@ -45,6 +45,7 @@ from eventdb.storage.segment.tail import LogTail, read_tail
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.tables.keyed import table_schema
 from eventdb.storage.transaction import WriteTransaction
+from eventdb.values import parse_duration_us
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,17 +65,21 @@ _inherited: list[object] = []  # what a forked child must neither use nor destro
 
 
 def parse_durability(text: str) -> tuple[str, int | None]:
-    """('commit' | 'interval' | 'os', flush interval in ms or None). UsageError names the choices."""
+    """('commit' | 'interval' | 'os', flush interval in ms or None). UsageError names the choices. The interval is a
+    duration, 1 ms to 1 hour."""
     name, colon, rest = text.partition(":") if isinstance(text, str) else ("", "", "")
     if name in ("commit", "os") and not colon:
         return name, None
     if name == "interval":
         if not colon:
             return name, DEFAULT_FLUSH_INTERVAL_MS
-        number = rest.removesuffix("ms").strip()
-        if number.isdecimal() and 1 <= int(number) <= 3_600_000:
-            return name, int(number)
-    raise UsageError(f"durability {text!r}: expected 'commit', 'interval:100ms' (any number of ms) or 'os'")
+        number = rest.strip()
+        interval_us = int(number) * 1_000 if number.isdecimal() else parse_duration_us(rest, f"durability {text!r}")
+        if 1_000 <= interval_us <= 3_600_000_000 and interval_us % 1_000 == 0:
+            return name, interval_us // 1_000
+    raise UsageError(
+        f"durability {text!r}: expected 'commit', 'interval:100ms' ('interval:1s': whole ms, at most 1 hour) or 'os'"
+    )
 
 
 class Store(Opening):
@@ -460,7 +465,7 @@ class Store(Opening):
                 "checkpoint_age_ms": (self._clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000,
                 "poisoned": writer.poison_reason,
                 "retention": self.retention.stats(),
-                "sealing": self.sealer().counters(),
+                "sealing": self.sealer().counters() | {"failed": self.sealer().failures()},
             }
             written = written_bytes() - writer.written_before
             found["bytes_written"] = written  # by this process since it opened, whatever it wrote

@@ -31,9 +31,10 @@ from eventdb.storage.format import (
 from eventdb.storage.index.dictionary import stored_values
 from eventdb.storage.index.kv import IndexFault, index_error, scan
 from eventdb.storage.segment.cells import store_cells
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.limits import require_room
 from eventdb.storage.segment.log import PartitionLog
-from eventdb.storage.segment.segment import Segment, SegmentLayout, create_segment
+from eventdb.storage.segment.segment import Segment, create_segment
 
 _STORED_ROWS = 2_048  # at a time: their cells stay in the processor's cache from the first look to the last
 

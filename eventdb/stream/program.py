@@ -36,7 +36,7 @@ from eventdb.logical.plan import (
 from eventdb.schema import Schema
 
 if TYPE_CHECKING:
-    from eventdb.catalog import TopicInfo
+    from eventdb.definitions import TopicInfo
 
 _TRUNC_US = {
     "microsecond": 1,

@@ -131,6 +131,7 @@ def _advance(spec: ViewSpec, query: ContinuousQuery, snapshot: StoreSnapshot, en
             raise view_failure(spec, rows, breaking_position(query.program, rows), error) from error
         if output is not None:
             outputs.append(output)
+    query.skip_to(end)  # the rows may end before a gap
     return outputs
 
 

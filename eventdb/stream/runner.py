@@ -239,6 +239,7 @@ class Runner:
                 return False
             if output is not None:
                 task.outputs.append(output)
+        query.skip_to(stop)  # the rows may end before a gap
         return True
 
     def _commit(self, tasks: list[_Task]) -> bool:

@@ -6,6 +6,7 @@ for no other thread or process than the one that appended, and several subscribe
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 from collections import deque
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
-from eventdb.errors import ClosedError, EvaluationError, UsageError, ViewFailed
+from eventdb.errors import ClosedError, EvaluationError, OffsetOutOfRange, UsageError, ViewFailed
 from eventdb.storage.segment.tail import LogTail
 from eventdb.stream.continuous_query import ContinuousQuery, breaking_position
 from eventdb.stream.emission import Changes, LatestRows
 from eventdb.stream.program import APPEND, UPDATE
 from eventdb.stream.source import InputRows
 from eventdb.stream.view import ViewSpec, load_query, new_query, view_failure
+from eventdb.values import datetime_to_us
 
 if TYPE_CHECKING:
     from eventdb.storage.segment.log import PartitionLog
@@ -29,23 +31,25 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.05  # how often a waiting subscriber looks whether it was closed
 
-MODES = ("snapshot", "beginning", "now")
+WORDS = ("snapshot", "earliest", "latest")
 
 
 class Subscriber:
     """Changes from a starting point on, in order, without a gap or a repetition.
 
-    `mode` 'snapshot': the content at the first read as +I, then changes. 'beginning': every change since the first row,
-    revisions of one group folded together where many rows are taken in at once. 'now': changes after the first read.
-    Added up, the changes of 'snapshot' and 'beginning' are the content. One thread reads; any thread may close.
+    `start` 'snapshot': the content at the first read as +I, then changes. 'earliest': every change since the first row,
+    revisions of one group folded together where many rows are taken in at once. 'latest': changes after the first read.
+    An offset (negative: counted from the end) or a datetime (the first row at or after it): every change by that row
+    and later ones; OffsetOutOfRange at the first read if the topic does not hold the offset. Added up, the changes of
+    'snapshot' and 'earliest' are the content. One thread reads; any thread may close.
     """
 
-    def __init__(self, store: Store, spec: ViewSpec, mode: str = "snapshot") -> None:
-        if mode not in MODES:
-            raise UsageError(f"start {mode!r}: expected one of {', '.join(MODES)}")
+    def __init__(self, store: Store, spec: ViewSpec, start: str | int | dt.datetime = "snapshot") -> None:
+        if start not in WORDS and (isinstance(start, bool) or not isinstance(start, int | dt.datetime)):
+            raise UsageError(f"start is {', '.join(map(repr, WORDS))}, an offset or a datetime, not {start!r}")
         self._store = store
         self._spec = spec
-        self._mode = mode
+        self._start = start
         self._query: ContinuousQuery | None = None
         self._ready: deque[Changes] = deque()
         self._closed = threading.Event()
@@ -134,32 +138,50 @@ class Subscriber:
         elif stop > start:
             for rows in spec.read(snapshot, start, stop):
                 self._take_in(query, rows, silent)
+            query.skip_to(stop)  # the rows may end before a gap
         if self._latest is not None:
             self._queue_revisions(query, self._latest)
         return stop > start
 
     def _begin(self, snapshot: StoreSnapshot, first: int, end: int) -> ContinuousQuery:
-        """The query at the point the mode says; queues the stored output rows where they are asked for."""
-        spec, mode = self._spec, self._mode
+        """The query at the starting point; queues the stored output rows where they are asked for."""
+        spec, start = self._spec, self._start
         emission = spec.program.emission
         stored = spec.id >= 0
-        if mode == "beginning" or not stored:
+        point = end if start == "snapshot" else self._point(snapshot, first, end)
+        query = load_query(spec, snapshot, first) if stored and start != "earliest" else None
+        if query is None or query.input_offset > point:
             query = new_query(spec, spec.keys.start(snapshot) if stored else 0)
             query.skip_to(first)
-        else:
-            query = load_query(spec, snapshot, first)
         if emission == UPDATE:
             self._latest = LatestRows(spec.program.names, [field.type for field in spec.program.fields])
-            if mode != "beginning":
-                self._catch_up_to = end
+            if start != "earliest":
+                self._catch_up_to = point
                 self._everything = True
-        elif mode == "now":
-            self._catch_up_to = end
+                self._queue_revisions(query, self._latest)  # of a query that is at the point already
+        elif start == "snapshot":
+            if spec.output_log is not None:
+                self._queue_stored(snapshot, query, spec.output_log)
+        elif start != "earliest":
+            self._catch_up_to = point
             if emission == APPEND:
-                query.skip_to(end)
-        elif mode == "snapshot" and spec.output_log is not None:
-            self._queue_stored(snapshot, query, spec.output_log)
+                query.skip_to(point)
         return query
+
+    def _point(self, snapshot: StoreSnapshot, first: int, end: int) -> int:
+        """The offset of the first row whose changes are handed out."""
+        start, log = self._start, self._spec.input_log
+        if isinstance(start, dt.datetime):
+            return snapshot.find_time(log, datetime_to_us(start), first, end)
+        if not isinstance(start, int):
+            return first if start == "earliest" else end
+        point = start if start >= 0 else max(first, end + start)
+        if not first <= point <= end:
+            raise OffsetOutOfRange(
+                f"topic {self._spec.topic_name!r} holds offsets {first} to {end} (exclusive): start {start} is outside",
+                offset=start, earliest=first, latest=end,
+            )  # fmt: skip
+        return point
 
     def _queue_stored(self, snapshot: StoreSnapshot, query: ContinuousQuery, log: PartitionLog) -> None:
         names = self._spec.program.names
@@ -207,6 +229,6 @@ class Subscriber:
                 offset=query.input_offset - 1,
             ) from error
         changes = latest.move(touched, batch, ids, query.input_offset - 1)
-        if len(changes) and not (self._everything and self._mode == "now"):
+        if len(changes) and not (self._everything and self._start != "snapshot"):
             self._ready.append(changes)
         self._everything = False

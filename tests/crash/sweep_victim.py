@@ -34,8 +34,8 @@ from eventdb.storage.device.files import Files
 COLUMNS = {"n": "BIGINT NOT NULL", "word": "VARCHAR", "text": "BLOB"}
 ATTEMPTS = 4
 SMALL = {
-    "segment.segment.FIRST_SEGMENT_ROWS": 32,
-    "segment.segment.MAX_SEGMENT_ROWS": 64,
+    "segment.layout.FIRST_SEGMENT_ROWS": 32,
+    "segment.layout.MAX_SEGMENT_ROWS": 64,
     "transaction.MAX_SEGMENT_ROWS": 64,
     "segment.columns.MAX_SEGMENT_ROWS": 64,
     "sealed.sealer.MAX_SEGMENT_ROWS": 256,

@@ -31,8 +31,8 @@ from tests.storage.history import History, Row
 from tests.storage.simulated_process import DERIVED, EVENT_TIMES, JOURNALED, SCHEMAS, Process
 
 SMALL_LIMITS = {
-    "segment.segment.FIRST_SEGMENT_ROWS": 8,
-    "segment.segment.MAX_SEGMENT_ROWS": 64,
+    "segment.layout.FIRST_SEGMENT_ROWS": 8,
+    "segment.layout.MAX_SEGMENT_ROWS": 64,
     "transaction.MAX_SEGMENT_ROWS": 64,
     "segment.columns.MAX_SEGMENT_ROWS": 64,
     "transaction.MAX_PAYLOAD_BYTES": 700,

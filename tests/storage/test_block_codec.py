@@ -16,7 +16,7 @@ from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, COLUMN_CODED, COLUMN
 from eventdb.storage.sealed import nodes
 from eventdb.storage.sealed.blocks import decode_block, string_prefix
 from eventdb.storage.sealed.seal import encode_block
-from eventdb.storage.segment.segment import ColumnLayout
+from eventdb.storage.segment.layout import ColumnLayout
 from tests.storage.test_encoding import SPECIAL, kernels
 
 Stored = tuple[Column, ColumnLayout, list[Any]]  # a column, how a segment has it, its values (bits of floats; None)

@@ -122,7 +122,7 @@ class Survivor:
 
     def subscribe(self) -> bool:
         seen = []
-        with self.db.subscribe("SELECT k, n FROM events EMIT CHANGES", start="beginning") as changes:
+        with self.db.subscribe("SELECT k, n FROM events EMIT CHANGES", start="earliest") as changes:
             while batch := changes.poll(0.1):
                 seen += batch
         assert len(seen) in (2, len(self.content()[0]))

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,14 +104,15 @@ def test_what_can_be_rebuilt_is_rebuilt_without_loss(tmp_path: Path, harm: Calla
         assert db.topic("log").append({"n": 7000, "word": "w0"}).offset == 7000
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_missing_segment_costs_the_shorter_side_and_is_named(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
+def test_missing_segments_cost_their_own_events_and_are_named(tmp_path: Path, gone: tuple[int, ...]) -> None:
     path = tmp_path / "db"
     fill(path)
     files = segments(path)
-    bases = [int(file.stem) for file in files]
+    ends = [*[int(file.stem) for file in files[1:]], 7000]
     assert len(files) == 3
-    files[number].unlink()
+    for number in gone:
+        files[number].unlink()
     assert eventdb.check(path) != []
     before = {p: p.read_bytes() for p in (path / "topics").rglob("*.seg")}
     with pytest.raises(CorruptionError, match=r"topic 1/0: offsets .*accept_loss"):
@@ -118,14 +120,14 @@ def test_a_missing_segment_costs_the_shorter_side_and_is_named(tmp_path: Path, n
     assert {p: p.read_bytes() for p in (path / "topics").rglob("*.seg")} == before
     report = eventdb.repair(path, accept_loss=True)
     (lost,) = report["lost"]
-    named = re.search(r"topic 1/0: offsets (\d+)\.\.(\d+), because (\S+) is missing", lost)
-    assert named is not None
-    start, end = int(named[1]), int(named[2])
-    assert named[3].endswith(files[number].name)
-    assert start <= bases[number] < end
-    assert offsets(path) == [row for row in WHOLE if not start <= row[0] < end]
-    assert (end - start) <= 7000 / 2 + [*bases, 7000][number + 1] - bases[number]
+    ranges = [(int(files[number].stem), ends[number]) for number in gone]
+    named = ", ".join(f"{first}..{end}" for first, end in ranges)
+    names = ", ".join(f"topics/1/0/{files[number].name}" for number in gone)
+    assert lost == f"topic 1/0: offsets {named}, because {names} is missing or unreadable"
+    left = [row for row in WHOLE if not any(first <= row[0] < end for first, end in ranges)]
+    assert offsets(path) == left
     assert len(offsets(path, "other")) == 50
+    assert eventdb.repair(path) == {"repaired": [], "lost": []}
 
 
 def test_a_damaged_record_in_the_middle_costs_what_follows_and_says_so(tmp_path: Path) -> None:
@@ -158,7 +160,9 @@ def test_a_damaged_record_in_the_middle_costs_what_follows_and_says_so(tmp_path:
     assert offsets(path) == WHOLE[:120]
     assert [found for found in (path / "quarantine").iterdir() if "journal" in found.name]
     with eventdb.open(path) as db:
-        assert db.topic("log").append({"n": 120, "word": "w0"}).offset == 120
+        assert len(db.topic("log")) == 120
+        assert db.topic("log").append({"n": 120, "word": "w0"}).offset == 140  # none is given twice
+    assert offsets(path) == [*WHOLE[:120], (140, 120, "w0")]
 
 
 def test_a_damaged_index_page_is_salvaged_around_and_nothing_wrong_comes_out(tmp_path: Path) -> None:
@@ -197,6 +201,46 @@ def test_damaged_rows_are_kept_and_named(tmp_path: Path) -> None:
     report = eventdb.repair(path, accept_loss=True)
     assert "the rows are kept" in report["lost"][0]
     assert eventdb.repair(path)["lost"] == []
+
+
+def nulls_of_words(path: Path) -> tuple[Path, int]:
+    """The first segment of the log, and where the validity of its second column begins."""
+    with eventdb.open(path) as db, db._store.snapshot() as snapshot:
+        segment: Any = next(iter(snapshot._parts(db.topic("log")._log, 0, 10)))[0]
+        return Path(segment.path), segment.layout.columns[1].null_position
+
+
+def test_check_and_repair_judge_validity_alike_with_and_without_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    fill(path)
+    file, position = nulls_of_words(path)
+    for _ in range(2):  # after the first repair there is no checksum of the rows any more
+        flip(file, position + 7)
+        assert any("column 1 has null bytes other than 0 and 1" in text for text in eventdb.check(path, deep=True))
+        with pytest.raises(CorruptionError, match="column 1 has null bytes other than 0 and 1"):
+            eventdb.repair(path)
+        assert "the rows are kept" in eventdb.repair(path, accept_loss=True)["lost"][0]
+        assert eventdb.check(path, deep=True) == []
+        assert eventdb.repair(path) == {"repaired": [], "lost": []}
+        with eventdb.open(path) as db:
+            assert [e["word"] for e in db.topic("log").read(5, limit=4)] == ["w5", "w6", None, "w8"]
+            assert db.sql("SELECT count(*), count(word) FROM log").fetchall() == [(7000, 6999)]
+
+
+def test_every_file_in_a_report_is_named_as_it_lies_in_the_directory(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    fill(path)
+    with eventdb.open(path) as db:
+        db.compact(full=True)
+        db.topic("log").append({"n": 1})
+    (sealed, raw) = segments(path)
+    data = bytearray(sealed.read_bytes())
+    flip(sealed, len(data) // 2, 64)
+    flip(raw, 30)
+    report = eventdb.repair(path, accept_loss=True)
+    assert any(f"topics/1/0/{raw.name}: its header" in text for text in report["repaired"])
+    assert any(f"topics/1/0/{sealed.name}" in text for text in report["lost"])
+    assert not [text for texts in report.values() for text in texts if re.search(r"(^|[\s(,])/", text)]
 
 
 def test_an_open_database_or_none_is_refused(tmp_path: Path) -> None:

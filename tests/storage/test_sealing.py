@@ -136,6 +136,69 @@ def test_a_handle_seals_after_the_one_that_opened_the_store_is_closed(tmp_path: 
     second.close()
 
 
+def _three_topics(path: Path) -> Path:
+    """Topics a, b and c with two segments each; the first one of b has lost its end. Returns that file."""
+    with eventdb.open(path, durability="os") as db:
+        for name in "abc":
+            topic = db.create_topic(name, {"n": "BIGINT"})
+            for first in (0, 80_000):
+                topic.append_many({"n": n} for n in range(first, first + 80_000))
+    (file, *_) = sorted((path / "topics" / "2" / "0").glob("*.seg"))
+    file.write_bytes(file.read_bytes()[:10_000])
+    return file
+
+
+def test_a_damaged_segment_keeps_no_other_topic_from_being_sealed_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.eventdb"
+    monkeypatch.setattr("eventdb.storage.sealed.sealer.Sealer.step_at_close", lambda self: None)
+    file = _three_topics(path)
+    with eventdb.open(path, durability="os") as db:
+        assert db._store.sealer().step(lambda: False)
+        assert all(list((path / "topics" / number / "0").glob("*.col")) for number in "13")
+        (failure,) = db.stats()["sealing"]["failed"]  # type: ignore[index]
+        assert failure.startswith("topic 2/0 cannot be sealed")
+        assert file.name in failure
+
+
+def test_compacting_goes_on_after_a_damaged_segment_and_ends_with_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.eventdb"
+    monkeypatch.setattr("eventdb.storage.sealed.sealer.Sealer.step_at_close", lambda self: None)
+    file = _three_topics(path)
+    with eventdb.open(path, durability="os") as db:
+        for _ in range(2):
+            with pytest.raises(
+                eventdb.CorruptionError, match=f"topic 2/0 cannot be sealed.*{file.name}.*repair"
+            ) as told:
+                db.compact(full=True)
+            assert str(told.value).count("topic 2/0") == 1
+        assert sealed_figures(db)["rows"] == 320_000
+    eventdb.repair(path, accept_loss=True)
+    with eventdb.open(path, durability="os") as db:
+        db.compact(full=True)
+        assert db.stats()["sealing"]["failed"] == []  # type: ignore[index]
+
+
+def test_what_the_helper_process_cannot_seal_is_in_the_figures_of_who_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.eventdb"
+    monkeypatch.setattr("eventdb.storage.sealed.sealer.Sealer.step_at_close", lambda self: None)
+    monkeypatch.setattr("eventdb.storage.sealed.seal_process.SEAL_INTERVAL_MS", 50)
+    _three_topics(path)
+    with eventdb.open(path, durability="interval:50ms") as db:
+        db.topic("a").append({"n": 0})
+        deadline = time.monotonic() + 60
+        while not db.stats()["sealing"]["failed"] and time.monotonic() < deadline:  # type: ignore[index]
+            time.sleep(0.05)
+        (failure,) = db.stats()["sealing"]["failed"]  # type: ignore[index]
+        assert failure.startswith("topic 2/0 cannot be sealed")
+        assert sealed_figures(db)["rows"] >= 160_000
+
+
 def test_only_one_process_seals_and_its_death_frees_the_lease(tmp_path: Path) -> None:
     path = tmp_path / "a.eventdb"
     fill(path, 2_000).close()

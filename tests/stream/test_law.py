@@ -105,9 +105,10 @@ def test_changes_of_a_subscriber_add_up_to_the_content(case, given_rows, data):
     store = MemoryStore()
     spec = create(store, case)
     stored = data.draw(st.booleans(), label="stored view")
-    mode = data.draw(st.sampled_from(["snapshot", "beginning", "now"]), label="mode")
     points = data.draw(cuts(len(rows)), label="cuts")
     begin = data.draw(st.sampled_from([0, *points]), label="subscribe at")
+    words = st.sampled_from(["snapshot", "earliest", "latest"])
+    mode = data.draw(words | st.integers(0, begin), label="start")
     subscriber = Subscriber(store, spec if stored else view_spec_without_store(spec), mode)
     total: Counter[str] = Counter()
     start, before = 0, Counter()
@@ -119,8 +120,9 @@ def test_changes_of_a_subscriber_add_up_to_the_content(case, given_rows, data):
             maintain(store, spec)
         if stop < begin:
             continue
-        if stop == begin and mode == "now":
-            before = Counter(comparable(expect(case, rows[:stop], appended).rows))
+        if stop == begin and (mode == "latest" or isinstance(mode, int)):
+            point = stop if mode == "latest" else mode
+            before = Counter(comparable(expect(case, rows[:point], appended).rows))
         while (changes := subscriber.read(0)) is not None:
             for weight, row in zip(changes.batch.weight.tolist(), physical_rows(changes.batch.columns), strict=True):
                 total[comparable([row])[0]] += weight

@@ -97,7 +97,7 @@ def test_each_row_of_a_stateless_query_has_its_own_offset():
 
 @pytest.mark.parametrize("case", [BY_DEVICE, WINDOWED, PLAIN], ids=["update", "window_close", "append"])
 def test_from_now_on_only_what_changes_later_is_handed_out(case):
-    store, spec, subscriber = _started(case, "now")
+    store, spec, subscriber = _started(case, "latest")
     store.append(spec.input_log, [("a", 5, None, t * SECOND) for t in (1, 2, 15, 16)])
     assert _all(subscriber) == []
     store.append(spec.input_log, [("a", 5, None, 40 * SECOND)])
@@ -115,7 +115,7 @@ def test_from_now_on_only_what_changes_later_is_handed_out(case):
 def test_a_whole_topic_can_be_followed():
     store, spec, _ = _started(PLAIN)
     program = whole_topic(spec.program.facts, SCAN_FIELDS)
-    subscriber = Subscriber(store, ViewSpec(-1, "readings", program, spec.input_log), "beginning")
+    subscriber = Subscriber(store, ViewSpec(-1, "readings", program, spec.input_log), "earliest")
     store.append(spec.input_log, [("a", 1, 2.5, None), (None, None, None, 7 * SECOND)])
     [first, second] = _all(subscriber)
     assert first == ("+I", ("a", 1, 2.5, None), 0)
@@ -126,7 +126,7 @@ def test_a_large_history_comes_in_parts_without_gap_or_repetition(monkeypatch):
     from eventdb.stream import subscribe
 
     monkeypatch.setattr(subscribe, "MORSEL_ROWS", 10)
-    store, spec, subscriber = _started(BY_DEVICE, "beginning")
+    store, spec, subscriber = _started(BY_DEVICE, "earliest")
     store.append(spec.input_log, [("a", 5, None, None)] * 35)
     counts = [row[1] for op, row, _ in _all(subscriber) if op in ("+I", "+U")]
     assert counts == [10, 20, 30, 35]
@@ -163,7 +163,7 @@ def test_a_waiting_read_ends_in_time_by_a_commit_and_by_close():
 
 def test_an_unknown_start_is_refused():
     store, spec, _ = _started(PLAIN)
-    with pytest.raises(UsageError, match="snapshot, beginning, now"):
+    with pytest.raises(UsageError, match="'earliest', 'latest', an offset or a datetime"):
         Subscriber(store, spec, "yesterday")
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 
 from eventdb.errors import EventDBError
+from eventdb.storage.care.rows import row_problems
 from eventdb.storage.commit.checkpoint import CheckpointFile
 from eventdb.storage.format import NO_SEGMENT, PARTITION_KEY, SEGMENT_KEY, partition_key, table_key
-from eventdb.storage.index.dictionary import has_code
 from eventdb.storage.index.entries import damaged_blocks
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, is_sealed, open_sealed
+from eventdb.storage.segment.gap import GAP
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import Segment, SegmentLayout, open_segment
-from eventdb.storage.segment.sums import read_sum, verify_rows
+from eventdb.storage.segment.segment import Segment, open_segment
 from eventdb.storage.tables.check_table import check_table
 
 _SETTLE_S = 0.2  # a checkpoint that is being written is whole by then
@@ -67,6 +68,8 @@ def _check_partition(
         base = SEGMENT_KEY.unpack(key)[3]
         bases.append(base)
         end = SEGMENT_KEY.unpack(entries[i + 1][0])[3] if i + 1 < len(entries) else state.log_end
+        if value == GAP:
+            continue
         try:
             if is_sealed(value):
                 problems += [f"{where}: segment {base}: {t}" for t in _check_sealed(
@@ -83,9 +86,7 @@ def _check_partition(
                 )
                 continue
             segment = open_segment(files, path, uuid, topic_id, partition, base, layout, write=False)
-            found = _check_rows(txn, topic_id, segment, rows, deep)
-            if deep:
-                found += verify_rows(segment, read_sum(txn, (topic_id, partition, base)), rows)
+            found = row_problems(txn, (topic_id, partition, base), segment, rows, deep=deep)
             problems += [f"{where}: segment {base}: {text}" for text in found]
             segments.append((segment, rows))
         except EventDBError as error:
@@ -99,33 +100,6 @@ def _check_partition(
         problems.append(f"{where}: offsets {state.log_start}..{state.log_end} do not fit the first segment {bases[:1]}")
     if deep and table and len(segments) == len(bases):
         problems += [f"{where}: {text}" for text in check_table(txn, topic_id, partition, state.log_end, segments)]
-    return problems
-
-
-def _check_rows(txn: Any, topic_id: int, segment: Segment, rows: int, deep: bool) -> list[str]:
-    problems: list[str] = []
-    if not rows:
-        return problems
-    step = rows if deep else min(rows, 1024)
-    segment.require_rows(rows - step, rows)
-    for i, column in enumerate(segment.layout.columns):
-        stored = segment.value_views[i][rows - step : rows].tolist()
-        view = segment.null_views[i]
-        nulls = bytes(step) if view is None else bytes(view[rows - step : rows])
-        if set(nulls) - {0, 1}:
-            problems.append(f"column {i} has null bytes other than 0 and 1")
-        if column.coded:
-            used = max((c for c, null in zip(stored, nulls, strict=True) if not null), default=-1)
-            low = min((c for c, null in zip(stored, nulls, strict=True) if not null), default=0)
-            if low < 0 or (used >= 0 and not has_code(txn, topic_id, i, used)):
-                problems.append(f"column {i} uses code {used if low >= 0 else low}, which its dictionary does not have")
-        elif column.plain and (stored != sorted(stored) or stored[-1] > column.heap_bytes or stored[0] < 0):
-            problems.append(f"column {i} has end positions that are out of order or beyond its heap")
-    times = segment.append_times(rows - step, rows)
-    if 0 in times:
-        problems.append("an append time is missing")
-    if times != sorted(times):
-        problems.append("append times are out of order")
     return problems
 
 

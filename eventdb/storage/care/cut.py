@@ -23,6 +23,7 @@ from eventdb.storage.index.entries import append_time, entries_of, rows_until
 from eventdb.storage.index.key_index import current_places
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedSegment
+from eventdb.storage.segment.gap import gaps
 from eventdb.storage.segment.log import PartitionState
 
 TYPE_CHECKING = False
@@ -157,6 +158,10 @@ def cut_log(
     """The partition ends at `end`; entries behind it go. A sealed segment stays as it is: what it holds behind the end
     is in no log any more, and the next row begins a segment of its own."""
     last: Entry | None = None
+    _, topic_id, partition = PARTITION_KEY.unpack(key)
+    for first, _ in gaps(txn, topic_id, partition, state):
+        if first >= end:
+            txn.delete(segment_key(topic_id, partition, first))
     for entry in entries:
         base = entry.place[2]
         txn.delete(sum_key(*entry.place))  # it may cover rows that go
@@ -170,7 +175,7 @@ def cut_log(
         state.base, state.min_time, state.max_time, state.append_us = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME, 0
     else:
         base = last.place[2]
-        if last.sealed or last.compacted:
+        if last.sealed or last.compacted or base + last.rows < end:
             state.base, state.min_time, state.max_time = NO_SEGMENT, NO_MIN_TIME, NO_MAX_TIME
         elif base != state.base:  # a rolled segment's range is in its entry; cut, it may hold less: still true
             _, state.min_time, state.max_time, _ = SEGMENT.unpack_from(last.value)

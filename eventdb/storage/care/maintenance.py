@@ -50,6 +50,7 @@ class Maintenance:
         """Full segments are sealed by a helper process: this one may be busy, or too small to load NumPy."""
         if self._sealer is not None:
             self._helper.look(writer.clock.monotonic_ns(), self._sealer.has_work)
+            self._sealer.helper_failed = self._helper.failures
 
     def _run(self) -> None:
         step_s = (self._interval_ms or 200) / 1000

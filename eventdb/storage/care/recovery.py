@@ -55,7 +55,8 @@ from eventdb.storage.index.kv import (
     scan,
     structure_problems,
 )
-from eventdb.storage.segment.segment import Segment, SegmentLayout, create_segment, open_segment
+from eventdb.storage.segment.layout import SegmentLayout
+from eventdb.storage.segment.segment import Segment, create_segment, open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

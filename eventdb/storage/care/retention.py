@@ -30,6 +30,7 @@ from eventdb.storage.care.trim import close_active, trim
 from eventdb.storage.device.directory import ensure_reserve
 from eventdb.storage.device.files import storage_error
 from eventdb.storage.format import NO_MAX_TIME, NO_SEGMENT, SEGMENT
+from eventdb.storage.segment.gap import GAP
 from eventdb.storage.segment.limits import segments, stored_bytes
 
 TYPE_CHECKING = False
@@ -283,9 +284,12 @@ def _start_by_age(snapshot: StoreSnapshot, log: PartitionLog, state: PartitionSt
 def _newest_us(
     snapshot: StoreSnapshot, log: PartitionLog, state: PartitionState, base: int, end: int, value: bytes
 ) -> int | None:
-    """The newest event time of a segment, or append time where no event has one; None of an empty segment."""
+    """The newest event time of a segment, or append time where no event has one; None of an empty segment. A gap is
+    older than anything."""
     if end <= base:
         return None
+    if value == GAP:
+        return NO_MAX_TIME
     if log.event_time is not None:
         newest: int = state.max_time if base == state.base else SEGMENT.unpack_from(value)[2]
         if newest != NO_MAX_TIME:

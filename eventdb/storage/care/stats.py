@@ -7,8 +7,9 @@ import os
 from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, is_sealed
+from eventdb.storage.segment.gap import GAP, held_rows
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import SegmentLayout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ def topic_sizes(snapshot: StoreSnapshot) -> dict[int, dict[str, int]]:
     txn = snapshot.transaction()
     found: dict[int, dict[str, int]] = {}
     for key, _ in scan(txn, b"p"):
-        topic = found.setdefault(PARTITION_KEY.unpack(key)[1], dict.fromkeys(_SIZES, 0))
+        _, topic_id, partition = PARTITION_KEY.unpack(key)
+        topic = found.setdefault(topic_id, dict.fromkeys(_SIZES, 0))
         state = PartitionState().unpack(snapshot.partition(key) or b"")
-        topic["rows"] += state.log_end - state.log_start
+        topic["rows"] += held_rows(txn, topic_id, partition, state)
     for key, value in scan(txn, b"s"):
+        if value == GAP:
+            continue
         topic = found.setdefault(SEGMENT_KEY.unpack(key)[1], dict.fromkeys(_SIZES, 0))
         layout = SealedLayout.unpack(value) if is_sealed(value) else SegmentLayout.unpack(value)
         topic["segments"] += 1

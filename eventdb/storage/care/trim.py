@@ -17,6 +17,7 @@ from eventdb.storage.format import (
     segment_key,
     sum_key,
 )
+from eventdb.storage.segment.gap import GAP
 from eventdb.storage.segment.limits import segments
 
 TYPE_CHECKING = False
@@ -82,6 +83,7 @@ def _drop(transaction: WriteTransaction, staged: Staged, base: int, value: bytes
     for key in (segment_key(*place), dirty_key(*place), sum_key(*place)):
         transaction._run(transaction._txn.delete, key)
         transaction._key_ops.append(OP_KEY.pack(OP_DELETE, len(key), 0) + key)
-    transaction._put(*note_of(writer, transaction._txn, *place, value))
+    if value != GAP:
+        transaction._put(*note_of(writer, transaction._txn, *place, value))
     if base == staged.state.base:
         _leave_segment(staged)

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from eventdb.storage.commit.commit import Writer
     from eventdb.storage.commit.journal import Tail
     from eventdb.storage.commit.put import Mark
+    from eventdb.storage.segment.layout import ColumnLayout
     from eventdb.storage.segment.log import PartitionLog
-    from eventdb.storage.segment.segment import ColumnLayout, Segment
+    from eventdb.storage.segment.segment import Segment
 
 _STATE_START = OP_PLACE.size + OP_ROWS.size
 _STATE_STOP = _STATE_START + PARTITION.size

@@ -31,7 +31,8 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import is_sealed
-from eventdb.storage.segment.segment import Segment, SegmentLayout, open_segment
+from eventdb.storage.segment.layout import SegmentLayout
+from eventdb.storage.segment.segment import Segment, open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from eventdb.storage.commit.checksum import Checksum
-    from eventdb.storage.segment.segment import ColumnLayout, Segment
+    from eventdb.storage.segment.layout import ColumnLayout
+    from eventdb.storage.segment.segment import Segment
 
 
 _NONE = type(None)

@@ -8,8 +8,10 @@ from eventdb.errors import CorruptionError
 from eventdb.storage.format import PARTITION_KEY, SEGMENT_KEY, segment_key, topic_directory
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, SealedSegment, file_name, is_sealed, open_sealed
+from eventdb.storage.segment.gap import GAP
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import SegmentLayout, open_segment
+from eventdb.storage.segment.segment import open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,11 +69,13 @@ class Entry:
 
 
 def entries_of(txn: Any, topic_id: int, partition: int, state: PartitionState) -> list[Entry]:
-    """The segments of a partition, in offset order. CorruptionError for an entry that describes none."""
+    """The segments of a partition, in offset order, without gaps. CorruptionError for an entry that describes none."""
     found = [(SEGMENT_KEY.unpack(key)[3], value) for key, value in scan(txn, segment_key(topic_id, partition, 0)[:-8])]
     stops = [base for base, _ in found[1:]] + [state.log_end]
     entries = []
     for (base, value), stop in zip(found, stops, strict=False):
+        if value == GAP:
+            continue
         rows = stop - base
         if not is_sealed(value):
             layout = SegmentLayout.unpack(value)

@@ -21,8 +21,9 @@ from eventdb.storage.sealed.point import NoPoint, value_at
 
 if TYPE_CHECKING:
     from eventdb.storage.sealed.sealed import SealedSegment
+    from eventdb.storage.segment.layout import ColumnLayout
     from eventdb.storage.segment.log import PartitionLog
-    from eventdb.storage.segment.segment import ColumnLayout, Lists
+    from eventdb.storage.segment.segment import Lists
 
 KERNELS_AFTER_BYTES = 64 * MIB
 FEW_ROWS = 16  # of a block: they are read without decoding it, where its encoding allows it

@@ -30,7 +30,8 @@ from eventdb.storage.sealed import blocks
 from eventdb.storage.sealed.encode import distinct_count, encode, zstd_level
 from eventdb.storage.sealed.sealed import SealedLayout, SealedSegment, sealed_path
 from eventdb.storage.segment.columns import SegmentSlice
-from eventdb.storage.segment.segment import ColumnLayout, Segment
+from eventdb.storage.segment.layout import ColumnLayout
+from eventdb.storage.segment.segment import Segment
 
 if TYPE_CHECKING:
     from eventdb.storage.segment.log import PartitionLog

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from subprocess import Popen
 
+MOST_OUTPUT_BYTES = 16 << 10  # less than a pipe holds: the helper never waits for a reader
 _MAX_PAUSE = 64  # times the interval, after failures
 
 
@@ -23,6 +24,7 @@ class SealProcess:
         self._process: Popen[bytes] | None = None
         self._pause = 1
         self._next_ns = 0
+        self.failures: list[str] = []  # what the last helper that ended could not seal, a sentence each
         self.started = 0
 
     def look(self, now_ns: int, has_work: Callable[[], bool]) -> None:
@@ -35,6 +37,9 @@ class SealProcess:
             status = self._process.poll()
             if status is None:
                 return
+            with self._process as ended:
+                said = b"" if ended.stdout is None else ended.stdout.read()
+            self.failures = said.decode(errors="replace").splitlines()
             self._process = None
             self._pause = min(_MAX_PAUSE, self._pause * 2) if status else 1
         self._next_ns = now_ns + self._pause * SEAL_INTERVAL_MS * 1_000_000
@@ -50,7 +55,7 @@ class SealProcess:
             return subprocess.Popen(
                 [sys.executable, "-m", "eventdb.sealing", self._path],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=environment,
                 start_new_session=True,  # Ctrl-C at the terminal is not for it
@@ -63,4 +68,5 @@ class SealProcess:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.wait()
+            with process:  # waits, and closes the pipe
+                pass

@@ -30,7 +30,8 @@ from eventdb.storage.format import (
     topic_directory,
 )
 from eventdb.storage.index.hash_index import HashIndex
-from eventdb.storage.segment.segment import ColumnLayout, MissingFile, as_rows
+from eventdb.storage.segment.layout import ColumnLayout
+from eventdb.storage.segment.segment import MissingFile, as_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -29,7 +29,15 @@ from eventdb.config import (
     SEAL_LEAST_ROWS,
     SEAL_OLD_LEAST_ROWS,
 )
-from eventdb.errors import CorruptionError, DatabaseLocked, EventDBError
+from eventdb.errors import (
+    DatabaseLocked,
+    DiskFullError,
+    EventDBError,
+    OutcomeUnknown,
+    PoisonedError,
+    ReadOnlyError,
+    StorageError,
+)
 from eventdb.storage.care.gone import collect, note_of
 from eventdb.storage.care.recovery import remove_topic_files
 from eventdb.storage.device.files import storage_error
@@ -55,6 +63,7 @@ from eventdb.storage.format import (
 from eventdb.storage.index.dictionary import DictionaryCache
 from eventdb.storage.index.kv import IndexFault, index_error, scan
 from eventdb.storage.sealed.sealed import SealedLayout, file_name, is_sealed, sealed_path
+from eventdb.storage.segment.gap import GAP
 from eventdb.storage.segment.log import PartitionLog, PartitionState
 from eventdb.storage.tables.superseded import waiting_tables
 
@@ -111,6 +120,8 @@ class Sealer:
         self._seal_after = seal_after  # topic id -> us, None = never
         self._first_us: dict[tuple[int, int], tuple[int, int]] = {}  # partition -> segment base, time of its first row
         self.segments = self.rows = self.bytes_before = self.bytes_after = 0  # sealed by this process so far
+        self.failed: dict[tuple[int, int], str] = {}  # partitions that could not be sealed when last tried, and why
+        self.helper_failed: list[str] = []  # what the helper process said of its own, a sentence each
 
     # -- the lease -----------------------------------------------------------------------------
 
@@ -162,7 +173,8 @@ class Sealer:
     # -- what callers ask for --------------------------------------------------------------------
 
     def compact(self, *, full: bool) -> dict[str, int]:
-        """Everything that can be is sealed. DatabaseLocked if another process seals for too long."""
+        """Everything that can be is sealed; `failed` names the partitions that cannot. DatabaseLocked if another
+        process seals for too long."""
         if not self._acquire(LOCK_TIMEOUT_MS):
             raise DatabaseLocked(
                 f"{self._path}: another process has been sealing segments for {LOCK_TIMEOUT_MS} ms; try again",
@@ -174,15 +186,32 @@ class Sealer:
             for topic_id, partition in self._partitions():
                 if topic_id not in live:
                     continue
-                if full:
-                    self._retire(live[topic_id], topic_id, partition)
-                while self._seal_next(live[topic_id], topic_id, partition):
-                    pass
-                self.sweep(topic_id, partition)
+                with self._apart(topic_id, partition):
+                    if full:
+                        self._retire(live[topic_id], topic_id, partition)
+                    while self._seal_next(live[topic_id], topic_id, partition):
+                        pass
+                    self.sweep(topic_id, partition)
             collect(self._writer)
         finally:
             self._release()
         return {name: count - before[name] for name, count in self.counters().items()}
+
+    @contextlib.contextmanager
+    def _apart(self, topic_id: int, partition: int) -> Iterator[None]:
+        """Files of this partition that are damaged or cannot be read are noted in `failed`: the others go on. What
+        concerns them all is raised."""
+        self.failed.pop((topic_id, partition), None)
+        try:
+            yield
+        except (DatabaseLocked, DiskFullError, OutcomeUnknown, PoisonedError, ReadOnlyError):
+            raise
+        except StorageError as error:
+            self.failed[topic_id, partition] = f"topic {topic_id}/{partition} cannot be sealed: {error}"
+
+    def failures(self) -> list[str]:
+        """Why partitions are not sealed, as far as this process and its helper know, a sentence each."""
+        return list(dict.fromkeys([*self.failed.values(), *self.helper_failed]))
 
     def counters(self) -> dict[str, int]:
         """What this process has sealed so far."""
@@ -193,7 +222,8 @@ class Sealer:
 
     def step(self, until: Callable[[], bool], most_rows: int = MAX_SEGMENT_ROWS) -> bool:
         """In the background: partitions with SEAL_LEAST_ROWS rows in full segments, or with old ones, are sealed, at
-        most `most_rows` into one segment, as long as `until` is false and nobody else does it. Whether anything was."""
+        most `most_rows` into one segment, as long as `until` is false and nobody else does it. Whether anything was;
+        `failed` names the partitions that cannot be sealed."""
         waiting = self._waiting()
         if not waiting or not self._acquire(0):
             return False
@@ -201,15 +231,16 @@ class Sealer:
         try:
             live = self._writer.live_topics()
             for topic_id, partition in waiting:
-                touched = False
-                if topic_id in live and not until() and self._is_old(live[topic_id], topic_id, partition):
-                    self._retire(live[topic_id], topic_id, partition)
-                while (
-                    topic_id in live and not until() and self._seal_next(live[topic_id], topic_id, partition, most_rows)
-                ):
-                    touched = done = True
-                if touched:
-                    self.sweep(topic_id, partition)
+                if topic_id not in live or until():
+                    continue
+                with self._apart(topic_id, partition):
+                    touched = False
+                    if self._is_old(live[topic_id], topic_id, partition):
+                        self._retire(live[topic_id], topic_id, partition)
+                    while not until() and self._seal_next(live[topic_id], topic_id, partition, most_rows):
+                        touched = done = True
+                    if touched:
+                        self.sweep(topic_id, partition)
             if done:
                 collect(self._writer)
         finally:
@@ -267,7 +298,7 @@ class Sealer:
                 segment = log.mapped_raw(first.base, first.value)
                 segment.require_rows(0, 1)
                 first_us = segment.append_times(0, 1)[0]
-            except CorruptionError:
+            except StorageError:
                 return False  # retention was faster, or the device is damaged: then a reader or check says so
             self._first_us[topic_id, partition] = first.base, first_us
         return self._writer.clock.time_us() - first_us >= after_us
@@ -292,7 +323,8 @@ class Sealer:
             return state, []
         ends = [base for base, _ in found[1:]] + [state.log_end]
         entries = [Entry(base, end - base, held) for (base, held), end in zip(found, ends, strict=True)]
-        return state, [entry for entry in entries if entry.rows > 0 and (active or entry.base != state.base)]
+        entries = [entry for entry in entries if entry.rows > 0 and entry.value != GAP]
+        return state, [entry for entry in entries if active or entry.base != state.base]
 
     @staticmethod
     def choose(entries: list[Entry]) -> list[Entry]:
@@ -305,12 +337,16 @@ class Sealer:
             for following in entries[i + 1 :]:
                 if following.sealed or following.kinds != entry.kinds or rows + following.rows > MAX_SEGMENT_ROWS:
                     break
+                if following.base != group[-1].base + group[-1].rows:
+                    break  # a gap
                 group.append(following)
                 rows += following.rows
             for before in reversed(entries[:i]):
                 small = before.rows <= min(_SMALL_SEALED_ROWS, _GROWTH * rows)
                 if not small or before.kinds != entry.kinds or rows + before.rows > MAX_SEGMENT_ROWS:
                     break
+                if before.base + before.rows != group[0].base:
+                    break  # a gap
                 group.insert(0, before)
                 rows += before.rows
             return group

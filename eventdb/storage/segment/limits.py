@@ -7,7 +7,8 @@ from eventdb.errors import TopicFull
 from eventdb.storage.format import PAGE_BYTES, SEGMENT_KEY
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import SealedLayout, is_sealed
-from eventdb.storage.segment.segment import SegmentLayout
+from eventdb.storage.segment.gap import GAP
+from eventdb.storage.segment.layout import SegmentLayout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ class Limits:
 
 
 def stored_bytes(value: bytes) -> int:
-    """The size of the file a SEGMENT value describes."""
+    """The size of the file a SEGMENT value describes; a gap has none."""
+    if value == GAP:
+        return 0
     return SealedLayout.unpack(value).size_bytes if is_sealed(value) else SegmentLayout.unpack(value).size_bytes
 
 

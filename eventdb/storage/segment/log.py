@@ -18,7 +18,8 @@ from eventdb.storage.format import (
 from eventdb.storage.index.dictionary import DictionaryCache
 from eventdb.storage.index.keys import row_key_encoder
 from eventdb.storage.sealed.sealed import SealedLayout, SealedSegment, is_sealed, open_sealed
-from eventdb.storage.segment.segment import Segment, SegmentLayout, open_segment
+from eventdb.storage.segment.layout import SegmentLayout
+from eventdb.storage.segment.segment import Segment, open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

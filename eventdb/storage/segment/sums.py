@@ -14,8 +14,9 @@ from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage.format import SEGMENT_KEY, U32, partition_key, segment_key, sum_key
 from eventdb.storage.index.kv import scan
 from eventdb.storage.sealed.sealed import is_sealed
+from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.log import PartitionState
-from eventdb.storage.segment.segment import SegmentLayout, open_segment
+from eventdb.storage.segment.segment import open_segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +100,13 @@ def _offsets_of(txn: Any, place: Place) -> int:
 
 
 class Sums:
-    """The sums this process has computed: of dirty segments, ahead of what the index holds."""
+    """The sums this process has computed: of dirty segments, ahead of what the index holds.
+
+    Several threads may run at once: the part of a checkpoint that needs no lock (`advance`, by the maintenance thread
+    and by whoever calls checkpoint()) beside one that holds the writer lock (`put`). So `_ahead` is never changed, only
+    replaced. Whoever replaces it last may take back what another one added: that is computed again, from a sum of fewer
+    rows, which stays right.
+    """
 
     def __init__(self, files: Files, path: str, uuid: bytes) -> None:
         self._files = files
@@ -109,30 +116,34 @@ class Sums:
 
     def advance(self, txn: Any, dirty: list[tuple[bytes, bytes]]) -> None:
         """The sums of the marked segments cover the transaction's rows. Needs no lock."""
-        marked = {SEGMENT_KEY.unpack(key)[1:] for key, _ in dirty}
-        self._ahead = {place: found for place, found in self._ahead.items() if place in marked}
-        for place in marked:
+        self._ahead = self._advanced(txn, dirty)
+
+    def _advanced(self, txn: Any, dirty: list[tuple[bytes, bytes]]) -> dict[Place, tuple[bytes, Sum]]:
+        before_all = self._ahead
+        ahead: dict[Place, tuple[bytes, Sum]] = {}
+        for place in {SEGMENT_KEY.unpack(key)[1:] for key, _ in dirty}:
             value = txn.get(segment_key(*place))
             if value is None or is_sealed(value):
-                self._ahead.pop(place, None)
                 continue  # dropped, or sealed since
             layout = SegmentLayout.unpack(value)
             rows = rows_of(txn, place, layout)
-            known, before = self._ahead.get(place, (b"", NOTHING))
+            known, before = before_all.get(place, (b"", NOTHING))
             if known != layout.descriptor:
                 before = read_sum(txn, place)
             if rows > before[0]:
                 try:
                     segment = open_at(self._files, self._path, self._uuid, place, layout)
-                except StorageError:
-                    continue  # whoever reads it is told; a checkpoint of the others goes on
+                except StorageError:  # whoever reads it is told; a checkpoint of the others goes on
+                    if place in before_all:
+                        ahead[place] = before_all[place]
+                    continue
                 before = extend(segment, before, rows)
-            self._ahead[place] = (layout.descriptor, before)
+            ahead[place] = (layout.descriptor, before)
+        return ahead
 
     def put(self, txn: Any, dirty: list[tuple[bytes, bytes]]) -> None:
-        """The index holds the sums of the marked segments as of the transaction. IndexFault."""
-        self.advance(txn, dirty)
-        for place, (_, found) in self._ahead.items():
+        """The index holds the sums of the marked segments as of the transaction. Writer lock held. IndexFault."""
+        for place, (_, found) in self._advanced(txn, dirty).items():
             if found[0]:
                 txn.put(sum_key(*place), pack(found))
         self._ahead = {}

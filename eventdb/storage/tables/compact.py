@@ -46,7 +46,8 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.index.keys import index_key, is_digest
 from eventdb.storage.index.kv import scan
-from eventdb.storage.segment.segment import ColumnLayout, Segment, SegmentLayout, segment_path
+from eventdb.storage.segment.layout import ColumnLayout, SegmentLayout
+from eventdb.storage.segment.segment import Segment, segment_path
 from eventdb.storage.tables.keyed import KeyedWriter
 
 if TYPE_CHECKING:
