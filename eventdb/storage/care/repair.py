@@ -48,7 +48,8 @@ from eventdb.storage.format import (
 )
 from eventdb.storage.index.entries import damaged_blocks, entries_of
 from eventdb.storage.index.key_index import current_places
-from eventdb.storage.index.kv import DATA_NAME, Index, IndexFault, file_crc, index_error, scan, structure_problems
+from eventdb.storage.index.kv import DATA_NAME, Index, IndexFault, index_error, scan, structure_problems
+from eventdb.storage.index.live_pages import live_crc
 from eventdb.storage.index.salvage import find_pairs, newest, replaced
 from eventdb.storage.sealed.sealed import SealedLayout, SealedSegment, file_name, open_sealed
 from eventdb.storage.segment.log import PartitionState
@@ -199,7 +200,7 @@ class Repair:
         try:
             fd = self._files.open(f"{folder}/{DATA_NAME}")
             try:
-                found = file_crc(self._files, fd, INDEX_VERIFY_BYTES)
+                found = live_crc(self._files, fd, INDEX_VERIFY_BYTES)
             finally:
                 self._files.close(fd)
             if slot is not None and slot.clean and slot.index_crc not in (0, found):
