@@ -27,7 +27,7 @@ _POLYNOMIAL = 0x104C11DB7  # x**32 first
 
 
 def _power(exponent: int) -> Any:
-    """x**exponent modulo the polynomial, bits reversed as CRC-32 has them, one place up: products come out one short."""
+    """x**exponent modulo the polynomial, bits reversed as in CRC-32, one place up: products come out one short."""
     rest = 1
     for _ in range(exponent):
         rest <<= 1
@@ -40,14 +40,16 @@ _LOW, _HIGH = _power(8 * _FOLD_BYTES + 32), _power(8 * _FOLD_BYTES - 32)
 
 
 @intrinsic
-def _fold(typingctx: Any, words: Any, count: Any, state: Any, low: Any, high: Any) -> Any:
+def _fold_at(typingctx: Any, words: Any, count: Any, state: Any, low: Any, high: Any) -> Any:
     """`count` times 64 bytes at address `words` are folded into the 64 bytes at address `state`."""
     if any(kind != types.uint64 for kind in (words, count, state, low, high)):
         return None
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pair, place = ir.VectorType(ir.IntType(64), 2), ir.IntType(32)
-        multiply = cgutils.get_or_insert_function(
+        insert: Any = cgutils.get_or_insert_function  # untyped
+        room: Any = cgutils.alloca_once
+        multiply = insert(
             builder.module, ir.FunctionType(pair, [pair, pair, ir.IntType(8)]), "llvm.x86.pclmulqdq"
         )
         source, target = (builder.inttoptr(args[i], pair.as_pointer()) for i in (0, 2))
@@ -57,7 +59,7 @@ def _fold(typingctx: Any, words: Any, count: Any, state: Any, low: Any, high: An
         def part(base: Any, number: Any) -> Any:
             return builder.gep(base, [number])
 
-        sums = [cgutils.alloca_once(builder, pair) for _ in range(4)]
+        sums = [room(builder, pair) for _ in range(4)]
         for i, total in enumerate(sums):
             builder.store(builder.load(part(target, place(i)), align=1), total)
         with cgutils.for_range(builder, args[1]) as loop:
@@ -73,6 +75,9 @@ def _fold(typingctx: Any, words: Any, count: Any, state: Any, low: Any, high: An
         return context.get_dummy_value()
 
     return types.void(*[types.uint64] * 5), generate
+
+
+_fold: Any = _fold_at
 
 
 @njit
@@ -98,7 +103,7 @@ def checksum(data: memoryview) -> int:
     state = np.frombuffer(bytearray(data[:_FOLD_BYTES]), np.uint8)
     state[:4] ^= np.uint8(0xFF)
     fold(np.frombuffer(data[_FOLD_BYTES:whole], np.uint8), state, _LOW, _HIGH)
-    return crc32(data[whole:], crc32(state, _ALL))
+    return crc32(data[whole:], crc32(state.data, _ALL))
 
 
 def warm() -> None:

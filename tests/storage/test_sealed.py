@@ -433,5 +433,6 @@ def test_blocks_of_a_segment_have_about_as_many_rows_each(parts: list[int]) -> N
         for segment in log._mapped.values():
             if isinstance(segment, SealedSegment) and segment.block_count > 1:
                 rows = [segment.block_rows_of(i) for i in range(segment.block_count)]
-                assert max(rows) <= 512 and min(rows) > max(rows) - 64 * segment.block_count
+                assert max(rows) <= 512
+                assert min(rows) > max(rows) - 64 * segment.block_count
                 assert len(rows) == -(-segment.layout.rows // 512)

@@ -39,7 +39,7 @@ class Slot:
         self.boot_id = boot_id
         self.tail = tail
         self.pages = pages
-        self.index_crc = index_crc  # of the live pages of the index, which nothing changes after a clean close; 0 = not known
+        self.index_crc = index_crc  # of the index's live pages, which nobody changes after a clean close; 0 = not known
 
     def pack(self) -> bytes:
         tail = self.tail

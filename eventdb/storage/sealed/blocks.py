@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 import numpy as np
 
@@ -17,12 +16,10 @@ from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
 from eventdb.storage.sealed.buffers import BUFFERS
-from eventdb.storage.sealed.nodes import UNSIGNED, DamagedNode, Kernels, decode, length_of, packed_parts
+from eventdb.storage.sealed.nodes import UNSIGNED, DamagedNode, Kernels, checksum_of, decode, length_of, packed_parts
 from eventdb.storage.sealed.point import NoPoint, value_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from eventdb.storage.sealed.sealed import SealedSegment
     from eventdb.storage.segment.log import PartitionLog
     from eventdb.storage.segment.segment import ColumnLayout, Lists
@@ -119,11 +116,6 @@ class _Engine:
         self.decoded_bytes = 0
         self._asked = False
 
-    @property
-    def checksum(self) -> Callable[[memoryview], int]:
-        """The quickest CRC-32 there is."""
-        return crc32 if self.kernels is None else self.kernels.checksum
-
     def count(self, decoded_bytes: int) -> None:
         self.decoded_bytes += decoded_bytes
         if self._asked or self.decoded_bytes < KERNELS_AFTER_BYTES:
@@ -153,7 +145,7 @@ def block(segment: SealedSegment, column: int, number: int, *, keep: bool = True
 
 
 def _decode(segment: SealedSegment, column: int, number: int) -> Decoded:
-    entry, data = segment.block_bytes(column, number, ENGINE.checksum)
+    entry, data = segment.block_bytes(column, number, checksum_of(ENGINE.kernels))
     layout = segment.layout.columns[column] if column < len(segment.layout.columns) else None
     try:
         return decode_block(data, segment.block_rows_of(number), layout, entry.nulls > 0, ENGINE.kernels)
@@ -235,7 +227,7 @@ def points(
     decoded."""
     if len(rows) > FEW_ROWS:
         return None
-    entry, data = segment.block_bytes(index, number, ENGINE.checksum)
+    entry, data = segment.block_bytes(index, number, checksum_of(ENGINE.kernels))
     count = segment.block_rows_of(number)
     valid = [True] * len(rows)
     try:
@@ -347,7 +339,7 @@ class SealedSlice:
             return None
         if CACHE.is_worth_keeping(key, rows * layout.width):
             return None
-        _, data = segment.block_bytes(index, number, ENGINE.checksum)
+        _, data = segment.block_bytes(index, number, checksum_of(ENGINE.kernels))
         try:
             return packed_parts(data, rows, layout.width, self._row + start)
         except DamagedNode as error:

@@ -53,6 +53,11 @@ class Kernels:
         self.gather, self.join64 = lookup.gather, lookup.join64
 
 
+def checksum_of(kernels: Kernels | None) -> Callable[[memoryview], int]:
+    """The quickest CRC-32 there is."""
+    return crc32 if kernels is None else kernels.checksum
+
+
 def lane_bits(item: int) -> int:
     """Width of the lanes that values of `item` bytes are packed in."""
     return 64 if item == 8 else 32
