@@ -193,6 +193,7 @@ SLOT = Struct("<8sQII40sQIIQIIQ")
 #      magic, sequence, flags, page bytes, boot id, lsn, epoch, file number, position_bytes, chain crc, crc of the index
 # file (0 = not known), file size; crc u32
 SLOT_CLEAN = 1
+SLOT_LIVE = 2  # index_crc is that of the live pages (live_pages.py); of the whole file before there was this flag
 BACKUP_BOOT = "backup"  # boot id in the slot of a backup that nobody has written to
 INCOMPLETE_NAME = "BACKUP.incomplete"  # a backup into this directory has begun and not ended
 

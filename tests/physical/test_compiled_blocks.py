@@ -39,7 +39,7 @@ def table(rows: int) -> pa.Table:
             "flat": np.full(rows, 5),  # constant: decoded
             "real": random.normal(0, 1, rows).round(2),
             "maybe": pa.array(maybe, mask=maybe == 3),
-            "word": pa.array([f"w{n}" for n in random.integers(0, 40, rows)]),
+            "word": pa.array([f"w{n}" for n in random.integers(0, 64, rows)]),
         },
         schema=pa.schema(
             [

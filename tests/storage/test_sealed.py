@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import eventdb
 from eventdb.batch import Column, Dictionary
@@ -413,3 +414,25 @@ def test_plain_and_coded_strings_of_one_column_are_kept_apart(tmp_path: Path, mo
     assert sealed_parts(store, log) == 2
     assert all_rows(store, log) == rows
     store.close()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@given(parts=st.lists(st.integers(1, 700), min_size=1, max_size=3))
+@settings(max_examples=15, deadline=None)
+def test_blocks_of_a_segment_have_about_as_many_rows_each(parts: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder, eventdb.open(Path(folder) / "a.eventdb") as db:
+        topic = db.create_topic("t", {"n": "BIGINT NOT NULL", "s": "VARCHAR"})
+        numbers: list[int] = []
+        for count in parts:  # the second compaction merges what the first one made
+            more = range(len(numbers), len(numbers) + count)
+            topic.append_many([{"n": n, "s": f"{n}-{'x' * (n % 7)}"} for n in more])
+            numbers += more
+            db.compact(full=True)
+        (log,) = db._logs_of(db._catalog.topic("t"))
+        assert [row for (row,) in db.sql("SELECT n FROM t").fetchall()] == numbers
+        for segment in log._mapped.values():
+            if isinstance(segment, SealedSegment) and segment.block_count > 1:
+                rows = [segment.block_rows_of(i) for i in range(segment.block_count)]
+                assert max(rows) <= 512
+                assert min(rows) > max(rows) - 64 * segment.block_count
+                assert len(rows) == -(-segment.layout.rows // 512)

@@ -49,12 +49,12 @@ from eventdb.storage.format import (
 from eventdb.storage.index.kv import (
     DATA_NAME,
     IndexFault,
-    file_crc,
     index_error,
     restore_meta_pages,
     scan,
     structure_problems,
 )
+from eventdb.storage.index.live_pages import live_crc
 from eventdb.storage.segment.layout import SegmentLayout
 from eventdb.storage.segment.segment import Segment, create_segment, open_segment
 
@@ -288,15 +288,15 @@ def restore(files: Files, directory: str, slot: Slot, poisoned: bool) -> None:
 def verify_index(files: Files, directory: str, slot: Slot) -> None:
     """LMDB may open the index: a damaged one can kill the process. CorruptionError. Nobody has it open.
 
-    After a clean close its bytes are those the slot says; after a crash its structure is walked. An index larger than
-    INDEX_VERIFY_BYTES is trusted: check() looks at it.
+    After a clean close its live pages are those the slot says; after a crash its structure is walked. An index with
+    more than INDEX_VERIFY_BYTES is trusted: check() looks at it.
     """
     path = f"{directory}/index/{DATA_NAME}"
     try:
         fd = files.open(path)
         try:
             size = files.size(fd)
-            found = file_crc(files, fd, INDEX_VERIFY_BYTES) if slot.clean and slot.index_crc else slot.index_crc
+            found = live_crc(files, fd, INDEX_VERIFY_BYTES) if slot.clean and slot.index_crc else slot.index_crc
         finally:
             files.close(fd)
     except OSError as error:

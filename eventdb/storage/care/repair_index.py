@@ -6,7 +6,8 @@ from eventdb.config import INDEX_VERIFY_BYTES
 from eventdb.errors import CorruptionError, EventDBError
 from eventdb.storage.commit.checkpoint import CheckpointFile, Slot
 from eventdb.storage.format import META_KEY, SEGMENT_KEY, journal_name, topic_directory
-from eventdb.storage.index.kv import DATA_NAME, IndexFault, file_crc, scan, structure_problems
+from eventdb.storage.index.kv import DATA_NAME, IndexFault, scan, structure_problems
+from eventdb.storage.index.live_pages import live_crc
 from eventdb.storage.index.salvage import find_pairs, newest, replaced
 from eventdb.storage.sealed.sealed import file_name
 
@@ -44,7 +45,7 @@ class IndexRepair:
         try:
             fd = self._site.files.open(f"{folder}/{DATA_NAME}")
             try:
-                found = file_crc(self._site.files, fd, INDEX_VERIFY_BYTES)
+                found = live_crc(self._site.files, fd, INDEX_VERIFY_BYTES)
             finally:
                 self._site.files.close(fd)
             if slot is not None and slot.clean and slot.index_crc not in (0, found):

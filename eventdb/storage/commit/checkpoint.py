@@ -18,7 +18,7 @@ from zlib import crc32
 
 from eventdb.storage.commit.journal import Tail
 from eventdb.storage.device.files import storage_error
-from eventdb.storage.format import CRC, SLOT, SLOT_CLEAN, SLOT_MAGIC, align
+from eventdb.storage.format import CRC, SLOT, SLOT_CLEAN, SLOT_LIVE, SLOT_MAGIC, align
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class Slot:
         self.boot_id = boot_id
         self.tail = tail
         self.pages = pages
-        self.index_crc = index_crc  # of the whole index file, which nothing changes after a clean close; 0 = not known
+        self.index_crc = index_crc  # of the index's live pages, which nobody changes after a clean close; 0 = not known
 
     def pack(self) -> bytes:
         tail = self.tail
         head = SLOT.pack(
-            SLOT_MAGIC, self.sequence, SLOT_CLEAN if self.clean else 0, len(self.pages) // 2,
+            SLOT_MAGIC, self.sequence, SLOT_LIVE | (SLOT_CLEAN if self.clean else 0), len(self.pages) // 2,
             self.boot_id.encode("ascii")[:40], tail.lsn, tail.epoch, tail.number, tail.position, tail.chain,
             self.index_crc, tail.size,
         )  # fmt: skip
@@ -71,7 +71,7 @@ class Slot:
             boot_id.rstrip(b"\0").decode("ascii"),
             tail,
             data[SLOT.size : end],
-            index_crc,
+            index_crc if flags & SLOT_LIVE else 0,
         )
 
 

@@ -23,6 +23,7 @@ from eventdb.config import INDEX_MAP_BYTES, INDEX_MAX_READERS
 from eventdb.errors import CorruptionError, DiskFullError, PoisonedError, ReadOnlyError, StorageError
 from eventdb.storage.device.files import has_room, open_indexes, storage_error
 from eventdb.storage.format import CRC
+from eventdb.storage.index.live_pages import live_crc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 IndexFault = lmdb.Error
 DATA_NAME = "data.mdb"
-_READ_BYTES = 1 << 20
 _ROOM_BYTES = 1 << 20  # a disk with less left is called full
 
 
@@ -315,8 +315,8 @@ class Index:
             raise index_error(error, self.path) from error
 
     def crc(self, limit_bytes: int) -> int:
-        """Of the whole file, never 0; 0 if it is longer than the limit. Nobody commits meanwhile. OSError."""
-        return file_crc(self._files, self._fd, limit_bytes)
+        """See live_pages.live_crc."""
+        return live_crc(self._files, self._fd, limit_bytes)
 
     def reap_readers(self) -> int:
         freed: int = self._env.reader_check()
@@ -340,15 +340,6 @@ def scan(txn: IndexTransaction, prefix: bytes, start: bytes | None = None) -> It
                 if not key.startswith(prefix):
                     return
                 yield key, verified(key, value, txn.path)
-
-
-def file_crc(files: Files, fd: int, limit_bytes: int) -> int:
-    size, crc = files.size(fd), 0
-    if size > limit_bytes:
-        return 0
-    for position in range(0, size, _READ_BYTES):
-        crc = crc32(files.pread(fd, min(_READ_BYTES, size - position), position), crc)
-    return crc or 1
 
 
 def structure_problems(directory: str) -> list[str]:

@@ -16,7 +16,7 @@ from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
 from eventdb.storage.sealed.buffers import BUFFERS
-from eventdb.storage.sealed.nodes import UNSIGNED, DamagedNode, Kernels, decode, length_of, packed_parts
+from eventdb.storage.sealed.nodes import UNSIGNED, DamagedNode, Kernels, checksum_of, decode, length_of, packed_parts
 from eventdb.storage.sealed.point import NoPoint, value_at
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def block(segment: SealedSegment, column: int, number: int, *, keep: bool = True
 
 
 def _decode(segment: SealedSegment, column: int, number: int) -> Decoded:
-    entry, data = segment.block_bytes(column, number)
+    entry, data = segment.block_bytes(column, number, checksum_of(ENGINE.kernels))
     layout = segment.layout.columns[column] if column < len(segment.layout.columns) else None
     try:
         return decode_block(data, segment.block_rows_of(number), layout, entry.nulls > 0, ENGINE.kernels)
@@ -228,7 +228,7 @@ def points(
     decoded."""
     if len(rows) > FEW_ROWS:
         return None
-    entry, data = segment.block_bytes(index, number)
+    entry, data = segment.block_bytes(index, number, checksum_of(ENGINE.kernels))
     count = segment.block_rows_of(number)
     valid = [True] * len(rows)
     try:
@@ -340,7 +340,7 @@ class SealedSlice:
             return None
         if CACHE.is_worth_keeping(key, rows * layout.width):
             return None
-        _, data = segment.block_bytes(index, number)
+        _, data = segment.block_bytes(index, number, checksum_of(ENGINE.kernels))
         try:
             return packed_parts(data, rows, layout.width, self._row + start)
         except DamagedNode as error:

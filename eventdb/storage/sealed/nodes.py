@@ -10,6 +10,7 @@ there are before they are used.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from eventdb.storage.format import NODE, Kind, align
 from eventdb.storage.sealed.buffers import BUFFERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eventdb.batch import Array
 
 MAX_DEPTH = 6
@@ -35,15 +38,24 @@ class Kernels:
     """The compiled decoders. Making one imports Numba and compiles or loads them."""
 
     def __init__(self) -> None:
-        from eventdb.kernels import decimals, lookup, packing, prefix, runs
+        from eventdb.kernels import checksum, decimals, lookup, packing, prefix, runs
 
         for family in (decimals, lookup, packing, prefix, runs):
             family.warm()
+        self.checksum: Callable[[memoryview], int] = crc32
+        if checksum.is_supported():
+            checksum.warm()
+            self.checksum = checksum.checksum
         self.unpack = packing.unpack
         self.accumulate = prefix.accumulate
         self.expand = runs.expand
         self.divide, self.rescale = decimals.divide, decimals.rescale
         self.gather, self.join64 = lookup.gather, lookup.join64
+
+
+def checksum_of(kernels: Kernels | None) -> Callable[[memoryview], int]:
+    """The quickest CRC-32 there is."""
+    return crc32 if kernels is None else kernels.checksum
 
 
 def lane_bits(item: int) -> int:

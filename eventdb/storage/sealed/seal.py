@@ -36,6 +36,7 @@ from eventdb.storage.segment.segment import Segment
 if TYPE_CHECKING:
     from eventdb.storage.segment.log import PartitionLog
 
+_EVEN_ROWS = 64  # blocks have a multiple of so many rows: lanes of bit packing are full
 _Part = tuple[Segment | SealedSegment, int]  # a segment and how many of its rows, from its first
 
 
@@ -82,18 +83,23 @@ def _sealed_columns(segment: Segment | SealedSegment) -> list[ColumnLayout]:
 
 
 def _block_rows(parts: Sequence[_Part], rows: int) -> int:
-    """Fewer rows where plainly stored values are long."""
+    """Fewer rows where plainly stored values are long. All blocks have about as many rows: a short last one would be
+    compressed like a small segment, and every scan that is divided among threads would wait for it."""
     size = SEALED_BLOCK_ROWS
     heap = 0
     for segment, count in parts:
         for i, column in enumerate(segment.layout.columns):
             if column.plain and isinstance(segment, SealedSegment):
-                heap += count * SEALED_BLOCK_BYTES // segment.layout.block_rows
+                whole_rows = 1 << (segment.layout.block_rows - 1).bit_length()  # before blocks were made even
+                heap += count * SEALED_BLOCK_BYTES // whole_rows
             elif column.plain and isinstance(segment, Segment):
                 heap = max(heap, segment.heap_end(i, count) * rows // max(count, 1))
     while size > 1024 and heap * size // max(rows, 1) > SEALED_BLOCK_BYTES:
         size //= 2
-    return size
+    if rows <= size:
+        return size
+    even = -(-rows // -(-rows // size))
+    return min(size, -(-even // _EVEN_ROWS) * _EVEN_ROWS)
 
 
 def _write(

@@ -36,7 +36,7 @@ from eventdb.storage.segment.segment import MissingFile, as_rows
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from eventdb.storage.device.files import Files
@@ -141,15 +141,18 @@ class SealedSegment:
             )  # fmt: skip
         return found
 
-    def block_bytes(self, column: int, number: int) -> tuple[Block, memoryview]:
-        """The entry and the bytes of a block, verified once. CorruptionError names file, column and block."""
+    def block_bytes(
+        self, column: int, number: int, checksum: Callable[[memoryview], int] = crc32
+    ) -> tuple[Block, memoryview]:  # fmt: skip
+        """The entry and the bytes of a block, verified once by `checksum`, which is CRC-32. CorruptionError names file,
+        column and block."""
         block = self.entry(column, number)
         end = block.position + block.length
         place = column * self.block_count + number
         data = self.memory[block.position : end]
         if not self._verified[place]:
             self._readable.require(block.position, len(data))
-            if end > len(self.memory) or crc32(data) != block.crc:
+            if end > len(self.memory) or checksum(data) != block.crc:
                 raise self.damaged(column, number, "its checksum does not verify")
             self._verified[place] = 1
         return block, data
