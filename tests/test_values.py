@@ -30,14 +30,15 @@ def test_times_and_dates_convert_both_ways(at: dt.datetime, day: dt.date) -> Non
 @pytest.mark.parametrize(
     ("text", "us"),
     [("5 seconds", 5_000_000), ("100ms", 100_000), ("1 hour 30 minutes", 5_400_000_000), ("0s", 0), ("1.5 s",
-    1_500_000),  ("2 days", 172_800_000_000), ("1m", 60_000_000), (dt.timedelta(milliseconds=3), 3_000)],
+    1_500_000), ("2 days", 172_800_000_000), ("1m", 60_000_000), (dt.timedelta(milliseconds=3), 3_000),
+    (5, 5_000_000)],
 )  # fmt: skip
 def test_durations(text: object, us: int) -> None:
     assert parse_duration_us(text, "x") == us
 
 
 @pytest.mark.parametrize(
-    "text", ["5", "five seconds", "5 parsecs", "", "-5 seconds", "5 seconds!", 5, None, dt.timedelta(-1)]
+    "text", ["5", "five seconds", "5 parsecs", "", "-5 seconds", "5 seconds!", -5, None, dt.timedelta(-1)]
 )
 def test_what_is_no_duration_is_refused_by_name(text: object) -> None:
     with pytest.raises(UsageError, match="retention"):

@@ -74,7 +74,9 @@ def parse_durability(text: str) -> tuple[str, int | None]:
         if not colon:
             return name, DEFAULT_FLUSH_INTERVAL_MS
         number = rest.strip()
-        interval_us = int(number) * 1_000 if number.isdecimal() else parse_duration_us(rest, f"durability {text!r}")
+        interval_us = 0
+        with contextlib.suppress(UsageError):  # ours names the choices
+            interval_us = int(number) * 1_000 if number.isdecimal() else parse_duration_us(rest, "durability")
         if 1_000 <= interval_us <= 3_600_000_000 and interval_us % 1_000 == 0:
             return name, interval_us // 1_000
     raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import stat
@@ -185,6 +186,7 @@ def test_the_files_of_an_open_index_are_not_opened_again(path: Path) -> None:
     """Closing a second descriptor would drop LMDB's locks: another process could reuse pages under a reader."""
     store = Store.open(str(path), live_topics=lambda: SCHEMAS)
     files = Files()
+    gc.collect()  # descriptors of what nobody refers to go before they are counted
     before = set(os.listdir("/proc/self/fd"))
     for name in ("data.mdb", "lock.mdb"):
         with pytest.raises(StorageError, match="LMDB's locks"):

@@ -156,19 +156,19 @@ def recorded(rows: list[Row], schema: Schema, event_time: int | None, *, short: 
     took the short way."""
     payloads, counted = [], 0
 
-    def keep_short(writer: Writer, tail: Any, key: bytes, data: bytes, after: int, mark: Any) -> None:
+    def keep_short(writer: Writer, tail: Any, data: bytes, after: int, marks: Any) -> None:
         nonlocal counted
         counted += 1
         payloads.append(data)
-        commit_short(writer, tail, key, data, after, mark)
+        commit_short(writer, tail, data, after, marks)
 
     def keep_long(writer: Writer, payload: bytes, *rest: Any, **named: Any) -> bool:
         payloads.append(payload)
         return commit_long(writer, payload, *rest, **named)
 
-    commit_short, commit_long = append._commit, Writer.commit_head
+    commit_short, commit_long = append.commit_record, Writer.commit_head
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as directory:
-        patch.setattr(append, "_commit", keep_short)
+        patch.setattr(append, "commit_record", keep_short)
         patch.setattr(Writer, "commit_head", keep_long)
         store = Store.open(
             directory + "/db", durability="os", live_topics=lambda: {1: schema}, maintenance=False, clock=StoppedClock()
