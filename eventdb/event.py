@@ -10,6 +10,7 @@ from collections import namedtuple
 from collections.abc import Sequence
 from itertools import repeat
 
+from eventdb.errors import CorruptionError
 from eventdb.values import decoder_of, us_to_datetime
 
 TYPE_CHECKING = False
@@ -113,7 +114,17 @@ class Event:
     def _value(self, index: int) -> Any:
         value = self._stored[index]
         decode = self._kind.decoders[index]
-        return value if decode is None or value is None else decode(value)
+        try:
+            return value if decode is None or value is None else decode(value)
+        except (OverflowError, ValueError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> CorruptionError:
+        """What is stored is no value of its type: nothing that was appended is."""
+        return CorruptionError(
+            f"the event at offset {self.offset} of partition {self._kind.partition} is damaged: a stored value is none "
+            f"of its column's type ({error}); check(deep=True) says what else is, a backup or repair helps"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kind.names)
@@ -130,7 +141,10 @@ class Event:
     @property
     def row(self) -> dict[str, Any]:
         """The values by column name, in schema order: bool, int, float, Decimal, str, bytes, date, datetime or None."""
-        return dict(zip(self._kind.names, self._kind.decode_row(self._stored), strict=True))
+        try:
+            return dict(zip(self._kind.names, self._kind.decode_row(self._stored), strict=True))
+        except (OverflowError, ValueError) as error:
+            raise self._damaged(error) from None
 
     @property
     def partition(self) -> int:

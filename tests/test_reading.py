@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 
 import eventdb
+from eventdb.errors import CorruptionError
+from eventdb.event import Event, EventKind
+from eventdb.row import RowCodec
+from eventdb.schema import Schema
 
 COLUMNS = {
     "k": "VARCHAR", "n": "BIGINT NOT NULL", "x": "DOUBLE", "yes": "BOOLEAN", "price": "DECIMAL(9,2)", "day": "DATE",
@@ -115,3 +119,14 @@ def test_an_event_travels_to_another_process(tmp_path: Path) -> None:
     assert [(e.row, e.offset, e.append_time, e.headers) for e in copies] == [
         (e.row, e.offset, e.append_time, e.headers) for e in events
     ]
+
+
+def test_a_stored_value_that_is_no_date_is_damage_and_said_so() -> None:
+    """A flipped bit made a timestamp of the year 200,000: reading it ended in an OverflowError."""
+    schema = Schema.from_mapping({"n": "BIGINT", "ts": "TIMESTAMP"})
+    event = Event(EventKind(schema, 0, None, None, RowCodec(schema).decode), (7, 1 << 62), 41, 0)
+    assert event["n"] == 7
+    with pytest.raises(CorruptionError, match=r"offset 41 .* damaged"):
+        event["ts"]
+    with pytest.raises(CorruptionError, match=r"offset 41 .* damaged"):
+        _ = event.row
