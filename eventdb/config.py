@@ -66,6 +66,7 @@ CLOCK_GRACE_MS = 600_000  # after more than that nothing is removed by age for s
 READER_GRACE_MS = 600_000  # a removed file waits so long for readers that began before
 
 # --- queries --------------------------------------------------------------------------------------
+DEFAULT_RECURSION_ROUNDS = 100_000  # of WITH RECURSIVE; SET recursion_limit
 DEFAULT_MEMORY_BYTES = 256 * MIB
 MORSEL_ROWS = 131_072
 TILE_ROWS = 1_024  # of sealed columns that a compiled pipeline unpacks at a time

@@ -32,7 +32,7 @@ UTC), BLOB (UTF-8). The NULL type casts to everything.
 from __future__ import annotations
 
 from eventdb.logical.aggregates import AGGREGATES
-from eventdb.logical.facts import aggregation_type, ends_in_escape, is_volatile, may_be_null, may_raise
+from eventdb.logical.facts import EMPTY_IS_ZERO, aggregation_type, ends_in_escape, is_volatile, may_be_null, may_raise
 from eventdb.logical.scalars import DATE_PARTS, SCALARS, TRUNC_UNITS
 from eventdb.logical.signatures import Function, Resolution
 from eventdb.logical.types import as_decimal, cast_may_fail, castable, common_type
@@ -40,6 +40,7 @@ from eventdb.logical.types import as_decimal, cast_may_fail, castable, common_ty
 __all__ = [
     "AGGREGATES",
     "DATE_PARTS",
+    "EMPTY_IS_ZERO",
     "SCALARS",
     "TRUNC_UNITS",
     "Function",

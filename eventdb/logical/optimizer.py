@@ -1,4 +1,5 @@
-"""The optimiser: rules that simplify, run until the plan stays as it is, then the rules that finish it.
+"""The optimiser: subqueries become joins, then rules that simplify run until the plan stays as it is, then the rules
+that finish it.
 
 Every rule is a pure function; `disabled` names rules (of RULES) to leave out, so tests can show that each one changes
 no result.
@@ -10,9 +11,12 @@ from collections.abc import Callable
 
 from eventdb.logical.parameters import fill_of
 from eventdb.logical.plan import Filter, Plan, transform_plan
+from eventdb.logical.rules.connect_joins import connect_joins
 from eventdb.logical.rules.drop_dependent_keys import drop_dependent_keys
 from eventdb.logical.rules.fold_constants import fold_constants
+from eventdb.logical.rules.join_filters import join_filters
 from eventdb.logical.rules.key_lookups import key_lookups
+from eventdb.logical.rules.marks_to_semi_joins import marks_to_semi_joins
 from eventdb.logical.rules.merge_filters import merge_filters
 from eventdb.logical.rules.merge_projects import merge_projects
 from eventdb.logical.rules.prune_columns import prune_columns
@@ -20,6 +24,8 @@ from eventdb.logical.rules.push_filters import push_filters
 from eventdb.logical.rules.push_limit import push_limit
 from eventdb.logical.rules.scan_ranges import scan_ranges
 from eventdb.logical.rules.tumble_to_bucket import tumble_to_bucket
+from eventdb.logical.rules.unnest_subqueries import unnest_subqueries
+from eventdb.logical.subqueries import has_subqueries
 
 Rule = Callable[[Plan], Plan]
 
@@ -28,6 +34,9 @@ _REPEATED: tuple[Rule, ...] = (
     fold_constants,
     merge_filters,
     push_filters,
+    join_filters,
+    connect_joins,
+    marks_to_semi_joins,
     merge_projects,
     drop_dependent_keys,
 )
@@ -77,6 +86,8 @@ def finishing(disabled: frozenset[str] = frozenset()) -> dict[type[Plan], Rule]:
 
 
 def _simplified(plan: Plan, disabled: frozenset[str]) -> Plan:
+    if has_subqueries(plan):
+        plan = unnest_subqueries(plan)
     repeated = [rule for rule in _REPEATED if rule.__name__ not in disabled]
     for _ in range(_MAX_ROUNDS):
         before = plan

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from eventdb.logical.expressions import Aggregation, Expression, Literal, SortKey
-from eventdb.schema import TIMESTAMP, DataType
+from eventdb.schema import BOOLEAN, TIMESTAMP, DataType
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,21 +212,39 @@ class Aggregate(Plan):
 
 @dataclass(frozen=True, slots=True)
 class Join(Plan):
-    """INNER or LEFT equi-join: left_keys[i] = right_keys[i] (NULL never matches), then `residual` over left + right."""
+    """Pairs of rows with left_keys[i] = right_keys[i] and a true `residual`, which reads left, then right fields.
+
+    A NULL key matches nothing, or another NULL where `null_matches[i]` (all False if empty). No keys and no residual:
+    every pair. `kind` says what comes of the pairs:
+
+    * inner: them; left, full: them, and the rows of one or both sides that are in none, with NULLs for the other side;
+    * semi, anti: the left rows that are in some pair, in no pair;
+    * single: as left, but a left row in two pairs is an error (a scalar subquery that gives two rows);
+    * mark: each left row and a BOOLEAN: whether `compared` (over left, then right fields; TRUE if None) is true for one
+      of its pairs; NULL if it is for none, but is NULL for one; else false. That is `= ANY` and IN.
+    """
 
     kind: str
     left: Plan
     right: Plan
-    left_keys: tuple[Expression, ...]
-    right_keys: tuple[Expression, ...]
+    left_keys: tuple[Expression, ...] = ()
+    right_keys: tuple[Expression, ...] = ()
     residual: Expression | None = None
+    null_matches: tuple[bool, ...] = ()
+    compared: Expression | None = None
 
     @property
     def fields(self) -> Fields:
-        right = self.right.fields
-        if self.kind == "left":
+        left, right = self.left.fields, self.right.fields
+        if self.kind in ("semi", "anti"):
+            return left
+        if self.kind == "mark":
+            return (*left, OutputField("mark", BOOLEAN, self.compared is not None))
+        if self.kind in ("left", "full", "single"):
             right = tuple(replace(field, nullable=True) for field in right)
-        return self.left.fields + right
+        if self.kind == "full":
+            left = tuple(replace(field, nullable=True) for field in left)
+        return left + right
 
     @property
     def children(self) -> tuple[Plan, ...]:
@@ -236,9 +254,15 @@ class Join(Plan):
         return replace(self, left=children[0], right=children[1])
 
     def label(self) -> str:
-        pairs = [f"{a} = {b}" for a, b in zip(self.left_keys, self.right_keys, strict=True)]
-        extra = "" if self.residual is None else f" and {self.residual}"
-        return f"Join {self.kind} on {' AND '.join(pairs)}{extra}"
+        nulls = self.null_matches or (False,) * len(self.left_keys)
+        pairs = [
+            f"{a} {'IS NOT DISTINCT FROM' if null else '='} {b}"
+            for a, b, null in zip(self.left_keys, self.right_keys, nulls, strict=True)
+        ]
+        if self.residual is not None:
+            pairs.append(str(self.residual))
+        condition = f" on {' AND '.join(pairs)}" if pairs else ""
+        return f"Join {self.kind}{condition}" + (f" any {self.compared}" if self.compared is not None else "")
 
 
 @dataclass(frozen=True, slots=True)

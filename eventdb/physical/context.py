@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from eventdb.batch import Array, Column, RecordBatch
-from eventdb.config import DEFAULT_MEMORY_BYTES, MIB
+from eventdb.config import DEFAULT_MEMORY_BYTES, DEFAULT_RECURSION_ROUNDS, MIB
 from eventdb.errors import MemoryLimitExceeded, QueryCancelled, QueryTimeout, UnsupportedError
 from eventdb.schema import Schema
 
@@ -100,7 +100,7 @@ class QueryContext:
 
     `logs` gives the first log of a topic id, `partitions` all of them (None: topics have one), `topic_key` the name of
     its key column (None without one), `view_content` the rows of a view at `snapshot`. `metrics` is None unless EXPLAIN
-    ANALYZE asked for it.
+    ANALYZE asked for it. `recursion_limit` bounds the rounds of WITH RECURSIVE.
     """
 
     snapshot: Any = None
@@ -114,6 +114,8 @@ class QueryContext:
     execution: str = "auto"
     metrics: dict[int, OperatorMetrics] | None = None
     counted: tuple[Any, Any] | None = None  # a scan whose slices were looked up to count them, and what was found
+    recursion_limit: int = DEFAULT_RECURSION_ROUNDS
+    working: dict[int, list[RecordBatch]] = field(default_factory=dict)  # of each RecursiveUnion: its last round's rows
     _held: dict[int, int] = field(default_factory=dict)
 
     def logs_of(self, topic_id: int, partition: int | None = None) -> list[Any]:

@@ -164,12 +164,16 @@ def shared_codes(left: Column, right: Column) -> tuple[Array, Array]:
 
 
 class _ValueIndex:
-    """Dense numbers of the distinct values of one key column; -1 for values it does not hold."""
+    """Dense numbers of the distinct values of one key column; -1 for values it does not hold.
 
-    __slots__ = ("_dictionary", "_distinct", "_low", "_table", "size")
+    NULL has a number of its own, the last one, if `null_matches`; else it is a value it does not hold.
+    """
 
-    def __init__(self, column: Column) -> None:
+    __slots__ = ("_dictionary", "_distinct", "_low", "_null_matches", "_table", "size")
+
+    def __init__(self, column: Column, null_matches: bool) -> None:
         self._dictionary = column.dictionary
+        self._null_matches = null_matches
         keys = key_values(column)
         if column.validity is not None:
             keys = keys[column.validity]
@@ -184,8 +188,21 @@ class _ValueIndex:
                 self._table = np.full(span, -1, dtype=np.int64)
                 self._table[self._distinct - self._low] = np.arange(self.size)
 
+    @property
+    def span(self) -> int:
+        """One more than the greatest number."""
+        return self.size + self._null_matches
+
     def number(self, column: Column) -> Array:
-        """int64 per row: the number of its value, -1 for NULL and unknown values."""
+        """int64 per row: the number of its value, -1 for NULL (unless it matches) and unknown values."""
+        numbers = self._present(column)
+        if column.type.is_float and not self._null_matches:
+            numbers = np.where(np.isnan(column.values), -1, numbers)  # as `=` has it; IS NOT DISTINCT FROM equates them
+        if column.validity is None:
+            return numbers
+        return np.where(column.validity, numbers, self.size if self._null_matches else -1)
+
+    def _present(self, column: Column) -> Array:
         if not self.size:
             return np.full(len(column), -1, dtype=np.int64)
         keys = key_values(column) if self._dictionary is None else translate_codes(column, self._dictionary)
@@ -196,7 +213,7 @@ class _ValueIndex:
         else:
             position = np.minimum(np.searchsorted(self._distinct, keys), self.size - 1)
             result = np.where(self._distinct[position] == keys, position, -1)
-        return result if column.validity is None else np.where(column.validity, result, -1)
+        return result
 
     @property
     def nbytes(self) -> int:
@@ -204,7 +221,8 @@ class _ValueIndex:
 
 
 class KeyIndex:
-    """The build side of a hash join: which rows hold a key. Rows with a NULL key are in no group.
+    """The build side of a hash join: which rows hold a key. Rows with a NULL key are in no group, but where
+    `null_matches[i]` NULL is a key like any other.
 
     `order[starts[g] : starts[g] + counts[g]]` are the rows of group g in input order. Without columns every row is in
     group 0.
@@ -212,8 +230,9 @@ class KeyIndex:
 
     __slots__ = ("_columns", "_steps", "counts", "order", "starts")
 
-    def __init__(self, columns: Sequence[Column], row_count: int) -> None:
-        self._columns = [_ValueIndex(column) for column in columns]
+    def __init__(self, columns: Sequence[Column], row_count: int, null_matches: Sequence[bool] = ()) -> None:
+        nulls = null_matches or [False] * len(columns)
+        self._columns = [_ValueIndex(column, null) for column, null in zip(columns, nulls, strict=True)]
         self._steps: list[Array] = []
         numbers = np.zeros(row_count, dtype=np.int64)
         for i, (index, column) in enumerate(zip(self._columns, columns, strict=True)):
@@ -221,13 +240,15 @@ class KeyIndex:
             if i == 0:
                 numbers = own
             else:
-                pairs = _pairs(numbers, own, index.size)
+                pairs = _pairs(numbers, own, index.span)
                 distinct = np.unique(pairs[pairs >= 0])
                 self._steps.append(distinct)
                 numbers = _find(distinct, pairs)
         present = np.flatnonzero(numbers >= 0)
         groups = numbers[present]
         count = int(groups.max()) + 1 if len(groups) else 0
+        if len(self._columns) == 1 and count:
+            count = self._columns[0].span  # NULL may be asked for where no row holds it
         self.order = present[np.argsort(groups, kind="stable")]
         self.counts = np.bincount(groups, minlength=count)
         self.starts = np.cumsum(self.counts) - self.counts
@@ -239,7 +260,7 @@ class KeyIndex:
         numbers = np.zeros(row_count, dtype=np.int64)
         for i, (index, column) in enumerate(zip(self._columns, columns, strict=True)):
             own = index.number(column)
-            numbers = own if i == 0 else _find(self._steps[i - 1], _pairs(numbers, own, index.size))
+            numbers = own if i == 0 else _find(self._steps[i - 1], _pairs(numbers, own, index.span))
         return numbers
 
     @property

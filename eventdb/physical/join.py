@@ -1,7 +1,7 @@
-"""HashJoin: INNER and LEFT equi-joins. The right side is indexed, the left side streams through.
+"""HashJoin: inner, left, full and single joins. The right side is held and indexed, the left side streams through.
 
-NULL keys never match. The residual condition is part of the match: a left row of a LEFT JOIN whose partners all fail it
-comes once, with NULLs.
+The residual condition is part of the match: a left row of a LEFT JOIN whose partners all fail it comes once, with
+NULLs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary, RecordBatch
 from eventdb.config import MORSEL_ROWS
+from eventdb.errors import EvaluationError
 from eventdb.logical.plan import Join
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
-from eventdb.physical.grouping import KeyIndex
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
+from eventdb.physical.pairs import PairCondition, Partners, held_rows
 
 
 class HashJoin(Operator):
@@ -26,82 +27,74 @@ class HashJoin(Operator):
         self.plan = plan
         self._left_keys = [Evaluator(key) for key in plan.left_keys]
         self._right_keys = [Evaluator(key) for key in plan.right_keys]
-        self._residual = None if plan.residual is None else Evaluator(plan.residual)
-        self._outer = plan.kind == "left"
+        self._width = len(plan.left.fields)
+        self._residual = None if plan.residual is None else PairCondition(plan.residual, self._width)
+        self._outer = plan.kind != "inner"
 
     def label(self) -> str:
-        return f"Hash{self.plan.label()}"
+        return join_label(self.plan)
 
     def produce(self) -> Iterator[RecordBatch]:
-        right, index = self._build()
+        right = held_rows(self, self.children[1], "the right side of a JOIN")
         if right is None and not self._outer:
             return
+        partners = None
+        if right is not None:
+            partners = Partners(right, [key(right) for key in self._right_keys], self.plan.null_matches)
+            self.context.hold(self, "the right side of a JOIN", partners.nbytes)
+        seen = np.zeros(0 if right is None else right.row_count, dtype=bool)
         for batch in self.children[0].batches():
-            if right is None or index is None:
-                yield self._unmatched(batch, right)
+            if partners is None:
+                yield self._without_right(batch, None)
             else:
-                yield from self._probe(batch, right, index)
+                yield from self._probe(batch, partners, seen)
+        if self.plan.kind == "full" and right is not None:
+            for start in range(0, right.row_count, MORSEL_ROWS):
+                piece = slice(start, start + MORSEL_ROWS)
+                yield self._without_left(right.slice(start, start + MORSEL_ROWS).filter(~seen[piece]))
         self.release()
 
-    def _build(self) -> tuple[RecordBatch | None, KeyIndex | None]:
-        batches = []
-        held = 0
-        for batch in self.children[1].batches():
-            batches.append(batch)
-            held += batch.nbytes
-            self.context.hold(self, "the right side of a JOIN", 2 * held)
-        if not batches:
-            return None, None
-        right = RecordBatch.concat(batches)
-        index = KeyIndex([key(right) for key in self._right_keys], right.row_count)
-        self.context.hold(self, "the right side of a JOIN", right.nbytes + index.nbytes)
-        return right, index
-
-    def _probe(self, batch: RecordBatch, right: RecordBatch, index: KeyIndex) -> Iterator[RecordBatch]:
-        found = index.find([key(batch) for key in self._left_keys], batch.row_count)
-        counts = np.zeros(batch.row_count, dtype=np.int64)
-        if len(index.counts):
-            counts = np.where(found >= 0, index.counts[found], 0)
-        if not self._outer:
-            for left_rows, right_rows in self._matches(found, counts, index):
-                yield self._joined(batch.take(left_rows), right.take(right_rows))[0]
-            return
+    def _probe(self, batch: RecordBatch, partners: Partners, seen: Array) -> Iterator[RecordBatch]:
+        right = partners.rows
+        found, counts = partners.counts([key(batch) for key in self._left_keys], batch.row_count)
         matched = np.zeros(batch.row_count, dtype=bool)
-        for left_rows, right_rows in self._matches(found, counts, index):
-            joined, kept = self._joined(batch.take(left_rows), right.take(right_rows))
-            matched[left_rows if kept is None else left_rows[kept]] = True
-            yield joined
-        if not matched.all():
-            yield self._unmatched(batch.filter(~matched), right)
+        for left_rows, right_rows in partners.pairs(found, counts, self.context.cancel):
+            if self._residual is not None:
+                keep = self._residual.keep(batch, right, left_rows, right_rows)
+                if keep is not None:
+                    left_rows, right_rows = left_rows[keep], right_rows[keep]
+            if self.plan.kind == "single":
+                check_single(left_rows, matched)
+            if self._outer:
+                matched[left_rows] = True
+            if self.plan.kind == "full":
+                seen[right_rows] = True
+            columns = [*batch.take(left_rows).columns, *right.take(right_rows).columns]
+            yield RecordBatch(self.names, columns, len(left_rows))
+        if self._outer and not matched.all():
+            yield self._without_right(batch.filter(~matched), right)
 
-    def _matches(self, found: Array, counts: Array, index: KeyIndex) -> Iterator[tuple[Array, Array]]:
-        """Pairs of left and right rows, at most MORSEL_ROWS at a time however often a key repeats."""
-        ends = np.cumsum(counts)
-        total = int(ends[-1]) if len(ends) else 0
-        for start in range(0, total, MORSEL_ROWS):
-            self.context.cancel.check()
-            stop = min(start + MORSEL_ROWS, total)
-            # The left rows this piece touches, then each one's share of it.
-            first = int(np.searchsorted(ends, start, "right"))
-            last = int(np.searchsorted(ends, stop, "left")) + 1
-            share = np.minimum(ends[first:last], stop) - np.maximum(ends[first:last] - counts[first:last], start)
-            left_rows = np.repeat(np.arange(first, last), share)
-            place = np.arange(start, stop) - (ends - counts)[left_rows]
-            yield left_rows, index.order[index.starts[found[left_rows]] + place]
-
-    def _joined(self, left: RecordBatch, right: RecordBatch) -> tuple[RecordBatch, Array | None]:
-        """The joined rows that pass the residual, and which passed (None: all)."""
-        joined = RecordBatch(self.names, [*left.columns, *right.columns], left.row_count)
-        keep = None if self._residual is None else self._residual.keep(joined)
-        return (joined, None) if keep is None else (joined.filter(keep), keep)
-
-    def _unmatched(self, batch: RecordBatch, right: RecordBatch | None) -> RecordBatch:
-        width = len(batch.columns)
+    def _without_right(self, batch: RecordBatch, right: RecordBatch | None) -> RecordBatch:
         missing = []
-        for i, field in enumerate(self.fields[width:]):
+        for i, field in enumerate(self.fields[self._width :]):
             dictionary = None if right is None else right.columns[i].dictionary
-            missing.append(_nulls(field_column=null_column(field.type, batch.row_count), dictionary=dictionary))
+            missing.append(_nulls(null_column(field.type, batch.row_count), dictionary))
         return RecordBatch(self.names, [*batch.columns, *missing], batch.row_count)
+
+    def _without_left(self, right: RecordBatch) -> RecordBatch:
+        missing = [null_column(field.type, right.row_count) for field in self.fields[: self._width]]
+        return RecordBatch(self.names, [*missing, *right.columns], right.row_count)
+
+
+def join_label(plan: Join) -> str:
+    """How the join runs, and the join."""
+    return f"{'Hash' if plan.left_keys else 'NestedLoop'}{plan.label()}"
+
+
+def check_single(left_rows: Array, matched: Array) -> None:
+    """EvaluationError if a row has two partners: in `left_rows`, or one there and one before (`matched`)."""
+    if matched[left_rows].any() or (len(left_rows) > 1 and (np.diff(np.sort(left_rows)) == 0).any()):
+        raise EvaluationError("a subquery used as a value gave more than one row; add LIMIT 1, or an aggregate")
 
 
 def _nulls(field_column: Column, dictionary: Dictionary | None) -> Column:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from eventdb.batch import RecordBatch
 from eventdb.errors import InternalError
-from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, SortKey, transform
+from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, transform
+from eventdb.logical.node_expressions import expressions_of, map_expressions
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
@@ -26,16 +27,21 @@ from eventdb.logical.plan import (
     ViewScan,
     transform_plan,
 )
+from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
 from eventdb.physical.aggregate import GroupRows
 from eventdb.physical.context import QueryContext
 from eventdb.physical.distinct import DistinctRows
+from eventdb.physical.exists_join import ExistsJoin
 from eventdb.physical.file_scan import FileRows
 from eventdb.physical.filter import FilterRows
 from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows
+from eventdb.physical.limit_by import LimitRowsBy
 from eventdb.physical.operator import Operator
 from eventdb.physical.project import ProjectColumns
+from eventdb.physical.recursive import RecursiveRows, WorkingRows
 from eventdb.physical.scan import KeyLookup, LogScan
+from eventdb.physical.set_operation import SetRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
 from eventdb.physical.time_window import WindowRows
@@ -103,20 +109,28 @@ def _top(plan: Limit, context: QueryContext) -> Operator | None:
     return None
 
 
+def _join(plan: Join, children: tuple[Operator, ...], context: QueryContext) -> Operator:
+    kind = ExistsJoin if plan.kind in ("semi", "anti", "mark") else HashJoin
+    return kind(plan, children[0], children[1], context)
+
+
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
     Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context), FileScan: FileRows,
-    ViewScan: ViewRows, Values: ConstantRows,
+    ViewScan: ViewRows, Values: ConstantRows, WorkingTable: WorkingRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Filter: lambda plan, children, context: FilterRows(plan, children[0], context),
     Project: lambda plan, children, context: ProjectColumns(plan, children[0], context),
     Aggregate: lambda plan, children, context: GroupRows(plan, children[0], context),
-    Join: lambda plan, children, context: HashJoin(plan, children[0], children[1], context),
+    Join: lambda plan, children, context: _join(plan, children, context),
     Sort: lambda plan, children, context: SortRows(plan, children[0], context),
     Limit: lambda plan, children, context: LimitRows(plan, children[0], context),
     Distinct: lambda plan, children, context: DistinctRows(plan, children[0], context),
     UnionAll: lambda plan, children, context: UnionRows(plan, children, context),
     TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
+    SetOperation: lambda plan, children, context: SetRows(plan, children[0], children[1], context),
+    LimitBy: lambda plan, children, context: LimitRowsBy(plan, children[0], context),
+    RecursiveUnion: lambda plan, children, context: RecursiveRows(plan, children[0], children[1], _build, context),
 }
 
 
@@ -149,53 +163,3 @@ def _calls_now(expression: Expression) -> bool:
     if isinstance(expression, Call) and expression.function == "now":
         return True
     return any(map(_calls_now, expression.children()))
-
-
-def expressions_of(plan: Plan) -> Iterator[Expression]:
-    """A node's own expressions."""
-    if isinstance(plan, Filter):
-        yield plan.predicate
-    elif isinstance(plan, Project):
-        yield from plan.expressions
-    elif isinstance(plan, TimeWindow):
-        yield plan.time
-    elif isinstance(plan, Sort):
-        for key in plan.keys:
-            yield key.expression
-    elif isinstance(plan, Join):
-        yield from (*plan.left_keys, *plan.right_keys)
-        if plan.residual is not None:
-            yield plan.residual
-    elif isinstance(plan, Aggregate):
-        yield from plan.keys
-        for aggregation in plan.aggregations:
-            yield from aggregation.args
-            if aggregation.filter is not None:
-                yield aggregation.filter
-
-
-def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> Plan:
-    """The node with `change` applied to each of its own expressions; the same object when nothing changed."""
-
-    def all_of(expressions: tuple[Expression, ...]) -> tuple[Expression, ...]:
-        return tuple(change(e) for e in expressions)
-
-    new: Plan = plan
-    if isinstance(plan, Filter):
-        new = replace(plan, predicate=change(plan.predicate))
-    elif isinstance(plan, Project):
-        new = replace(plan, expressions=all_of(plan.expressions))
-    elif isinstance(plan, TimeWindow):
-        new = replace(plan, time=change(plan.time))
-    elif isinstance(plan, Sort):
-        new = replace(plan, keys=tuple(SortKey(change(k.expression), k.descending, k.nulls_first) for k in plan.keys))
-    elif isinstance(plan, Join):
-        residual = None if plan.residual is None else change(plan.residual)
-        new = replace(plan, left_keys=all_of(plan.left_keys), right_keys=all_of(plan.right_keys), residual=residual)
-    elif isinstance(plan, Aggregate):
-        aggregations = tuple(
-            replace(a, args=all_of(a.args), filter=None if a.filter is None else change(a.filter))
-            for a in plan.aggregations
-        )
-        new = replace(plan, keys=all_of(plan.keys), aggregations=aggregations)
-    return plan if new == plan else new

@@ -112,7 +112,7 @@ def test_merge_projects_does_not_compute_twice() -> None:
             [
                 "Project x",
                 "  Filter (id IS NULL)",
-                "    Join left on x = CAST(rank AS INTEGER) and (x > 5)",
+                "    Join left on x = CAST(rank AS INTEGER) AND (x > 5)",
                 "      Filter (x > 1)",
                 "        Scan plain [x, at]",
                 "      Filter (site = 'a')",

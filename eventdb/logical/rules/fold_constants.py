@@ -109,7 +109,8 @@ def _fold_node(plan: Plan) -> Plan:
         if isinstance(residual, Literal) and residual.value:
             residual = None
         left, right = tuple(map(fold, plan.left_keys)), tuple(map(fold, plan.right_keys))
-        return replace(plan, left_keys=left, right_keys=right, residual=residual)
+        compared = None if plan.compared is None else fold(plan.compared)
+        return replace(plan, left_keys=left, right_keys=right, residual=residual, compared=compared)
     if isinstance(plan, Sort):
         return replace(plan, keys=tuple(SortKey(fold(k.expression), k.descending, k.nulls_first) for k in plan.keys))
     return replace(plan, time=fold(plan.time)) if isinstance(plan, TimeWindow) else plan

@@ -22,6 +22,7 @@ from eventdb.logical.plan import (
     Values,
     ViewScan,
 )
+from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
 
 Places = dict[int, int]  # old position -> new position
 
@@ -81,12 +82,17 @@ def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
         return _prune_window(plan, needed)
     if isinstance(plan, UnionAll):
         return _prune_union(plan, needed)
+    if isinstance(plan, LimitBy):
+        below, places = _prune(plan.input, needed | _read(plan.keys))
+        return replace(plan, input=below, keys=_move(plan.keys, places)), places
     every = set(range(len(plan.fields)))
+    if isinstance(plan, WorkingTable):
+        return plan, {i: i for i in every}
     children = tuple(
         _exactly(*_prune(child, set(range(len(child.fields)))), list(range(len(child.fields))), child)
         for child in plan.children
     )
-    assert isinstance(plan, Distinct) or not children
+    assert isinstance(plan, Distinct | SetOperation | RecursiveUnion) or not children
     return (plan.with_children(children) if children else plan), {i: i for i in every}
 
 
@@ -121,14 +127,20 @@ def _prune_aggregate(plan: Aggregate, needed: set[int]) -> tuple[Plan, Places]:
 
 def _prune_join(plan: Join, needed: set[int]) -> tuple[Plan, Places]:
     width = len(plan.left.fields)
-    wanted = needed | (columns_of(plan.residual) if plan.residual is not None else set())
+    wanted = _read(part for part in (plan.residual, plan.compared) if part is not None)
+    wanted |= {i for i in needed if i < width or plan.kind != "mark"}
     left, left_places = _prune(plan.left, {i for i in wanted if i < width} | _read(plan.left_keys))
     right, right_places = _prune(plan.right, {i - width for i in wanted if i >= width} | _read(plan.right_keys))
     new_width = len(left.fields)
     places = left_places | {width + old: new_width + new for old, new in right_places.items()}
-    residual = None if plan.residual is None else remap(plan.residual, places)
+    residual, compared = (None if part is None else remap(part, places) for part in (plan.residual, plan.compared))
     keys = _move(plan.left_keys, left_places), _move(plan.right_keys, right_places)
-    return Join(plan.kind, left, right, keys[0], keys[1], residual), places
+    joined = replace(
+        plan, left=left, right=right, left_keys=keys[0], right_keys=keys[1], residual=residual, compared=compared
+    )
+    if plan.kind in ("semi", "anti", "mark"):
+        places = left_places | ({width: new_width} if plan.kind == "mark" else {})
+    return joined, places
 
 
 def _prune_window(plan: TimeWindow, needed: set[int]) -> tuple[Plan, Places]:

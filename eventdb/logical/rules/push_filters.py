@@ -1,9 +1,13 @@
 """Filters move towards the scans, so fewer rows reach everything above.
 
 Through Project (its expressions put in), Sort, Distinct, UnionAll, the keys of an Aggregate, the columns a TimeWindow
-only
-passes on, and into the sides of a Join. A term that may raise moves only where it is evaluated on the same values as
-before, and never past a term in front of it that stays.
+only passes on, and into the sides of a Join. A term that may raise moves only where it is evaluated on the same values
+as before, and never past a term in front of it that stays.
+
+Which side of a join takes a term: a WHERE term over the left columns may go left unless the left side can be missing
+(full); over the right columns it may go right in an inner join only, since an outer join would turn the rows it removes
+into NULLs. An ON term over the right columns may go right unless a right row without a partner is kept (full); over the
+left columns only where a left row without a partner is dropped (inner, semi).
 """
 
 from __future__ import annotations
@@ -87,6 +91,8 @@ def _push_into_window(plan: Filter, below: TimeWindow) -> Plan:
 def _push_into_join(plan: Filter, below: Join) -> Plan:
     width = len(below.left.fields)
     total = width + len(below.right.fields)
+    if below.kind == "full":
+        return plan
     left, rest = _split(terms_of(plan.predicate), range(width), same_values=False)
     right: list[Expression] = []
     if below.kind == "inner":
@@ -99,14 +105,14 @@ def _push_into_join(plan: Filter, below: Join) -> Plan:
 
 
 def _push_residual(plan: Join) -> Join:
-    """Terms of ON that read one side: both sides of an inner join, the right side of a left join."""
-    if plan.residual is None:
+    """Terms of ON that read one side."""
+    if plan.residual is None or plan.kind == "full":
         return plan
     width = len(plan.left.fields)
     total = width + len(plan.right.fields)
     right, rest = _split(terms_of(plan.residual), range(width, total), same_values=False)
     left: list[Expression] = []
-    if plan.kind == "inner":
+    if plan.kind in ("inner", "semi"):
         left, rest = _split(rest, range(width), same_values=False)
     if not left and not right:
         return plan

@@ -1,0 +1,64 @@
+"""The expressions a plan node holds itself, not its children: to look at, and to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from eventdb.logical.expressions import Expression, SortKey
+from eventdb.logical.plan import Aggregate, Filter, Join, Plan, Project, Sort, TimeWindow
+from eventdb.logical.relational import LimitBy
+
+
+def expressions_of(plan: Plan) -> Iterator[Expression]:
+    """A node's own expressions."""
+    if isinstance(plan, Filter):
+        yield plan.predicate
+    elif isinstance(plan, Project):
+        yield from plan.expressions
+    elif isinstance(plan, TimeWindow):
+        yield plan.time
+    elif isinstance(plan, Sort):
+        for key in plan.keys:
+            yield key.expression
+    elif isinstance(plan, Join):
+        yield from (*plan.left_keys, *plan.right_keys)
+        yield from (part for part in (plan.residual, plan.compared) if part is not None)
+    elif isinstance(plan, LimitBy):
+        yield from plan.keys
+    elif isinstance(plan, Aggregate):
+        yield from plan.keys
+        for aggregation in plan.aggregations:
+            yield from aggregation.args
+            if aggregation.filter is not None:
+                yield aggregation.filter
+
+
+def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> Plan:
+    """The node with `change` applied to each of its own expressions; the same object when nothing changed."""
+
+    def all_of(expressions: tuple[Expression, ...]) -> tuple[Expression, ...]:
+        return tuple(change(e) for e in expressions)
+
+    new: Plan = plan
+    if isinstance(plan, Filter):
+        new = replace(plan, predicate=change(plan.predicate))
+    elif isinstance(plan, Project):
+        new = replace(plan, expressions=all_of(plan.expressions))
+    elif isinstance(plan, TimeWindow):
+        new = replace(plan, time=change(plan.time))
+    elif isinstance(plan, Sort):
+        new = replace(plan, keys=tuple(SortKey(change(k.expression), k.descending, k.nulls_first) for k in plan.keys))
+    elif isinstance(plan, Join):
+        residual, compared = (None if part is None else change(part) for part in (plan.residual, plan.compared))
+        keys = all_of(plan.left_keys), all_of(plan.right_keys)
+        new = replace(plan, left_keys=keys[0], right_keys=keys[1], residual=residual, compared=compared)
+    elif isinstance(plan, LimitBy):
+        new = replace(plan, keys=all_of(plan.keys))
+    elif isinstance(plan, Aggregate):
+        aggregations = tuple(
+            replace(a, args=all_of(a.args), filter=None if a.filter is None else change(a.filter))
+            for a in plan.aggregations
+        )
+        new = replace(plan, keys=all_of(plan.keys), aggregations=aggregations)
+    return plan if new == plan else new

@@ -1,0 +1,119 @@
+"""ExistsJoin: semi, anti and mark joins. Whether a left row has a partner, not which.
+
+A mark follows SQL's NULLs. `a = ANY (...)` is looked up by hash: true where a partner with an equal value exists; else
+NULL where a partner's value is NULL, or `a` is NULL and there is any partner. Other comparisons go over the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from eventdb.batch import Array, Column, RecordBatch
+from eventdb.logical.expressions import Call, Expression
+from eventdb.logical.plan import Join
+from eventdb.logical.predicates import all_of, equal_sides, terms_of
+from eventdb.physical.context import QueryContext
+from eventdb.physical.evaluate import Evaluator
+from eventdb.physical.join import join_label
+from eventdb.physical.operator import Operator
+from eventdb.physical.pairs import PairCondition, Partners, held_rows
+from eventdb.schema import BOOLEAN
+
+
+class _Search:
+    """Left rows that have a partner among some right rows."""
+
+    def __init__(
+        self, rows: RecordBatch, left_keys: Sequence[Evaluator], right_keys: Sequence[Evaluator],
+        null_matches: Sequence[bool], condition: PairCondition | None,
+    ) -> None:  # fmt: skip
+        self.partners = Partners(rows, [key(rows) for key in right_keys], null_matches)
+        self._left_keys = left_keys
+        self._condition = condition
+
+    def exists(self, batch: RecordBatch, context: QueryContext) -> Array:
+        """bool per row."""
+        found, counts = self.partners.counts([key(batch) for key in self._left_keys], batch.row_count)
+        if self._condition is None:
+            result: Array = counts > 0
+            return result
+        result = np.zeros(batch.row_count, dtype=bool)
+        for left_rows, right_rows in self.partners.pairs(found, counts, context.cancel):
+            keep = self._condition.keep(batch, self.partners.rows, left_rows, right_rows)
+            result[left_rows if keep is None else left_rows[keep]] = True
+        return result
+
+
+class ExistsJoin(Operator):
+    def __init__(self, plan: Join, left: Operator, right: Operator, context: QueryContext) -> None:
+        super().__init__(plan.fields, context, (left, right))
+        self.plan = plan
+        self._left_keys = [Evaluator(key) for key in plan.left_keys]
+        self._right_keys = [Evaluator(key) for key in plan.right_keys]
+        self._nulls = list(plan.null_matches) or [False] * len(plan.left_keys)
+        self._true: _Search | None = None
+        self._unknown: _Search | None = None  # its partners make the mark NULL
+        self._operand: Evaluator | None = None  # the left side of `a = ANY`: NULL there, any of `_any` makes it NULL
+        self._any: _Search | None = None
+
+    def label(self) -> str:
+        return join_label(self.plan)
+
+    def produce(self) -> Iterator[RecordBatch]:
+        right = held_rows(self, self.children[1], "a subquery")
+        if right is not None:
+            self._prepare(right)
+            searches = [s for s in (self._true, self._unknown, self._any) if s is not None]
+            self.context.hold(self, "a subquery", sum(search.partners.nbytes for search in searches))
+        kind = self.plan.kind
+        for batch in self.children[0].batches():
+            true = self._exists(self._true, batch)
+            if kind == "mark":
+                yield self._marked(batch, true)
+            else:
+                yield batch.filter(true if kind == "semi" else ~true)
+        self.release()
+
+    def _exists(self, search: _Search | None, batch: RecordBatch) -> Array:
+        return np.zeros(batch.row_count, dtype=bool) if search is None else search.exists(batch, self.context)
+
+    def _marked(self, batch: RecordBatch, true: Array) -> RecordBatch:
+        validity = None
+        if not true.all():
+            unknown = self._exists(self._unknown, batch)
+            if self._operand is not None and self._any is not None:
+                missing = self._operand(batch).is_null()
+                if missing.any():
+                    unknown |= missing & self._any.exists(batch, self.context)
+            validity = true | ~unknown
+        column = Column(BOOLEAN, true, None if validity is None or validity.all() else validity)
+        return RecordBatch(self.names, [*batch.columns, column], batch.row_count)
+
+    def _prepare(self, right: RecordBatch) -> None:
+        plan, width = self.plan, len(self.plan.left.fields)
+        terms = terms_of(plan.residual)
+        compared = plan.compared
+        sides = equal_sides(compared, width) if isinstance(compared, Call) and compared.function == "eq" else None
+        if compared is None:
+            self._true = self._search(right, terms)
+        elif sides is None:
+            self._true = self._search(right, [*terms, compared])
+            self._unknown = self._search(right, [*terms, Call(BOOLEAN, "is_null", (compared,))])
+        else:
+            operand, value = Evaluator(sides[0]), Evaluator(sides[1])
+            condition = self._condition(terms)
+            keys = [*self._left_keys, operand], [*self._right_keys, value], [*self._nulls, False]
+            self._true = _Search(right, *keys, condition)
+            validity = value(right).validity
+            if validity is not None and not validity.all():
+                self._unknown = self._search(right.filter(~validity), terms)
+            self._operand, self._any = operand, self._search(right, terms)
+
+    def _condition(self, terms: list[Expression]) -> PairCondition | None:
+        residual = all_of(terms)
+        return None if residual is None else PairCondition(residual, len(self.plan.left.fields))
+
+    def _search(self, rows: RecordBatch, terms: list[Expression]) -> _Search:
+        return _Search(rows, self._left_keys, self._right_keys, self._nulls, self._condition(terms))
