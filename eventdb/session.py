@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventdb.batch import Column, RecordBatch
-from eventdb.config import MIB
+from eventdb.config import DEFAULT_RECURSION_ROUNDS, MIB
 from eventdb.errors import (
     MemoryLimitExceeded,
     QueryError,
@@ -101,6 +101,7 @@ class Session:
             "threads": database._threads,
             "memory_limit": database._memory_limit_bytes,
             "timeout": None,
+            "recursion_limit": DEFAULT_RECURSION_ROUNDS,
             "disabled_optimizers": frozenset(),
         }
         self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
@@ -208,6 +209,7 @@ class Session:
                 threads=self.settings["threads"],
                 cancel=token,
                 execution=self.settings["execution"],
+                recursion_limit=self.settings["recursion_limit"],
             )
         finally:
             with self._lock:
@@ -467,6 +469,11 @@ class Session:
             return self._database._memory_limit_bytes if value is None else parse_size_bytes(value, "memory_limit")
         if name == "timeout":
             return checked_timeout(value)
+        if name == "recursion_limit":
+            rounds = DEFAULT_RECURSION_ROUNDS if value is None else value
+            if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+                raise UsageError(f"recursion_limit is a whole number of rounds from 1, not {value!r}")
+            return rounds
         names = "" if value is None else str(value)
         return frozenset(part.strip() for part in names.split(",") if part.strip())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ from sqlglot import exp
 
 from eventdb.errors import BindError, UsageError
 from eventdb.logical.expressions import IntervalValue, Literal
+from eventdb.logical.plan import Plan
 from eventdb.schema import (
     BIGINT,
     BLOB,
@@ -32,6 +33,7 @@ from eventdb.schema import (
 )
 from eventdb.sql.parser import Source, locate, position_of
 from eventdb.sql.statements import Resolver
+from eventdb.sql.subqueries import Enclosing
 from eventdb.sql.tokens import TokenType
 from eventdb.values import date_to_days, datetime_to_us
 
@@ -64,6 +66,13 @@ class Context:
         self.resolver = resolver
         self.parameters = parameters_of(parameters)
         self.used: set[str] = set()
+        self.enclosing: list[Enclosing] = []  # the queries around the one that is bound, the nearest last
+        self.ctes: dict[str, Plan] = {}  # the WITH names in sight
+        self.bind_query: Callable[[exp.Expr, dict[str, Plan]], Plan] | None = None  # None where no query may stand
+        self.correlated: list[
+            tuple[Plan, int]
+        ] = []  # WITH queries that read a query around them, and how deep they stand
+        self.recursions = 0
 
     # -- errors ----------------------------------------------------------------------------------------------------
 

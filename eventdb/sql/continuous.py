@@ -25,6 +25,8 @@ from eventdb.logical.plan import (
     UnionAll,
     ViewScan,
 )
+from eventdb.logical.relational import RecursiveUnion, SetOperation
+from eventdb.logical.subqueries import Apply, holds_subquery
 from eventdb.logical.windows import window_of
 from eventdb.sql.context import Context
 from eventdb.sql.statements import TableInfo
@@ -34,6 +36,9 @@ _REFUSED = {
     Sort: ("ORDER BY in a continuous query", "sort when you read it: SELECT * FROM view ORDER BY ..."),
     Limit: ("LIMIT in a continuous query", "limit when you read it: SELECT * FROM view LIMIT ..."),
     Distinct: ("DISTINCT in a continuous query", "GROUP BY the columns instead"),
+    SetOperation: ("INTERSECT or EXCEPT in a continuous query", "create one view for each side"),
+    RecursiveUnion: ("WITH RECURSIVE in a continuous query", "run it when you read the view"),
+    Apply: ("LATERAL in a continuous query", "join when you read the view"),
     UnionAll: ("UNION ALL in a continuous query", "create one view for each branch"),
     ViewScan: ("a continuous query over a view", "query the view's topic"),
     FileScan: ("a continuous query over a file", "load the file into a topic first"),
@@ -63,6 +68,8 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
         elif not isinstance(node, (Filter, Project, TimeWindow)):
             context.unsupported("a continuous query without a topic", where, "select FROM a topic")
         for expression in _expressions(node):
+            if holds_subquery(expression):
+                context.unsupported("a subquery in a continuous query", where, "compare when you read the view")
             if is_volatile(expression):
                 context.unsupported(
                     "now() in a continuous query", where, "use the event time of the rows, or filter when you read it"

@@ -30,6 +30,7 @@ from eventdb.sql.calls import Calls
 from eventdb.sql.context import Context, decimal_literal, integer_literal
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.scope import Scope
+from eventdb.sql.subqueries import QUERIES, exists_subquery, in_subquery, outer_column, quantified, scalar_subquery
 from eventdb.sql.tokens import FUNCTION_PREFIX
 
 MAX_DEPTH = 150  # of one bound expression: everything after the binder walks it recursively
@@ -106,11 +107,8 @@ class ExpressionBinder(Calls):
 
     def column(self, name: str, table: str, node: exp.Expr) -> Expression:
         """The column, or what the name stands for: a window bound of GROUP BY, then a select alias."""
-        if not table and name.lower() in self.replaced:
-            return self.replaced[name.lower()]
-        found = self.scope.find(name, table, self.context, node)
+        found = self.known(name, table, node)
         if found is not None:
-            self.places.setdefault(found, node)
             return found
         alias = self.aliases.get(name.lower()) if not table else None
         if alias is None or name.lower() in self._expanding:
@@ -120,6 +118,20 @@ class ExpressionBinder(Calls):
             return self.bind(alias)
         finally:
             self._expanding.discard(name.lower())
+
+    def known(self, name: str, table: str, node: exp.Expr) -> Expression | None:
+        """The column of this query, or of one around it; None if none has it."""
+        if not table and name.lower() in self.replaced:
+            return self.replaced[name.lower()]
+        if table and not self.scope.has_table(table):
+            found = outer_column(self.context, name, table, node)
+            if found is not None:
+                return found
+        own = self.scope.find(name, table, self.context, node)
+        if own is None:
+            return None if table else outer_column(self.context, name, table, node)
+        self.places.setdefault(own, node)
+        return own
 
     def _literal(self, node: exp.Literal) -> Expression:
         text = node.this
@@ -181,6 +193,8 @@ class ExpressionBinder(Calls):
 
     def _binary(self, node: exp.Binary) -> Expression:
         function = _BINARY[type(node)]
+        if isinstance(node.expression, (exp.Any, exp.All)):
+            return quantified(self, node, function)
         left, right = self.bind(node.this), self.bind(node.expression)
         if function in ("add", "multiply") and _goes_second(left, right):
             left, right = right, left
@@ -243,7 +257,9 @@ class ExpressionBinder(Calls):
 
     def _in(self, node: exp.In) -> Expression:
         if node.args.get("query") is not None:
-            self.context.unsupported("IN (SELECT ...)", node, "use a JOIN on a SELECT DISTINCT subquery")
+            return in_subquery(self, node.this, node.args["query"], node)
+        if len(node.expressions) == 1 and isinstance(node.expressions[0], QUERIES):
+            return in_subquery(self, node.this, node.expressions[0], node)
         if node.args.get("unnest") is not None or node.args.get("field") is not None:
             self.context.unsupported("IN over a list value", node)
         operand = self.bind(node.this)
@@ -413,7 +429,10 @@ class ExpressionBinder(Calls):
         return self.call(side, [self.bind(part) for part in parts], node)
 
     def _subquery(self, node: exp.Expr) -> Expression:
-        self.context.unsupported("a subquery as a value", node, "join it, or run it first and pass its result")
+        return scalar_subquery(self, node)
+
+    def _exists(self, node: exp.Exists) -> Expression:
+        return exists_subquery(self, node)
 
     def _over(self, node: exp.Expr) -> Expression:
         self.context.unsupported("a window function (OVER)", node)
@@ -441,10 +460,10 @@ _BINDERS: dict[type, Callable[[ExpressionBinder, Any], Expression]] = {
     exp.In: _E._in, exp.Like: _E._like, exp.ILike: _E._like, exp.Escape: _E._escape, exp.Case: _E._case,
     exp.Cast: _E._cast, exp.TryCast: _E._cast, exp.Anonymous: _E._function, exp.Filter: _E._filter,
     exp.Extract: _E._extract, exp.StrPosition: _E._position, exp.Substring: _E._substring, exp.Trim: _E._trim,
-    exp.Subquery: _E._subquery, exp.Select: _E._subquery, exp.Window: _E._over,
+    exp.Subquery: _E._subquery, exp.Select: _E._subquery, exp.Exists: _E._exists, exp.Window: _E._over,
 }  # fmt: skip
 _CONSTRUCTS = {
-    "Exists": "EXISTS (SELECT ...)", "Bracket": "indexing with []", "Array": "a list value", "Struct": "a struct value",
+    "Bracket": "indexing with []", "Array": "a list value", "Struct": "a struct value",
     "Dot": "a nested field", "JSONExtract": "the JSON operator ->", "JSONExtractScalar": "the JSON operator ->>",
     "Any": "= ANY (...)", "All": "= ALL (...)", "Lambda": "a lambda", "Tuple": "a row value (a, b)",
     "RegexpLike": "a regular expression match", "SimilarTo": "SIMILAR TO", "Glob": "GLOB",

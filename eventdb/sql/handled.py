@@ -14,7 +14,10 @@ _TAIL = "order limit offset with_"
 _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its arguments)
     "Select": ("", f"expressions from_ joins where group having distinct {_TAIL}"),
     "Subquery": ("a parenthesised query", f"this alias joins {_TAIL}"),
-    "Union": ("UNION", f"this expression distinct {_TAIL}"),
+    "Union": ("UNION", f"this expression distinct by_name {_TAIL}"),
+    "Intersect": ("INTERSECT", f"this expression distinct by_name {_TAIL}"),
+    "Except": ("EXCEPT", f"this expression distinct by_name {_TAIL}"),
+    "Lateral": ("LATERAL", "this alias"),
     "Values": ("VALUES", f"expressions alias {_TAIL}"),
     "With": ("WITH", "expressions recursive"),
     "CTE": ("WITH", "this alias materialized"),  # MATERIALIZED is a hint: the rows are the same
@@ -58,7 +61,7 @@ _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its argu
 } | dict.fromkeys(
     """Boolean HexString Placeholder Parameter Var Paren And Or Not Neg Is Escape Anonymous Filter Extract
     Tuple Kwarg PropertyEQ DataTypeParam Add Sub Mul IntDiv Mod Pow EQ NEQ LT LTE GT GTE NullSafeEQ
-    NullSafeNEQ""".split(),
+    NullSafeNEQ Exists Any All""".split(),
     ("an expression", "this expression expressions"),
 )  # fmt: skip
 _HANDLED = {getattr(exp, name): (place, frozenset(parts.split())) for name, (place, parts) in _PARTS.items()}

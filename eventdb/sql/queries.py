@@ -1,4 +1,4 @@
-"""Queries to plans: WITH, SELECT, VALUES, UNION ALL, and ORDER BY and LIMIT over a whole query."""
+"""Queries to plans: WITH, SELECT, VALUES, set operations, and ORDER BY and LIMIT over a whole query."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from itertools import zip_longest
 from sqlglot import exp
 
 from eventdb.logical.expressions import ColumnRef, Expression, Literal
-from eventdb.logical.functions import common_type, may_be_null
+from eventdb.logical.functions import may_be_null
 from eventdb.logical.plan import OutputField, Plan, Project, UnionAll, Values
+from eventdb.logical.subqueries import is_correlated
 from eventdb.schema import NULL, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.ordering import TailBinder
-from eventdb.sql.projection import assign, project, renamed
+from eventdb.sql.projection import assign, renamed
+from eventdb.sql.recursion import bind_recursive, is_recursive
 from eventdb.sql.scope import Scope
 from eventdb.sql.selects import SelectBinder
+from eventdb.sql.set_operations import SetOperationBinder
 
 
 class QueryBinder:
@@ -27,12 +30,22 @@ class QueryBinder:
 
     def bind(self, node: exp.Expr, ctes: dict[str, Plan]) -> Plan:
         """The plan of a query tree. `ctes` are the names of enclosing WITH clauses."""
-        if node.args.get("with_") is not None:
-            ctes = self._with(node.args["with_"], ctes)
+        context = self.context
+        before = context.bind_query, context.ctes
+        context.bind_query, context.ctes = self.bind, ctes
+        try:
+            if node.args.get("with_") is not None:
+                ctes = context.ctes = self._with(node.args["with_"], ctes)
+            return self._bound(node, ctes)
+        finally:
+            context.bind_query, context.ctes = before
+
+    def _bound(self, node: exp.Expr, ctes: dict[str, Plan]) -> Plan:
         if isinstance(node, exp.Select):
             return SelectBinder(self.context, self.bind).bind(node, ctes)
-        if isinstance(node, exp.Union):
-            return self._union(node, ctes)
+        if isinstance(node, exp.SetOperation):
+            operations = SetOperationBinder(self.context, lambda query: self.bind(query, ctes))
+            return self._tail(operations.bind(node), node)
         if isinstance(node, exp.Values):
             return self._tail(self.values(node), node)
         if isinstance(node, exp.Subquery):
@@ -46,8 +59,6 @@ class QueryBinder:
         self.context.unsupported(type(node).__name__.upper(), node)
 
     def _with(self, node: exp.Expr, ctes: dict[str, Plan]) -> dict[str, Plan]:
-        if node.args.get("recursive"):
-            self.context.unsupported("WITH RECURSIVE", node)
         known = dict(ctes)
         here: set[str] = set()
         for cte in node.expressions:
@@ -55,16 +66,21 @@ class QueryBinder:
             if name in here:
                 self.context.fail(f"WITH names {cte.alias!r} twice", cte.args["alias"])
             here.add(name)
+            if node.args.get("recursive") and is_recursive(cte):
+                known[name] = bind_recursive(self.context, cte, known, self.bind)
+                continue
             plan = self.bind(cte.this, known)
             columns = [part.name for part in cte.args["alias"].args.get("columns") or []]
             if columns:
                 if len(columns) != len(plan.fields):
                     self.context.fail(f"{len(columns)} column names for {len(plan.fields)} columns", cte.args["alias"])
                 plan = renamed(plan, columns)
+            if self.context.enclosing and is_correlated(plan):
+                self.context.correlated.append((plan, len(self.context.enclosing)))
             known[name] = plan
         return known
 
-    # -- VALUES and UNION ------------------------------------------------------------------------------------------
+    # -- VALUES, and the tail ------------------------------------------------------------------------------------------
 
     def values(
         self, node: exp.Values, targets: list[tuple[str, DataType]] | None = None, defaults: Sequence[Literal] = ()
@@ -104,51 +120,6 @@ class QueryBinder:
         inputs = tuple(Project(one, tuple(row), fields) for row in rows)
         return inputs[0] if len(inputs) == 1 else UnionAll(inputs, fields)
 
-    def _union(self, node: exp.Union, ctes: dict[str, Plan]) -> Plan:
-        branches: list[exp.Expr] = []
-        current: exp.Expr = node
-        kinds: list[bool] = []
-        while isinstance(current, exp.Union) and (current is node or not _has_tail(current)):
-            kinds.append(bool(current.args.get("distinct")))
-            branches.append(current.expression)
-            current = current.this
-        branches.append(current)
-        if any(kinds):
-            self.context.unsupported("UNION without ALL", node, "write SELECT DISTINCT * FROM (... UNION ALL ...)")
-        plans = [self.bind(branch, ctes) for branch in reversed(branches)]
-        return self._tail(self.union_all(plans, list(reversed(branches))), node)
-
-    def union_all(self, plans: list[Plan], trees: list[exp.Expr]) -> Plan:
-        """The plans one after another, columns cast to their common types, named by the first."""
-        width = len(plans[0].fields)
-        for plan, tree in zip(plans, trees, strict=True):
-            if len(plan.fields) != width:
-                self.context.fail(f"UNION ALL: {width} columns above, {len(plan.fields)} here", tree)
-        types: list[DataType] = []
-        for i in range(width):
-            merged: DataType | None = plans[0].fields[i].type
-            for plan, tree in zip(plans, trees, strict=True):
-                found = common_type(merged, plan.fields[i].type) if merged is not None else None
-                if found is None:
-                    self.context.fail(
-                        f"UNION ALL: column {i + 1} is {merged} above and {plan.fields[i].type} here", tree
-                    )
-                merged = found
-            assert merged is not None
-            types.append(merged)
-        binder = ExpressionBinder(self.context, Scope([], []), "UNION ALL")
-        names = [f.name for f in plans[0].fields]
-        cast = []
-        for plan in plans:
-            if [f.type for f in plan.fields] != types:
-                refs = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
-                plan = project(plan, [binder.coerce(r, t, None) for r, t in zip(refs, types, strict=True)], names)
-            cast.append(plan)
-        fields = tuple(
-            OutputField(names[i], types[i], any(plan.fields[i].nullable for plan in cast)) for i in range(width)
-        )
-        return UnionAll(tuple(cast), fields)
-
     def _tail(self, plan: Plan, node: exp.Expr) -> Plan:
         """ORDER BY and LIMIT over a whole query: its columns by name, ordinal or expression."""
         order = node.args.get("order")
@@ -168,10 +139,6 @@ class QueryBinder:
         if not keys:
             return TailBinder(self.context).limit(plan, node)
         return TailBinder(self.context).ordered(node, plan, refs, [f.name for f in plan.fields], keys, False)
-
-
-def _has_tail(node: exp.Expr) -> bool:
-    return any(node.args.get(part) is not None for part in ("order", "limit", "offset", "with_"))
 
 
 def _says_default(node: exp.Expr) -> bool:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlglot import exp
 
-from eventdb.errors import BindError, EventDBError, QueryError, TopicNotFound, UnsupportedSQL
-from eventdb.logical.expressions import Call, Expression, columns_of, remap
-from eventdb.logical.plan import Fields, FileScan, Join, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
-from eventdb.schema import BIGINT, BOOLEAN, INTEGER, TIMESTAMP, VARCHAR
+from eventdb.errors import BindError, EventDBError, QueryError, TopicNotFound
+from eventdb.logical.expressions import Expression
+from eventdb.logical.plan import Fields, FileScan, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
+from eventdb.schema import BIGINT, INTEGER, TIMESTAMP, VARCHAR
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.functions import width_of
+from eventdb.sql.joins import JoinBinder
 from eventdb.sql.parser import locate
+from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.statements import TableInfo
 from eventdb.sql.tokens import FUNCTION_PREFIX
@@ -23,12 +25,6 @@ from eventdb.sql.tokens import FUNCTION_PREFIX
 FILE_ENDINGS = (".csv", ".parquet", ".jsonl", ".ndjson", ".json", ".tsv", ".csv.gz")
 _SYSTEM = {"_offset": BIGINT, "_partition": INTEGER, "_append_time": TIMESTAMP, "_headers": VARCHAR}
 WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
-
-
-@dataclass(slots=True)
-class Relation:
-    plan: Plan
-    scope: Scope
 
 
 class RelationBinder:
@@ -41,15 +37,24 @@ class RelationBinder:
         self.ctes = ctes
         self.bind_query = bind_query
 
-    def bind_from(self, select: exp.Select, where: list[exp.Expr]) -> Relation:
-        """The joined FROM of a SELECT. Equalities used by comma joins are taken out of `where`."""
+    def bind_from(self, select: exp.Select) -> Relation:
+        """The joined FROM of a SELECT. A comma binds less tightly than JOIN: FROM a, b JOIN c is a and (b JOIN c)."""
         first = select.args.get("from_")
         if first is None:
             return Relation(Values(((),), ()), Scope([], []))
+        joins = JoinBinder(self)
+        before: Relation | None = None  # what the last comma follows
         relation = self.item(first.this)
         for join in select.args.get("joins") or []:
-            relation = self.join(relation, join, where)
-        return relation
+            comma = not any(join.args.get(part) for part in ("kind", "side", "method", "on", "using"))
+            if comma and not isinstance(join.this, exp.Lateral):
+                before = relation if before is None else joins.product(before, relation, join)
+                relation = self.item(join.this)
+                continue
+            if before is not None and isinstance(join.this, exp.Lateral):  # it sees all that stands before it
+                before, relation = None, joins.product(before, relation, join)
+            relation = joins.bind(relation, join)
+        return relation if before is None else joins.product(before, relation, select)
 
     # -- items -----------------------------------------------------------------------------------------------------
 
@@ -63,18 +68,20 @@ class RelationBinder:
             relation = self.item(node.this)
         elif isinstance(node, (exp.Subquery, exp.Values)):
             relation = self._derived(node)
+        elif isinstance(node, exp.Lateral) and isinstance(node.this, exp.Subquery):
+            relation = self.named(self.bind_query(_unwrapped(node.this), self.ctes), node, "")  # first: nothing before
         else:
             shown = {"Lateral": "LATERAL", "Unnest": "UNNEST"}.get(type(node).__name__, type(node).__name__)
             self.context.unsupported(f"{shown} in FROM", node)
         for join in node.args.get("joins") or []:
-            relation = self.join(relation, join, [])
+            relation = JoinBinder(self).bind(relation, join)
         return relation
 
     def _derived(self, node: exp.Expr) -> Relation:
         query = node if isinstance(node, exp.Values) else _unwrapped(node)
-        return self._named(self.bind_query(query, self.ctes), node, "")
+        return self.named(self.bind_query(query, self.ctes), node, "")
 
-    def _named(self, plan: Plan, node: exp.Expr, default: str) -> Relation:
+    def named(self, plan: Plan, node: exp.Expr, default: str) -> Relation:
         alias = node.args.get("alias")
         names = [part.name for part in alias.args.get("columns") or []] if alias is not None else []
         if len(names) > len(plan.fields):
@@ -91,7 +98,10 @@ class RelationBinder:
         name = ".".join(parts)
         cte = self.ctes.get(name.lower()) if len(parts) == 1 else None
         if cte is not None:
-            return self._named(cte, node, name)
+            depth = len(self.context.enclosing)
+            if any(plan is cte and stands != depth for plan, stands in self.context.correlated):
+                self.context.unsupported("a correlated WITH query in a subquery of its query", node, "repeat it there")
+            return self.named(cte, node, name)
         plan, names = self.scan(self._resolve(name, node))
         alias = node.args.get("alias")
         shown = (alias.name if alias is not None else "") or _base_name(name)
@@ -220,7 +230,7 @@ class RelationBinder:
 
     def _window_input(self, node: exp.Expr) -> Relation:
         if isinstance(node, (exp.Subquery, exp.Select)):
-            return self._named(self.bind_query(_unwrapped(node), self.ctes), node, "")
+            return self.named(self.bind_query(_unwrapped(node), self.ctes), node, "")
         if isinstance(node, exp.Column):
             parts = [part for part in (node.args.get("db"), node.args.get("table"), node.this) if part is not None]
             table = exp.Table(this=parts[-1], db=parts[-2] if len(parts) > 1 else None)
@@ -229,80 +239,6 @@ class RelationBinder:
             table = exp.Table(this=exp.Identifier(this=node.this, quoted=True))
             return self._table(table)
         self.context.fail("the first argument is a topic, view, CTE or subquery", node)
-
-    # -- joins -----------------------------------------------------------------------------------------------------
-
-    def join(self, left: Relation, node: exp.Join, where: list[exp.Expr]) -> Relation:
-        side = (node.args.get("side") or "").upper()
-        kind = (node.args.get("kind") or "").upper()
-        method = (node.args.get("method") or "").upper()
-        for word in (method, side if side != "LEFT" else "", kind if kind not in ("INNER", "OUTER", "CROSS") else ""):
-            if word:
-                fix = "swap the sides and use LEFT JOIN" if word == "RIGHT" else ""
-                self.context.unsupported(f"{word} JOIN", node, fix)
-        right = self.item(node.this)
-        for table in right.scope.tables:
-            if table.lower() in (known.lower() for known in left.scope.tables):
-                self.context.fail(f"two tables are called {table!r}; give one an alias", node.this)
-        how = "left" if side == "LEFT" else "inner"
-        if node.args.get("using"):
-            return self._using(left, right, node, how)
-        width = len(left.plan.fields)
-        scope = left.scope.joined(right.scope, width)
-        on = node.args.get("on")
-        if on is not None:
-            binder = ExpressionBinder(self.context, scope, "ON")
-            terms = conjuncts(binder.predicate(on))
-            pairs, rest = _equalities(terms, width)
-            if not pairs:
-                self.context.unsupported(
-                    "a join without an equality of both sides", on, "add a condition such as a.id = b.id"
-                )
-            return Relation(_joined(how, left.plan, right.plan, pairs, rest), scope)
-        if how == "left":
-            self.context.fail("LEFT JOIN needs ON or USING", node.this)
-        pairs = self._pairs_of_where(scope, width, where)
-        if not pairs:
-            self.context.unsupported(
-                "a CROSS JOIN",
-                node.this,
-                "join on an equality: a JOIN b ON a.id = b.id, or FROM a, b WHERE a.id = b.id",
-            )
-        return Relation(_joined("inner", left.plan, right.plan, pairs, []), scope)
-
-    def _pairs_of_where(self, scope: Scope, width: int, where: list[exp.Expr]) -> list[tuple[Expression, Expression]]:
-        """The equalities of WHERE between both sides, taken out of it."""
-        pairs = []
-        for term in list(where):
-            if not isinstance(term, exp.EQ):
-                continue
-            try:
-                bound = ExpressionBinder(self.context, scope, "WHERE").bind(term)
-            except (BindError, UnsupportedSQL):
-                continue  # it names a later table, or is wrong: WHERE itself will say so
-            found, _ = _equalities([bound], width)
-            if found:
-                pairs.extend(found)
-                where.remove(term)
-        return pairs
-
-    def _using(self, left: Relation, right: Relation, node: exp.Join, how: str) -> Relation:
-        width = len(left.plan.fields)
-        pairs = []
-        merged = set()
-        for part in node.args["using"]:
-            name = part.name
-            binder = ExpressionBinder(self.context, left.scope, "USING")
-            other = ExpressionBinder(self.context, right.scope, "USING")
-            equal = binder.call(
-                "eq", [binder.column(name, "", part), _shift(other.column(name, "", part), width)], part
-            )
-            found, _ = _equalities([equal], width)
-            pairs.extend(found)
-            merged.add(name.lower())
-        hidden = [replace(n, in_star=False, bare=False) if n.name.lower() in merged else n for n in right.scope.names]
-        scope = left.scope.joined(Scope(hidden, right.scope.tables), width)
-        return Relation(_joined(how, left.plan, right.plan, pairs, []), scope)
 
 
 def schema_name(table: TableInfo) -> str | None:
@@ -367,38 +303,3 @@ def conjunct_trees(node: exp.Expr) -> list[exp.Expr]:
         else:
             terms.append(current)
     return terms
-
-
-def conjuncts(predicate: Expression) -> list[Expression]:
-    return list(predicate.args) if isinstance(predicate, Call) and predicate.function == "and" else [predicate]
-
-
-def _shift(expression: Expression, width: int) -> Expression:
-    return remap(expression, {i: i + width for i in columns_of(expression)})
-
-
-def _equalities(terms: list[Expression], width: int) -> tuple[list[tuple[Expression, Expression]], list[Expression]]:
-    """Terms `left side = right side` as (left, right over its own columns), and the others."""
-    pairs, rest = [], []
-    for term in terms:
-        pair = None
-        if isinstance(term, Call) and term.function == "eq":
-            a, b = term.args
-            in_a, in_b = columns_of(a), columns_of(b)
-            if in_a and in_b:
-                if max(in_a) < width <= min(in_b):
-                    pair = (a, b)
-                elif max(in_b) < width <= min(in_a):
-                    pair = (b, a)
-        if pair is None:
-            rest.append(term)
-        else:
-            pairs.append((pair[0], remap(pair[1], {i: i - width for i in columns_of(pair[1])})))
-    return pairs, rest
-
-
-def _joined(
-    how: str, left: Plan, right: Plan, pairs: list[tuple[Expression, Expression]], rest: list[Expression]
-) -> Join:
-    residual = None if not rest else rest[0] if len(rest) == 1 else Call(BOOLEAN, "and", tuple(rest))
-    return Join(how, left, right, tuple(a for a, _ in pairs), tuple(b for _, b in pairs), residual)

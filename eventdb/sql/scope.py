@@ -49,6 +49,10 @@ class Scope:
         moved = [replace(name, index=name.index + width) for name in other.names]
         return Scope([*self.names, *moved], [*self.tables, *other.tables])
 
+    def has_table(self, table: str) -> bool:
+        """Whether an alias is in scope."""
+        return table.lower() in (known.lower() for known in self.tables)
+
     def find(self, name: str, table: str, context: Context, node: Any) -> ColumnRef | None:
         """The column, or None. BindError if the name is ambiguous or the table is not in scope."""
         if table:

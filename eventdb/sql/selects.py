@@ -12,12 +12,13 @@ from sqlglot import exp
 
 from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, transform, walk
 from eventdb.logical.plan import Filter, Plan
-from eventdb.schema import BOOLEAN
+from eventdb.logical.predicates import all_of, terms_of
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import AggregateRef, ExpressionBinder
 from eventdb.sql.grouping import OverGroups, aggregate
 from eventdb.sql.ordering import TailBinder
-from eventdb.sql.relations import WINDOW_COLUMNS, Relation, RelationBinder, conjunct_trees, conjuncts
+from eventdb.sql.relation import Relation
+from eventdb.sql.relations import WINDOW_COLUMNS, RelationBinder, conjunct_trees
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.tokens import FUNCTION_PREFIX
 
@@ -55,13 +56,13 @@ class SelectBinder:
     def bind(self, node: exp.Select, ctes: dict[str, Plan]) -> Plan:
         relations = RelationBinder(self.context, ctes, self.bind_query)
         where = conjunct_trees(node.args["where"].this) if node.args.get("where") is not None else []
-        relation = relations.bind_from(node, where)
+        relation = relations.bind_from(node)
         aliases = _aliases(node)
         if where:
             binder = ExpressionBinder(self.context, relation.scope, "WHERE", aliases=aliases)
             terms = [binder.predicate(term) for term in where]
-            flat = [part for term in terms for part in conjuncts(term)]
-            predicate = flat[0] if len(flat) == 1 else Call(BOOLEAN, "and", tuple(flat))
+            predicate = all_of(part for term in terms for part in terms_of(term))
+            assert predicate is not None
             relation = Relation(Filter(relation.plan, predicate), relation.scope)
         relation, window = self._window_of_group(node, relation, relations)
         binder = ExpressionBinder(self.context, relation.scope, "SELECT", [], aliases)

@@ -57,7 +57,7 @@ def test_a_change_of_rows_refuses_every_clause_it_would_leave_out(statement: str
         ("SELECT n FROM readings CONNECT BY n", "CONNECT BY"),
         ("SELECT * RENAME (n AS m) FROM readings", "RENAME in a select list"),
         ("SELECT count(* EXCLUDE (n)) FROM readings", "count() of anything but * or one expression"),
-        ("SELECT 1 UNION ALL BY NAME SELECT 1", "BY NAME in UNION"),
+        ("SELECT 1 EXCEPT BY NAME SELECT 1", "EXCEPT BY NAME"),
         ("SELECT 1 UNION ALL (SELECT 2 FOR UPDATE)", "FOR UPDATE"),
         ("WITH x USING KEY (a) AS (SELECT 1) SELECT * FROM x", "USING KEY in WITH"),
         ("SELECT INTERVAL '1' DAY TO HOUR", "INTERVALSPAN"),

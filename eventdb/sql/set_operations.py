@@ -1,0 +1,122 @@
+"""UNION, INTERSECT and EXCEPT, with ALL and BY NAME: columns brought to common types, names from the first query.
+
+INTERSECT binds tighter than the others, which go from left to right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from eventdb.logical.expressions import ColumnRef, Expression, Literal
+from eventdb.logical.functions import common_type
+from eventdb.logical.plan import Distinct, OutputField, Plan, UnionAll
+from eventdb.logical.relational import SetOperation
+from eventdb.schema import NULL, DataType
+from eventdb.sql.context import Context
+from eventdb.sql.expressions import ExpressionBinder
+from eventdb.sql.projection import project
+from eventdb.sql.scope import Scope
+
+
+@dataclass(slots=True)
+class _Step:
+    """An operator and the query behind it."""
+
+    operator: exp.SetOperation
+    plan: Plan
+
+
+class SetOperationBinder:
+    def __init__(self, context: Context, bind: Callable[[exp.Expr], Plan]) -> None:
+        self.context = context
+        self.bind_query = bind
+
+    def bind(self, node: exp.SetOperation) -> Plan:
+        """The plan of a chain of operators, without the ORDER BY and LIMIT over it."""
+        chain: list[exp.SetOperation] = []
+        current: exp.Expr = node
+        while isinstance(current, exp.SetOperation) and (current is node or not has_tail(current)):
+            chain.append(current)
+            current = current.this
+        plan = self.bind_query(current)
+        steps: list[_Step] = []
+        for operator in reversed(chain):
+            other = self.bind_query(operator.expression)
+            if not isinstance(operator, exp.Intersect):
+                steps.append(_Step(operator, other))
+            elif steps:
+                steps[-1].plan = self._combined(steps[-1].plan, operator, other)
+            else:
+                plan = self._combined(plan, operator, other)
+        for step in steps:
+            plan = self._combined(plan, step.operator, step.plan)
+        return plan
+
+    def _combined(self, left: Plan, node: exp.SetOperation, right: Plan) -> Plan:
+        distinct = bool(node.args.get("distinct"))
+        kind = type(node).__name__.lower()
+        what = kind.upper() + ("" if distinct else " ALL")
+        if node.args.get("by_name"):
+            if kind != "union":
+                self.context.unsupported(f"{what} BY NAME", node)
+            left, right = self._by_name(left, right)
+        if kind != "union":
+            plans, fields = self.aligned([left, right], [node, node.expression], what)
+            return SetOperation(kind, plans[0], plans[1], not distinct, fields)
+        parts = list(left.inputs) if isinstance(left, UnionAll) and not distinct else [left]
+        plans, fields = self.aligned([*parts, right], [*[node] * len(parts), node.expression], what)
+        union = UnionAll(tuple(plans), fields)
+        return Distinct(union) if distinct else union
+
+    def _by_name(self, left: Plan, right: Plan) -> tuple[Plan, Plan]:
+        """Both with the columns of the left one, then those only the right one has; NULL where one has it not."""
+        names = {f.name.lower(): f.name for f in (*right.fields, *left.fields)}
+        order = list(dict.fromkeys(f.name.lower() for f in (*left.fields, *right.fields)))
+        arranged = []
+        for plan in (left, right):
+            places = {f.name.lower(): i for i, f in enumerate(plan.fields)}
+            values: list[Expression] = [
+                ColumnRef(plan.fields[places[n]].type, places[n], names[n]) if n in places else Literal(NULL, None)
+                for n in order
+            ]
+            arranged.append(project(plan, values, [names[n] for n in order]))
+        return arranged[0], arranged[1]
+
+    def aligned(
+        self, plans: list[Plan], trees: list[exp.Expr], what: str
+    ) -> tuple[list[Plan], tuple[OutputField, ...]]:
+        """The plans with the same types, and the fields of their combination. BindError where there is no such type."""
+        width = len(plans[0].fields)
+        for plan, tree in zip(plans, trees, strict=True):
+            if len(plan.fields) != width:
+                self.context.fail(f"{what}: {width} columns above, {len(plan.fields)} here", tree)
+        types: list[DataType] = []
+        for i in range(width):
+            merged: DataType | None = plans[0].fields[i].type
+            for plan, tree in zip(plans, trees, strict=True):
+                found = common_type(merged, plan.fields[i].type) if merged is not None else None
+                if found is None:
+                    self.context.fail(f"{what}: column {i + 1} is {merged} above and {plan.fields[i].type} here", tree)
+                merged = found
+            assert merged is not None
+            types.append(merged)
+        binder = ExpressionBinder(self.context, Scope([], []), what)
+        names = [f.name for f in plans[0].fields]
+        cast = []
+        for plan in plans:
+            if [f.type for f in plan.fields] != types:
+                refs = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
+                plan = project(plan, [binder.coerce(r, t, None) for r, t in zip(refs, types, strict=True)], names)
+            cast.append(plan)
+        fields = tuple(
+            OutputField(names[i], types[i], any(plan.fields[i].nullable for plan in cast)) for i in range(width)
+        )
+        return cast, fields
+
+
+def has_tail(node: exp.Expr) -> bool:
+    """Whether clauses stand behind a query as a whole."""
+    return any(node.args.get(part) is not None for part in ("order", "limit", "offset", "with_"))
