@@ -149,10 +149,11 @@ def agrees(found: Sequence[str], expected: Sequence[str]) -> bool:
 
 def run(
     records: Iterable[Record], execute: Execute, *, errors: type[Exception] = Exception, unsupported: str = "",
-    share: float = 1.0, seed: int = 0,
+    refused: str = "", share: float = 1.0, seed: int = 0,
 ) -> Report:  # fmt: skip
     """Runs the statements, and a random share of the queries. A statement that `unsupported` (a regex) finds is left
-    out with that as its reason. Errors other than `errors` get through: the database broke."""
+    out with that as its reason, and so is one whose error `refused` finds: there SQLite answers and other databases,
+    this one among them, do not. Errors other than `errors` get through: the database broke."""
     report = Report()
     draw = random.Random(seed)
     hashes: dict[str, str] = {}
@@ -170,8 +171,11 @@ def run(
             rows = execute(record.sql)
             lines = result_lines(rows, record.types, record.sort) if record.kind == "query" else []
         except errors as error:
+            known = re.search(refused, str(error)) if refused else None
             if record.wants_error:
                 report.passed += 1
+            elif known is not None:
+                report.skipped[f"refused: {known[0]}"] += 1
             else:
                 report.fail(reason_of(error), f"{record.place}: {record.sql}: {error}")
             continue

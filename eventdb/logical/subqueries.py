@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from eventdb.logical.expressions import Expression, transform, walk
-from eventdb.logical.node_expressions import expressions_of, map_expressions
-from eventdb.logical.plan import Fields, Plan, transform_plan
+from eventdb.logical.node_expressions import expressions_of
+from eventdb.logical.plan import Fields, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,3 @@ def is_correlated(plan: Plan) -> bool:
 def bind_outer(expression: Expression, args: tuple[Expression, ...]) -> Expression:
     """The expression with each OuterRef(i) replaced by args[i]."""
     return transform(expression, lambda node: args[node.index] if isinstance(node, OuterRef) else node)
-
-
-def bind_outer_plan(plan: Plan, args: tuple[Expression, ...]) -> Plan:
-    """The plan with OuterRef(i) replaced by args[i], which read no row (literals, references further out)."""
-    return transform_plan(plan, lambda node: map_expressions(node, lambda e: bind_outer(e, args)))

@@ -1,12 +1,11 @@
 """UNION, INTERSECT and EXCEPT, with ALL and BY NAME: columns brought to common types, names from the first query.
 
-INTERSECT binds tighter than the others, which go from left to right.
+The parser nests them: INTERSECT binds tighter than the others, which go from left to right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sqlglot import exp
 
@@ -19,14 +18,6 @@ from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import project
 from eventdb.sql.scope import Scope
-
-
-@dataclass(slots=True)
-class _Step:
-    """An operator and the query behind it."""
-
-    operator: exp.SetOperation
-    plan: Plan
 
 
 class SetOperationBinder:
@@ -42,17 +33,8 @@ class SetOperationBinder:
             chain.append(current)
             current = current.this
         plan = self.bind_query(current)
-        steps: list[_Step] = []
         for operator in reversed(chain):
-            other = self.bind_query(operator.expression)
-            if not isinstance(operator, exp.Intersect):
-                steps.append(_Step(operator, other))
-            elif steps:
-                steps[-1].plan = self._combined(steps[-1].plan, operator, other)
-            else:
-                plan = self._combined(plan, operator, other)
-        for step in steps:
-            plan = self._combined(plan, step.operator, step.plan)
+            plan = self._combined(plan, operator, self.bind_query(operator.expression))
         return plan
 
     def _combined(self, left: Plan, node: exp.SetOperation, right: Plan) -> Plan:

@@ -23,8 +23,8 @@ from eventdb.schema import BIGINT
 from tests.physical.building import MemoryLog, batch_of, call, col, context_of, lit, rows_of, scan_of, split
 
 Row = tuple[Any, ...]
-KINDS = ("inner", "left", "full", "semi", "anti", "mark")
-_cells = st.tuples(st.none() | st.sampled_from("abc"), st.none() | st.integers(0, 2))
+KINDS = ("inner", "left", "full", "semi", "anti")
+_cells = st.tuples(st.none() | st.sampled_from("ab"), st.none() | st.integers(0, 2))
 _rows = st.lists(_cells, max_size=7)
 _cuts = st.lists(st.integers(0, 7), max_size=2)
 
@@ -56,13 +56,12 @@ def model(kind: str, left: list[Row], right: list[Row], pairs: Callable[[Row, Ro
     return result
 
 
-@given(
-    _rows, _rows, _cuts, st.sampled_from(KINDS), st.integers(0, 2), st.booleans(),
-    st.booleans(), st.sampled_from(("eq", "le")),
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "comparison"), [*((kind, "") for kind in KINDS), ("mark", "eq"), ("mark", "le")])
+@pytest.mark.parametrize("key_count", [0, 1, 2])
+@given(_rows, _rows, _cuts, st.booleans(), st.booleans())
 def test_a_join_gives_the_rows_of_the_model(
-    left: list[Row], right: list[Row], cuts: list[int], kind: str, key_count: int, nulls: bool,
-    residual: bool, comparison: str,
+    kind: str, comparison: str, key_count: int, left: list[Row], right: list[Row], cuts: list[int], nulls: bool,
+    residual: bool,
 ) -> None:  # fmt: skip
     a, b = table_of(left, "kn"), table_of(right, "lm")
     logs = MemoryLog(split(a, cuts)), MemoryLog(split(b, cuts))
