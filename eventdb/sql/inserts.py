@@ -123,7 +123,8 @@ def _rows(words: Words, context: Context, table: TableInfo, columns: tuple[int, 
         width = len(tree.expressions[0].expressions) if isinstance(tree.expressions[0], exp.Tuple) else 1
         if width != len(targets):
             _wrong_width(context, table, targets, width, tree.expressions[0])
-        return binder.values(tree, targets, [Literal(table.schema.types[i], table.default(i)) for i in columns])
+        with binder.nested({}):
+            return binder.values(tree, targets, [Literal(table.schema.types[i], table.default(i)) for i in columns])
     plan = binder.bind(tree, {})
     if len(plan.fields) != len(targets):
         _wrong_width(context, table, targets, len(plan.fields), tree)

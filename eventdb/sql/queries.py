@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 
 from sqlglot import exp
@@ -30,13 +31,19 @@ class QueryBinder:
 
     def bind(self, node: exp.Expr, ctes: dict[str, Plan]) -> Plan:
         """The plan of a query tree. `ctes` are the names of enclosing WITH clauses."""
+        with self.nested(ctes):
+            if node.args.get("with_") is not None:
+                ctes = self.context.ctes = self._with(node.args["with_"], ctes)
+            return self._bound(node, ctes)
+
+    @contextmanager
+    def nested(self, ctes: dict[str, Plan]) -> Iterator[None]:
+        """Inside the block expressions may hold queries, which see `ctes`."""
         context = self.context
         before = context.bind_query, context.ctes
         context.bind_query, context.ctes = self.bind, ctes
         try:
-            if node.args.get("with_") is not None:
-                ctes = context.ctes = self._with(node.args["with_"], ctes)
-            return self._bound(node, ctes)
+            yield
         finally:
             context.bind_query, context.ctes = before
 

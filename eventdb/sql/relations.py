@@ -52,7 +52,7 @@ class RelationBinder:
                 relation = self.item(join.this)
                 continue
             if before is not None and isinstance(join.this, exp.Lateral):  # it sees all that stands before it
-                before, relation = None, joins.product(before, relation, join)
+                relation, before = joins.product(before, relation, join), None
             relation = joins.bind(relation, join)
         return relation if before is None else joins.product(before, relation, select)
 

@@ -10,6 +10,7 @@ from eventdb.schema import BIGINT, DataType, Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import assign
+from eventdb.sql.queries import QueryBinder
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.statements import Conflict, CreateTable, Delete, TableInfo, Update
 from eventdb.sql.tokens import TokenType
@@ -133,8 +134,9 @@ def update(words: Words, context: Context) -> Update:
     words.expect("SET")
     _refuse_from(words)
     scan, scope = _rows(table, alias)
-    changed = _assignments(words, context, table, scope)
-    plan = _filtered(words, context, scan, scope, "UPDATE")
+    with QueryBinder(context).nested({}):
+        changed = _assignments(words, context, table, scope)
+        plan = _filtered(words, context, scan, scope, "UPDATE")
     returning = returned(words, context, table) if words.word() == "RETURNING" else None
     words.end()
     kept = _columns(table)
@@ -150,7 +152,8 @@ def delete(words: Words, context: Context) -> Delete:
     table = _target(words, context, "DELETE")
     alias = _alias(words, table, *_CLAUSES)
     scan, scope = _rows(table, alias)
-    plan = _filtered(words, context, scan, scope, "DELETE")
+    with QueryBinder(context).nested({}):
+        plan = _filtered(words, context, scan, scope, "DELETE")
     returning = returned(words, context, table) if words.word() == "RETURNING" else None
     words.end()
     return Delete(table, plan, returning)
