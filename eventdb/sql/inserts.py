@@ -12,7 +12,8 @@ from eventdb.logical.plan import Plan
 from eventdb.schema import DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
-from eventdb.sql.queries import QueryBinder, assign, project
+from eventdb.sql.projection import assign, project
+from eventdb.sql.queries import QueryBinder
 from eventdb.sql.scope import Scope
 from eventdb.sql.statements import Insert, InsertRows, TableInfo
 from eventdb.sql.tables import named_table, on_conflict, or_replace, returned

@@ -9,7 +9,7 @@ from eventdb.logical.rules.fold_constants import fold_constants
 from eventdb.schema import BIGINT, DataType, Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
-from eventdb.sql.queries import assign
+from eventdb.sql.projection import assign
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.statements import Conflict, CreateTable, Delete, TableInfo, Update
 from eventdb.sql.tokens import TokenType

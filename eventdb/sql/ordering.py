@@ -1,0 +1,81 @@
+"""The end of a query: project, DISTINCT, ORDER BY, LIMIT. What is ordered by and not selected is a hidden column."""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+from eventdb.logical.expressions import ColumnRef, Expression, IntervalValue, Literal, SortKey, walk
+from eventdb.logical.plan import Distinct, Limit, Plan, Sort
+from eventdb.sql.context import Context
+from eventdb.sql.expressions import ExpressionBinder
+from eventdb.sql.projection import project
+from eventdb.sql.scope import Scope
+
+
+class TailBinder:
+    """Binds the clauses that end a query."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def ordered(
+        self, node: exp.Expr, plan: Plan, outputs: list[Expression], names: list[str],
+        order: list[tuple[Expression | int, exp.Expr]], distinct: bool,
+    ) -> Plan:  # fmt: skip
+        """Project, DISTINCT, ORDER BY, LIMIT."""
+        visible = len(outputs)
+        columns = list(outputs)
+        keys: list[SortKey] = []
+        for target, tree in order:
+            if isinstance(target, int):
+                index = target
+            elif target in columns:
+                index = columns.index(target)
+            else:
+                if distinct:
+                    self.context.fail("with DISTINCT, ORDER BY must name selected columns", tree)
+                columns.append(target)
+                index = len(columns) - 1
+            ref = ColumnRef(columns[index].type, index, names[index] if index < visible else str(columns[index]))
+            keys.append(SortKey(ref, bool(tree.args.get("desc")), bool(tree.args.get("nulls_first"))))
+        self._check_months(columns, node)
+        hidden = [str(column) for column in columns[visible:]]
+        result: Plan = project(plan, columns, [*names, *hidden])
+        if distinct:
+            result = Distinct(result)
+        if keys:
+            result = Sort(result, tuple(keys))
+        result = self.limit(result, node)
+        if hidden:
+            kept = [ColumnRef(f.type, i, f.name) for i, f in enumerate(result.fields[:visible])]
+            result = project(result, kept, names)
+        return result
+
+    def _check_months(self, columns: list[Expression], node: exp.Expr) -> None:
+        for column in columns:
+            if column.type.name == "INTERVAL":
+                for part in walk(column):
+                    if isinstance(part, Literal) and isinstance(part.value, IntervalValue) and part.value.months:
+                        self.context.unsupported("a calendar interval (months, years) as a value", node)
+
+    def limit(self, plan: Plan, node: exp.Expr) -> Plan:
+        limit, offset = node.args.get("limit"), node.args.get("offset")
+        if limit is None and offset is None:
+            return plan
+        if isinstance(limit, exp.Fetch):
+            row_count = self._count(limit.args.get("count") or exp.Literal.number(1), "FETCH")
+        else:
+            row_count = self._count(limit.expression if limit is not None else None, "LIMIT")
+        skip = self._count(offset.expression if offset is not None else None, "OFFSET") or 0
+        return plan if row_count is None and not skip else Limit(plan, row_count, skip)
+
+    def _count(self, tree: exp.Expr | None, clause: str) -> int | None:
+        """A row count: a literal or parameter, NULL and ALL meaning no limit."""
+        if tree is None or (isinstance(tree, (exp.Var, exp.Column)) and tree.name.upper() == "ALL"):
+            return None
+        bound = ExpressionBinder(self.context, Scope([], []), clause).bind(tree)
+        if not isinstance(bound, Literal) or not (bound.type.is_integer or bound.value is None):
+            self.context.fail(f"{clause} needs a whole number", tree)
+        if bound.value is not None and bound.value < 0:
+            self.context.fail(f"{clause} must not be negative", tree)
+        return None if bound.value is None else int(bound.value)
