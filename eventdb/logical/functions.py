@@ -31,15 +31,18 @@ UTC), BLOB (UTF-8). The NULL type casts to everything.
 
 from __future__ import annotations
 
-from eventdb.logical.aggregates import AGGREGATES
+from eventdb.logical.aggregates import AGGREGATES, COLLECTED, is_collected
 from eventdb.logical.facts import aggregation_type, ends_in_escape, is_volatile, may_be_null, may_raise
+from eventdb.logical.rankings import RANKINGS
 from eventdb.logical.scalars import DATE_PARTS, SCALARS, TRUNC_UNITS
 from eventdb.logical.signatures import Function, Resolution
 from eventdb.logical.types import as_decimal, cast_may_fail, castable, common_type
 
 __all__ = [
     "AGGREGATES",
+    "COLLECTED",
     "DATE_PARTS",
+    "RANKINGS",
     "SCALARS",
     "TRUNC_UNITS",
     "Function",
@@ -50,6 +53,7 @@ __all__ = [
     "castable",
     "common_type",
     "ends_in_escape",
+    "is_collected",
     "is_volatile",
     "may_be_null",
     "may_raise",

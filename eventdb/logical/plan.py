@@ -211,6 +211,36 @@ class Aggregate(Plan):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSets(Plan):
+    """GROUPING SETS: as many Aggregates over the same rows, one after another; `sets` are positions of `keys`.
+
+    Output = the keys (NULL where a set leaves one out), the aggregations, and the number of the set (BIGINT, from 0).
+    The empty set gives exactly one row.
+    """
+
+    input: Plan
+    keys: tuple[Expression, ...]
+    sets: tuple[tuple[int, ...], ...]
+    aggregations: tuple[Aggregation, ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+    def label(self) -> str:
+        sets = [f"({', '.join(str(self.keys[i]) for i in chosen)})" for chosen in self.sets]
+        return f"GroupSets {', '.join(map(str, self.aggregations))} by {', '.join(sets)}".replace("  ", " ")
+
+
+@dataclass(frozen=True, slots=True)
 class Join(Plan):
     """INNER or LEFT equi-join: left_keys[i] = right_keys[i] (NULL never matches), then `residual` over left + right."""
 
@@ -301,6 +331,28 @@ class Distinct(Plan):
 
     def with_children(self, children: tuple[Plan, ...]) -> Plan:
         return replace(self, input=children[0])
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctOn(Plan):
+    """The first row of each combination of `keys`, in input order; NULL equals NULL."""
+
+    input: Plan
+    keys: tuple[Expression, ...]
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+    def label(self) -> str:
+        return f"DistinctOn {', '.join(map(str, self.keys))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,14 @@ from dataclasses import replace
 from eventdb.batch import RecordBatch
 from eventdb.errors import InternalError
 from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, SortKey, transform
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
+    DistinctOn,
     FileScan,
     Filter,
+    GroupSets,
     Join,
     Limit,
     Plan,
@@ -26,14 +29,15 @@ from eventdb.logical.plan import (
     ViewScan,
     transform_plan,
 )
-from eventdb.physical.aggregate import GroupRows
+from eventdb.physical.aggregate import GroupRows, GroupSetRows
 from eventdb.physical.context import QueryContext
-from eventdb.physical.distinct import DistinctRows
+from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.file_scan import FileRows
 from eventdb.physical.filter import FilterRows
 from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows
 from eventdb.physical.operator import Operator
+from eventdb.physical.over import OverRows
 from eventdb.physical.project import ProjectColumns
 from eventdb.physical.scan import KeyLookup, LogScan
 from eventdb.physical.short import short_rows
@@ -114,7 +118,10 @@ _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Join: lambda plan, children, context: HashJoin(plan, children[0], children[1], context),
     Sort: lambda plan, children, context: SortRows(plan, children[0], context),
     Limit: lambda plan, children, context: LimitRows(plan, children[0], context),
+    GroupSets: lambda plan, children, context: GroupSetRows(plan, children[0], context),
+    Over: lambda plan, children, context: OverRows(plan, children[0], context),
     Distinct: lambda plan, children, context: DistinctRows(plan, children[0], context),
+    DistinctOn: lambda plan, children, context: FirstRows(plan, children[0], context),
     UnionAll: lambda plan, children, context: UnionRows(plan, children, context),
     TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
 }
@@ -166,12 +173,15 @@ def expressions_of(plan: Plan) -> Iterator[Expression]:
         yield from (*plan.left_keys, *plan.right_keys)
         if plan.residual is not None:
             yield plan.residual
-    elif isinstance(plan, Aggregate):
+    elif isinstance(plan, Aggregate | GroupSets):
         yield from plan.keys
         for aggregation in plan.aggregations:
-            yield from aggregation.args
-            if aggregation.filter is not None:
-                yield aggregation.filter
+            yield from aggregation.expressions()
+    elif isinstance(plan, Over):
+        for call in plan.calls:
+            yield from call.expressions()
+    elif isinstance(plan, DistinctOn):
+        yield from plan.keys
 
 
 def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> Plan:
@@ -192,10 +202,11 @@ def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> P
     elif isinstance(plan, Join):
         residual = None if plan.residual is None else change(plan.residual)
         new = replace(plan, left_keys=all_of(plan.left_keys), right_keys=all_of(plan.right_keys), residual=residual)
-    elif isinstance(plan, Aggregate):
-        aggregations = tuple(
-            replace(a, args=all_of(a.args), filter=None if a.filter is None else change(a.filter))
-            for a in plan.aggregations
-        )
+    elif isinstance(plan, Aggregate | GroupSets):
+        aggregations = tuple(aggregation.map(change) for aggregation in plan.aggregations)
         new = replace(plan, keys=all_of(plan.keys), aggregations=aggregations)
+    elif isinstance(plan, Over):
+        new = replace(plan, calls=tuple(call.map(change) for call in plan.calls))
+    elif isinstance(plan, DistinctOn):
+        new = replace(plan, keys=all_of(plan.keys))
     return plan if new == plan else new

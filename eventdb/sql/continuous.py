@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eventdb.logical.expressions import Expression
-from eventdb.logical.functions import is_volatile
+from eventdb.logical.functions import is_collected, is_volatile
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
+    DistinctOn,
     FileScan,
     Filter,
+    GroupSets,
     Join,
     Limit,
     Plan,
@@ -34,6 +37,9 @@ _REFUSED = {
     Sort: ("ORDER BY in a continuous query", "sort when you read it: SELECT * FROM view ORDER BY ..."),
     Limit: ("LIMIT in a continuous query", "limit when you read it: SELECT * FROM view LIMIT ..."),
     Distinct: ("DISTINCT in a continuous query", "GROUP BY the columns instead"),
+    DistinctOn: ("DISTINCT ON in a continuous query", "apply it when you read the view"),
+    Over: ("a window function (OVER) in a continuous query", "compute it when you read the view"),
+    GroupSets: ("GROUPING SETS, ROLLUP and CUBE in a continuous query", "create one view for each grouping"),
     UnionAll: ("UNION ALL in a continuous query", "create one view for each branch"),
     ViewScan: ("a continuous query over a view", "query the view's topic"),
     FileScan: ("a continuous query over a file", "load the file into a topic first"),
@@ -59,6 +65,10 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
         if isinstance(node, Aggregate):
             if aggregate is not None:
                 context.unsupported("an aggregate over an aggregate in a continuous query", where)
+            kept = next((a for a in node.aggregations if is_collected(a)), None)
+            if kept is not None:
+                fix = "compute it when you read the topic: it needs all rows of a group together"
+                context.unsupported(f"{kept} in a continuous query", where, fix)
             aggregate = node
         elif not isinstance(node, (Filter, Project, TimeWindow)):
             context.unsupported("a continuous query without a topic", where, "select FROM a topic")
@@ -124,9 +134,7 @@ def _expressions(plan: Plan) -> Iterator[Expression]:
     elif isinstance(plan, Aggregate):
         yield from plan.keys
         for aggregation in plan.aggregations:
-            yield from aggregation.args
-            if aggregation.filter is not None:
-                yield aggregation.filter
+            yield from aggregation.expressions()
 
 
 def check_output(context: Context, plan: Plan, where: object) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from sqlglot import exp
 
+from eventdb.logical.constants import cast_literal
 from eventdb.logical.expressions import ColumnRef, Expression, IntervalValue, Literal, SortKey, walk
-from eventdb.logical.plan import Distinct, Limit, Plan, Sort
+from eventdb.logical.plan import Distinct, DistinctOn, Limit, Plan, Sort
+from eventdb.schema import BIGINT
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import project
 from eventdb.sql.scope import Scope
+
+Target = Expression | int
+"""What is ordered by: an expression over the input, or a position of the select list."""
 
 
 class TailBinder:
@@ -20,24 +25,25 @@ class TailBinder:
 
     def ordered(
         self, node: exp.Expr, plan: Plan, outputs: list[Expression], names: list[str],
-        order: list[tuple[Expression | int, exp.Expr]], distinct: bool,
+        order: list[tuple[Target, exp.Expr]], distinct: bool, on: list[Target] | None = None,
     ) -> Plan:  # fmt: skip
-        """Project, DISTINCT, ORDER BY, LIMIT."""
+        """Project, DISTINCT, ORDER BY, DISTINCT ON, LIMIT."""
         visible = len(outputs)
         columns = list(outputs)
         keys: list[SortKey] = []
         for target, tree in order:
             if isinstance(target, int):
                 index = target
-            elif target in columns:
-                index = columns.index(target)
             else:
-                if distinct:
+                if distinct and target not in columns:
                     self.context.fail("with DISTINCT, ORDER BY must name selected columns", tree)
-                columns.append(target)
-                index = len(columns) - 1
+                index = _place(target, columns)
             ref = ColumnRef(columns[index].type, index, names[index] if index < visible else str(columns[index]))
             keys.append(SortKey(ref, bool(tree.args.get("desc")), bool(tree.args.get("nulls_first"))))
+        first: list[ColumnRef] = []
+        for target in on or ():
+            index = target if isinstance(target, int) else _place(target, columns)
+            first.append(ColumnRef(columns[index].type, index, str(columns[index])))
         self._check_months(columns, node)
         hidden = [str(column) for column in columns[visible:]]
         result: Plan = project(plan, columns, [*names, *hidden])
@@ -45,6 +51,8 @@ class TailBinder:
             result = Distinct(result)
         if keys:
             result = Sort(result, tuple(keys))
+        if first:
+            result = DistinctOn(result, tuple(first))
         result = self.limit(result, node)
         if hidden:
             kept = [ColumnRef(f.type, i, f.name) for i, f in enumerate(result.fields[:visible])]
@@ -74,8 +82,18 @@ class TailBinder:
         if tree is None or (isinstance(tree, (exp.Var, exp.Column)) and tree.name.upper() == "ALL"):
             return None
         bound = ExpressionBinder(self.context, Scope([], []), clause).bind(tree)
+        bound = (
+            (cast_literal(bound, BIGINT) or bound) if isinstance(bound, Literal) and bound.type.is_numeric else bound
+        )
         if not isinstance(bound, Literal) or not (bound.type.is_integer or bound.value is None):
             self.context.fail(f"{clause} needs a whole number", tree)
         if bound.value is not None and bound.value < 0:
             self.context.fail(f"{clause} must not be negative", tree)
         return None if bound.value is None else int(bound.value)
+
+
+def _place(expression: Expression, columns: list[Expression]) -> int:
+    """The position of an expression among the columns, to which it is added if it is new."""
+    if expression not in columns:
+        columns.append(expression)
+    return columns.index(expression)

@@ -13,7 +13,7 @@ from eventdb.logical.plan import OutputField, Plan, Project, UnionAll, Values
 from eventdb.schema import NULL, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
-from eventdb.sql.ordering import TailBinder
+from eventdb.sql.ordering import TailBinder, Target
 from eventdb.sql.projection import assign, project, renamed
 from eventdb.sql.scope import Scope
 from eventdb.sql.selects import SelectBinder
@@ -152,7 +152,7 @@ class QueryBinder:
     def _tail(self, plan: Plan, node: exp.Expr) -> Plan:
         """ORDER BY and LIMIT over a whole query: its columns by name, ordinal or expression."""
         order = node.args.get("order")
-        keys: list[tuple[Expression | int, exp.Expr]] = []
+        keys: list[tuple[Target, exp.Expr]] = []
         refs: list[Expression] = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
         if order is not None:
             binder = ExpressionBinder(self.context, Scope.of_fields(plan.fields, ""), "ORDER BY")
