@@ -84,6 +84,14 @@ _PAIRS = {
     "regr_r2": "square of the correlation; 1 where y does not vary, NULL where x does not",
 }
 
+_SHAPES = {
+    "skewness": "corrected for bias; NULL for fewer than three values or equal ones",
+    "kurtosis": "excess, corrected for bias; NULL for fewer than four values or equal ones",
+    "kurtosis_pop": "excess; NULL for fewer than two values or equal ones",
+    "sem": "standard error of the mean; NULL for no value",
+    "mad": "median of the distances from the median; NULL for no value",
+}
+
 _ANY1 = _S("any -> first")
 _BOOL1 = _S("BOOLEAN -> BOOLEAN")
 
@@ -163,12 +171,16 @@ AGGREGATES: dict[str, Function] = define(
             literals=(1,),
         ),
         Function("mode", "any -> same", "most frequent value, the first of several; NULL for no value", _ANY1),
+        Function("entropy", "any -> DOUBLE", "log2 entropy of the values; 0 for none", _S("any -> DOUBLE")),
+        *(Function(name, "number -> DOUBLE", meaning, _S("DOUBLE -> DOUBLE")) for name, meaning in _SHAPES.items()),
         Function("regr_count", "y, x -> BIGINT", "pairs without a NULL", _S("DOUBLE, DOUBLE -> BIGINT")),
         *(Function(name, "y, x -> DOUBLE", meaning, _PAIR) for name, meaning in _PAIRS.items()),
     ]
 )
 
-COLLECTED = frozenset(("string_agg", "quantile_cont", "quantile_disc", "mode", "regr_count", *_PAIRS))
+COLLECTED = frozenset(
+    ("string_agg", "quantile_cont", "quantile_disc", "mode", "entropy", "regr_count", *_SHAPES, *_PAIRS)
+)
 """Aggregates that need the rows of a group together: they are kept until the group is whole."""
 
 

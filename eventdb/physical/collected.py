@@ -22,6 +22,7 @@ from eventdb.physical.grouping import factorize
 from eventdb.physical.operands import from_values, null_column
 from eventdb.physical.ordering import sort_rows
 from eventdb.physical.pair_statistics import PAIR_STATISTICS, pair_statistic
+from eventdb.physical.shape_statistics import SHAPE_STATISTICS
 from eventdb.schema import BIGINT, DOUBLE
 
 
@@ -210,7 +211,25 @@ def _pair(aggregation: Aggregation, groups: _Stretches) -> Column:
     return Column(DOUBLE, values, None if valid.all() else valid)
 
 
+def _shape(aggregation: Aggregation, groups: _Stretches) -> Column:
+    values = groups.columns[0].values.astype(np.float64, copy=False)
+    found, valid = SHAPE_STATISTICS[aggregation.function](values, groups.ids, len(groups.starts))
+    return Column(DOUBLE, found, None if valid.all() else valid)
+
+
+def _entropy(aggregation: Aggregation, groups: _Stretches) -> Column:
+    """-sum(p * log2(p)) over the shares p of the group's different values; 0 for none."""
+    total: Array = np.zeros(len(groups.starts))
+    if len(groups.ids):
+        pairs = factorize([Column(BIGINT, groups.ids), groups.columns[0]], len(groups.ids))
+        owner = groups.ids[pairs.first]
+        share = np.bincount(pairs.ids, minlength=pairs.count) / groups.counts[owner]
+        total = np.bincount(owner, weights=-share * np.log2(share), minlength=len(total))
+    return Column(DOUBLE, total + 0.0)
+
+
 _COMPUTED: dict[str, Callable[[Aggregation, _Stretches], Column]] = {
     "quantile_cont": _quantile_cont, "quantile_disc": _quantile_disc, "mode": _mode, "string_agg": _string_agg,
-    "regr_count": _pair, **dict.fromkeys(PAIR_STATISTICS, _pair),
+    "regr_count": _pair, "entropy": _entropy,
+    **dict.fromkeys(SHAPE_STATISTICS, _shape), **dict.fromkeys(PAIR_STATISTICS, _pair),
 }  # fmt: skip

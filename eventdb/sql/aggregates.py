@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 Bind = Callable[[exp.Expr], Expression]
 
 _COUNT_IF = ("count_if", "countif")
-_EXTREMES = {"arg_min": False, "argmin": False, "min_by": False, "arg_max": True, "argmax": True, "max_by": True}
+_EXTREMES = {
+    "arg_min": False, "argmin": False, "min_by": False, "arg_max": True, "argmax": True, "max_by": True,
+    "arg_min_null": False, "min_by_null": False, "arg_max_null": True, "max_by_null": True,
+}  # fmt: skip
 _MEDIANS = ("median", "percentile_cont", "percentile_disc", "quantile")
 _AS_DOUBLE = {"fsum": "sum", "kahan_sum": "sum", "sumkahan": "sum", "favg": "avg"}
 _IN_ORDER = ("string_agg", "first", "last", "any_value", "mode")  # ORDER BY changes nothing for the others
@@ -129,7 +132,7 @@ def _unfiltered(binder: ExpressionBinder, call: CallParts, bind: Bind, condition
     name, node = call.name, call.node
     if call.within:
         call = _within_group(binder, call)
-    if name == "count" and (not call.arguments or isinstance(call.arguments[0], exp.Star)):
+    if name in ("count", "count_star") and (not call.arguments or isinstance(call.arguments[0], exp.Star)):
         return _count_rows(binder, call, condition)
     order = tuple(_sort_key(bind, item) for item in call.order)
     args = [bind(argument) for argument in call.arguments]
@@ -227,11 +230,14 @@ def _with_separator(binder: ExpressionBinder, call: CallParts, args: list[Expres
 def _extreme(
     binder: ExpressionBinder, call: CallParts, args: list[Expression], condition: Expression | None
 ) -> Aggregation:
-    """arg_min(x, y): the first x in the order of y, of rows where neither is NULL."""
+    """arg_min(x, y): the first x in the order of y, of rows where neither is NULL; with _null x may be."""
     if len(args) == 3:
         binder.context.unsupported(f"{call.name}() of the n best", call.node, "use row_number() OVER and QUALIFY")
     if len(args) != 2:
         binder.context.fail(f"{call.name}() takes two arguments, not {len(args)}", call.node)
-    present = [binder.call("is_not_null", [arg], call.node) for arg in args]
+    tested = args[1:] if call.name.endswith("_null") else args
+    present = binder.call("is_not_null", tested[:1], call.node)
+    if len(tested) == 2:
+        present = _both(present, binder.call("is_not_null", tested[1:], call.node))
     key = SortKey(args[1], descending=_EXTREMES[call.name])
-    return Aggregation("first", (args[0],), args[0].type, False, _both(condition, _both(*present)), (key,))
+    return Aggregation("first", (args[0],), args[0].type, False, _both(condition, present), (key,))

@@ -313,6 +313,8 @@ class ExpressionBinder(Calls):
     def _function(self, node: exp.Expr) -> Expression:
         call = parts_of(self.context, node)
         name = call.name
+        if name == "grouping_id":
+            return self._grouping(exp.Grouping(expressions=call.arguments))
         if name in ("tumble", "window", "hop") or (
             name.endswith(("_start", "_end")) and name in functions.WINDOW_FUNCTIONS
         ):
@@ -436,7 +438,8 @@ _CONSTRUCTS = {
     "BitwiseAnd": "the operator &",
     "BitwiseOr": "the operator |", "BitwiseXor": "the operator #", "BitwiseNot": "the operator ~", "Collate": "COLLATE",
     "AtTimeZone": "AT TIME ZONE", "Map": "a map value",
-    "ArrayAgg": "the function list()", "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
+    "ArrayAgg": "the function list()",
+    "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
 }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ _PLAIN = {
 _AGGREGATE_NAMES = {name: name for name in AGGREGATES if name != "count_star"} | {
     "mean": "avg", "average": "avg", "stddev": "stddev_samp", "std": "stddev_samp", "variance": "var_samp",
     "var": "var_samp", "every": "bool_and", "logical_and": "bool_and", "logical_or": "bool_or",
-    "arbitrary": "first",
+    "arbitrary": "first", "count_star": "count_star",
 }  # fmt: skip
 
 _PART_NAMES = {
@@ -56,18 +56,18 @@ _PART_NAMES = {
 }  # fmt: skip
 
 KNOWN_ELSEWHERE = frozenset(
-    """list array_agg approx_count_distinct approx_quantile reservoir_quantile approx_top_k histogram kurtosis skewness
-    entropy mad sem regexp_matches regexp_replace
+    """list array_agg approx_count_distinct approx_quantile reservoir_quantile approx_top_k histogram
+    regexp_matches regexp_replace
     regexp_extract regexp_full_match regexp_like json_extract json_value json_query json_object json_array unnest
     generate_series range struct_pack list_value map array_length format printf levenshtein soundex sha1 sha256 hash
-    random uuid gen_random_uuid age to_char to_date timezone encode decode grouping_id session cumulate session_start
+    random uuid gen_random_uuid age to_char to_date timezone encode decode session cumulate session_start
     session_end generate_subscripts""".split()
 )
 FIXES = {
     "approx_count_distinct": "count(DISTINCT x) is exact", "approx_quantile": "quantile_cont(x, fraction) is exact",
     "list": "there is no type LIST; string_agg(x, ',') gives text",
     "array_agg": "there is no type LIST; string_agg(x, ',') gives text",
-    "histogram": "there is no type MAP; GROUP BY x with count(*)", "grouping_id": "write GROUPING(...)",
+    "histogram": "there is no type MAP; GROUP BY x with count(*)",
 }  # fmt: skip
 
 
@@ -272,8 +272,8 @@ _BUILDERS: dict[str, Builder] = {
 
 WINDOW_FUNCTIONS = ("tumble", "hop", "window", "tumble_start", "tumble_end", "hop_start", "hop_end")
 AGGREGATE_SPELLINGS = frozenset(
-    """count_if countif arg_min argmin min_by arg_max argmax max_by median quantile percentile_cont percentile_disc fsum
-    kahan_sum sumkahan favg group_concat listagg""".split()
+    """count_if countif arg_min argmin min_by arg_max argmax max_by arg_min_null min_by_null arg_max_null max_by_null
+    median quantile percentile_cont percentile_disc fsum kahan_sum sumkahan favg group_concat listagg""".split()
 )
 """Aggregates that are spelled out in others (aggregates.py)."""
 FUNCTION_NAMES = frozenset((*_PLAIN, *_AGGREGATE_NAMES, *AGGREGATE_SPELLINGS, *_BUILDERS, *WINDOW_FUNCTIONS, *RANKINGS))

@@ -30,7 +30,7 @@ _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its argu
     "Limit": ("LIMIT", "expression limit_options"),
     "Offset": ("OFFSET", "expression"),
     "Fetch": ("FETCH", "direction count limit_options"),
-    "LimitOptions": ("LIMIT", "rows"),
+    "LimitOptions": ("LIMIT", "rows percent"),
     "Distinct": ("DISTINCT", "expressions on"),
     "Star": ("a select list", "except_ replace rename"),
     "Column": ("a column", "this table db catalog"),

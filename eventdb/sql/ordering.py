@@ -5,9 +5,10 @@ from __future__ import annotations
 from sqlglot import exp
 
 from eventdb.logical.constants import cast_literal
-from eventdb.logical.expressions import ColumnRef, Expression, IntervalValue, Literal, SortKey, walk
-from eventdb.logical.plan import Distinct, DistinctOn, Limit, Plan, Sort
-from eventdb.schema import BIGINT
+from eventdb.logical.expressions import Call, ColumnRef, Expression, IntervalValue, Literal, SortKey, walk
+from eventdb.logical.over import Over, OverCall
+from eventdb.logical.plan import Distinct, DistinctOn, Filter, Limit, OutputField, Plan, Sort
+from eventdb.schema import BIGINT, BOOLEAN, DOUBLE
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import project
@@ -70,12 +71,36 @@ class TailBinder:
         limit, offset = node.args.get("limit"), node.args.get("offset")
         if limit is None and offset is None:
             return plan
+        options = limit.args.get("limit_options") if limit is not None else None
+        if limit is not None and options is not None and options.args.get("percent"):
+            return self._percent(plan, limit, offset)
         if isinstance(limit, exp.Fetch):
             row_count = self._count(limit.args.get("count") or exp.Literal.number(1), "FETCH")
         else:
             row_count = self._count(limit.expression if limit is not None else None, "LIMIT")
         skip = self._count(offset.expression if offset is not None else None, "OFFSET") or 0
         return plan if row_count is None and not skip else Limit(plan, row_count, skip)
+
+    def _percent(self, plan: Plan, limit: exp.Expr, offset: exp.Expr | None) -> Plan:
+        """LIMIT p%: that share of all rows, rounded down, after those that OFFSET skips."""
+        tree = limit.args.get("count") if isinstance(limit, exp.Fetch) else limit.expression
+        binder = ExpressionBinder(self.context, Scope([], []), "LIMIT")
+        share = binder.bind(tree) if tree is not None else binder.null()
+        percent = cast_literal(share, DOUBLE) if isinstance(share, Literal) and share.type.is_numeric else None
+        if percent is None or percent.value is None or not 0 <= percent.value <= 100:
+            self.context.fail("LIMIT needs a percentage between 0 and 100", tree)
+        skip = self._count(offset.expression if offset is not None else None, "OFFSET") or 0
+        calls = (OverCall("count_star", (), BIGINT), OverCall("row_number", (), BIGINT))
+        width = len(plan.fields)
+        counted = Over(plan, calls, tuple(OutputField(str(call), BIGINT, False) for call in calls))
+        rows, place = (ColumnRef(BIGINT, width + i, str(call)) for i, call in enumerate(calls))
+        part = binder.call("divide", [binder.call("multiply", [rows, percent], tree), Literal(DOUBLE, 100.0)], tree)
+        last = binder.call("add", [binder.call("floor", [part], tree), Literal(DOUBLE, float(skip))], tree)
+        kept: Expression = binder.call("le", [place, last], tree)
+        if skip:
+            kept = Call(BOOLEAN, "and", (binder.call("gt", [place, Literal(BIGINT, skip)], tree), kept))
+        refs = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
+        return project(Filter(counted, kept), refs, [f.name for f in plan.fields])
 
     def _count(self, tree: exp.Expr | None, clause: str) -> int | None:
         """A row count: a literal or parameter, NULL and ALL meaning no limit."""

@@ -24,19 +24,17 @@ from eventdb.sql.aggregates import CallParts, aggregation_of, is_aggregate, part
 if TYPE_CHECKING:
     from eventdb.sql.expressions import ExpressionBinder
 
-_PLACES = ["unbounded preceding", "preceding", "current row", "following", "unbounded following"]
-
 
 def bind_over(binder: ExpressionBinder, node: exp.Window) -> OverCall:
     """The analytic call of a tree `f(...) OVER window`."""
     call = parts_of(binder.context, node.this)
-    partition, order_by, spec = _window(binder, node, set())
+    partition, order_by, spec = _window(binder, node)
     keys = tuple(binder.bind(tree) for tree in partition)
     order = tuple(
         SortKey(binder.bind(item.this), bool(item.args.get("desc")), bool(item.args.get("nulls_first")))
         for item in order_by
     )
-    frame = DEFAULT_FRAME if spec is None or call.name in FRAMELESS else _frame(binder, spec, order)
+    frame = DEFAULT_FRAME if spec is None else _frame(binder, spec, order)
     if is_aggregate(call.name):
         return _aggregate(binder, call, keys, order, frame)
     if call.name not in RANKINGS:
@@ -48,7 +46,7 @@ def _aggregate(
     binder: ExpressionBinder, call: CallParts, keys: tuple[Expression, ...], order: tuple[SortKey, ...], frame: Frame
 ) -> OverCall:
     found = aggregation_of(binder, call, binder.bind)
-    if found.order and found.function not in ("first", "quantile_cont", "quantile_disc"):
+    if found.order and found.function not in ("first", "last", "quantile_cont", "quantile_disc"):
         binder.context.unsupported("ORDER BY inside an aggregate with OVER", call.node, "order the window instead")
     return OverCall(
         found.function, found.args, found.type, keys, order, frame, distinct=found.distinct, filter=found.filter,
@@ -63,10 +61,15 @@ def _ranking(
     for given, what in ((call.distinct, "DISTINCT"), (call.condition, "FILTER"), (call.within, "WITHIN GROUP")):
         if given:
             context.fail(f"{what} is for aggregates; {name}() is not one", call.node)
+    if call.order and name in ("first_value", "last_value"):
+        call.name = name.removesuffix("_value")
+        return _aggregate(binder, call, keys, order, frame)
     if call.order:
         context.unsupported(f"ORDER BY inside {name}()", call.node, "order the window: OVER (ORDER BY ...)")
     if call.ignore_nulls and name not in SKIPS_NULLS:
         context.fail(f"IGNORE NULLS means nothing for {name}()", call.node)
+    if name in FRAMELESS:
+        frame = DEFAULT_FRAME
     args = [binder.bind(argument) for argument in call.arguments]
     if len(args) == 3 and isinstance(args[2], Literal):
         args[2] = binder.unify([args[0], args[2]], call.node, f"{name}()")[1]
@@ -78,9 +81,12 @@ def _ranking(
 
 
 def _window(
-    binder: ExpressionBinder, node: exp.Window, seen: set[str]
+    binder: ExpressionBinder, node: exp.Window, before: list[str] | None = None
 ) -> tuple[list[exp.Expr], list[exp.Ordered], exp.WindowSpec | None]:
-    """PARTITION BY, ORDER BY and frame of a window, with what it takes from the window it names."""
+    """PARTITION BY, ORDER BY and frame of a window, with what it takes from the window it names.
+
+    before: the windows it may name, None for all: one of the WINDOW clause may name those in front of it.
+    """
     partition = list(node.args.get("partition_by") or [])
     order = node.args["order"].expressions if node.args.get("order") is not None else []
     spec = node.args.get("spec")
@@ -88,10 +94,11 @@ def _window(
     if base is None:
         return partition, order, spec
     name = base.name.lower()
-    if name not in binder.windows or name in seen:
+    if name not in binder.windows or (before is not None and name not in before):
         known = ", ".join(binder.windows) or "none"
         binder.context.fail(f"no window {base.name!r} before this; the WINDOW clause defines {known}", node)
-    taken, taken_order, taken_spec = _window(binder, binder.windows[name], seen | {name})
+    names = list(binder.windows)
+    taken, taken_order, taken_spec = _window(binder, binder.windows[name], names[: names.index(name)])
     if partition:
         binder.context.fail(f"window {base.name!r} has a PARTITION BY already, or none for good", node)
     if order and taken_order:
@@ -108,8 +115,7 @@ def _frame(binder: ExpressionBinder, spec: exp.WindowSpec, order: tuple[SortKey,
     unit = str(spec.args.get("kind")).lower()
     start = _bound(binder, spec, "start", unit, order)
     end = CURRENT_ROW if spec.args.get("end") is None else _bound(binder, spec, "end", unit, order)
-    places = _PLACES.index(start.kind), _PLACES.index(end.kind)
-    if start == UNBOUNDED_FOLLOWING or end == UNBOUNDED_PRECEDING or places[0] > places[1]:
+    if start == UNBOUNDED_FOLLOWING or end == UNBOUNDED_PRECEDING:
         binder.context.fail(f"a frame from {start} to {end} holds no rows", spec)
     exclude = spec.args.get("exclude")
     excluded = exclude.name.lower() if exclude is not None else "no others"

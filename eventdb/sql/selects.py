@@ -206,6 +206,8 @@ class SelectBinder:
         """An ordinal or the name of a select item as its position, anything else as an expression."""
         if isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
             return selection.items.index(self._ordinal(tree, selection, clause))
+        if isinstance(tree, (exp.Literal, exp.Boolean, exp.Null)):
+            self.context.fail(f"{clause} a constant changes nothing; name a column, or its place as a number", tree)
         named = self._output_named(tree, selection)
         return named if named is not None else selection.binder.bind(tree)
 
