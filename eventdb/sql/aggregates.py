@@ -26,6 +26,7 @@ _COUNT_IF = ("count_if", "countif")
 _EXTREMES = {
     "arg_min": False, "argmin": False, "min_by": False, "arg_max": True, "argmax": True, "max_by": True,
     "arg_min_null": False, "min_by_null": False, "arg_max_null": True, "max_by_null": True,
+    "arg_min_nulls_last": False, "arg_max_nulls_last": True,
 }  # fmt: skip
 _MEDIANS = ("median", "percentile_cont", "percentile_disc", "quantile")
 _AS_DOUBLE = {"fsum": "sum", "kahan_sum": "sum", "sumkahan": "sum", "favg": "avg"}
@@ -99,6 +100,8 @@ def is_aggregate(name: str) -> bool:
 
 def bind_aggregate(binder: ExpressionBinder, call: CallParts) -> Expression:
     """A reference to the aggregation, which is added to the binder's unless it is there."""
+    if call.name in ("weighted_avg", "wavg"):
+        return _weighted(binder, call)
     aggregations = binder.check_aggregate(call.name, call.node)
     found = aggregation_of(binder, call, binder.aggregate_argument)
     if found not in aggregations:
@@ -227,17 +230,33 @@ def _with_separator(binder: ExpressionBinder, call: CallParts, args: list[Expres
     return args
 
 
+def _weighted(binder: ExpressionBinder, call: CallParts) -> Expression:
+    """weighted_avg(x, w): sum(x * w) / sum(w) over the rows where x is not NULL."""
+    if len(call.arguments) != 2 or call.distinct or call.order:
+        binder.context.fail(f"{call.name}() takes a value and a weight", call.node)
+    value, weight = call.arguments
+    present = exp.Not(this=exp.Is(this=value, expression=exp.Null()))
+    chosen = present if call.condition is None else exp.And(this=call.condition, expression=present)
+    products = CallParts("sum", [exp.Mul(this=value, expression=weight)], call.node, condition=chosen)
+    weights = CallParts("sum", [weight], call.node, condition=chosen)
+    parts = [binder.coerce(bind_aggregate(binder, part), DOUBLE, call.node) for part in (products, weights)]
+    return binder.call("divide", parts, call.node)
+
+
 def _extreme(
     binder: ExpressionBinder, call: CallParts, args: list[Expression], condition: Expression | None
 ) -> Aggregation:
-    """arg_min(x, y): the first x in the order of y, of rows where neither is NULL; with _null x may be."""
+    """arg_min(x, y): the first x in the order of y, of rows where neither is NULL; with _null x may be, with
+    _nulls_last both."""
     if len(args) == 3:
         binder.context.unsupported(f"{call.name}() of the n best", call.node, "use row_number() OVER and QUALIFY")
     if len(args) != 2:
         binder.context.fail(f"{call.name}() takes two arguments, not {len(args)}", call.node)
+    key = SortKey(args[1], descending=_EXTREMES[call.name])
+    if call.name.endswith("_nulls_last"):
+        return Aggregation("first", (args[0],), args[0].type, False, condition, (key,))
     tested = args[1:] if call.name.endswith("_null") else args
     present = binder.call("is_not_null", tested[:1], call.node)
     if len(tested) == 2:
         present = _both(present, binder.call("is_not_null", tested[1:], call.node))
-    key = SortKey(args[1], descending=_EXTREMES[call.name])
     return Aggregation("first", (args[0],), args[0].type, False, _both(condition, present), (key,))

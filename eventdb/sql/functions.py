@@ -273,6 +273,7 @@ _BUILDERS: dict[str, Builder] = {
 WINDOW_FUNCTIONS = ("tumble", "hop", "window", "tumble_start", "tumble_end", "hop_start", "hop_end")
 AGGREGATE_SPELLINGS = frozenset(
     """count_if countif arg_min argmin min_by arg_max argmax max_by arg_min_null min_by_null arg_max_null max_by_null
+    arg_min_nulls_last arg_max_nulls_last weighted_avg wavg
     median quantile percentile_cont percentile_disc fsum kahan_sum sumkahan favg group_concat listagg""".split()
 )
 """Aggregates that are spelled out in others (aggregates.py)."""

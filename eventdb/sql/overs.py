@@ -45,6 +45,8 @@ def bind_over(binder: ExpressionBinder, node: exp.Window) -> OverCall:
 def _aggregate(
     binder: ExpressionBinder, call: CallParts, keys: tuple[Expression, ...], order: tuple[SortKey, ...], frame: Frame
 ) -> OverCall:
+    if call.name in ("weighted_avg", "wavg"):
+        binder.context.unsupported(f"{call.name}() with OVER", call.node, "divide sum(x * w) by sum(w)")
     found = aggregation_of(binder, call, binder.bind)
     if found.order and found.function not in ("first", "last", "quantile_cont", "quantile_disc"):
         binder.context.unsupported("ORDER BY inside an aggregate with OVER", call.node, "order the window instead")
