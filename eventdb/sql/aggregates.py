@@ -234,9 +234,9 @@ def _weighted(binder: ExpressionBinder, call: CallParts) -> Expression:
     """weighted_avg(x, w): sum(x * w) / sum(w) over the rows where x is not NULL."""
     if len(call.arguments) != 2 or call.distinct or call.order:
         binder.context.fail(f"{call.name}() takes a value and a weight", call.node)
-    value, weight = call.arguments
+    value, weight = (argument.copy() for argument in call.arguments)  # trees are shared between binds
     present = exp.Not(this=exp.Is(this=value, expression=exp.Null()))
-    chosen = present if call.condition is None else exp.And(this=call.condition, expression=present)
+    chosen = present if call.condition is None else exp.And(this=call.condition.copy(), expression=present)
     products = CallParts("sum", [exp.Mul(this=value, expression=weight)], call.node, condition=chosen)
     weights = CallParts("sum", [weight], call.node, condition=chosen)
     parts = [binder.coerce(bind_aggregate(binder, part), DOUBLE, call.node) for part in (products, weights)]

@@ -314,7 +314,7 @@ class ExpressionBinder(Calls):
         call = parts_of(self.context, node)
         name = call.name
         if name == "grouping_id":
-            return self._grouping(exp.Grouping(expressions=call.arguments))
+            return self._grouping(exp.Grouping(expressions=[argument.copy() for argument in call.arguments]))
         if name in ("tumble", "window", "hop") or (
             name.endswith(("_start", "_end")) and name in functions.WINDOW_FUNCTIONS
         ):

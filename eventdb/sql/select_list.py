@@ -100,7 +100,9 @@ class SelectList:
             if isinstance(inner, exp.Columns):
                 yield Item(tree.alias if isinstance(tree, exp.Alias) else found.name, None, found.column, tree)
                 continue
-            copied = inner.copy().transform(lambda part, place=place: place if isinstance(part, exp.Columns) else part)
+            copied = inner.copy()
+            for part in list(copied.find_all(exp.Columns)):
+                part.replace(place.copy())
             yield Item(tree.alias if isinstance(tree, exp.Alias) else "", copied)
 
     def _chosen(self, node: exp.Columns) -> list[_Chosen]:

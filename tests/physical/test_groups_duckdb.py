@@ -116,7 +116,8 @@ def test_order_by_any_expression_agrees_with_duckdb(
     rows: Rows, keys: list[str], limit: int, skip: int, data: st.DataObject
 ) -> None:
     order = ", ".join(f"{key}{data.draw(DIRECTIONS)}" for key in keys)
-    agree(rows, f"SELECT s AS alias, x + 1 FROM {{e}} ORDER BY {order}, alias DESC NULLS LAST, o LIMIT {limit} + 1 OFFSET {skip}")
+    tail = f"{order}, alias DESC NULLS LAST, o LIMIT {limit} + 1 OFFSET {skip}"
+    agree(rows, f"SELECT s AS alias, x + 1 FROM {{e}} ORDER BY {tail}")
     agree(rows, f"SELECT o FROM {{e}} ORDER BY {order}, o LIMIT {limit * 10}%")
 
 

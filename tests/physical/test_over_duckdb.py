@@ -97,9 +97,8 @@ def windows(draw: st.DrawFn, unique: bool) -> str:
         keys = [f"{c}{draw(NULLS)}" for c in draw(st.lists(st.sampled_from("hxstg"), max_size=2))]
     order = f"ORDER BY {', '.join(keys)}" if keys else ""
     if kind == "rows" and unique:
-        return (
-            f"{partition} {order} ROWS {draw(bounds(st.one_of(WHOLE, st.just('coalesce(h * h, 1)'))))}{draw(EXCLUDES)}"
-        )
+        edges = draw(bounds(st.one_of(WHOLE, st.just("coalesce(h * h, 1)"))))
+        return f"{partition} {order} ROWS {edges}{draw(EXCLUDES)}"
     if kind == "groups" and order:
         return f"{partition} {order} GROUPS {draw(bounds(WHOLE))}{draw(EXCLUDES)}"
     if kind == "range":

@@ -48,8 +48,6 @@ def test_a_change_of_rows_refuses_every_clause_it_would_leave_out(statement: str
         ("SELECT n FROM (readings TABLESAMPLE 1%)", "TABLESAMPLE in FROM"),
         ("SELECT x.n FROM (readings) AS x", "an alias of a FROM in parentheses"),
         ("SELECT n FROM ONLY readings", "ONLY in FROM"),
-        ("SELECT n FROM readings LIMIT 10%", "PERCENT in LIMIT"),
-        ("SELECT n FROM readings FETCH FIRST 10 PERCENT ROWS ONLY", "PERCENT in LIMIT"),
         ("SELECT n FROM readings ORDER BY n FETCH FIRST 1 ROW WITH TIES", "WITH TIES in LIMIT"),
         ("SELECT n FROM readings LIMIT 1 BY n", "BY in LIMIT"),
         ("SELECT n FROM readings GROUP BY n WITH TOTALS", "GROUP BY WITH TOTALS"),
