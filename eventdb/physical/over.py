@@ -13,12 +13,13 @@ from eventdb.batch import Array, Column, RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.logical.expressions import Aggregation, Expression, SortKey
 from eventdb.logical.functions import AGGREGATES
-from eventdb.logical.over import Over, OverCall
+from eventdb.logical.over import DEFAULT_FRAME, Over, OverCall
 from eventdb.physical.aggregate_state import scatter
-from eventdb.physical.collected import value_arguments
+from eventdb.physical.collected import CollectedEvaluator, aggregate_rows, value_arguments
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.frames import Pieces, frame_pieces
+from eventdb.physical.grouping import Groups, factorize
 from eventdb.physical.operator import Operator
 from eventdb.physical.over_aggregates import aggregate_frames
 from eventdb.physical.over_values import nth, ntile, ranking, shifted
@@ -62,6 +63,14 @@ class OverRows(Operator):
             sortings.setdefault((call.partition, call.order), []).append(i)
         results: dict[int, Column] = {}
         for sorting, calls in sortings.items():
+            whole = [i for i in calls if _is_of_whole_partitions(self.plan.calls[i])]
+            if whole:
+                groups = factorize([Evaluator(key)(batch) for key in sorting[0]], batch.row_count)
+                for i in whole:
+                    results[i] = _of_whole_partitions(self.plan.calls[i], batch, groups)
+            calls = [i for i in calls if i not in results]
+            if not calls:
+                continue
             partitions = _partitions(sorting, batch)
             framed = _FramedRows(batch, partitions)
             for i in calls:
@@ -83,7 +92,7 @@ class OverRows(Operator):
             return nth(values[0], which, call.function == "last_value", call.ignore_nulls, None, rows.frame(call))
         if call.function not in AGGREGATES:
             return ranking(call.function, partitions)
-        aggregation = Aggregation(call.function, call.args, call.type, call.distinct, call.filter, call.inner)
+        aggregation = _aggregation(call)
         keep = None if call.filter is None else rows.keep(call.filter)
         columns = [rows.filtered(arg, call.filter) for arg in value_arguments(aggregation)]
         columns += [rows.filtered(key.expression, call.filter) for key in call.inner]
@@ -91,6 +100,23 @@ class OverRows(Operator):
             skip = call.ignore_nulls or call.function == "any_value"
             return nth(columns[0], None, call.function == "last", skip, keep, rows.frame(call))
         return aggregate_frames(aggregation, columns, keep, rows.frame(call), partitions, self.context.cancel.check)
+
+
+def _aggregation(call: OverCall) -> Aggregation:
+    """The aggregate a call is of each frame."""
+    return Aggregation(call.function, call.args, call.type, call.distinct, call.filter, call.inner)
+
+
+def _is_of_whole_partitions(call: OverCall) -> bool:
+    return call.function in AGGREGATES and not call.order and call.frame == DEFAULT_FRAME
+
+
+def _of_whole_partitions(call: OverCall, batch: RecordBatch, groups: Groups) -> Column:
+    """An aggregate that is the same for all rows of a partition: as in GROUP BY, without a sort."""
+    aggregation = _aggregation(call)
+    given = CollectedEvaluator(aggregation)(batch)
+    ids = groups.ids if given.rows is None else groups.ids[given.rows]
+    return aggregate_rows(aggregation, given.columns, ids, groups.count).take(groups.ids)
 
 
 class _FramedRows:
