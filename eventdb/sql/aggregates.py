@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from eventdb.logical.expressions import Aggregation, Call, Expression, Literal, SortKey
+from eventdb.logical.expressions import Aggregation, Call, Case, Expression, Literal, SortKey
 from eventdb.logical.functions import AGGREGATES
 from eventdb.logical.rankings import SKIPS_NULLS
 from eventdb.schema import BIGINT, BOOLEAN, DOUBLE, VARCHAR
@@ -231,7 +231,7 @@ def _with_separator(binder: ExpressionBinder, call: CallParts, args: list[Expres
 
 
 def _weighted(binder: ExpressionBinder, call: CallParts) -> Expression:
-    """weighted_avg(x, w): sum(x * w) / sum(w) over the rows where x is not NULL."""
+    """weighted_avg(x, w): sum(x * w) / sum(w) over the rows where x is not NULL; NULL if the weights are 0."""
     if len(call.arguments) != 2 or call.distinct or call.order:
         binder.context.fail(f"{call.name}() takes a value and a weight", call.node)
     value, weight = (argument.copy() for argument in call.arguments)  # trees are shared between binds
@@ -240,6 +240,8 @@ def _weighted(binder: ExpressionBinder, call: CallParts) -> Expression:
     products = CallParts("sum", [exp.Mul(this=value, expression=weight)], call.node, condition=chosen)
     weights = CallParts("sum", [weight], call.node, condition=chosen)
     parts = [binder.coerce(bind_aggregate(binder, part), DOUBLE, call.node) for part in (products, weights)]
+    is_zero = binder.call("eq", [parts[1], Literal(DOUBLE, 0.0)], call.node)
+    parts[1] = Case(DOUBLE, (is_zero,), (Literal(DOUBLE, None),), parts[1])
     return binder.call("divide", parts, call.node)
 
 
