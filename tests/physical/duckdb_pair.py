@@ -27,6 +27,20 @@ COLUMNS: dict[str, tuple[str, st.SearchStrategy[Any]]] = {
     "s": ("VARCHAR", st.sampled_from(["", "x", "y", "ß", "zz"])),
     "t": ("TIMESTAMP", st.integers(0, 40).map(lambda n: START + dt.timedelta(hours=7 * n))),
 }
+FIXED: Rows = [
+    (
+        o,
+        [None, "a", "b", ""][o * 7 % 11 % 4],
+        [None, -1, 0, 2, 3, 4][o * 5 % 13 % 6],
+        [3, None, -(2**50), -4, 2**50][o % 5],
+        [None, 0.25, -1.5, 2.0, 1e6][o * 3 % 7 % 5],
+        None if o % 5 == 0 else Decimal(o * 37 % 41) / 4,
+        [None, "x", "", "zz"][o * 11 % 17 % 4],
+        None if o % 6 == 5 else START + dt.timedelta(hours=o * 13 % 37),
+    )
+    for o in range(40)
+]
+"""Rows that are the same in every run, with NULLs and repeats in every column."""
 _NAMES = ("o", *COLUMNS)
 _numbers = itertools.count()
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventdb.errors import EvaluationError
-from tests.physical.duckdb_pair import START, Rows, agree, databases, stored, tables
+from tests.physical.duckdb_pair import FIXED, START, Rows, agree, databases, stored, tables
 
 NULLS = st.sampled_from([" ASC NULLS FIRST", " ASC NULLS LAST", " DESC NULLS FIRST", " DESC NULLS LAST"])
 PARTITIONS = st.sampled_from(["", "PARTITION BY g", "PARTITION BY h, g", "PARTITION BY x"])
@@ -138,6 +138,40 @@ def test_windows_over_groups_and_qualify_agree_with_duckdb(rows: Rows, most: int
     windows = "WINDOW v AS (PARTITION BY g), w AS (v ORDER BY x, o)"
     condition = f"n <= {most} AND count(*) OVER v > 1"
     agree(rows, f"SELECT o, row_number() OVER w AS n FROM {{e}} {windows} QUALIFY {condition} ORDER BY o")
+
+
+BETWEEN = [
+    "UNBOUNDED PRECEDING AND {a} PRECEDING",
+    "{b} PRECEDING AND {a} PRECEDING",
+    "{a} PRECEDING AND CURRENT ROW",
+    "{a} PRECEDING AND {b} FOLLOWING",
+    "CURRENT ROW AND {a} FOLLOWING",
+    "{a} FOLLOWING AND {b} FOLLOWING",
+    "{a} FOLLOWING AND UNBOUNDED FOLLOWING",
+]
+
+
+@pytest.mark.parametrize("frame", ["", *(f"ROWS BETWEEN {between.format(a=1, b=3)}" for between in BETWEEN)])
+def test_every_function_agrees_with_duckdb_in_every_frame_of_rows(frame: str) -> None:
+    exclude = {"": ""}.get(frame, " EXCLUDE TIES" if "FOLLOWING AND" in frame else " EXCLUDE CURRENT ROW")
+    for window in (f"PARTITION BY g ORDER BY h NULLS FIRST, o {frame}", f"ORDER BY o {frame}{exclude}"):
+        columns = ", ".join(f"{f} OVER ({window})" for f in [*PEERED, *RANKS, *SHIFTS, *PICKS])
+        agree(FIXED, f"SELECT o, {columns} FROM {{e}} ORDER BY o")
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("exclude", ["", "EXCLUDE CURRENT ROW", "EXCLUDE GROUP", "EXCLUDE TIES"])
+def test_frames_of_ranges_and_groups_agree_with_duckdb_at_every_bound(between: str, exclude: str) -> None:
+    near, far = "INTERVAL '2 hours'", "INTERVAL '9 hours'"
+    columns = []
+    for way in (" NULLS FIRST", " NULLS LAST", " DESC NULLS FIRST", " DESC NULLS LAST"):
+        for partition in ("", "PARTITION BY g"):
+            for key, a, b in (("h", "1", "3"), ("x", "0.25", "2"), ("d", "0.75", "2.5"), ("t", near, far)):
+                edges = between.format(a=a, b=b)
+                columns.append(f"sum(o) OVER ({partition} ORDER BY {key}{way} RANGE BETWEEN {edges} {exclude})")
+            edges = between.format(a=1, b=2)
+            columns.append(f"count(x) OVER ({partition} ORDER BY h{way} GROUPS BETWEEN {edges} {exclude})")
+    agree(FIXED, f"SELECT o, {', '.join(columns)} FROM {{e}} ORDER BY o")
 
 
 def test_long_partitions_take_the_same_sums_as_short_ones() -> None:
