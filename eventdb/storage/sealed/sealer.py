@@ -322,9 +322,12 @@ class Sealer:
         self, schema: Schema, topic_id: int, partition: int, most_rows: int = MAX_SEGMENT_ROWS
     ) -> bool:  # fmt: skip
         """One group of segments is sealed. False if there is none, it has more rows, or they changed meanwhile."""
-        with self._snapshot() as snapshot:
-            _, entries = self._entries(snapshot, topic_id, partition)
-        group = self.choose(entries)
+        group = self._next_group(topic_id, partition)
+        if group:
+            # A sealer killed between its journal record and its index commit has named its file: that commit happens
+            # first. Found at the swap only, its file would have been overwritten by ours, and be dropped with it.
+            self._writer.leave(self._writer.enter())
+            group = self._next_group(topic_id, partition)
         if group and not _has_columns_of(group[0], schema):
             return False
         if not group or sum(entry.rows for entry in group) > most_rows:
@@ -354,6 +357,11 @@ class Sealer:
         self.bytes_before += sum(len(part.memory) for part, _ in parts)
         self.bytes_after += layout.size_bytes
         return True
+
+    def _next_group(self, topic_id: int, partition: int) -> list[Entry]:
+        with self._snapshot() as snapshot:
+            _, entries = self._entries(snapshot, topic_id, partition)
+        return self.choose(entries)
 
     def _swap(self, topic_id: int, partition: int, group: list[Entry], layout: SealedLayout) -> bool:
         """The index names the sealed segment instead of the group, if that is still what it names."""
