@@ -11,6 +11,7 @@ FIRST_SEGMENT_ROWS = 1_024
 SEGMENT_GROWTH = 4
 MAX_SEGMENT_ROWS = 1 << 20
 HEAP_BYTES_PER_ROW = 32
+SEGMENT_HEAP_BYTES = 128 * MIB  # a column's heap at most, unless the rows that are waiting need more
 SEGMENTS_PER_LIMIT = 8  # segments that max_bytes or max_rows of a topic is divided into, so that old ones can go
 MAX_VALUE_BYTES = 64 * MIB
 DICTIONARY_LIMIT = 65_536  # distinct values of a VARCHAR column; beyond it new segments store the column plainly

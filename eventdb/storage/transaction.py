@@ -269,6 +269,7 @@ class WriteTransaction:
             heap_bytes,
             per_row,
             most_rows,
+            grows=log.limits is None or log.limits.max_bytes is None,
         )
         writer = self._writer
         segment = create_segment(

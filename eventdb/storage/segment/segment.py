@@ -11,7 +11,7 @@ import sys
 from bisect import bisect_left
 from zlib import crc32
 
-from eventdb.config import FIRST_SEGMENT_ROWS, MAX_SEGMENT_ROWS, SEGMENT_GROWTH
+from eventdb.config import FIRST_SEGMENT_ROWS, MAX_SEGMENT_ROWS, SEGMENT_GROWTH, SEGMENT_HEAP_BYTES
 from eventdb.errors import CorruptionError, UnsupportedError
 from eventdb.schema import DataType
 from eventdb.storage.device.files import storage_error
@@ -54,6 +54,7 @@ if sys.byteorder != "little":
     raise UnsupportedError("EventDB stores little-endian columns and runs on little-endian machines only")
 
 STRIDE_ROWS = 1_024  # whose least and greatest event time are known together
+_HEAP_GROWTH = 8  # a new heap holds up to so many times the rows that wait, or SEGMENT_GROWTH times the heap before
 _STEP_ROWS = 64  # of a stride, in search of a time
 _STRUCT_CODES = {name: DataType(name).struct_code for name in TYPE_CODES}
 
@@ -169,12 +170,25 @@ class SegmentLayout:
         heap_bytes: dict[int, int],
         heap_per_row: int,
         most_rows: int = MAX_SEGMENT_ROWS,
+        *,
+        grows: bool = True,
     ) -> SegmentLayout:
         """The layout of the next segment: room for `want_rows` if the limits allow, `plain` columns without a
-        dictionary, each plain column's heap at least `heap_bytes[column]` and otherwise `heap_per_row` bytes for each
-        row; never more than `most_rows`."""
+        dictionary, each plain column's heap at least `heap_bytes[column]`, what those rows need, and otherwise
+        `heap_per_row` bytes for each row; never more than `most_rows`. With `grows`, heaps have room for more rows like
+        those that wait, so that not every large batch begins a file, and no room for rows that no heap will hold."""
         capacity = FIRST_SEGMENT_ROWS if previous is None else previous.capacity * SEGMENT_GROWTH
-        capacity = align(min(max(capacity, want_rows), MAX_SEGMENT_ROWS, most_rows), 8)
+        capacity = min(max(capacity, want_rows), MAX_SEGMENT_ROWS, most_rows)
+        heaps = {i: max(capacity * heap_per_row, heap_bytes.get(i, 0)) for i in plain}
+        if grows:
+            waiting = max(1, min(want_rows, capacity))
+            for i, needed in heap_bytes.items():
+                before = previous.columns[i].heap_bytes if previous is not None and i < len(previous.columns) else 0
+                most = min(max(_HEAP_GROWTH * needed, SEGMENT_GROWTH * before), SEGMENT_HEAP_BYTES)
+                heaps[i] = max(heaps[i], min(capacity * needed // waiting, most))
+                fitting = heaps[i] * waiting // needed if needed else capacity
+                capacity = max(min(capacity, 2 * fitting), waiting, min(FIRST_SEGMENT_ROWS, most_rows))
+        capacity = align(capacity, 8)
         columns = []
         for i, field in enumerate(schema.fields):
             flags = COLUMN_NULLABLE if field.nullable else 0
@@ -182,7 +196,7 @@ class SegmentLayout:
             width, heap = field.type.width_bytes, 0
             if i in plain:
                 flags |= COLUMN_PLAIN
-                width, heap = 8, max(capacity * heap_per_row, heap_bytes.get(i, 0))
+                width, heap = 8, heaps[i]
             elif field.type.is_coded:
                 flags |= COLUMN_CODED
             columns.append(ColumnLayout(TYPE_CODES[field.type.name], flags, width, heap))
