@@ -335,6 +335,20 @@ class SimulatedFiles(Files):
     def fdatasync(self, fd: int) -> None:  # type: ignore[override]
         self._flush("fdatasync", self.open_files[fd])
 
+    def begin_fdatasync(self, fd: int) -> Callable[[], None]:
+        """Done at once, so that every run meets the same operations in the same order."""
+        errors: list[OSError] = []
+        try:
+            self.fdatasync(fd)
+        except OSError as error:
+            errors.append(error)
+
+        def finish() -> None:
+            if errors:
+                raise errors[0]
+
+        return finish
+
     def fsync(self, fd: int) -> None:
         self._flush("fsync", self.open_files[fd])
 
@@ -364,6 +378,10 @@ class SimulatedFiles(Files):
         assert isinstance(node, SimulatedFile)
         self.open_files[fd] = node
         return fd
+
+    def open_direct(self, path: str) -> int:
+        """Unlike the kernel's, it takes a write of any size: a short one goes on anywhere."""
+        return self.open(path, write=True)
 
     def create(self, path: str, *, exclusive: bool = True) -> int:
         self.tick("create")

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from eventdb.batch import Column
     from eventdb.storage.commit.commit import Writer
     from eventdb.storage.commit.marks import Marks
+    from eventdb.storage.device.direct import PastCache
     from eventdb.storage.device.files import Files
     from eventdb.storage.notify import Notifier
 
@@ -160,6 +161,12 @@ class WriteTransaction:
     def files(self) -> Files:
         """Where file operations of this database go."""
         return self._writer.files
+
+    @property
+    def past_cache(self) -> PastCache | None:
+        """What writes rows that this commit flushes, where that can be done past the page cache."""
+        found = self._writer.past_cache
+        return found if found is not None and self._journaled and found.usable() else None
 
     def append_row(self, log: PartitionLog, row: tuple[Any, ...]) -> int:
         """The offset the row gets."""

@@ -7,6 +7,7 @@ Modes are explicit (0600, directories 0700), whatever the umask.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import mmap
@@ -76,6 +77,11 @@ class Files:
         fd = os.open(path, (os.O_RDWR if write else os.O_RDONLY) | _SAFE)
         return _checked(fd, path, write)
 
+    def open_direct(self, path: str) -> int:
+        """A descriptor that writes past the page cache: whole pages, from page-aligned memory. Linux only."""
+        fd = os.open(path, os.O_RDWR | os.O_DIRECT | _SAFE)
+        return _checked(fd, path, True)
+
     def create(self, path: str, *, exclusive: bool = True) -> int:
         """A descriptor of a new (or with exclusive=False possibly existing) regular file, mode 0600."""
         _refuse_open_index(path)
@@ -93,6 +99,31 @@ class Files:
 
     def pread(self, fd: int, length_bytes: int, position_bytes: int) -> bytes:
         return os.pread(fd, length_bytes, position_bytes)
+
+    def begin_fdatasync(self, fd: int) -> Callable[[], None]:
+        """fdatasync beside whatever the caller does next. The function waits for its end and raises its OSError."""
+        errors: list[OSError] = []
+        running = _thread.allocate_lock()
+
+        def work() -> None:
+            try:
+                self.fdatasync(fd)
+            except OSError as error:
+                errors.append(error)
+            finally:
+                running.release()
+
+        def finish() -> None:
+            with running:
+                if errors:
+                    raise errors[0]
+
+        running.acquire()
+        try:
+            _thread.start_new_thread(work, ())
+        except RuntimeError:  # no more threads: then one after the other
+            work()
+        return finish
 
     def fsync(self, fd: int) -> None:
         os.fsync(fd)

@@ -19,6 +19,7 @@ _BESIDE_BYTES = 4 * MIB  # from here on, a thread for the checksum costs less th
 
 if TYPE_CHECKING:
     from eventdb.storage.commit.staging import Staged
+    from eventdb.storage.device.direct import PastCache
     from eventdb.storage.segment.log import PartitionLog
     from eventdb.storage.segment.segment import Segment
     from eventdb.storage.transaction import WriteTransaction
@@ -28,7 +29,8 @@ _BOOL = np.dtype(bool)
 _INT32 = np.dtype("<i4")
 _INT64 = np.dtype("<i8")
 FEW_VALUES = 4_096
-PWRITE_BYTES = 65_536  # a column's part of at least this size is written by pwrite
+PWRITE_BYTES = 16_384  # a column's part of at least this size is written by pwrite
+DIRECT_BYTES = 262_144  # and a heap's part of at least this size past the cache, when it is flushed at once
 
 
 class SegmentSlice:
@@ -199,7 +201,7 @@ def _store_part(
         count = int(np.searchsorted(ends[i][:count], segment.layout.columns[i].heap_bytes, side="right"))
     if count == 0:
         return _roll(transaction, staged, sources, plain, done, waiting)
-    _copy(transaction.files, staged, segment, columns, sources, ends, row, done, count)
+    _copy(transaction, staged, segment, columns, sources, ends, row, done, count)
     if staged.log.event_time is not None:
         _note_times(transaction, staged, columns[staged.log.event_time].slice(done, done + count))
     staged.add(row, count)
@@ -230,8 +232,8 @@ def _roll(
 
 
 def _copy(
-    files: Files, staged: Staged, segment: Segment, columns: Sequence[Column], sources: list[_Source | None],
-    ends: dict[int, Array], row: int, done: int, count: int,
+    transaction: WriteTransaction, staged: Staged, segment: Segment, columns: Sequence[Column],
+    sources: list[_Source | None], ends: dict[int, Array], row: int, done: int, count: int,
 ) -> None:  # fmt: skip
     """Rows [done, done + count) of the columns are in the segment from `row` on."""
     stop = done + count
@@ -274,18 +276,23 @@ def _copy(
         put(position, np.full(count, staged.state.append_us, dtype=_INT64))
     size = sum(data if isinstance(data, int) else len(data) for _, data in pieces)
     checksum = Checksum(lambda: (data for _, data in pieces))
-    beside = size > _BESIDE_BYTES
+    past_cache = transaction.past_cache if size > MAX_PAYLOAD_BYTES else None
+    beside = past_cache is not None or size > _BESIDE_BYTES
     if beside:
         checksum.begin()
-    _write(files, segment, pieces)
+    _write(transaction.files, segment, pieces, past_cache)
     if size > MAX_PAYLOAD_BYTES:
         staged.checksums[segment.base, row, count] = checksum
         if not beside:
             checksum.result()  # now, while the device writes
 
 
-def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview | int]]) -> None:
-    """Large pieces go through pwrite: a store into a fresh page of the mapping costs a fault, five times as much."""
+def _write(
+    files: Files, segment: Segment, pieces: list[tuple[int, memoryview | int]], past_cache: PastCache | None
+) -> None:
+    """Large pieces go through pwrite: a store into a fresh page of the mapping costs a fault, five times as much. Large
+    heaps go past the cache, if that is to be, and last: the device has begun with the rest by then."""
+    heaps = []
     fd = -1
     try:
         for position, data in pieces:
@@ -296,13 +303,24 @@ def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview | 
                 continue
             if fd < 0:
                 fd = files.open(segment.path, write=True)
+            if past_cache is not None and len(data) >= DIRECT_BYTES and _is_heap(segment, position):
+                heaps.append((position, data))
+                continue
             files.write_fully(fd, data, position)
             files.start_writing(fd, position, len(data))
+        if past_cache is not None:
+            for position, data in heaps:
+                past_cache.write(fd, segment.path, data, position)
     except OSError as error:
         raise storage_error(error, "writing", segment.path) from error
     finally:
         if fd >= 0:
             files.close(fd)
+
+
+def _is_heap(segment: Segment, position: int) -> bool:
+    columns = (segment.layout.columns[i] for i in segment.layout.plain)
+    return any(c.heap_position <= position < c.heap_position + c.heap_bytes for c in columns)
 
 
 def _note_times(transaction: WriteTransaction, staged: Staged, column: Column) -> None:

@@ -81,6 +81,8 @@ def read_tail(head: Head, log: PartitionLog, start: int) -> LogTail | None:
     ):  # fmt: skip
         return None
     row, stop = start - segment.base, end - segment.base
+    for i in segment.layout.plain:
+        segment.require(i, row, stop)  # a large heap may have been written past the cache
     for i in segment.layout.coded:
         dictionary = log.dictionaries[i]
         if dictionary is None:
