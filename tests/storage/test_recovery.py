@@ -101,6 +101,33 @@ def test_a_commit_whose_unflushed_rows_are_gone_leaves_no_part_of_itself(disk: S
     store.close()
 
 
+@pytest.mark.parametrize("power", [True, False])
+def test_a_record_on_the_device_without_the_rows_flushed_beside_it_is_no_commit(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch, power: bool
+) -> None:
+    store = start(disk)
+    kept = append(store, 1)
+    files = store._files
+    assert isinstance(files, SimulatedFiles)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "flush_bulk", lambda self, bulk, descriptors: files.crash(power=power))
+        with pytest.raises(Crash):
+            append(store, 60, first=1)
+    let_go(store)
+    disk.restart(files.left, power=power)
+    store = start(disk)
+    after = rows(store)
+    assert len(after) == (1 if power else 61)  # the next process completes the commit of one that was only killed
+    assert after[:1] == kept
+    assert bool(store.recovery_report["bytes_cut"]) == power
+    after += append(store, 60, first=200)
+    crash(disk, store, power=True)
+    store = start(disk)
+    assert rows(store) == after
+    assert store.check(deep=True) == []
+    store.close()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_recovering_after_a_killed_process_may_lose_power_anywhere(disk: SimulatedDisk, seed: int) -> None:
     """The dead process's pin is gone: folding the head in first may reuse pages of the only checkpoint."""

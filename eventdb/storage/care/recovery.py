@@ -122,9 +122,13 @@ def parse(record: Record) -> Iterator[Operation]:
 
 class RecordApplier:
     """Applies journal records to a write transaction and segment files. Each may have been applied before,
-    fully or not."""
+    fully or not. `fresh`: a flush has failed, so what the cache holds of a segment says nothing of the device."""
 
-    def __init__(self, files: Files, path: str, uuid: bytes, txn: Any, live: Container[int], sequence: int) -> None:
+    def __init__(
+        self, files: Files, path: str, uuid: bytes, txn: Any, live: Container[int], sequence: int, *,
+        fresh: bool = False,
+    ) -> None:  # fmt: skip
+        self._fresh = fresh
         self._files = files
         self._path = path
         self._uuid = uuid
@@ -201,11 +205,23 @@ class RecordApplier:
                         segment = self._segment(*place)
                     else:
                         segment = open_segment(self._files, self._path, self._uuid, *place, layout, write=False)
+                    if self._fresh:
+                        self._drop_cache(segment.path)
                     found = segment.rows_crc(operation.row, operation.count)
                 except (StorageError, ValueError):
                     raise UnsyncedRows from None
                 if found != operation.crc:
                     raise UnsyncedRows
+
+    def _drop_cache(self, path: str) -> None:
+        try:
+            fd = self._files.open(path)
+            try:
+                self._files.drop_cache(fd)
+            finally:
+                self._files.close(fd)
+        except OSError as error:
+            raise storage_error(error, "opening", path) from error
 
     def _create(self, topic_id: int, partition: int, base: int, value: bytes) -> None:
         """The file exists, whole, and the index knows it. Bulk rows that are in it already stay."""
@@ -350,7 +366,9 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
         writer.reload(txn)
         writer.fold_into(txn)
         tail = writer.tail
-        applier = RecordApplier(writer.files, writer.path, writer.uuid, txn, live, tail.checkpoint_sequence)
+        applier = RecordApplier(
+            writer.files, writer.path, writer.uuid, txn, live, tail.checkpoint_sequence, fresh=poisoned
+        )
         count, cut = 0, None
         try:
             for record in writer.journal.walk(tail, fresh=poisoned):
