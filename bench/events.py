@@ -8,7 +8,6 @@ own, results equal to DuckDB's before anything is timed.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,7 @@ import numpy as np
 
 from bench import nexmark
 from bench.measure import Report, scratch
-from bench.peers.engines import PEERS
-from bench.query_contest import Query, Rows, contest
+from bench.query_contest import Query, Rows, contest, options_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -129,13 +127,7 @@ def devices() -> Iterator[pyarrow.Table]:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the report; returns how many figures missed their bar."""
-    parser = argparse.ArgumentParser(prog="python -m bench events", description=__doc__)
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=["DuckDB"])
-    parser.add_argument("--only", default="", help="queries whose names hold this text")
-    options = parser.parse_args(arguments)
+    options = options_of("events", __doc__, arguments, rows=ROWS, rounds=5)
     report = Report(f"{options.rows:,} bids and {options.rows:,} readings, {options.threads} threads, warm")
     rows = {
         "bids": Rows(_cut(options.rows, bids), "ts"),

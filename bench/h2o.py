@@ -8,15 +8,13 @@ joins to tables of rows / 1e6, rows / 1e3 and rows rows. Joins are aggregated, s
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.measure import Report, scratch
-from bench.peers.engines import PEERS
-from bench.query_contest import Query, Rows, contest
+from bench.query_contest import Query, Rows, contest, options_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -102,13 +100,7 @@ def _side(key: str, rows: int, text: str = "") -> Iterator[pyarrow.Table]:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the report; returns how many figures missed their bar."""
-    parser = argparse.ArgumentParser(prog="python -m bench h2o", description=__doc__)
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=["DuckDB"])
-    parser.add_argument("--only", default="", help="queries whose names hold this text")
-    options = parser.parse_args(arguments)
+    options = options_of("h2o", __doc__, arguments, rows=ROWS, rounds=3)
     report = Report(f"h2o's questions over {options.rows:,} rows, {options.threads} threads, warm")
     rows = {
         "x": Rows(lambda: _x(options.rows)),

@@ -8,15 +8,13 @@ go from counting everything to top pages by text.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench.measure import Report, scratch
-from bench.peers.engines import PEERS
-from bench.query_contest import Query, Rows, contest
+from bench.query_contest import Query, Rows, contest, options_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -173,15 +171,9 @@ def hits(rows: int) -> Iterator[pyarrow.Table]:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the report; returns how many figures missed their bar."""
-    parser = argparse.ArgumentParser(prog="python -m bench hits", description=__doc__)
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=["DuckDB"])
-    parser.add_argument("--only", nargs="*", default=(), help="names of queries")
-    options = parser.parse_args(arguments)
+    options = options_of("hits", __doc__, arguments, rows=ROWS, rounds=3)
     report = Report(f"{len(QUERIES)} questions over {options.rows:,} page views, {options.threads} threads, warm")
-    chosen = [query for query in QUERIES if not options.only or query.name in options.only]
+    chosen = [query for query in QUERIES if options.only in query.name]
     with scratch() as work:
         contest(
             report, work, {"hits": Rows(lambda: hits(options.rows), "ts")}, chosen, threads=options.threads,

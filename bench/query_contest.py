@@ -6,6 +6,7 @@ answer one, or answers something else than DuckDB, does not take part in that on
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import math
 import os
@@ -141,6 +142,19 @@ def contest(
     report.add(f"geometric mean of {of}", "", f"{mean:.2f}x", f">= {mean_bar:g}x", whole and mean >= mean_bar)
     for engine in (ours, *engines.values()):
         engine.close()
+
+
+def options_of(
+    name: str, about: str | None, arguments: Sequence[str], *, rows: int, rounds: int
+) -> argparse.Namespace:  # fmt: skip
+    """What every benchmark of queries can be told: rows, threads, rounds, peers, and which queries (`only`)."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench {name}", description=about)
+    parser.add_argument("--rows", type=int, default=rows)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=["DuckDB"])
+    parser.add_argument("--only", default="", help="queries whose names hold this text")
+    return parser.parse_args(arguments)
 
 
 def _one(

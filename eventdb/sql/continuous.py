@@ -5,11 +5,10 @@ Refusals name the construct and the fix; every rule is checked on the bound plan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eventdb.logical.expressions import Expression
 from eventdb.logical.functions import is_volatile
+from eventdb.logical.node_expressions import expressions_of
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
@@ -67,7 +66,7 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
             aggregate = node
         elif not isinstance(node, (Filter, Project, TimeWindow)):
             context.unsupported("a continuous query without a topic", where, "select FROM a topic")
-        for expression in _expressions(node):
+        for expression in expressions_of(node):
             if holds_subquery(expression):
                 context.unsupported("a subquery in a continuous query", where, "compare when you read the view")
             if is_volatile(expression):
@@ -119,21 +118,6 @@ def _emission(context: Context, aggregate: Aggregate, topic: TableInfo, emit: st
             where,
         )
     return "window_close"
-
-
-def _expressions(plan: Plan) -> Iterator[Expression]:
-    if isinstance(plan, Filter):
-        yield plan.predicate
-    elif isinstance(plan, Project):
-        yield from plan.expressions
-    elif isinstance(plan, TimeWindow):
-        yield plan.time
-    elif isinstance(plan, Aggregate):
-        yield from plan.keys
-        for aggregation in plan.aggregations:
-            yield from aggregation.args
-            if aggregation.filter is not None:
-                yield aggregation.filter
 
 
 def check_output(context: Context, plan: Plan, where: object) -> None:

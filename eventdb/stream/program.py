@@ -14,8 +14,9 @@ import numpy as np
 
 from eventdb.batch import Array
 from eventdb.errors import InternalError, UnsupportedError, UnsupportedSQL
-from eventdb.logical.expressions import Aggregation, Call, ColumnRef, Expression, IntervalValue, Literal
+from eventdb.logical.expressions import Call, ColumnRef, Expression, IntervalValue, Literal
 from eventdb.logical.functions import is_volatile
+from eventdb.logical.node_expressions import expressions_of
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
@@ -210,29 +211,13 @@ def _unsupported(node: Plan) -> UnsupportedSQL:
 
 
 def _refuse_volatile(steps: tuple[Plan, ...]) -> None:
-    for expression in (e for step in steps for e in _expressions_of(step)):
+    for expression in (e for step in steps for e in expressions_of(step)):
         if is_volatile(expression):
             raise UnsupportedSQL(
                 f"{expression} in a continuous query is not supported: its rows would depend on when they are "
                 "maintained; filter by now() where you read the view",
                 construct="now()",
             )
-
-
-def _expressions_of(step: Plan) -> tuple[Expression, ...]:
-    if isinstance(step, Filter):
-        return (step.predicate,)
-    if isinstance(step, Project):
-        return step.expressions
-    if isinstance(step, TimeWindow):
-        return (step.time,)
-    if isinstance(step, Aggregate):
-        return (*step.keys, *(e for a in step.aggregations for e in _inputs_of(a)))
-    raise InternalError(f"{step.label()} has no place in a continuous query")
-
-
-def _inputs_of(aggregation: Aggregation) -> tuple[Expression, ...]:
-    return aggregation.args if aggregation.filter is None else (*aggregation.args, aggregation.filter)
 
 
 def _follow(scan: Scan, before: tuple[Plan, ...], facts: TopicFacts) -> list[_Origin | None]:
