@@ -47,6 +47,20 @@ class Plan(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class Unary(Plan):
+    """A node over one other."""
+
+    input: Plan
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input,)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0])
+
+
+@dataclass(frozen=True, slots=True)
 class Scan(Plan):
     """Rows of a topic in offset order.
 
@@ -139,43 +153,27 @@ class Values(Plan):
 
 
 @dataclass(frozen=True, slots=True)
-class Filter(Plan):
+class Filter(Unary):
     """Rows for which the BOOLEAN predicate is true (neither false nor NULL)."""
 
-    input: Plan
     predicate: Expression
 
     @property
     def fields(self) -> Fields:
         return self.input.fields
 
-    @property
-    def children(self) -> tuple[Plan, ...]:
-        return (self.input,)
-
-    def with_children(self, children: tuple[Plan, ...]) -> Plan:
-        return replace(self, input=children[0])
-
     def label(self) -> str:
         return f"Filter {self.predicate}"
 
 
 @dataclass(frozen=True, slots=True)
-class Project(Plan):
-    input: Plan
+class Project(Unary):
     expressions: tuple[Expression, ...]
     output: Fields
 
     @property
     def fields(self) -> Fields:
         return self.output
-
-    @property
-    def children(self) -> tuple[Plan, ...]:
-        return (self.input,)
-
-    def with_children(self, children: tuple[Plan, ...]) -> Plan:
-        return replace(self, input=children[0])
 
     def label(self) -> str:
         parts = [
@@ -186,10 +184,9 @@ class Project(Plan):
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregate(Plan):
+class Aggregate(Unary):
     """Groups by `keys`; output = the keys, then the aggregations. Without keys: exactly one row."""
 
-    input: Plan
     keys: tuple[Expression, ...]
     aggregations: tuple[Aggregation, ...]
     output: Fields
@@ -197,13 +194,6 @@ class Aggregate(Plan):
     @property
     def fields(self) -> Fields:
         return self.output
-
-    @property
-    def children(self) -> tuple[Plan, ...]:
-        return (self.input,)
-
-    def with_children(self, children: tuple[Plan, ...]) -> Plan:
-        return replace(self, input=children[0])
 
     def label(self) -> str:
         keys = f" by {', '.join(map(str, self.keys))}" if self.keys else ""
@@ -266,32 +256,23 @@ class Join(Plan):
 
 
 @dataclass(frozen=True, slots=True)
-class Sort(Plan):
+class Sort(Unary):
     """Rows in order; equal rows keep their input order."""
 
-    input: Plan
     keys: tuple[SortKey, ...]
 
     @property
     def fields(self) -> Fields:
         return self.input.fields
 
-    @property
-    def children(self) -> tuple[Plan, ...]:
-        return (self.input,)
-
-    def with_children(self, children: tuple[Plan, ...]) -> Plan:
-        return replace(self, input=children[0])
-
     def label(self) -> str:
         return f"Sort {', '.join(map(str, self.keys))}"
 
 
 @dataclass(frozen=True, slots=True)
-class Limit(Plan):
+class Limit(Unary):
     """At most `row_count` rows (None = all) after skipping `skip_count`."""
 
-    input: Plan
     row_count: int | None
     skip_count: int = 0
 
@@ -299,32 +280,16 @@ class Limit(Plan):
     def fields(self) -> Fields:
         return self.input.fields
 
-    @property
-    def children(self) -> tuple[Plan, ...]:
-        return (self.input,)
-
-    def with_children(self, children: tuple[Plan, ...]) -> Plan:
-        return replace(self, input=children[0])
-
     def label(self) -> str:
         skipped = f" skip {self.skip_count}" if self.skip_count else ""
         return f"Limit {'all' if self.row_count is None else self.row_count}{skipped}"
 
 
 @dataclass(frozen=True, slots=True)
-class Distinct(Plan):
-    input: Plan
-
+class Distinct(Unary):
     @property
     def fields(self) -> Fields:
         return self.input.fields
-
-    @property
-    def children(self) -> tuple[Plan, ...]:
-        return (self.input,)
-
-    def with_children(self, children: tuple[Plan, ...]) -> Plan:
-        return replace(self, input=children[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,14 +312,13 @@ class UnionAll(Plan):
 
 
 @dataclass(frozen=True, slots=True)
-class TimeWindow(Plan):
+class TimeWindow(Unary):
     """TUMBLE (slide = size) and HOP: each row once per window [start, start + size) that holds its time.
 
     Windows start at multiples of `slide_us` since 1970-01-01. Output = input fields, window_start, window_end,
     window_time (= window_end - 1 us). Rows whose time is NULL belong to no window and are dropped.
     """
 
-    input: Plan
     time: Expression
     size_us: int
     slide_us: int
@@ -363,13 +327,6 @@ class TimeWindow(Plan):
     def fields(self) -> Fields:
         added = tuple(OutputField(name, TIMESTAMP, False) for name in ("window_start", "window_end", "window_time"))
         return self.input.fields + added
-
-    @property
-    def children(self) -> tuple[Plan, ...]:
-        return (self.input,)
-
-    def with_children(self, children: tuple[Plan, ...]) -> Plan:
-        return replace(self, input=children[0])
 
     def label(self) -> str:
         kind = "Tumble" if self.size_us == self.slide_us else "Hop"

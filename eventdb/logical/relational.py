@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from eventdb.logical.expressions import Expression
-from eventdb.logical.plan import Fields, Plan
+from eventdb.logical.plan import Fields, Plan, Unary
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,9 @@ class RecursiveUnion(Plan):
 
 
 @dataclass(frozen=True, slots=True)
-class LimitBy(Plan):
+class LimitBy(Unary):
     """Limit within the groups of equal `keys` (NULL equals NULL); rows keep their order."""
 
-    input: Plan
     keys: tuple[Expression, ...]
     row_count: int | None
     skip_count: int = 0
@@ -94,13 +93,6 @@ class LimitBy(Plan):
     @property
     def fields(self) -> Fields:
         return self.input.fields
-
-    @property
-    def children(self) -> tuple[Plan, ...]:
-        return (self.input,)
-
-    def with_children(self, children: tuple[Plan, ...]) -> Plan:
-        return replace(self, input=children[0])
 
     def label(self) -> str:
         skipped = f" skip {self.skip_count}" if self.skip_count else ""
