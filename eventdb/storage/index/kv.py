@@ -251,7 +251,27 @@ class Index:
 
     def _begin_read(self) -> IndexTransaction:
         with self._gate:
-            return IndexTransaction(self._begin(), self)
+            return IndexTransaction(self._begin_exact(), self)
+
+    def _begin_exact(self) -> Any:
+        """LMDB's read transaction, of the commit that its id names.
+
+        LMDB reads the newest id first and copies the root of that commit after: it may get another one's, of a later
+        commit, if two were made in between. What is remembered by id (the strings that are known, the list of segments)
+        would then be missing for it. Two commits cannot have been made if the newest id is the same afterwards.
+        """
+        txn = self._begin()
+        while True:
+            try:
+                after = self._begin()
+            except lmdb.Error:
+                txn.abort()
+                raise
+            if after.id() == txn.id():
+                after.abort()
+                return txn
+            txn.abort()
+            txn = after
 
     def is_tight(self) -> bool:
         """Whether the map should be replaced by a larger one."""
