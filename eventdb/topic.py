@@ -453,13 +453,13 @@ class Topic:
 
     def _wait(self, commit: int, deadline: float | None) -> bool:
         """Until there is a newer commit than `commit`, or a second has passed; False if the deadline has."""
+        self._check_ddl()  # here and not behind the wait: there an event may be waiting already
+        self._raise_if_retired()
         left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
         if left <= 0:
             return False
         # In slices of a second, so that closing the database in another thread ends a reader that waits for ever.
         self._store.wait(commit, left)
-        self._check_ddl()
-        self._raise_if_retired()
         return True
 
     def _raise_if_retired(self) -> None:

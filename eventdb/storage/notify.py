@@ -1,17 +1,22 @@
 """Wake-ups: a reader that waits for the next commit is woken in microseconds, by any process.
 
-The mapped `shared` page has a byte per waiter slot. A process claims a slot by binding an abstract Unix datagram socket
-named after the database and the slot: the kernel frees it when the process dies, so nothing stale needs cleaning. A
-committer looks at the 64 bytes (all zero = nobody waits) and sends a datagram to each armed slot. A lost wake-up costs
-WAIT_POLL_MS.
+A waiting thread sleeps in one call until either of two comes. A commit of its own process writes its eventfd, which
+wakes it sooner than a datagram would. A commit of another process finds the process's slot in the mapped `shared` page,
+a byte that says whether anybody waits there, and sends a datagram to the process's socket, which wakes every thread of
+it. A process claims a slot by binding an abstract Unix socket named after the database and the slot: the kernel frees
+it when the process dies, so nothing stale needs cleaning. All 64 slots zero = no other process waits.
+
+No wake-up is lost: a waiter arms and then looks for a commit, a committer moves the commit id and then looks who is
+armed. So one of the two sees the other. For other processors a lock orders the two steps of each: the waiter's is below,
+the committer's is the writer's mutex, which it has let go by then. Were one lost, it would cost WAIT_POLL_MS.
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 import threading
-from struct import Struct
+import time
 
 from eventdb.config import WAIT_POLL_MS
 from eventdb.storage.format import SHARED_SLOTS, SLOT_COUNT
@@ -25,69 +30,138 @@ if TYPE_CHECKING:
     from eventdb.storage.device.files import Clock
 
 _NOBODY = bytes(SLOT_COUNT)
-_TIMEVAL = Struct("@ll")  # seconds, microseconds
+_SLOTS_END = SHARED_SLOTS + SLOT_COUNT
+_ARMED = b"\1"
 _LINUX = sys.platform.startswith("linux")
+
+
+class _Waiter:
+    """What one thread waits with. Its descriptors go with the last reference to it: whoever is about to write the
+    eventfd has one, so the number cannot have become another file's."""
+
+    __slots__ = ("_epoll", "_receiver", "fd")
+
+    def __init__(self, receiver: socket.socket | None) -> None:
+        import select
+
+        self.fd = -1
+        self._receiver = receiver
+        self._epoll = select.epoll()
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Edge-triggered: each write wakes once though nobody reads it. A datagram wakes until it is read.
+        self._epoll.register(self.fd, select.EPOLLIN | select.EPOLLET)
+        if receiver is not None:
+            self._epoll.register(receiver, select.EPOLLIN)
+
+    def sleep(self, pause_s: float) -> None:
+        """Until a wake-up, also one since the last sleep; `pause_s` at most."""
+        for fd, _ in self._epoll.poll(pause_s):
+            if fd != self.fd and self._receiver is not None:
+                try:  # noqa: SIM105 (contextlib.suppress takes a microsecond)
+                    self._receiver.recv(16)
+                except OSError:  # another thread has read it
+                    pass
+
+    def wake(self) -> None:
+        os.eventfd_write(self.fd, 1)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class Notifier:
     """Waiting for, and announcing, commits. `shared` is None when the page cannot be mapped for writing: then waiting
-    polls."""
+    polls, as it does where no descriptor is to be had."""
 
     def __init__(self, uuid: bytes, shared: mmap.mmap | None, clock: Clock) -> None:
         self._name = b"\0eventdb-" + uuid.hex().encode() + b"-"
         self._page = shared
         self._clock = clock
-        self._condition = threading.Condition()
-        self._sleepers = 0
+        self._lock = threading.Lock()
+        self._armed: set[_Waiter] = set()  # those of this process's threads that sleep, or are about to
+        self._free: list[_Waiter] = []
         self._receiver: socket.socket | None = None
         self._sender: socket.socket | None = None
         self._slot = -1
-        self._pause_ms = -1  # the receiver's timeout, as the kernel knows it
-        self._has_listener = False
+        self._only_own = _NOBODY  # the slots when nobody else waits
+        self._closed = False
 
     def announce(self) -> None:
         """Every waiter of every process looks again. 0.1 us when nobody waits."""
         page = self._page
-        if page is not None and page[SHARED_SLOTS : SHARED_SLOTS + SLOT_COUNT] != _NOBODY:
-            self._send()
-        if self._sleepers:
-            with self._condition:
-                self._condition.notify_all()
+        if page is not None:
+            slots = page[SHARED_SLOTS:_SLOTS_END]
+            if slots != _NOBODY and slots != self._only_own:
+                self._send(page, slots)
+        if self._armed:
+            self._wake()
 
-    def _send(self) -> None:
-        page = self._page
-        if page is None or not _LINUX:
+    def _wake(self) -> None:
+        """The waiting threads of this process look again."""
+        armed = self._armed
+        while armed:
+            try:
+                armed.pop().wake()
+            except KeyError:  # another thread has taken the last one
+                return
+
+    def _send(self, page: mmap.mmap, slots: bytes) -> None:
+        """The processes that wait look again."""
+        if not _LINUX:
             return
         if self._sender is None:
             import socket  # 5 ms that a process without waiters does not pay
 
             self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        for slot in range(SLOT_COUNT):
-            if page[SHARED_SLOTS + slot]:
-                page[SHARED_SLOTS + slot] = 0
-                try:
-                    self._sender.sendto(b"1", self._name + b"%d" % slot)
-                except OSError:  # its process died, or its queue is full: then it is awake already
-                    continue
+        slot = -1
+        while (slot := slots.find(_ARMED, slot + 1)) >= 0:
+            if slot == self._slot:
+                continue
+            page[SHARED_SLOTS + slot] = 0
+            try:
+                self._sender.sendto(b"1", self._name + b"%d" % slot)
+            except OSError:  # its process died, or its queue is full: then it is awake already
+                continue
 
-    def _claim(self) -> bool:
-        if self._receiver is not None:
-            return True
-        if self._page is None or not _LINUX:
-            return False
+    def _claim(self) -> None:
+        """The process has a slot, if one is free. Lock held."""
+        if self._receiver is not None or self._page is None:
+            return
         import socket
 
-        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        receiver.settimeout(None)  # the kernel times out: Python's own timeout costs a poll for each wait
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         for slot in range(SLOT_COUNT):
             try:
                 receiver.bind(self._name + b"%d" % slot)
             except OSError:
                 continue
             self._receiver, self._slot = receiver, slot
-            return True
+            self._only_own = bytes(slot) + _ARMED + bytes(SLOT_COUNT - slot - 1)
+            return
         receiver.close()
-        return False
+
+    def _take(self) -> _Waiter | None:
+        """A waiter for this thread alone, until it is given back. None: poll."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            pass
+        if not _LINUX:
+            return None
+        try:
+            with self._lock:
+                if self._closed:
+                    return None
+                self._claim()
+                return _Waiter(self._receiver)
+        except OSError:
+            return None
+
+    def _give_back(self, waiter: _Waiter) -> None:
+        self._armed.discard(waiter)
+        if not self._closed:
+            self._free.append(waiter)
 
     def wait(self, current: Callable[[], int], commit_id: int, timeout_s: float | None) -> int:
         """The current commit id as soon as it exceeds `commit_id`, or whatever it is at the timeout."""
@@ -96,66 +170,50 @@ class Notifier:
             return found
         clock = self._clock.monotonic_ns
         deadline = None if timeout_s is None else clock() + int(timeout_s * 1e9)
-        while True:
-            pause = WAIT_POLL_MS / 1000
-            if deadline is not None:
-                pause = min(pause, (deadline - clock()) / 1e9)
-                if pause <= 0:
-                    return current()
-            self._sleep(current, commit_id, pause)
-            found = current()
-            if found > commit_id:
-                return found
+        waiter = self._take()
+        try:
+            while True:
+                pause = WAIT_POLL_MS / 1000
+                if deadline is not None:
+                    pause = min(pause, (deadline - clock()) / 1e9)
+                    if pause <= 0:
+                        return current()
+                if waiter is None:
+                    time.sleep(min(pause, WAIT_POLL_MS / 1000))
+                else:
+                    self._arm(waiter)
+                    found = current()  # a commit between the last look and the arming
+                    if found > commit_id:
+                        return found
+                    waiter.sleep(pause)
+                found = current()
+                if found > commit_id or self._closed:
+                    return found
+        finally:
+            if waiter is not None:
+                self._give_back(waiter)
 
-    def _sleep(self, current: Callable[[], int], commit_id: int, pause_s: float) -> None:
-        with self._condition:
-            listen = not self._has_listener and self._claim()
-            if listen:
-                self._has_listener = True
-        if listen:
-            try:
-                self._listen(current, commit_id, pause_s)
-            finally:
-                with self._condition:
-                    self._has_listener = False
-                    if self._sleepers:
-                        self._condition.notify_all()
-            return
-        with self._condition:
-            self._sleepers += 1
-            try:
-                if current() <= commit_id:
-                    self._condition.wait(pause_s)
-            finally:
-                self._sleepers -= 1
-
-    def _listen(self, current: Callable[[], int], commit_id: int, pause_s: float) -> None:
-        page, receiver = self._page, self._receiver
-        if page is None or receiver is None:
-            return
-        page[SHARED_SLOTS + self._slot] = 1
-        if current() > commit_id:  # committed between the caller's look and the arming
-            page[SHARED_SLOTS + self._slot] = 0
-            return
-        pause_ms = int(pause_s * 1000) + 1
-        if pause_ms != self._pause_ms:
-            import socket
-
-            timeout = _TIMEVAL.pack(pause_ms // 1000, pause_ms % 1000 * 1000)
-            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-            self._pause_ms = pause_ms
-        # A datagram left over from an earlier wait wakes for nothing, once: the caller looks and comes back.
-        with contextlib.suppress(OSError):  # a timeout is one
-            receiver.recv(16)
+    def _arm(self, waiter: _Waiter) -> None:
+        """Whoever commits from here on wakes the waiter."""
+        with self._lock:
+            self._armed.add(waiter)
+            if self._slot >= 0 and self._page is not None:
+                self._page[SHARED_SLOTS + self._slot] = 1
 
     def close(self, *, forked: bool = False) -> None:
-        if self._page is not None and self._slot >= 0 and not forked:
-            self._page[SHARED_SLOTS + self._slot] = 0
+        """Who waits looks once more and ends. In a forked child only its copies of the descriptors go."""
+        if forked:
+            self._lock = threading.Lock()  # a thread that the child does not have may have held it
+            self._armed.clear()
+        with self._lock:
+            if self._page is not None and self._slot >= 0 and not forked:
+                self._page[SHARED_SLOTS + self._slot] = 0
+            self._closed = True
+            self._slot = -1
+            self._page = None
+        self._wake()
+        self._free.clear()
         for end in (self._receiver, self._sender):
             if end is not None:
                 end.close()
         self._receiver = self._sender = None
-        self._slot = -1
-        self._page = None
-        with self._condition:
-            self._condition.notify_all()
