@@ -7,8 +7,12 @@ it. A process claims a slot by binding an abstract Unix socket named after the d
 it when the process dies, so nothing stale needs cleaning. All 64 slots zero = no other process waits.
 
 No wake-up is lost: a waiter arms and then looks for a commit, a committer moves the commit id and then looks who is
-armed. So one of the two sees the other. For other processors a lock orders the two steps of each: the waiter's is below,
-the committer's is the writer's mutex, which it has let go by then. Were one lost, it would cost WAIT_POLL_MS.
+armed. So one of the two sees the other. For other processors a lock orders the two steps of each: the waiter's is
+`_lock`, the committer's the writer's mutex, which it has let go by then. Were one lost, it would cost WAIT_POLL_MS.
+
+When commits come every few us, a wake-up for each would cost more than all the rest: the committer pays for it, and in
+one process the two threads pass the interpreter to and fro. So a thread that waits then naps first, unarmed: it finds
+several commits at once, and the committer pays nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
 _NOBODY = bytes(SLOT_COUNT)
 _SLOTS_END = SHARED_SLOTS + SLOT_COUNT
 _ARMED = b"\1"
+_BUSY_NS = 50_000  # commits closer than this are let gather
+_NAP_S = 10e-6  # and the 50 us by which the kernel likes to be late
+_IDLE_NS = 1_000_000
 _LINUX = sys.platform.startswith("linux")
 
 
@@ -39,12 +46,14 @@ class _Waiter:
     """What one thread waits with. Its descriptors go with the last reference to it: whoever is about to write the
     eventfd has one, so the number cannot have become another file's."""
 
-    __slots__ = ("_epoll", "_receiver", "fd")
+    __slots__ = ("_commit_id", "_epoll", "_gap_ns", "_looked_ns", "_receiver", "fd")
 
     def __init__(self, receiver: socket.socket | None) -> None:
         import select
 
         self.fd = -1
+        self._commit_id = self._looked_ns = 0
+        self._gap_ns = _IDLE_NS
         self._receiver = receiver
         self._epoll = select.epoll()
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -61,6 +70,15 @@ class _Waiter:
                     self._receiver.recv(16)
                 except OSError:  # another thread has read it
                     pass
+
+    def gap_ns(self, now_ns: int, commit_id: int) -> int:
+        """How far apart commits were of late: a moving mean that one pause lifts and a dozen looks lower."""
+        commits = commit_id - self._commit_id
+        if commits > 0:
+            gap = min((now_ns - self._looked_ns) // commits, _IDLE_NS)
+            self._gap_ns += (gap - self._gap_ns) >> 2
+            self._commit_id, self._looked_ns = commit_id, now_ns
+        return self._gap_ns
 
     def wake(self) -> None:
         os.eventfd_write(self.fd, 1)
@@ -86,6 +104,8 @@ class Notifier:
         self._slot = -1
         self._only_own = _NOBODY  # the slots when nobody else waits
         self._closed = False
+        self.napped = False
+        """Whether commits have ever come so fast that a waiting thread let them gather."""
 
     def announce(self) -> None:
         """Every waiter of every process looks again. 0.1 us when nobody waits."""
@@ -169,9 +189,16 @@ class Notifier:
         if found > commit_id or timeout_s == 0:
             return found
         clock = self._clock.monotonic_ns
-        deadline = None if timeout_s is None else clock() + int(timeout_s * 1e9)
+        started = clock()
+        deadline = None if timeout_s is None else started + int(timeout_s * 1e9)
         waiter = self._take()
         try:
+            if waiter is not None and waiter.gap_ns(started, commit_id) < _BUSY_NS:
+                self.napped = True
+                time.sleep(_NAP_S)
+                found = current()
+                if found > commit_id:
+                    return found
             while True:
                 pause = WAIT_POLL_MS / 1000
                 if deadline is not None:

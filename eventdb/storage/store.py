@@ -391,7 +391,11 @@ class Store(Opening):
 
     def wait(self, commit_id: int, timeout_s: float | None = None) -> int:
         """The current commit id as soon as it exceeds `commit_id`, or at the timeout whatever it is."""
-        return self._notifier.wait(self.commit_id, commit_id, timeout_s)
+        notifier = self._notifier
+        found = notifier.wait(self.commit_id, commit_id, timeout_s)
+        if notifier.napped and self._writer is not None and self._writer.prepared:
+            self._writer.keep_interpreter()
+        return found
 
     def log(
         self, topic_id: int, schema: Schema, event_time: int | None, partition: int = 0, *,

@@ -154,14 +154,13 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: byt
     """
     if writer.busy or getpid() != writer.pid or writer.shared[_WAITING] != _NOBODY:
         return DECLINED  # whoever finds the writer busy joins the group that commits next
-    files = writer.files
     with writer.mutex:  # a `with` of a C object: Ctrl-C cannot come between taking it and the block
         if writer.busy or not writer.prepared or writer.closed:
             return DECLINED
         writer.busy = True
         try:
             try:
-                files.flock(writer.lock_fd, _EXCLUSIVE)
+                writer.flock(writer.lock_fd, _EXCLUSIVE)
             except OSError:
                 return DECLINED
             return _store(writer, log, row, key)
@@ -170,7 +169,7 @@ def append_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: byt
             raise
         finally:
             writer.busy = False
-            files.flock(writer.lock_fd, LOCK_UN)
+            writer.flock(writer.lock_fd, LOCK_UN)
 
 
 def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes | None) -> int:

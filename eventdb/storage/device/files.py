@@ -287,6 +287,28 @@ def has_room(directory: str, length_bytes: int) -> bool:
     return True
 
 
+def keeping_flock() -> Callable[[int, int], None]:
+    """flock for LOCK_NB and LOCK_UN, which never wait: it keeps the interpreter, where fcntl's lets it go.
+
+    To let it go and take it again costs nothing but where another thread waits for it: that one is woken each time,
+    finds it taken and sleeps again. OSError as fcntl.flock.
+    """
+    import ctypes
+
+    library = ctypes.PyDLL(None, use_errno=True)
+    try:
+        call, get_errno = library.flock, ctypes.get_errno
+    except AttributeError:
+        return fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        if call(fd, operation):
+            error = get_errno()
+            raise OSError(error, os.strerror(error))
+
+    return flock
+
+
 _START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
 _IN_PLACE_TYPES = ("ext2", "ext3", "ext4", "xfs", "tmpfs")
 
