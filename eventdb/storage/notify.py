@@ -2,8 +2,8 @@
 
 A waiting thread sleeps in one call until either of two comes. A commit of its own process writes its eventfd, which
 wakes it sooner than a datagram would. A commit of another process finds the process's slot in the mapped `shared` page,
-a byte that says whether anybody waits there, and sends a datagram to the process's socket, which wakes every thread of
-it. A process claims a slot by binding an abstract Unix socket named after the database and the slot: the kernel frees
+a byte that says whether anybody waits there, and sends a datagram to the process's socket; the thread that has it wakes
+the others. A process claims a slot by binding an abstract Unix socket named after the database and the slot: the kernel frees
 it when the process dies, so nothing stale needs cleaning. All 64 slots zero = no other process waits.
 
 No wake-up is lost: a waiter arms and then looks for a commit, a committer moves the commit id and then looks who is
@@ -62,14 +62,18 @@ class _Waiter:
         if receiver is not None:
             self._epoll.register(receiver, select.EPOLLIN)
 
-    def sleep(self, pause_s: float) -> None:
-        """Until a wake-up, also one since the last sleep; `pause_s` at most."""
+    def sleep(self, pause_s: float) -> bool:
+        """Until a wake-up, also one since the last sleep; `pause_s` at most. Whether it took the process's datagram,
+        which others may have been about to see: the kernel lets who finds none sleep on."""
+        took = False
         for fd, _ in self._epoll.poll(pause_s):
             if fd != self.fd and self._receiver is not None:
-                try:  # noqa: SIM105 (contextlib.suppress takes a microsecond)
+                try:
                     self._receiver.recv(16)
-                except OSError:  # another thread has read it
+                    took = True
+                except OSError:  # another thread was faster, and wakes this one
                     pass
+        return took
 
     def gap_ns(self, now_ns: int, commit_id: int) -> int:
         """How far apart commits were of late: a moving mean that one pause lifts and a dozen looks lower."""
@@ -212,7 +216,9 @@ class Notifier:
                     found = current()  # a commit between the last look and the arming
                     if found > commit_id:
                         return found
-                    waiter.sleep(pause)
+                    if waiter.sleep(pause):
+                        self._armed.discard(waiter)
+                        self._wake()
                 found = current()
                 if found > commit_id or self._closed:
                     return found
