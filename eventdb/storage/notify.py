@@ -2,9 +2,9 @@
 
 A waiting thread sleeps in one call until either of two comes. A commit of its own process writes its eventfd, which
 wakes it sooner than a datagram would. A commit of another process finds the process's slot in the mapped `shared` page,
-a byte that says whether anybody waits there, and sends a datagram to the process's socket; the thread that has it wakes
-the others. A process claims a slot by binding an abstract Unix socket named after the database and the slot: the kernel frees
-it when the process dies, so nothing stale needs cleaning. All 64 slots zero = no other process waits.
+a byte that says whether anybody waits there, and sends a datagram to the process's socket; the thread that takes it
+wakes the others. A process claims a slot by binding an abstract Unix socket named after the database and the slot: the
+kernel frees it when the process dies, so nothing stale needs cleaning. All 64 slots zero = no other process waits.
 
 No wake-up is lost: a waiter arms and then looks for a commit, a committer moves the commit id and then looks who is
 armed. So one of the two sees the other. For other processors a lock orders the two steps of each: the waiter's is

@@ -46,8 +46,8 @@ class _Processes:
             notifier.close()
 
 
-def _ends(work: Callable[[], object]) -> bool:
-    thread = threading.Thread(target=work, daemon=True)
+def _ends(work: Callable[..., object], *arguments: object) -> bool:
+    thread = threading.Thread(target=work, args=arguments, daemon=True)
     thread.start()
     thread.join(PATIENCE_S)
     return not thread.is_alive()
@@ -82,7 +82,7 @@ def test_a_commit_at_any_moment_of_going_to_sleep_ends_the_wait(
     for _ in range(20):
         seen = both.commit_id
         left[0] = 1
-        assert _ends(lambda: both.notifiers[0].wait(lambda: both.commit_id, seen, None))
+        assert _ends(both.notifiers[0].wait, lambda: both.commit_id, seen, None)
         assert left[0] == 0
         both.commit(1 - committer)  # with nobody waiting
     both.close()

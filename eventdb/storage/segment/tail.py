@@ -29,9 +29,7 @@ class LogTail:
 
     __slots__ = ("_bounds", "_segment", "commit_id", "has_beside", "start")
 
-    def __init__(
-        self, commit_id: int, start: int, bounds: tuple[int, int], has_beside: bool, segment: Segment
-    ) -> None:
+    def __init__(self, commit_id: int, start: int, bounds: tuple[int, int], has_beside: bool, segment: Segment) -> None:
         self.commit_id = commit_id
         self.start = start
         self.has_beside = has_beside
