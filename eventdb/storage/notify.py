@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _NOBODY = bytes(SLOT_COUNT)
 _SLOTS_END = SHARED_SLOTS + SLOT_COUNT
 _ARMED = b"\1"
-_BUSY_NS = 50_000  # commits closer than this are let gather
+_BUSY_NS = 80_000  # commits closer than this are let gather
 _NAP_S = 10e-6  # and the 50 us by which the kernel likes to be late
 _IDLE_NS = 1_000_000
 _LINUX = sys.platform.startswith("linux")
