@@ -15,7 +15,7 @@ from eventdb.logical.subqueries import is_correlated
 from eventdb.schema import NULL, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
-from eventdb.sql.ordering import TailBinder
+from eventdb.sql.ordering import TailBinder, Target
 from eventdb.sql.projection import assign, renamed
 from eventdb.sql.recursion import bind_recursive, is_recursive
 from eventdb.sql.scope import Scope
@@ -130,7 +130,7 @@ class QueryBinder:
     def _tail(self, plan: Plan, node: exp.Expr) -> Plan:
         """ORDER BY and LIMIT over a whole query: its columns by name, ordinal or expression."""
         order = node.args.get("order")
-        keys: list[tuple[Expression | int, exp.Expr]] = []
+        keys: list[tuple[Target, exp.Expr]] = []
         refs: list[Expression] = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
         if order is not None:
             binder = ExpressionBinder(self.context, Scope.of_fields(plan.fields, ""), "ORDER BY")
