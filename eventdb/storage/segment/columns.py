@@ -116,8 +116,8 @@ class SegmentSlice:
         start, stop = segment.heap_range(index, row, count)
         if count > 1 and (ends[1:] < ends[:-1]).any():
             raise CorruptionError(
-                f"{segment.path}: rows {row}..{row + count} are damaged (column {index} has heap positions that are out of "
-                "order); run check(deep=True)",
+                f"{segment.path}: rows {row}..{row + count} are damaged (the heap positions of column {index} are out "
+                "of order); run check(deep=True)",
                 path=segment.path,
             )
         heap = bytes(segment.memory[layout.heap_position + start : layout.heap_position + stop])
