@@ -15,7 +15,6 @@ from eventdb import dbapi, errors
 from eventdb.dbapi.errors import kind_of
 from eventdb.dbapi.parameters import native
 
-
 QUOTED = "SELECT ':a', \":a\", x::a, $$:a$$ -- :a\n/* :a */"
 
 
