@@ -1,8 +1,9 @@
 """SqlTransaction: SQL statements that become visible together, or not at all.
 
-Until its first statement that writes, each query sees what is committed. From then on the transaction reads one
-snapshot, with its own changes over it (uncommitted.py); nobody else sees them. No lock is held before the commit, which
-stores everything at once unless another commit has changed one of the same rows of a table meanwhile: ConflictError.
+Until its first statement that writes (or its first query, if `reads_begin`), each query sees what is committed. From
+then on the transaction reads one snapshot, with its own changes over it (uncommitted.py); nobody else sees them. No
+lock is held before the commit, which stores everything at once unless another commit has changed one of the same rows
+of a table meanwhile: ConflictError.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ class SqlTransaction:
     Statements that create, alter or drop commit what came before and take effect at once.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, reads_begin: bool = False) -> None:
         self._database = database
+        self._reads_begin = reads_begin
         self._snapshot: StoreSnapshot | None = None
         self._changed: dict[int, TopicRows | TableRows] = {}
 
     @property
     def is_open(self) -> bool:
-        """Whether there is something to commit."""
+        """Whether it has begun: it reads a snapshot, and there may be something to commit."""
         return self._snapshot is not None
 
     def run(self, text: str, parameters: Any = None, timeout: float | None = None) -> Result:
@@ -96,6 +98,8 @@ class SqlTransaction:
     def takes(self, statement: st.Statement) -> Callable[[Any, Any, float | None], Result] | None:
         """What runs the statement; None: the session does, as ever."""
         if isinstance(statement, st.Query):
+            if self._reads_begin:
+                self._begin()
             return self._query if self.is_open else None
         if isinstance(statement, st.Insert | st.InsertRows | st.Update | st.Delete):
             return self._change

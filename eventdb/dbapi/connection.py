@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from eventdb.database import Database
     from eventdb.sql_transaction import SqlTransaction
 
+READ_COMMITTED, SNAPSHOT = "READ COMMITTED", "SNAPSHOT"
+
 
 def connect(
     database: str | os.PathLike[str] | Database,
@@ -26,24 +28,28 @@ def connect(
     memory_limit: str | int = DEFAULT_MEMORY_BYTES,
     threads: int | None = None,
     autocommit: bool = False,
+    isolation: str = READ_COMMITTED,
     timeout: float | None = None,
 ) -> Connection:
     """A connection of PEP 249 to the database directory, with the options of `eventdb.open`; or to an open Database,
     which then stays open when the connection is closed.
 
-    `autocommit`: every statement is committed at once. `timeout` bounds every statement, in seconds.
+    `autocommit`: every statement is committed at once. `isolation`: with "READ COMMITTED" a query before the first
+    change of a transaction sees what is committed by then; with "SNAPSHOT" all see what was at the first of them, so
+    that a change of what was read conflicts with others' changes since. `timeout` bounds every statement, in seconds.
     OperationalError, DatabaseError or ProgrammingError for what `eventdb.open` raises.
     """
     from eventdb.database import Database, open
 
+    _check_isolation(isolation)
     with as_dbapi():
         if isinstance(database, Database):
             database._check_open()
-            return Connection(database, owned=False, autocommit=autocommit, timeout=timeout)
+            return Connection(database, False, autocommit, isolation, timeout)
         opened = open(
             database, durability=durability, read_only=read_only, memory_limit=memory_limit, threads=threads
         )  # fmt: skip
-        return Connection(opened, owned=True, autocommit=autocommit, timeout=timeout)
+        return Connection(opened, True, autocommit, isolation, timeout)
 
 
 class Connection:
@@ -63,10 +69,13 @@ class Connection:
     ProgrammingError = errors.ProgrammingError
     NotSupportedError = errors.NotSupportedError
 
-    def __init__(self, database: Database, *, owned: bool, autocommit: bool, timeout: float | None) -> None:
+    def __init__(
+        self, database: Database, owned: bool, autocommit: bool, isolation: str, timeout: float | None
+    ) -> None:  # fmt: skip
         self._database = database
         self._owned = owned
         self._autocommit = bool(autocommit)
+        self._isolation = isolation
         self.timeout = timeout
         self._pending: SqlTransaction | None = None
         self._closed = False
@@ -86,6 +95,18 @@ class Connection:
     def autocommit(self, value: bool) -> None:
         self.commit()
         self._autocommit = bool(value)
+
+    @property
+    def isolation(self) -> str:
+        """ "READ COMMITTED" or "SNAPSHOT"; see `connect`. Setting it commits what is not."""
+        return self._isolation
+
+    @isolation.setter
+    def isolation(self, value: str) -> None:
+        _check_isolation(value)
+        if value != self._isolation:
+            self.commit()
+            self._isolation, self._pending = value, None
 
     @property
     def in_transaction(self) -> bool:
@@ -141,7 +162,7 @@ class Connection:
         if self._pending is None:
             from eventdb.sql_transaction import SqlTransaction
 
-            self._pending = SqlTransaction(self._database)
+            self._pending = SqlTransaction(self._database, reads_begin=self._isolation == SNAPSHOT)
         return self._pending
 
     def __enter__(self) -> Connection:
@@ -158,3 +179,8 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"Connection({self._database.path!r}{', closed' if self._closed else ''})"
+
+
+def _check_isolation(value: str) -> None:
+    if value not in (READ_COMMITTED, SNAPSHOT):
+        raise errors.ProgrammingError(f"isolation is {READ_COMMITTED!r} or {SNAPSHOT!r}, not {value!r}")

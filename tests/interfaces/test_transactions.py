@@ -164,6 +164,21 @@ def test_a_transaction_that_writes_reads_one_moment(db: eventdb.Database) -> Non
     assert rows(mine, "SELECT count(*) FROM events") == [(4,)]
 
 
+def test_a_snapshot_transaction_begins_with_its_first_query(db: eventdb.Database) -> None:
+    mine = dbapi.connect(db, isolation="SNAPSHOT")
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(10,)]
+    db.sql("UPDATE accounts SET balance = 50 WHERE id = 1")
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(10,)]
+    mine.execute("UPDATE accounts SET balance = 11 WHERE id = 1")
+    with pytest.raises(dbapi.OperationalError):
+        mine.commit()
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(50,)]
+    mine.isolation = "READ COMMITTED"
+    assert not mine.in_transaction
+    with pytest.raises(dbapi.ProgrammingError, match="SERIALIZABLE"):
+        dbapi.connect(db, isolation="SERIALIZABLE")
+
+
 def test_a_view_over_uncommitted_events_is_refused(db: eventdb.Database) -> None:
     db.sql("CREATE MATERIALIZED VIEW totals AS SELECT name, sum(n) AS n FROM events GROUP BY name")
     connection = dbapi.connect(db)
