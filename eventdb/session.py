@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from eventdb.database import Database
+    from eventdb.sql_transaction import SqlTransaction
     from eventdb.subscription import Subscription
 
 CLOSE_WAIT_S = 5.0
@@ -126,8 +127,11 @@ class Session:
 
     # --- entry points -------------------------------------------------------------------------------------------------
 
-    def run(self, text: str, parameters: Any, timeout: float | None, snapshot: Any) -> Result:
-        """One statement, over `snapshot` or over a new one."""
+    def run(
+        self, text: str, parameters: Any, timeout: float | None, snapshot: Any,
+        transaction: SqlTransaction | None = None,
+    ) -> Result:  # fmt: skip
+        """One statement, over `snapshot`, in `transaction`, or over a new snapshot."""
         timeout = checked_timeout(timeout)
         statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
@@ -135,7 +139,9 @@ class Session:
         if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTopics):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
         try:
-            return self._execute[type(statement)](statement, snapshot, timeout or self.settings["timeout"])
+            execute = None if transaction is None else transaction.takes(statement)
+            execute = execute or self._execute[type(statement)]
+            return execute(statement, snapshot, timeout or self.settings["timeout"])
         except QueryError as error:
             if not error.sql:
                 error.sql = text
