@@ -33,6 +33,7 @@ DOORS = {
     "polars": ("eventdb/result.py",),
     "duckdb": (),
     "pygments": (),
+    "sqlalchemy": ("eventdb/sqlalchemy.py",),
 }
 
 
