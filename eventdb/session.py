@@ -258,27 +258,31 @@ class Session:
             plan = inner.query
         if plan is None:
             raise UnsupportedError(f"EXPLAIN {type(inner).__name__} shows nothing: it has no plan", construct="EXPLAIN")
-        plan = self._optimize(plan)
-        if not statement.analyze:
-            with self.context(snapshot, timeout) as context:
-                from eventdb.physical.explain import physical_lines
-
-                lines = ["logical plan", *explain_lines(plan, 1), "physical plan"]
-                lines += ["  " + line for line in physical_lines(plan_physical(plan, context))]
-            return text_result({"plan": (VARCHAR, lines)})
-        if not isinstance(inner, st.Query):
+        if statement.analyze and not isinstance(inner, st.Query):
             raise UnsupportedError("EXPLAIN ANALYZE runs the statement: only queries", construct="EXPLAIN ANALYZE")
-        from eventdb.physical.explain import analyzed_lines
+        lines = self._explained(self._optimize(plan), statement, snapshot, timeout)
+        return text_result({"plan": (VARCHAR, lines)})
+
+    def _explained(self, plan: Plan, statement: st.Explain, snapshot: Any, timeout: float | None) -> list[str]:
+        """The lines of a plan, or its JSON."""
+        from eventdb.physical.explain import analyzed_lines, physical_lines
+        from eventdb.physical.explain_json import plan_json
 
         started = time.perf_counter()
         with self.context(snapshot, timeout) as context:
+            if not statement.analyze:
+                operator = plan_physical(plan, context)
+                if statement.format == "json":
+                    return [plan_json(plan, operator, context)]
+                lines = ["logical plan", *explain_lines(plan, 1), "physical plan"]
+                return lines + ["  " + line for line in physical_lines(operator)]
             context.measure()
             operator = plan_physical(plan, context)
             rows = sum(len(batch) for batch in operator.batches())
             elapsed_ms = (time.perf_counter() - started) * 1e3
-            lines = analyzed_lines(operator, context)
-        lines.append(f"{rows} rows in {elapsed_ms:.2f} ms")
-        return text_result({"plan": (VARCHAR, lines)})
+            if statement.format == "json":
+                return [plan_json(plan, operator, context, rows, elapsed_ms)]
+            return [*analyzed_lines(operator, context), f"{rows} rows in {elapsed_ms:.2f} ms"]
 
     # --- inserting ----------------------------------------------------------------------------------------------------
 
