@@ -16,8 +16,17 @@ from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
 from eventdb.definitions import DEFAULT, PRIMARY_KEY, default_option
 from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UsageError
 from eventdb.headers import BESIDE, HEADERS
-from eventdb.options import checked_opening, checked_options, inferred_schema, require_same, schema_of, seal_after_us
-from eventdb.schema import Field, Schema
+from eventdb.options import (
+    checked_opening,
+    checked_options,
+    inferred_schema,
+    key_positions,
+    require_same,
+    schema_of,
+    seal_after_us,
+    stored_schema,
+)
+from eventdb.schema import Schema
 from eventdb.storage.index.key_index import row_count
 from eventdb.storage.segment.limits import Limits
 from eventdb.storage.store import Store
@@ -285,24 +294,18 @@ class Database(Upkeep):
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def create_table(
-        self, name: str, columns: Mapping[str, str] | Schema, *, primary_key: str | Sequence[str],
+        self, name: str, columns: Mapping[str, str] | Schema, *, primary_key: str | Sequence[str] | None = None,
         if_not_exists: bool = False,
     ) -> Table:  # fmt: skip
         """Creates a table, a topic that keeps one current row for each key, and returns its handle.
 
         `columns` maps names to SQL types; `primary_key` names the key's column or columns, which become NOT NULL.
-        TopicExists unless `if_not_exists`, SchemaMismatch if that one is another table; UsageError for a name or type.
+        Without one every row that is inserted is a row of its own, and SQL alone changes it. TopicExists unless
+        `if_not_exists`, SchemaMismatch if that one is another table; UsageError for a name or type.
         """
         self._check_writable()
         schema = schema_of(columns)
-        if not isinstance(primary_key, str | list | tuple):
-            raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
-        names = [primary_key] if isinstance(primary_key, str) else list(primary_key)
-        if not names or not all(isinstance(column, str) for column in names):
-            raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
-        positions = tuple(schema.index_of(column) for column in names)
-        if len(set(positions)) != len(positions):
-            raise UsageError(f"primary_key names a column twice: {', '.join(names)}")
+        positions = key_positions(schema, primary_key)
         made = self._create_table(name, schema, positions, if_not_exists=if_not_exists)
         require_same(made._info, schema, primary_key=positions)
         return made
@@ -313,12 +316,13 @@ class Database(Upkeep):
     ) -> Table:  # fmt: skip
         self._check_writable()
         options = {f"{DEFAULT}{i}": default_option(v) for i, v in (defaults or {}).items() if v is not None}
-        schema = Schema(Field(f.name, f.type, f.nullable and i not in key) for i, f in enumerate(schema))
+        stored = stored_schema(schema, key)
+        positions = key or (len(schema),)
         with self._lock:
             try:
                 info = self._catalog.create_topic(
-                    name, schema, key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
-                    options=options | {PRIMARY_KEY: ",".join(map(str, key))},
+                    name, stored, key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
+                    options=options | {PRIMARY_KEY: ",".join(map(str, positions))},
                 )  # fmt: skip
             except TopicExists:
                 if not if_not_exists:

@@ -57,9 +57,10 @@ class Names:
             if view.name.lower() == name.lower():
                 return st.TableInfo("view", view.id, view.name, view.schema)
         info = catalog.topic(name)
+        key = () if info.is_keyless else info.primary_key
         return st.TableInfo(
-            info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
-            primary_key=info.primary_key, defaults=tuple(info.defaults.items()),
+            info.kind, info.id, info.name, info.visible, info.event_time, info.watermark_delay_us, key=info.key,
+            primary_key=key, defaults=tuple(info.defaults.items()),
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
@@ -116,6 +117,7 @@ class Session:
             st.InsertRows: self._change_table,
             st.Update: self._change_table,
             st.Delete: self._change_table,
+            st.Merge: self._change_table,
             st.Describe: self._describe,
             st.ShowTopics: self._show_tables,
             st.Insert: self._insert,
@@ -252,7 +254,7 @@ class Session:
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement
-        changes = st.Insert | st.InsertRows | st.Update | st.Delete
+        changes = st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge
         plan = inner.plan if isinstance(inner, st.Query | changes) else None
         if isinstance(inner, st.CreateView):
             plan = inner.query
@@ -300,10 +302,12 @@ class Session:
                 found = topic._place_columns(transaction, columns, None, None)
                 offsets.append(np.asarray(found if isinstance(found, range) else found.offsets, dtype=np.int64))
         count = sum(len(part) for part in offsets)
-        if not statement.returning_offset:
+        if statement.returning is None:
             return Result([], [], [], rowcount=count)
-        batches = [RecordBatch(["_offset"], [Column(BIGINT, part)]) for part in offsets]
-        return Result(["_offset"], [BIGINT], batches)
+        from eventdb.table_changes import returned_batches
+
+        parts = [[*columns, Column(BIGINT, part)] for columns, part in zip(prepared, offsets, strict=True)]
+        return returned_batches(statement.returning, [RecordBatch([""] * len(part), part) for part in parts])
 
     @staticmethod
     def _prepare(schema: Schema, positions: Sequence[int], batch: RecordBatch) -> list[Column]:
@@ -356,7 +360,7 @@ class Session:
         return Result([], [], [])
 
     def _change_table(
-        self, statement: st.InsertRows | st.Update | st.Delete, snapshot: Any, timeout: float | None
+        self, statement: st.InsertRows | st.Update | st.Delete | st.Merge, snapshot: Any, timeout: float | None
     ) -> Result:
         from eventdb.table_changes import TableChange
 

@@ -20,7 +20,9 @@ from eventdb.sql import transactions
 from eventdb.sql.context import Context, Parameters
 from eventdb.sql.continuous import check_continuous, check_output, refuse_table
 from eventdb.sql.expressions import ExpressionBinder
+from eventdb.sql.changes import delete, truncate, update
 from eventdb.sql.inserts import insert
+from eventdb.sql.merges import merge
 from eventdb.sql.parser import deep_stack, parse
 from eventdb.sql.queries import QueryBinder
 from eventdb.sql.relations import RelationBinder
@@ -41,7 +43,7 @@ from eventdb.sql.statements import (
     Subscribe,
     TableInfo,
 )
-from eventdb.sql.tables import create_table, delete, update
+from eventdb.sql.tables import create_table
 from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import alter_topic, create_topic
 from eventdb.sql.words import Words
@@ -51,7 +53,7 @@ __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 
 _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
-    """MERGE COPY TRUNCATE GRANT REVOKE ATTACH DETACH
+    """COPY GRANT REVOKE ATTACH DETACH
     USE PRAGMA CALL PREPARE EXECUTE DEALLOCATE VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
     REFRESH
     VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
@@ -85,6 +87,13 @@ def bind(sql: str, resolver: Resolver, parameters: Parameters = None) -> Stateme
 
 def _statement(words: Words, context: Context) -> Statement:
     first = words.word()
+    if first == "WITH" and (changed := _change_behind(words)) is not None:
+        tree = words.source.ctes(words.index, changed)
+        with QueryBinder(context).nested({}):
+            named = QueryBinder(context).named_queries(tree)
+        context.ctes = named
+        words.index = changed + 1
+        return _STATEMENTS[words.word(-1)](words, context)
     if first in _QUERIES:
         return _query(words, context)
     handler = _STATEMENTS.get(first)
@@ -100,6 +109,13 @@ def _statement(words: Words, context: Context) -> Statement:
     near = get_close_matches(first, [*_QUERIES, *_STATEMENTS, *_ELSEWHERE], 1)
     hint = f"; did you mean {near[0]}?" if near else "; statements begin with SELECT, INSERT, CREATE, DROP, SHOW, ..."
     raise words.error(f"{words.text()!r} does not begin a statement{hint}", words.index)
+
+
+def _change_behind(words: Words) -> int | None:
+    """Where INSERT, UPDATE, DELETE or MERGE stands behind a WITH clause."""
+    places = [words.at_depth_zero(words.index, word) for word in ("INSERT", "UPDATE", "DELETE", "MERGE")]
+    found = min([place for place in places if place is not None], default=None)
+    return found if found is not None and words.word_at(found - 1) == ")" else None
 
 
 # --- queries ------------------------------------------------------------------------------------------------------
@@ -454,6 +470,6 @@ def _subscribe_query(words: Words, context: Context, at: tuple[int, int], mode: 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
     "EXPLAIN": _explain, "CREATE": _create, "DROP": _drop, "DESCRIBE": _describe, "DESC": _describe, "SHOW": _show,
     "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "INSERT": insert, "UPDATE": update,
-    "DELETE": delete, "BEGIN": transactions.begin, "START": transactions.start, "COMMIT": transactions.commit,
+    "DELETE": delete, "MERGE": merge, "TRUNCATE": truncate, "BEGIN": transactions.begin, "START": transactions.start, "COMMIT": transactions.commit,
     "END": transactions.commit, "ROLLBACK": transactions.rollback, "ABORT": transactions.rollback,
 }  # fmt: skip

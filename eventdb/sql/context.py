@@ -47,7 +47,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-_ITEM_STARTS = frozenset((TokenType.SELECT, TokenType.DISTINCT))
+_ITEM_STARTS = frozenset((TokenType.SELECT, TokenType.DISTINCT, TokenType.RETURNING))
 _ITEM_ENDS = frozenset(
     (
         TokenType.COMMA, TokenType.FROM, TokenType.WHERE, TokenType.GROUP_BY, TokenType.HAVING, TokenType.ORDER_BY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from eventdb.logical.expressions import Expression
+from eventdb.logical.expressions import Expression, columns_of
 from eventdb.logical.plan import Plan
 from eventdb.schema import Schema
 
@@ -124,17 +124,32 @@ class ShowTopics(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Returning:
+    """RETURNING: one expression a column of the result, over the `width` columns of each row that was changed, its
+    `_offset` and, in MERGE, what was done with it."""
+
+    values: tuple[Expression, ...]
+    names: tuple[str, ...]
+    width: int
+
+    @property
+    def reads_offset(self) -> bool:
+        """Whether `_offset` is among what is returned."""
+        return any(self.width in columns_of(value) for value in self.values)
+
+
+@dataclass(frozen=True, slots=True)
 class Insert(Statement):
     """Append the plan's rows. Plan field i goes to schema position columns[i], already cast to that column's type.
 
     Columns not listed are NULL; the binder has refused a NOT NULL column that is left out, the NULL values themselves
-    are found when rows are made. `returning_offset`: the result is one BIGINT column `_offset` of the new rows.
+    are found when rows are made.
     """
 
     topic: TableInfo
     columns: tuple[int, ...]
     plan: Plan
-    returning_offset: bool = False
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,34 +166,64 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class InsertRows(Statement):
-    """INSERT into a table. `columns` and `plan` as in Insert; without `conflict` a taken key is a ConstraintError.
-
-    `returning`: positions of the columns of the new rows to return, -1 = `_offset`; None = nothing is returned.
-    """
+    """INSERT into a table. `columns` and `plan` as in Insert; without `conflict` a taken key is a ConstraintError."""
 
     table: TableInfo
     columns: tuple[int, ...]
     plan: Plan
     conflict: Conflict | None = None
-    returning: tuple[int, ...] | None = None
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Update(Statement):
-    """The plan gives, of each row to change: its columns, its `_offset`, and its columns as they shall be."""
+    """The plan gives, of each row to change: its columns, its `_offset`, and its columns as they shall be. Of several
+    with one offset (UPDATE ... FROM) the first counts."""
 
     table: TableInfo
     plan: Plan
-    returning: tuple[int, ...] | None = None
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delete(Statement):
-    """The plan gives, of each row to delete: its columns and its `_offset`."""
+    """The plan gives, of each row to delete: its columns and its `_offset`, perhaps several times (USING)."""
 
     table: TableInfo
     plan: Plan
-    returning: tuple[int, ...] | None = None
+    returning: Returning | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MergeClause:
+    """WHEN ... THEN. `when`: 'matched', 'unmatched' (no row of the target) or 'sourceless' (no row of the source).
+
+    `action`: 'update' and 'insert' (`values`: the new row, one expression a column), 'delete', 'nothing' or 'error'
+    (`values`: the message, if one is given). Expressions are over the plan's fields.
+    """
+
+    when: str
+    condition: Expression | None
+    action: str
+    values: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(Statement):
+    """The plan gives pairs of rows: the target's columns and `_offset`, NULL if there is none; the source's columns and
+    a mark, NULL if there is none. Of each the first clause that fits counts."""
+
+    table: TableInfo
+    plan: Plan
+    clauses: tuple[MergeClause, ...]
+    returning: Returning | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate(Statement):
+    """DELETE of all rows of a table, or of a topic's events."""
+
+    table: TableInfo
 
 
 @dataclass(frozen=True, slots=True)
