@@ -13,10 +13,10 @@ import weakref
 
 from eventdb.catalog import Catalog
 from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
-from eventdb.definitions import DEFAULT, PRIMARY_KEY, default_option
 from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UsageError
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import (
+    add_table,
     checked_opening,
     checked_options,
     inferred_schema,
@@ -24,10 +24,8 @@ from eventdb.options import (
     require_same,
     schema_of,
     seal_after_us,
-    stored_schema,
 )
 from eventdb.schema import Schema
-from eventdb.storage.index.key_index import row_count
 from eventdb.storage.segment.limits import Limits
 from eventdb.storage.store import Store
 from eventdb.topic import Topic
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from eventdb.snapshot import Snapshot
     from eventdb.sql_session import SqlSession
     from eventdb.storage.segment.log import PartitionLog
-    from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.subscription import Subscription
     from eventdb.table import Table
     from eventdb.transaction import Transaction
@@ -273,23 +270,9 @@ class Database(Upkeep):
         self._drop(name, "topic", if_exists)
 
     def _drop(self, name: str, kind: str, if_exists: bool) -> None:
-        self._check_writable()
-        with self._lock:
-            self._refresh_catalog()
-            try:
-                info = self._catalog.topic(name)
-            except TopicNotFound:
-                if if_exists:
-                    return
-                raise
-            if info.kind != kind:
-                raise UsageError(f"{info.name!r} is a {info.kind}: DROP {info.kind.upper()} {info.name}")
-            readers = self._views_of().readers_of(info.id) if self._catalog.views() else []
-            if readers:
-                raise UsageError(f"topic {info.name!r} feeds the view {readers[0]!r}: drop the view first")
-            self._catalog.drop_topic(info.name)
-            self._refresh_catalog()
-            self._store.forget(info.id)
+        from eventdb.making import drop_named
+
+        drop_named(self, name, kind, if_exists)
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -315,15 +298,9 @@ class Database(Upkeep):
         defaults: Mapping[int, Any] | None = None,
     ) -> Table:  # fmt: skip
         self._check_writable()
-        options = {f"{DEFAULT}{i}": default_option(v) for i, v in (defaults or {}).items() if v is not None}
-        stored = stored_schema(schema, key)
-        positions = key or (len(schema),)
         with self._lock:
             try:
-                info = self._catalog.create_topic(
-                    name, stored, key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
-                    options=options | {PRIMARY_KEY: ",".join(map(str, positions))},
-                )  # fmt: skip
+                info = add_table(self._catalog, name, schema, key, defaults or {})
             except TopicExists:
                 if not if_not_exists:
                     raise
@@ -360,13 +337,6 @@ class Database(Upkeep):
             if table is None:
                 table = self._tables[info.id] = Table(self, info)
             return table
-
-    def _row_count(self, info: TopicInfo, snapshot: StoreSnapshot) -> int:
-        """The events of a topic, or the rows of a table, in the snapshot."""
-        logs = self._logs_of(info)
-        if info.kind == "table":
-            return row_count(snapshot, logs[0])
-        return sum(map(snapshot.held_rows, logs))
 
     def _handle(self, info: TopicInfo) -> Topic:
         with self._lock:

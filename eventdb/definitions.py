@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PRIMARY_KEY = "primary_key"  # the option that holds a table's key: positions of columns
 ROW_ID = "_row"  # the hidden column, the last one, that is the key of a table without a primary key
+PLAIN = "plain"  # the state of a view that is not materialized
 DEFAULT = "default."  # begins the option that holds the default of a table's column: its position, then JSON
 
 
@@ -109,6 +110,11 @@ class ViewInfo:
         self.created_us = created_us
         self.state = state
         self.error = error
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a name for a query, which is run when it is read."""
+        return self.state == PLAIN
 
     def __repr__(self) -> str:
         return f"ViewInfo({self.id}, {self.name!r}, {self.state})"

@@ -64,8 +64,8 @@ class MergeRows:
         changed = [offset for offset, _ in self.deleted] + [offset for offset, _, _ in self.updated]
         if len(set(changed)) < len(changed):
             raise ConstraintError(
-                f"MERGE INTO {name}: several rows of the source change one row of the table; it cannot be changed twice "
-                "in one statement: let the source have one row for each, or add a condition",
+                f"MERGE INTO {name}: several rows of the source change one row of the table, which cannot change "
+                "twice in one statement: let the source have one row for each, or add a condition",
                 table=name,
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from eventdb.config import SEAL_AFTER_US
-from eventdb.definitions import ROW_ID
+from eventdb.definitions import DEFAULT, PRIMARY_KEY, ROW_ID, default_option
 from eventdb.errors import SchemaMismatch, UnsupportedError, UsageError
 from eventdb.partitioner import MAX_PARTITIONS
 from eventdb.schema import BIGINT, Field, Schema
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    from eventdb.catalog import Catalog
     from eventdb.definitions import TopicInfo
 
 SETTINGS = ("retention", "max_bytes", "max_rows", "on_full", "seal_after")
@@ -164,6 +165,19 @@ def stored_schema(schema: Schema, key: tuple[int, ...]) -> Schema:
     """What a table stores: its columns, those of the key NOT NULL; without a key a hidden column for one, the last."""
     fields = [Field(f.name, f.type, f.nullable and i not in key) for i, f in enumerate(schema)]
     return Schema(fields if key else [*fields, Field(ROW_ID, BIGINT, nullable=False)])
+
+
+def add_table(
+    catalog: Catalog, name: str, schema: Schema, key: tuple[int, ...], defaults: Mapping[int, Any],
+    hidden: bool = False,
+) -> TopicInfo:  # fmt: skip
+    """Adds a table to the catalog: see Catalog.create_topic."""
+    options = {f"{DEFAULT}{i}": default_option(value) for i, value in defaults.items() if value is not None}
+    options[PRIMARY_KEY] = ",".join(map(str, key or (len(schema),)))
+    return catalog.create_topic(
+        name, stored_schema(schema, key), key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
+        options=options, hidden=hidden,
+    )  # fmt: skip
 
 
 def require_same(

@@ -16,9 +16,9 @@ from eventdb.batch import Array, Column, RecordBatch
 from eventdb.errors import SchemaMismatch
 from eventdb.logical.expressions import ColumnRef, columns_of
 from eventdb.logical.plan import Plan, Scan
+from eventdb.merge_rows import MergeRows, rows_of
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import evaluate
-from eventdb.merge_rows import MergeRows, rows_of
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, VARCHAR, DataType, Schema
 from eventdb.sql import statements as st
@@ -50,7 +50,7 @@ class Writer(Protocol):
 class TableChange:
     """One execution of a statement: `read` rows, then `apply` them."""
 
-    def __init__(self, table: Table, statement: st.InsertRows | st.Update | st.Delete) -> None:
+    def __init__(self, table: Table, statement: TableStatement) -> None:
         self._table = table
         self._statement = statement
         self._schema = table.schema

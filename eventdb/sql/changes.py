@@ -19,7 +19,7 @@ from eventdb.sql.relation import Relation
 from eventdb.sql.relations import RelationBinder
 from eventdb.sql.returning import OFFSET, returned
 from eventdb.sql.scope import Name, Scope
-from eventdb.sql.statements import Delete, TableInfo, Truncate, Update
+from eventdb.sql.statements import Delete, TableInfo, Update
 from eventdb.sql.words import Words
 
 _REFUSED = (
@@ -90,12 +90,12 @@ def delete(words: Words, context: Context) -> Delete:
     return Delete(table, plan, returning)
 
 
-def truncate(words: Words, context: Context) -> Truncate:
-    """The statement after TRUNCATE: [TABLE] name."""
+def truncate(words: Words, context: Context) -> Delete:
+    """The statement after TRUNCATE: [TABLE] name. It is a DELETE of all rows."""
     words.accept("TABLE")
     table = target(words, context, "TRUNCATE")
     words.end()
-    return Truncate(table)
+    return Delete(table, target_rows(table, table.name).plan)
 
 
 # --- what is changed --------------------------------------------------------------------------------------------------
@@ -110,8 +110,13 @@ def target(words: Words, context: Context, verb: str) -> TableInfo:
         fix = "events do not change; what changes is a table: CREATE TABLE"
         raise words.unsupported(f"{verb} of a topic", fix, at)
     if table.kind != "table":
-        raise words.bind_error(f"{name!r} is a {table.kind}: {verb} changes tables", at)
+        raise words.bind_error(f"{name!r} is a {shown_kind(table)}: {verb} changes tables", at)
     return table
+
+
+def shown_kind(table: TableInfo) -> str:
+    """What it is, in messages."""
+    return "view" if table.kind == "query" else table.kind
 
 
 def named_table(words: Words, context: Context, name: str, at: int) -> TableInfo:

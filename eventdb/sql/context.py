@@ -73,6 +73,8 @@ class Context:
             tuple[Plan, int]
         ] = []  # WITH queries that read a query around them, and how deep they stand
         self.recursions = 0
+        self.viewing: tuple[str, ...] = ()  # the plain views around what is bound
+        self.viewed: set[str] = set()  # those that were read, lower-case
 
     # -- errors ----------------------------------------------------------------------------------------------------
 

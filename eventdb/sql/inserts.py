@@ -10,7 +10,7 @@ from sqlglot import exp
 from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.plan import OutputField, Plan, Values
 from eventdb.schema import DataType
-from eventdb.sql.changes import default_of, named_table
+from eventdb.sql.changes import default_of, named_table, shown_kind
 from eventdb.sql.conflicts import on_conflict, or_replace
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
@@ -89,7 +89,7 @@ def _refuse(words: Words, table: TableInfo, verb: str, verb_at: int, conflict_at
 def _target(words: Words, context: Context, name: str, at: int) -> TableInfo:
     table = named_table(words, context, name, at)
     if table.kind not in ("topic", "table"):
-        raise words.bind_error(f"{name!r} is a {table.kind}: rows are inserted into topics and tables", at)
+        raise words.bind_error(f"{name!r} is a {shown_kind(table)}: rows are inserted into topics and tables", at)
     return table
 
 

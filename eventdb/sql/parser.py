@@ -156,6 +156,11 @@ class Source:
         return ParseError(message, sql=self.sql, line=line, column=column)
 
 
+def has_parameters(sql: str) -> bool:
+    """Whether a statement has parameters. ParseError if it is none."""
+    return any(token.token_type in (TokenType.PARAMETER, TokenType.PLACEHOLDER) for token in parse(sql).tokens)
+
+
 @contextmanager
 def deep_stack(wanted: bool) -> Iterator[None]:
     """Room for deeply nested statements inside the block."""

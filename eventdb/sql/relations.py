@@ -16,7 +16,8 @@ from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.functions import width_of
 from eventdb.sql.joins import JoinBinder
-from eventdb.sql.parser import locate
+from eventdb.sql.parser import locate, parse
+from eventdb.sql.projection import renamed
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.statements import TableInfo
@@ -102,7 +103,10 @@ class RelationBinder:
             if any(plan is cte and stands != depth for plan, stands in self.context.correlated):
                 self.context.unsupported("a correlated WITH query in a subquery of its query", node, "repeat it there")
             return self.named(cte, node, name)
-        plan, names = self.scan(self._resolve(name, node))
+        table = self._resolve(name, node)
+        if table.query is not None:
+            return self.named(self._viewed(table, node), node, _base_name(name))
+        plan, names = self.scan(table)
         alias = node.args.get("alias")
         shown = (alias.name if alias is not None else "") or _base_name(name)
         renamed = [part.name for part in alias.args.get("columns") or []] if alias is not None else []
@@ -110,6 +114,34 @@ class RelationBinder:
             self.context.fail(f"{len(renamed)} column names for {len(plan.fields)} columns", node)
         bound = [replace(n, table=shown, name=renamed[i] if i < len(renamed) else n.name) for i, n in enumerate(names)]
         return Relation(plan, Scope(bound, [shown]))
+
+    def _viewed(self, table: TableInfo, node: exp.Expr) -> Plan:
+        """The plan of a plain view's query, with the view's names. BindError naming the view if it no longer binds."""
+        outer = self.context
+        if table.name in outer.viewing:
+            outer.fail(f"view {table.name!r} reads itself", node)
+        inner = Context(parse(table.query or ""), outer.resolver, None)
+        inner.viewed = outer.viewed
+        inner.viewed.add(table.name.lower())
+        inner.viewing = (*outer.viewing, table.name)
+        inner.recursions = outer.recursions
+        try:
+            source = inner.source
+            plan = type(self)(inner, {}, self.bind_query).query_of(source.query(0, len(source.tokens)))
+            source.check_bound()
+        except QueryError as error:
+            first = str(error).splitlines()[0]
+            outer.fail(f"view {table.name!r} cannot be read any more: {first}", node)
+        outer.recursions = inner.recursions
+        if len(plan.fields) != len(table.schema):
+            outer.fail(f"view {table.name!r} has other columns than when it was created: create it again", node)
+        return renamed(plan, table.schema.names)
+
+    def query_of(self, tree: exp.Expr) -> Plan:
+        """The plan of a query that stands alone."""
+        from eventdb.sql.queries import QueryBinder
+
+        return QueryBinder(self.context).bind(tree, {})
 
     def _resolve(self, name: str, node: exp.Expr) -> TableInfo:
         line, column = locate(self.context.sql, node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from eventdb.logical.expressions import Expression, columns_of
+from eventdb.logical.expressions import Expression, Literal, columns_of
 from eventdb.logical.plan import Plan
 from eventdb.schema import Schema
 
@@ -13,7 +13,8 @@ from eventdb.schema import Schema
 @dataclass(frozen=True, slots=True)
 class TableInfo:
     """Something FROM can name. `kind` is 'topic', 'table' (`primary_key` is the positions of its key columns,
-    `defaults` physical values by position), 'view' (materialized) or 'file' (`path` and `format` are set)."""
+    `defaults` physical values by position; without a key both are ()), 'view' (materialized), 'query' (a plain view:
+    `query` is its text) or 'file' (`path` and `format` are set)."""
 
     kind: str
     id: int
@@ -26,6 +27,7 @@ class TableInfo:
     key: str | None = None
     primary_key: tuple[int, ...] = ()
     defaults: tuple[tuple[int, object], ...] = ()
+    query: str | None = None
 
     def default(self, position: int) -> object:
         """The physical value a column has that a row does not name; None for NULL."""
@@ -92,13 +94,15 @@ class DropTopic(Statement):
 
 @dataclass(frozen=True, slots=True)
 class CreateTable(Statement):
-    """`primary_key` are positions in the schema, in the order of the key; `defaults` (position, physical value)."""
+    """`primary_key` are positions in the schema, in the order of the key, () if there is none; `defaults` (position,
+    physical value)."""
 
     name: str
     schema: Schema
     primary_key: tuple[int, ...]
     if_not_exists: bool = False
     defaults: tuple[tuple[int, object], ...] = ()
+    or_replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +224,6 @@ class Merge(Statement):
 
 
 @dataclass(frozen=True, slots=True)
-class Truncate(Statement):
-    """DELETE of all rows of a table, or of a topic's events."""
-
-    table: TableInfo
-
-
-@dataclass(frozen=True, slots=True)
 class Explain(Statement):
     """`format` is 'text' or 'json'."""
 
@@ -307,3 +304,60 @@ class Commit(Statement):
 @dataclass(frozen=True, slots=True)
 class Rollback(Statement):
     """The end of a transaction: nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAs(Statement):
+    """CREATE TABLE | TOPIC ... AS query: the rows of the plan, in columns of the schema; none of them without data."""
+
+    kind: str
+    name: str
+    schema: Schema
+    plan: Plan
+    if_not_exists: bool = False
+    or_replace: bool = False
+    with_data: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePlainView(Statement):
+    """A name for a query, whose text is kept."""
+
+    name: str
+    schema: Schema
+    query: str
+    if_not_exists: bool = False
+    or_replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rename(Statement):
+    """ALTER TABLE | TOPIC ... RENAME TO."""
+
+    kind: str
+    name: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(Statement):
+    """A statement's text under a name."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Execute(Statement):
+    """A prepared statement with values, by position or by name."""
+
+    name: str
+    values: tuple[Literal, ...] = ()
+    named: tuple[tuple[str, Literal], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Deallocate(Statement):
+    """Forget a prepared statement; all of them if `name` is ''."""
+
+    name: str

@@ -1,28 +1,32 @@
-"""CREATE TABLE."""
+"""CREATE [OR REPLACE] TABLE, also AS a query; CREATE TOPIC AS."""
 
 from __future__ import annotations
 
 from eventdb.errors import UsageError
 from eventdb.logical.expressions import Literal
-from eventdb.logical.plan import OutputField, Project, Values
+from eventdb.logical.plan import OutputField, Plan, Project, Values
 from eventdb.logical.rules.fold_constants import fold_constants
-from eventdb.schema import DataType, Field, Schema
+from eventdb.schema import NULL, VARCHAR, DataType, Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import assign
+from eventdb.sql.queries import QueryBinder
 from eventdb.sql.scope import Scope
-from eventdb.sql.statements import CreateTable
+from eventdb.sql.statements import CreateAs, CreatePlainView, CreateTable
 from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import column_start
 from eventdb.sql.words import Words
 
 
-def create_table(words: Words, context: Context) -> CreateTable:
+def create_table(words: Words, context: Context, or_replace: bool = False) -> CreateTable | CreateAs:
     """The statement after CREATE TABLE. ParseError or UnsupportedSQL with the place."""
+    at = words.index
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
+    if or_replace and if_not_exists:
+        raise words.error("OR REPLACE and IF NOT EXISTS exclude each other", at)
     name = words.name("the table's name")
-    if words.word() == "AS":
-        raise words.unsupported("CREATE TABLE ... AS SELECT", "create the table, then INSERT INTO it")
+    if is_query_next(words):
+        return create_as(words, context, "table", name, if_not_exists, or_replace)
     fields: list[Field] = []
     key: list[tuple[str, int]] = []
     defaults: list[tuple[int, object]] = []
@@ -42,7 +46,67 @@ def create_table(words: Words, context: Context) -> CreateTable:
         if index in positions:
             raise words.error(f"PRIMARY KEY: column {column!r} is named twice", at)
         positions.append(index)
-    return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists, tuple(defaults))
+    return CreateTable(name, required(schema, positions), tuple(positions), if_not_exists, tuple(defaults), or_replace)
+
+
+def is_query_next(words: Words) -> bool:
+    """Whether AS comes next, perhaps behind a list of bare names."""
+    if words.word() == "AS":
+        return True
+    if words.word() != "(":
+        return False
+    close = words.at_depth_zero(words.index, ")")
+    inside = range(words.index + 1, close or words.index)
+    return close is not None and words.word_at(close + 1) == "AS" and all(words.word_at(i) == "," for i in inside[1::2])
+
+
+def create_as(words: Words, context: Context, kind: str, name: str, if_not_exists: bool, or_replace: bool) -> CreateAs:
+    """The statement from [(names)] AS on: query [WITH [NO] DATA]."""
+    names = words.names("a column") if words.word() == "(" else []
+    words.expect("AS")
+    start, stop, with_data = words.index, words.stop, True
+    for ending, data in ((("WITH", "NO", "DATA"), False), (("WITH", "DATA"), True)):
+        if [words.word_at(stop - len(ending) + i) for i in range(len(ending))] == list(ending):
+            stop, with_data = stop - len(ending), data
+            break
+    words.index = words.stop
+    plan = QueryBinder(context).bind(words.source.query(start, stop), {})
+    return CreateAs(kind, name, schema_of(words, plan, names, name), plan, if_not_exists, or_replace, with_data)
+
+
+def schema_of(words: Words, plan: Plan, names: list[tuple[str, int]], what: str) -> Schema:
+    """The columns of a table or view of a query. BindError for names that are too many or taken, or for a type that
+    cannot be stored."""
+    if len(names) > len(plan.fields):
+        raise words.bind_error(f"{len(names)} column names for {len(plan.fields)} columns", names[0][1])
+    fields = []
+    for i, field in enumerate(plan.fields):
+        title = names[i][0] if i < len(names) else field.name
+        type = VARCHAR if field.type == NULL else field.type
+        if not type.is_storable:
+            raise words.bind_error(f"column {title!r} of {what} is of type {type}, which cannot be stored: cast it", 0)
+        fields.append(Field(title, type, True))
+    try:
+        return Schema(fields)
+    except UsageError as error:
+        raise words.bind_error(f"{error}; name one of them with AS", 0) from None
+
+
+def create_plain_view(words: Words, context: Context, or_replace: bool) -> CreatePlainView:
+    """The statement after CREATE VIEW: [IF NOT EXISTS] name [(columns)] AS query."""
+    if_not_exists = words.accept("IF", "NOT", "EXISTS")
+    name = words.name("the view's name")
+    names = words.names("a column") if words.word() == "(" else []
+    words.expect("AS")
+    start, words.index = words.index, words.stop
+    tree = words.source.query(start, words.stop)
+    plan = QueryBinder(context).bind(tree, {})
+    if context.used:
+        context.fail("a view is stored as its text: write the value in place of the parameter", tree)
+    if name.lower() in context.viewed:
+        context.fail(f"view {name!r} would read itself", tree)
+    text = context.sql[words.tokens[start].start :].strip().rstrip(";")
+    return CreatePlainView(name, schema_of(words, plan, names, name), text, if_not_exists, or_replace)
 
 
 def required(schema: Schema, positions: list[int]) -> Schema:
