@@ -163,12 +163,22 @@ class ExpressionBinder(Calls):
     def _interval(self, node: exp.Interval) -> Expression:
         unit = node.args.get("unit")
         if not isinstance(node.this, exp.Literal):
-            self.context.unsupported("an interval of an expression", node, "multiply: n * INTERVAL '1 day'")
+            return self._many_intervals(node, unit)
         value = parse_interval(node.this.name, unit.name if unit is not None else None)
         if value is None:
             shown = f"{node.this.name} {unit.name if unit is not None else ''}".strip()
             self.context.fail(f"{shown!r} is not an interval; write for example INTERVAL '5 minutes'", node)
         return Literal(INTERVAL, value)
+
+    def _many_intervals(self, node: exp.Interval, unit: exp.Expr | None) -> Expression:
+        """INTERVAL (n) DAY is n * INTERVAL '1 day'."""
+        one = parse_interval("1", unit.name) if unit is not None else None
+        if one is None:
+            self.context.fail("an interval of an expression needs a unit: INTERVAL (n) DAY", node)
+        count = self.bind(node.this)
+        if not count.type.is_numeric:
+            self.context.fail(f"INTERVAL (n) {unit.name if unit else ''}: n is a number, not {count.type}", node)
+        return self.call("multiply", [Literal(INTERVAL, one), count], node)
 
     def _now(self, node: exp.Expr) -> Expression:
         return self.call("now", [], node)

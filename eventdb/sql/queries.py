@@ -12,7 +12,7 @@ from eventdb.logical.expressions import ColumnRef, Expression, Literal
 from eventdb.logical.functions import may_be_null
 from eventdb.logical.plan import OutputField, Plan, Project, UnionAll, Values
 from eventdb.logical.subqueries import is_correlated
-from eventdb.schema import NULL, VARCHAR, DataType
+from eventdb.schema import DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.ordering import TailBinder, Target
@@ -115,7 +115,6 @@ class QueryBinder:
             rows.append(row)
         if targets is None:
             columns = [binder.unify(column, node, "VALUES") for column in zip(*rows, strict=True)]
-            columns = [[binder.coerce(e, VARCHAR, node) for e in c] if c[0].type == NULL else c for c in columns]
             rows = [list(row) for row in zip(*columns, strict=True)]
         names = [n for n, _ in targets] if targets is not None else [f"col{i}" for i in range(len(rows[0]))]
         nullable = [any(may_be_null(row[i], ()) for row in rows) for i in range(len(names))]

@@ -175,7 +175,10 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
             return False
     end = pairs[i + 1]
     follows_as = end + 2 < len(tokens) and tokens[end + 1].token_type is TokenType.ALIAS
-    return not (follows_as and tokens[end + 2].token_type is TokenType.L_PAREN)  # WITH name (columns) AS (
+    if not follows_as:
+        return True
+    named = tokens[end + 2]  # WITH name (columns) AS [[NOT] MATERIALIZED] (
+    return named.token_type not in (TokenType.L_PAREN, TokenType.NOT) and named.text.upper() != "MATERIALIZED"
 
 
 def _begins_frame(tokens: list[Token], i: int) -> bool:

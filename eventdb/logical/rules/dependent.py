@@ -152,7 +152,7 @@ class _Domain:
         if plan.kind == "inner" and right_reads and not left_reads and not conditions:
             return replace(plan, right=self.carried(plan.right))
         left = self.carried(plan.left)
-        both = right_reads or plan.kind == "full"
+        both = right_reads or plan.kind == "full" or any(map(outer_refs, plan.right_keys))
         right = self.carried(plan.right) if both else plan.right
         places = {i: i for i in range(old)} | {old + i: old + size + i for i in range(right_old)}
 

@@ -31,6 +31,7 @@ from eventdb.logical.plan import (
 from eventdb.logical.predicates import all_of, split_pairs, terms_of
 from eventdb.logical.rules.correlation import pull_aggregate, pull_up
 from eventdb.logical.rules.dependent import depend
+from eventdb.logical.rules.pair_conditions import over_pairs, reads_both
 from eventdb.logical.subqueries import Apply, Subquery, bind_outer, holds_subquery, is_correlated
 
 
@@ -99,8 +100,10 @@ def _filter(plan: Filter) -> Plan:
 
 
 def _join_condition(plan: Join) -> Plan:
-    """A subquery in the ON of an outer join: computed on the side whose columns it reads (checked by the binder)."""
+    """A subquery in the ON of an outer join: computed on the side whose columns it reads."""
     width = len(plan.left.fields)
+    if any(reads_both(node, width) for term in expressions_of(plan) for node in _subqueries(term)):
+        return unnest_subqueries(over_pairs(plan))
     left, right = _Attached(plan.left), _Attached(plan.right)
     found: list[tuple[Subquery, int, Expression]] = []  # the subquery, its side, its column there
     for term in expressions_of(plan):
