@@ -17,6 +17,7 @@ from eventdb.errors import (
     BindError,
     CatalogError,
     ClosedError,
+    ConflictError,
     ConstraintError,
     CorruptionError,
     DatabaseLocked,
@@ -53,6 +54,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from eventdb.care import check, repair, restore
     from eventdb.database import Database, open
+    from eventdb.dbapi import connect
     from eventdb.event import Event, Position
     from eventdb.producer import Producer
     from eventdb.result import Result
@@ -76,6 +78,7 @@ _LAZY = {
     "Topic": "eventdb.topic",
     "Transaction": "eventdb.transaction",
     "check": "eventdb.care",
+    "connect": "eventdb.dbapi",
     "open": "eventdb.database",
     "repair": "eventdb.care",
     "restore": "eventdb.care",
@@ -86,6 +89,7 @@ __all__ = [
     "CatalogError",
     "Change",
     "ClosedError",
+    "ConflictError",
     "ConstraintError",
     "CorruptionError",
     "Database",
@@ -129,6 +133,7 @@ __all__ = [
     "ViewFailed",
     "__version__",
     "check",
+    "connect",
     "open",
     "repair",
     "restore",

@@ -20,6 +20,7 @@
     |   |-- QueryCancelled         interrupted by the user
     |   |-- QueryTimeout           ran longer than its timeout
     |   `-- MemoryLimitExceeded    needs more than memory_limit
+    |-- ConflictError            another transaction changed the same row: do this one again (table)
     |-- StorageError             the directory, the disk or the medium (path)
     |   |-- NotADatabase           the path holds something else
     |   |-- FormatTooNew           written by a newer EventDB
@@ -167,6 +168,14 @@ class QueryTimeout(QueryError):
 
 class MemoryLimitExceeded(QueryError):
     """The query needs more memory than memory_limit allows."""
+
+
+class ConflictError(EventDBError):
+    """Another transaction has changed a row of `table` that this one changes too. Nothing was stored; do it again."""
+
+    def __init__(self, message: str, *, table: str = "") -> None:
+        super().__init__(message)
+        self.table = table
 
 
 class StorageError(EventDBError):

@@ -148,12 +148,39 @@ def _subscription(
 
 def _explain(words: Words, context: Context) -> Statement:
     analyze = words.accept("ANALYZE") or words.accept("ANALYSE")
+    format = "text"
+    if words.text() == "(" and words.word(1) in ("ANALYZE", "ANALYSE", "FORMAT"):
+        analyze_option, format = _explain_options(words)
+        analyze = analyze or analyze_option
     if words.ended:
         words.wrong("expected a statement to explain")
     inner = _statement(words, context)
     if isinstance(inner, Explain):
         raise words.error("EXPLAIN of EXPLAIN", 0)
-    return Explain(inner, analyze)
+    return Explain(inner, analyze, format)
+
+
+def _explain_options(words: Words) -> tuple[bool, str]:
+    """(ANALYZE [TRUE | FALSE], FORMAT TEXT | JSON), in any order: whether to run it, and the format."""
+    analyze, format = False, "text"
+    words.index += 1
+    while True:
+        if words.accept("FORMAT"):
+            format = words.text().lower()
+            if format not in ("text", "json"):
+                words.wrong("expected FORMAT TEXT or FORMAT JSON")
+            words.index += 1
+        elif words.accept("ANALYZE") or words.accept("ANALYSE"):
+            analyze = not words.accept("FALSE")
+            words.accept("TRUE")
+        else:
+            words.wrong("expected ANALYZE or FORMAT")
+        if words.text() == ")":
+            words.index += 1
+            return analyze, format
+        if words.text() != ",":
+            words.wrong("expected , or )")
+        words.index += 1
 
 
 # --- topics and views ---------------------------------------------------------------------------------------------

@@ -183,8 +183,11 @@ class Delete(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Explain(Statement):
+    """`format` is 'text' or 'json'."""
+
     statement: Statement
     analyze: bool = False
+    format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
