@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from eventdb.database import Database
+    from eventdb.sql_session import SqlSession
     from eventdb.sql_transaction import SqlTransaction
     from eventdb.subscription import Subscription
 
@@ -129,24 +130,26 @@ class Session:
 
     def run(
         self, text: str, parameters: Any, timeout: float | None, snapshot: Any,
-        transaction: SqlTransaction | None = None,
+        owner: SqlSession | SqlTransaction | None = None,
     ) -> Result:  # fmt: skip
-        """One statement, over `snapshot`, in `transaction`, or over a new snapshot."""
+        """One statement: over `snapshot`, in the transaction of its owner, or over a new snapshot."""
         timeout = checked_timeout(timeout)
         statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
         if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTopics):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
+        execute = None if owner is None else owner.takes(statement)
+        execute = execute or self._execute[type(statement)]
         try:
-            execute = None if transaction is None else transaction.takes(statement)
-            execute = execute or self._execute[type(statement)]
             return execute(statement, snapshot, timeout or self.settings["timeout"])
-        except QueryError as error:
-            if not error.sql:
+        except Exception as error:
+            if owner is not None:
+                owner.failed(text, error)
+            if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
-            raise
-        except MemoryError as error:
+            if not isinstance(error, MemoryError):
+                raise
             raise MemoryLimitExceeded(
                 "the machine, or a limit of this process, has no memory left for this query, though it is below "
                 "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
