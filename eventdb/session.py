@@ -61,11 +61,18 @@ class Names:
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
-        from eventdb.arrow import detect_format, file_schema
+        from eventdb.external.files import open_files
 
         self.read_files = True
-        format = detect_format(path)
-        return st.TableInfo("file", 0, path, file_schema(path, format), path=path, format=format)
+        source = open_files([path], filesystems=self._database._filesystems)
+        return st.TableInfo("file", 0, path, source.schema, source=source)
+
+    def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> st.TableInfo:
+        from eventdb.external.files import read_function
+
+        self.read_files = True
+        source = read_function(reader, paths, options, self._database._filesystems)
+        return st.TableInfo("file", 0, source.name, source.schema, source=source)
 
     def names(self) -> list[str]:
         catalog = self._database._catalog

@@ -12,7 +12,7 @@ from eventdb.logical.node_expressions import expressions_of
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
-    FileScan,
+    ExternalScan,
     Filter,
     Join,
     Limit,
@@ -40,7 +40,7 @@ _REFUSED = {
     Apply: ("LATERAL in a continuous query", "join when you read the view"),
     UnionAll: ("UNION ALL in a continuous query", "create one view for each branch"),
     ViewScan: ("a continuous query over a view", "query the view's topic"),
-    FileScan: ("a continuous query over a file", "load the file into a topic first"),
+    ExternalScan: ("a continuous query over a file or a Python object", "load its rows into a topic first"),
 }
 
 

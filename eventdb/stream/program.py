@@ -20,8 +20,8 @@ from eventdb.logical.node_expressions import expressions_of
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
+    ExternalScan,
     Fields,
-    FileScan,
     Filter,
     Join,
     Limit,
@@ -59,7 +59,7 @@ _FIXES = {
     Join: ("JOIN", "this version maintains views over one topic; join where you read the view"),
     UnionAll: ("UNION ALL", "create one view per topic and unite them where you read them"),
     ViewScan: ("a view over a view", "write the inner view's query in the FROM clause instead"),
-    FileScan: ("a file", "a continuous query reads a topic; load the file with INSERT INTO topic SELECT * FROM 'file'"),
+    ExternalScan: ("a file or object", "a view reads a topic; load it: INSERT INTO topic SELECT * FROM 'file'"),
     Values: ("a query without a topic", "a continuous query reads one topic: SELECT ... FROM topic"),
     Aggregate: ("an aggregate of an aggregate", "create a view of the inner query and aggregate that when reading"),
     Distinct: ("DISTINCT over an aggregate", "apply DISTINCT where you read the view"),
