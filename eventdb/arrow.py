@@ -317,8 +317,7 @@ def to_table(data: Any) -> pa.Table:
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise UsageError(f"cannot read {type(data).__name__} as Arrow: {error}") from None
     raise UsageError(
-        f"append_batch takes an Arrow table, a pandas or Polars frame, a RecordBatch or a dict of arrays, "
-        f"not {type(data).__name__}"
+        f"a table is an Arrow table or batch, a pandas or Polars frame, or a dict of columns, not {type(data).__name__}"
     )
 
 

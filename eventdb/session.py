@@ -17,6 +17,7 @@ from eventdb.errors import (
     MemoryLimitExceeded,
     QueryError,
     SchemaMismatch,
+    TopicNotFound,
     UnsupportedError,
     UsageError,
 )
@@ -43,18 +44,27 @@ EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
 class Names:
-    """What FROM may name: the catalog's topics, tables and views, and files. The binder's Resolver."""
+    """What FROM may name: the catalog's topics, tables and views, then registered objects, then, if `replacements`,
+    variables of the caller; and files. The binder's Resolver."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replacements: bool = False) -> None:
         self._database = database
-        self.read_files = False  # whether the statement's plan depends on files
+        self._replacements = replacements
+        self.read_files = False  # whether the statement's plan depends on files or objects
 
     def table(self, name: str) -> st.TableInfo:
         catalog = self._database._catalog
         for view in catalog.views():
             if view.name.lower() == name.lower():
                 return st.TableInfo("view", view.id, view.name, view.schema)
-        info = catalog.topic(name)
+        try:
+            info = catalog.topic(name)
+        except TopicNotFound:
+            source = self._database._object(name, self._replacements)
+            if source is None:
+                raise
+            self.read_files = True
+            return st.TableInfo("object", 0, source.name, source.schema, source=source)
         return st.TableInfo(
             info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
             primary_key=info.primary_key, defaults=tuple(info.defaults.items()),
@@ -77,7 +87,7 @@ class Names:
     def names(self) -> list[str]:
         catalog = self._database._catalog
         topics = [info.name for info in catalog.topics() if info.kind != "view"]
-        return topics + [view.name for view in catalog.views()]
+        return topics + [view.name for view in catalog.views()] + [s.name for s in self._database._objects.values()]
 
 
 def text_result(columns: Mapping[str, tuple[DataType, list[Any]]]) -> Result:
@@ -110,6 +120,7 @@ class Session:
             "timeout": None,
             "recursion_limit": DEFAULT_RECURSION_ROUNDS,
             "disabled_optimizers": frozenset(),
+            "python_enable_replacements": True,
         }
         self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
             st.Query: self._query,
@@ -159,7 +170,8 @@ class Session:
         if not isinstance(text, str):
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
         database, disabled = self._database, self.settings["disabled_optimizers"]
-        return self._plans.statement(text, parameters, Names(database), database._generation, disabled)
+        names = Names(database, self.settings["python_enable_replacements"])
+        return self._plans.statement(text, parameters, names, database._generation, disabled)
 
     def _optimize(self, plan: Plan) -> Plan:
         return optimize(plan, self.settings["disabled_optimizers"])
@@ -481,6 +493,10 @@ class Session:
             if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
                 raise UsageError(f"recursion_limit is a whole number of rounds from 1, not {value!r}")
             return rounds
+        if name == "python_enable_replacements":
+            if value not in (None, True, False):
+                raise UsageError(f"python_enable_replacements is true or false, not {value!r}")
+            return value is None or bool(value)
         names = "" if value is None else str(value)
         return frozenset(part.strip() for part in names.split(",") if part.strip())
 

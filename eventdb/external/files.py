@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from eventdb.arrow import arrow_type, column_from_arrow, sql_type
-from eventdb.batch import Array, Column, Dictionary, RecordBatch
+from eventdb.arrow import arrow_type
+from eventdb.batch import RecordBatch
 from eventdb.errors import EventDBError, SchemaMismatch, UsageError
 from eventdb.external import hive
+from eventdb.external.columns import BATCH_ROWS, Converter, fields_of, repeated, require_readable
 from eventdb.external.csv import CsvOptions, explain, open_csv
 from eventdb.external.ipc import open_ipc
 from eventdb.external.json_lines import open_json
@@ -20,9 +20,8 @@ from eventdb.external.locations import COMPRESSIONS, Location, locate
 from eventdb.external.options import READERS, ReadOptions, checked
 from eventdb.external.parquet import open_parquet
 from eventdb.external.source import Terms
-from eventdb.schema import NULL, VARCHAR, DataType, Field, Schema
+from eventdb.schema import VARCHAR, DataType, Field, Schema
 
-BATCH_ROWS = 131_072
 FORMATS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".parquet": "parquet",
     ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".arrows": "arrow",
@@ -88,7 +87,6 @@ class FileSource:
         self.format = format
         self.options = options
         self._csv = csv
-        self._refused: dict[str, str] = {}
         self._found: pa.Schema | None = None
         self._values: list[dict[str, Any]] = [{} for _ in files]
         self.schema = self._schema()
@@ -104,7 +102,7 @@ class FileSource:
             except (pa.ArrowException, ValueError) as error:
                 raise UsageError(f"the files of {self.name!r} have no common type for a column: {error}") from None
         self._found = found
-        fields = [self._field(field) for field in found]
+        fields, self._refused = fields_of(found, self.options.types)
         if not fields:
             raise UsageError(f"{self.files[0].name!r} has no columns")
         names = {field.name.lower() for field in fields}
@@ -122,17 +120,6 @@ class FileSource:
             return Schema(fields)
         except UsageError as error:
             raise UsageError(f"{self.files[0].name!r}: {error}") from None
-
-    def _field(self, field: pa.Field) -> Field:
-        given = self.options.types.get(field.name)
-        if given is not None:
-            return Field(field.name, given)
-        try:
-            type = sql_type(field.type, field.name)
-        except UsageError as error:
-            self._refused[field.name] = str(error)
-            type = VARCHAR
-        return Field(field.name, VARCHAR if type == NULL else type)
 
     def _file_schema(self, file: Location) -> pa.Schema:
         return self._guarded(file, lambda: self._open(file, None)[0])
@@ -166,12 +153,7 @@ class FileSource:
         chosen = self.schema.names if columns is None else list(columns)
         fields = [self.schema.fields[self.schema.index_of(name)] for name in chosen]
         wanted = [field.type for field in fields] if types is None else list(types)
-        for field in fields:
-            if field.name in self._refused:
-                raise UsageError(
-                    f"{self.files[0].name!r}: {self._refused[field.name]}; leave it out: SELECT * EXCLUDE "
-                    f"({field.name})"
-                )
+        require_readable(self.files[0].name, [field.name for field in fields], self._refused)
         for file, values in zip(self.files, self._values, strict=True):
             if hive.may_hold(values, terms):
                 yield from self._file_batches(file, values, [f.name for f in fields], chosen, wanted, (terms, limit))
@@ -187,7 +169,7 @@ class FileSource:
         if self.options.union_by_name:
             there = set(self._file_schema(file).names)
             own = [(n, t) for n, t in own if n in there]
-        convert = _Converter()
+        convert = Converter()
         _, stream = self._guarded(file, lambda: self._open(file, own, *wish))
         stream = iter(stream)
         while True:
@@ -204,12 +186,12 @@ class FileSource:
                 made = []
                 for name, type in zip(names, types, strict=True):
                     if name in added:
-                        made.append(_repeated(type, added[name], count))
+                        made.append(repeated(type, added[name], count))
                     elif (name, type) in own:
                         source = part.column(held[name])
                         made.append(self._guarded(file, lambda s=source, t=type, n=name: convert(s, t, n)))
                     else:
-                        made.append(_repeated(type, None, count))
+                        made.append(repeated(type, None, count))
                 yield RecordBatch(shown, made, count)
 
     def _has(self, name: str) -> bool:
@@ -251,39 +233,3 @@ class FileSource:
 def _text_type(type: DataType) -> pa.DataType:
     """What a column of text is read as whose type is known."""
     return _TEXT_TYPES.get(type.name) or arrow_type(type)
-
-
-def _repeated(type: DataType, value: Any, count: int) -> Column:
-    """A column of one physical value, None for NULL."""
-    valid = np.zeros(count, dtype=bool) if value is None else None
-    if type.is_coded:
-        return Column(type, np.zeros(count, np.int32), valid, Dictionary(["" if value is None else value]))
-    return Column(type, np.full(count, 0 if value is None else value, dtype=type.physical), valid)
-
-
-class _Converter:
-    """Arrow arrays to columns. Arrays whose dictionaries are equal share one here too."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, tuple[Any, Dictionary]] = {}
-
-    def __call__(self, array: Any, type: DataType, name: str) -> Column:
-        if not pa.types.is_dictionary(array.type):
-            return column_from_arrow(array, type, name)
-        last = self._last.get(name)
-        if last is not None and array.dictionary.equals(last[0]) and array.indices.type == pa.int32():
-            return _recoded(array, type, last[1])
-        column = column_from_arrow(array, type, name)
-        if column.dictionary is not None and len(column.dictionary) == len(array.dictionary):
-            self._last[name] = (array.dictionary, column.dictionary)
-        return column
-
-
-def _recoded(array: pa.DictionaryArray, type: DataType, dictionary: Dictionary) -> Column:
-    indices = array.indices
-    data = indices.buffers()[1]
-    codes: Array = np.frombuffer(data, np.int32)[indices.offset : indices.offset + len(indices)]
-    if not indices.null_count:
-        return Column(type, codes, None, dictionary)
-    present = np.asarray(indices.is_valid().to_numpy(zero_copy_only=False))
-    return Column(type, np.where(present, codes, np.int32(0)), present, dictionary)
