@@ -17,6 +17,7 @@ from eventdb.errors import (
     MemoryLimitExceeded,
     QueryError,
     SchemaMismatch,
+    TopicNotFound,
     UnsupportedError,
     UsageError,
 )
@@ -45,34 +46,50 @@ EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
 class Names:
-    """What FROM may name: the catalog's topics, tables and views, and files. The binder's Resolver."""
+    """What FROM may name: the catalog's topics, tables and views, then registered objects, then, if `replacements`,
+    variables of the caller; and files. The binder's Resolver."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replacements: bool = False) -> None:
         self._database = database
-        self.read_files = False  # whether the statement's plan depends on files
+        self._replacements = replacements
+        self.read_files = False  # whether the statement's plan depends on files or objects
 
     def table(self, name: str) -> st.TableInfo:
         catalog = self._database._catalog
         for view in catalog.views():
             if view.name.lower() == name.lower():
                 return st.TableInfo("view", view.id, view.name, view.schema)
-        info = catalog.topic(name)
+        try:
+            info = catalog.topic(name)
+        except TopicNotFound:
+            source = self._database._object(name, self._replacements)
+            if source is None:
+                raise
+            self.read_files = True
+            return st.TableInfo("object", 0, source.name, source.schema, source=source)
         return st.TableInfo(
             info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
             primary_key=info.primary_key, defaults=tuple(info.defaults.items()),
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
-        from eventdb.arrow import detect_format, file_schema
+        from eventdb.external.files import open_files
 
         self.read_files = True
-        format = detect_format(path)
-        return st.TableInfo("file", 0, path, file_schema(path, format), path=path, format=format)
+        source = open_files([path], filesystems=self._database._filesystems)
+        return st.TableInfo("file", 0, path, source.schema, source=source)
+
+    def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> st.TableInfo:
+        from eventdb.external.files import read_function
+
+        self.read_files = True
+        source = read_function(reader, paths, options, self._database._filesystems)
+        return st.TableInfo("file", 0, source.name, source.schema, source=source)
 
     def names(self) -> list[str]:
         catalog = self._database._catalog
         topics = [info.name for info in catalog.topics() if info.kind != "view"]
-        return topics + [view.name for view in catalog.views()]
+        return topics + [view.name for view in catalog.views()] + [s.name for s in self._database._objects.values()]
 
 
 def text_result(columns: Mapping[str, tuple[DataType, list[Any]]]) -> Result:
@@ -105,6 +122,7 @@ class Session:
             "timeout": None,
             "recursion_limit": DEFAULT_RECURSION_ROUNDS,
             "disabled_optimizers": frozenset(),
+            "python_enable_replacements": True,
         }
         self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
             st.Query: self._query,
@@ -161,7 +179,8 @@ class Session:
         if not isinstance(text, str):
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
         database, disabled = self._database, self.settings["disabled_optimizers"]
-        return self._plans.statement(text, parameters, Names(database), database._generation, disabled)
+        names = Names(database, self.settings["python_enable_replacements"])
+        return self._plans.statement(text, parameters, names, database._generation, disabled)
 
     def _optimize(self, plan: Plan) -> Plan:
         return optimize(plan, self.settings["disabled_optimizers"])
@@ -487,6 +506,10 @@ class Session:
             if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
                 raise UsageError(f"recursion_limit is a whole number of rounds from 1, not {value!r}")
             return rounds
+        if name == "python_enable_replacements":
+            if value not in (None, True, False):
+                raise UsageError(f"python_enable_replacements is true or false, not {value!r}")
+            return value is None or bool(value)
         names = "" if value is None else str(value)
         return frozenset(part.strip() for part in names.split(",") if part.strip())
 

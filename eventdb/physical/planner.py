@@ -15,7 +15,7 @@ from eventdb.logical.plan import (
     Aggregate,
     Distinct,
     DistinctOn,
-    FileScan,
+    ExternalScan,
     Filter,
     GroupSets,
     Join,
@@ -35,7 +35,7 @@ from eventdb.physical.aggregate import GroupRows, GroupSetRows
 from eventdb.physical.context import QueryContext
 from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.exists_join import ExistsJoin
-from eventdb.physical.file_scan import FileRows
+from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
 from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows
@@ -119,8 +119,8 @@ def _join(plan: Join, children: tuple[Operator, ...], context: QueryContext) -> 
 
 
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
-    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context), FileScan: FileRows,
-    ViewScan: ViewRows, Values: ConstantRows, WorkingTable: WorkingRows,
+    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context),
+    ExternalScan: ExternalRows, ViewScan: ViewRows, Values: ConstantRows, WorkingTable: WorkingRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Filter: lambda plan, children, context: FilterRows(plan, children[0], context),

@@ -14,7 +14,7 @@ from eventdb.logical.plan import (
     Aggregate,
     Distinct,
     DistinctOn,
-    FileScan,
+    ExternalScan,
     Filter,
     GroupSets,
     Join,
@@ -46,7 +46,7 @@ _REFUSED = {
     GroupSets: ("GROUPING SETS, ROLLUP and CUBE in a continuous query", "create one view for each grouping"),
     UnionAll: ("UNION ALL in a continuous query", "create one view for each branch"),
     ViewScan: ("a continuous query over a view", "query the view's topic"),
-    FileScan: ("a continuous query over a file", "load the file into a topic first"),
+    ExternalScan: ("a continuous query over a file or a Python object", "load its rows into a topic first"),
 }
 
 
