@@ -158,6 +158,19 @@ def table_to_arrow(names: Sequence[str], types: Sequence[DataType], batches: Ite
     return pa.Table.from_batches([batch_to_arrow(b) for b in batches], schema=arrow_schema(names, types))
 
 
+class _Asked:
+    def __init__(self, capsule: object) -> None:
+        self.__arrow_c_schema__ = lambda: capsule
+
+
+def stream_capsule(table: pa.Table, asked: object) -> object:
+    """The PyCapsule stream of a table, cast to the schema of a capsule. UsageError if that cannot be."""
+    try:
+        return (table if asked is None else table.cast(pa.schema(_Asked(asked)))).__arrow_c_stream__()
+    except (pa.ArrowException, ValueError) as error:
+        raise UsageError(f"the result has not the schema that was asked for: {error}") from None
+
+
 # --- Arrow to batches -------------------------------------------------------------------------------------------------
 
 
