@@ -180,32 +180,14 @@ _CREATE = re.compile(
 _WIDE = re.compile(r"\b(hugeint|uhugeint|utinyint|usmallint|uinteger|ubigint|uint128|int128)\b", re.I)
 
 
-_SERIES = re.compile(
-    r"\b(range|generate_series)\(\s*(-?\d+)\s*(?:,\s*(-?\d+)\s*)?(?:,\s*(-?\d+)\s*)?\)(\s+(?:as\s+)?(?!where|group|order|limit|"
-    r"join|left|right|full|cross|on|using|window|qualify|union|having|select|inner|natural|semi|anti|asof|positional|offset"
-    r"|intersect|except)\w+)?", re.I,
-)  # fmt: skip
-_MAX_SERIES = 20_000
 _DIVISION = re.compile(r"('(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/|//)|(?<!/)/(?![/*])", re.S)
 
 
 def translated(sql: str) -> str:
-    """A statement with EventDB's words: BIGINT for wider integers, _offset for rowid, range(n) as VALUES, and
-    a division that leaves the integers, as DuckDB's does."""
+    """A statement with EventDB's words: BIGINT for wider integers, _offset for rowid, and a
+    division that leaves the integers, as DuckDB's does."""
     sql = re.sub(r"\browid\b", "_offset", _WIDE.sub("BIGINT", sql), flags=re.I)
-    sql = re.sub(r"((?:\bfrom|\bjoin|,)\s+)" + _SERIES.pattern, _values, sql, flags=re.I)
     return _DIVISION.sub(lambda found: found.group(1) or "* 1e0 /", sql)
-
-
-def _values(match: re.Match[str]) -> str:
-    before, name, first, second, third, alias = match.groups()
-    start, stop = (0, int(first)) if second is None else (int(first), int(second))
-    step = int(third or 1)
-    numbers = range(start, stop + (name.lower() == "generate_series"), step) if step > 0 else range(0)
-    if not 0 < len(numbers) <= _MAX_SERIES:
-        return match.group(0)
-    rows = ", ".join(f"({number})" for number in numbers)
-    return f'{before}(SELECT col0::BIGINT AS "{name}" FROM (VALUES {rows}))' + (alias or f' AS "{name}"')
 
 
 class Script:
