@@ -177,6 +177,11 @@ _CREATE = re.compile(
     r"^create\s+(or\s+replace\s+)?(?:temp\s+|temporary\s+)?table\s+(if\s+not\s+exists\s+)?([\w.\"]+)\s*(.*)$",
     re.I | re.S,
 )
+_MAKES = re.compile(
+    r"(?:^\s*create\s+(?:or\s+replace\s+)?(?:temp\s+|temporary\s+)?(?:table|view|type|macro|function|sequence)\s+"
+    r"(?:if\s+not\s+exists\s+)?|^\s*(?:alter\s+table|copy|prepare)\s+|\binsert\s+(?:or\s+\w+\s+)?into\s+"
+    r"|\bupdate\s+|\bdelete\s+from\s+|\bmerge\s+into\s+)([\w.\"]+)", re.I,
+)  # fmt: skip
 _WIDE = re.compile(r"\b(hugeint|uhugeint|utinyint|usmallint|uinteger|ubigint|uint128|int128)\b", re.I)
 
 
@@ -249,13 +254,7 @@ class Script:
 
     def _forget(self, sql: str, reason: str) -> None:
         """A table that could not be made or filled is not to be counted on."""
-        made = re.match(
-            r"\s*(?:create\s+(?:or\s+replace\s+)?(?:temp\s+|temporary\s+)?(?:table|view|type|macro|function|sequence)\s+"
-            r"(?:if\s+not\s+exists\s+)?|insert\s+(?:or\s+\w+\s+)?into\s+|update\s+|delete\s+from\s+|alter\s+table\s+"
-            r"|copy\s+|prepare\s+|with\s+\w+\s+as.*insert\s+into\s+)"
-            r"([\w.\"]+)", sql, re.I,
-        )  # fmt: skip
-        if made:
+        for made in _MAKES.finditer(sql):
             self.missing.setdefault(made.group(1).strip('"').split(".")[-1], reason.split(" (")[0])
 
     def _execute(self, db: Any, sql: str) -> tuple[list[str], list[str], list[tuple[Any, ...]]]:
