@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eventdb.errors import SchemaMismatch, UnsupportedError
+from eventdb.errors import SchemaMismatch, UnsupportedError, UsageError
 from eventdb.logical.plan import Plan
 from eventdb.physical.context import QueryContext
 from eventdb.result import Result
@@ -38,12 +38,17 @@ _BARE_INSERT = re.compile(
 class SqlTransaction:
     """See the module. One thread at a time uses it; after `commit` or `rollback` the next one begins by itself.
 
-    Statements that create, alter or drop commit what came before and take effect at once.
+    Statements that create, alter or drop commit what came before and take effect at once; if it is the `sole` one of
+    its owner, which BEGIN began, they are refused.
     """
 
-    def __init__(self, database: Database, *, reads_begin: bool = False) -> None:
+    def __init__(
+        self, database: Database, *, reads_begin: bool = False, sole: bool = False, read_only: bool = False
+    ) -> None:
         self._database = database
         self._reads_begin = reads_begin
+        self._sole = sole
+        self._read_only = read_only
         self._snapshot: StoreSnapshot | None = None
         self._changed: dict[int, TopicRows | TableRows] = {}
 
@@ -103,9 +108,25 @@ class SqlTransaction:
             return self._query if self.is_open else None
         if isinstance(statement, st.Insert | st.InsertRows | st.Update | st.Delete):
             return self._change
+        if isinstance(statement, st.Begin):
+            if self.is_open:
+                raise UsageError("a transaction is open already: it began with the first statement that wrote")
+            return nothing
+        if isinstance(statement, st.Commit | st.Rollback):
+            (self.commit if isinstance(statement, st.Commit) else self.rollback)()
+            return nothing
         if not isinstance(statement, _PASSIVE):
+            if self._sole:
+                what = re.sub("(?<!^)([A-Z])", r" \1", type(statement).__name__).upper()
+                raise UnsupportedError(
+                    f"{what} in a transaction could not be rolled back: COMMIT first, or write it before BEGIN",
+                    construct=f"{what} in a transaction",
+                )
             self.commit()
         return None
+
+    def failed(self, text: str, error: Exception) -> None:
+        """A statement ended with an error: it has left nothing, and the transaction goes on."""
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
@@ -119,6 +140,8 @@ class SqlTransaction:
     ) -> Result:
         database = self._database
         database._check_writable()
+        if self._read_only:
+            raise UsageError("the transaction is READ ONLY: it began with BEGIN READ ONLY")
         returned = statement.returning_offset if isinstance(statement, st.Insert) else -1 in (statement.returning or ())
         if returned:
             raise UnsupportedError(
@@ -217,3 +240,8 @@ class SqlTransaction:
                 if isinstance(rows, TopicRows):
                     readers |= dict.fromkeys(views.readers_of(topic_id), rows.topic.name)
         return own_rows(plan, self._changed, readers, context, time.time_ns() // 1000)
+
+
+def nothing(statement: st.Statement, snapshot: Any, timeout: float | None) -> Result:
+    """Runs a statement whose work is done."""
+    return Result([], [], [])

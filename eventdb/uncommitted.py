@@ -21,7 +21,7 @@ from eventdb.logical.relational import WorkingTable
 from eventdb.physical.context import QueryContext
 from eventdb.schema import BIGINT, TIMESTAMP, DataType
 from eventdb.storage.index.key_index import KeyIndex
-from eventdb.storage.tables.keyed import KeyedWriter, key_taken
+from eventdb.storage.tables.keyed import KeyedWriter, key_shown, key_taken
 from eventdb.table_changes import column_of
 
 if TYPE_CHECKING:
@@ -190,10 +190,12 @@ class TableRows:
             if base < 0 <= now:
                 raise writer.taken(row)
             if base != now:
+                key, shown = key_shown(self.log, self.rows([base])[0] if row is None else row)
                 raise ConflictError(
-                    f"table {self.table.name!r}: another transaction has changed a row that this one changes, since it "
-                    "began: roll back and do it again",
+                    f"table {self.table.name!r}: another transaction has changed the row {shown}, which this one "
+                    "changes too, since it began: nothing of it was stored, do it again",
                     table=self.table.name,
+                    key=key,
                 )
         gone = [base for _, base, row in changed if row is None]
         if gone:
