@@ -11,10 +11,12 @@ import numpy as np
 from eventdb.batch import Array, Column
 from eventdb.errors import InternalError
 from eventdb.logical.expressions import Aggregation
+from eventdb.logical.python_functions import PythonAggregation
 from eventdb.physical.accumulate_numbers import CountAccumulator, SpreadAccumulator, SumFloats, SumIntegers
 from eventdb.physical.accumulate_values import ExtremeAccumulator, PositionAccumulator, TextExtreme
 from eventdb.physical.accumulator import Accumulator
 from eventdb.physical.operands import from_values
+from eventdb.physical.python_aggregate import PythonAccumulator
 from eventdb.schema import BIGINT, BOOLEAN, DataType
 
 _NAN = math.nan
@@ -127,5 +129,7 @@ def is_distinct_set(aggregation: Aggregation) -> bool:
 
 
 def accumulator_of(aggregation: Aggregation) -> Accumulator:
+    if isinstance(aggregation, PythonAggregation):
+        return PythonAccumulator(aggregation.aggregate)
     argument = aggregation.args[0].type if aggregation.args else None
     return accumulator(aggregation.function, aggregation.type, argument, aggregation.distinct)

@@ -8,7 +8,7 @@ DISTINCT arguments are partial results too: the distinct pairs of keys and argum
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Aggregation
 from eventdb.logical.plan import Aggregate
 from eventdb.physical.accumulator import Accumulator
-from eventdb.physical.accumulators import accumulator, accumulator_of, is_distinct_set
+from eventdb.physical.accumulators import accumulator_of, is_distinct_set
 from eventdb.physical.aggregate_state import AggregateInputs
 from eventdb.physical.context import QueryContext
 from eventdb.physical.grouping import factorize
@@ -201,8 +201,7 @@ class GroupRows(Operator):
 
     def _distinct_result(self, aggregation: Aggregation, pairs: list[Column] | None, partial: _Partial) -> Column:
         """The aggregate over each group's distinct arguments."""
-        argument = aggregation.args[0].type
-        plain = accumulator(aggregation.function, aggregation.type, argument)
+        plain = accumulator_of(replace(aggregation, distinct=False))
         plain.resize(partial.count)
         slots = np.arange(partial.count)
         if pairs is not None:

@@ -24,6 +24,7 @@ from eventdb.logical.plan import (
     UnionAll,
     ViewScan,
 )
+from eventdb.logical.python_functions import PythonAggregation, calls_python
 from eventdb.logical.relational import RecursiveUnion, SetOperation
 from eventdb.logical.subqueries import Apply, holds_subquery
 from eventdb.logical.windows import window_of
@@ -64,11 +65,22 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
             if aggregate is not None:
                 context.unsupported("an aggregate over an aggregate in a continuous query", where)
             aggregate = node
+            if any(isinstance(a, PythonAggregation) for a in node.aggregations):
+                context.unsupported(
+                    "a Python aggregate in a continuous query", where,
+                    "its state cannot be stored: aggregate when you read the topic",
+                )  # fmt: skip
         elif not isinstance(node, (Filter, Project, TimeWindow)):
             context.unsupported("a continuous query without a topic", where, "select FROM a topic")
         for expression in expressions_of(node):
             if holds_subquery(expression):
                 context.unsupported("a subquery in a continuous query", where, "compare when you read the view")
+            if calls_python(expression):
+                context.unsupported(
+                    "a Python function in a continuous query", where,
+                    "other processes that keep the view do not have it: call it when you read the view, or store its "
+                    "value in the topic",
+                )  # fmt: skip
             if is_volatile(expression):
                 context.unsupported(
                     "now() in a continuous query", where, "use the event time of the rows, or filter when you read it"

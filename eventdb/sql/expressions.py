@@ -24,11 +24,13 @@ from eventdb.logical.expressions import (
     Literal,
 )
 from eventdb.logical.functions import AGGREGATES, ends_in_escape
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.schema import BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
 from eventdb.sql import functions
 from eventdb.sql.calls import Calls
 from eventdb.sql.context import Context, decimal_literal, integer_literal
 from eventdb.sql.intervals import parse_interval
+from eventdb.sql.python_calls import python_aggregation, python_scalar
 from eventdb.sql.scope import Scope
 from eventdb.sql.subqueries import QUERIES, exists_subquery, in_subquery, outer_column, quantified, scalar_subquery
 from eventdb.sql.tokens import FUNCTION_PREFIX
@@ -342,16 +344,22 @@ class ExpressionBinder(Calls):
         aggregate = functions.aggregate_name(name)
         if aggregate is not None or name in ("count_if", "countif"):
             return self._aggregate(aggregate or name, name, node, condition)
+        callee = self.context.resolver.function(name)
+        if isinstance(callee, PythonAggregate):
+            return self._aggregate(callee, name, node, condition)
         if condition is not None:
             self.context.fail(f"FILTER is for aggregates; {name}() is not one", node)
         for argument in arguments:
             if isinstance(argument, (exp.Distinct, exp.Order, exp.Kwarg, exp.PropertyEQ, exp.Star)):
                 self.context.fail(f"{name}() takes plain arguments", argument)
+        if callee is not None:
+            return python_scalar(self, callee, [self.bind(arg) for arg in arguments], node)
         if name in functions.KNOWN_ELSEWHERE:
             self.context.unsupported(f"the function {name}()", node)
         bound = functions.scalar(self, name, [self.bind(arg) for arg in arguments], node)
         if bound is None:
-            near = get_close_matches(name, sorted(functions.FUNCTION_NAMES), 1)
+            known = sorted((*functions.FUNCTION_NAMES, *self.context.resolver.function_names()))
+            near = get_close_matches(name, known, 1)
             self.context.fail(f"no function {name}(){f'; did you mean {near[0]}()?' if near else ''}", node)
         return bound
 
@@ -363,7 +371,9 @@ class ExpressionBinder(Calls):
             )
         return self.replaced[wanted]
 
-    def _aggregate(self, aggregate: str, written: str, node: exp.Anonymous, condition: exp.Expr | None) -> Expression:
+    def _aggregate(
+        self, aggregate: str | PythonAggregate, written: str, node: exp.Anonymous, condition: exp.Expr | None
+    ) -> Expression:
         if self.aggregations is None:
             self.context.fail(f"{written}() is an aggregate and not allowed in {self.clause}", node)
         if self._inside_aggregate:
@@ -393,6 +403,8 @@ class ExpressionBinder(Calls):
             test = self.coerce(args[0], BOOLEAN, node)
             aggregate, args = "count_star", []
             keep = test if keep is None else Call(BOOLEAN, "and", (keep, test))
+        if isinstance(aggregate, PythonAggregate):
+            return self._aggregated(python_aggregation(self, aggregate, args, distinct, keep, node), node)
         if len(args) > 1:
             self.context.unsupported(f"{written}() of several arguments", node)
         resolved = AGGREGATES[aggregate].resolve([arg.type for arg in args])
@@ -401,7 +413,11 @@ class ExpressionBinder(Calls):
         bound = tuple(self.coerce(arg, type, node) for arg, type in zip(args, resolved[0], strict=True))
         # min, max and booleans do not change by dropping repeated values
         distinct = distinct and aggregate not in ("min", "max", "bool_and", "bool_or", "any_value", "first", "last")
-        found = Aggregation(aggregate, bound, resolved[1], distinct, keep)
+        return self._aggregated(Aggregation(aggregate, bound, resolved[1], distinct, keep), node)
+
+    def _aggregated(self, found: Aggregation, node: exp.Expr) -> Expression:
+        """A reference to the aggregation, which the query computes."""
+        assert self.aggregations is not None
         if found not in self.aggregations:
             self.aggregations.append(found)
         reference = AggregateRef(found.type, self.aggregations.index(found))
