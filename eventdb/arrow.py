@@ -126,14 +126,16 @@ def _coded_to_arrow(column: Column, mask: Array | None) -> pa.Array:
     if not known:
         return pa.nulls(len(column), target)
     kept, spelled = column.dictionary.arrow, column.dictionary
-    if kept is not None and len(kept) >= known:
+    if kept is not None and (len(kept) >= known or (len(codes) and int(codes.max()) < len(kept))):
         values = kept
     elif isinstance(spelled, SpelledDictionary) and spelled.distinct:
         buffers = [None, pa.py_buffer(spelled.starts), pa.py_buffer(spelled.heap)]
         values = pa.Array.from_buffers(target, known, buffers)
         if mask is None and known == len(codes) and codes[-1] == known - 1 and (codes[:-1] < codes[1:]).all():
             return values  # every row has its own
-    elif known > 2 * len(codes):  # a few rows of a large dictionary: take only the values they use
+    elif known > 2 * len(codes) and spelled.converted + len(codes) < known:
+        # A few rows of a large dictionary: only the values they use, until that was done for as many rows as it has.
+        spelled.converted += len(codes)
         used, codes = np.unique(codes, return_inverse=True)
         array = column.dictionary.array()
         values = pa.array([array[i] for i in used], target)
@@ -154,6 +156,19 @@ def batch_to_arrow(batch: RecordBatch) -> pa.RecordBatch:
 
 def table_to_arrow(names: Sequence[str], types: Sequence[DataType], batches: Iterable[RecordBatch]) -> pa.Table:
     return pa.Table.from_batches([batch_to_arrow(b) for b in batches], schema=arrow_schema(names, types))
+
+
+class _Asked:
+    def __init__(self, capsule: object) -> None:
+        self.__arrow_c_schema__ = lambda: capsule
+
+
+def stream_capsule(table: pa.Table, asked: object) -> object:
+    """The PyCapsule stream of a table, cast to the schema of a capsule. UsageError if that cannot be."""
+    try:
+        return (table if asked is None else table.cast(pa.schema(_Asked(asked)))).__arrow_c_stream__()
+    except (pa.ArrowException, ValueError) as error:
+        raise UsageError(f"the result has not the schema that was asked for: {error}") from None
 
 
 # --- Arrow to batches -------------------------------------------------------------------------------------------------

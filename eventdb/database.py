@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from eventdb.result import Result
     from eventdb.session import Session
     from eventdb.snapshot import Snapshot
+    from eventdb.sql_session import SqlSession
     from eventdb.storage.segment.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.subscription import Subscription
@@ -103,6 +104,8 @@ class Database(Upkeep, Extensions):
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._start_extensions()
         self._transactions: list[int] = []  # threads inside the block of one (transaction.py)
+        self._local = threading.local()  # the SQL session of each thread
+        self._sessions: weakref.WeakSet[SqlSession] = weakref.WeakSet()  # those that may have a transaction open
         self._session: Session | None = None
         self._views: Views | None = None
         self._closed = False
@@ -476,17 +479,38 @@ class Database(Upkeep, Extensions):
     ) -> Result:  # fmt: skip
         """Runs one statement. `?` takes a list or tuple, `$name` a dict or keyword arguments.
 
+        BEGIN opens a transaction of the calling thread, until its COMMIT or ROLLBACK; see `session` for one of its own.
+
         ParseError, BindError, UnsupportedSQL and EvaluationError carry line and column; QueryTimeout after `timeout`
         seconds; QueryCancelled when another thread calls `interrupt`. SUBSCRIBE goes through `subscribe`.
         """
         return self._run(text, parameters, named, timeout, None)
 
-    def _run(self, text: str, parameters: Any, named: dict[str, Any], timeout: float | None, snapshot: Any) -> Result:
+    def session(self) -> SqlSession:
+        """`with db.session() as session:` runs statements with a transaction of their own: session.sql("BEGIN").
+
+        Threads may hand it to each other. What is not committed when it is closed was never there.
+        """
+        from eventdb.sql_session import SqlSession
+
+        self._check_open()
+        made = SqlSession(self)
+        self._sessions.add(made)
+        return made
+
+    def _run(
+        self, text: str, parameters: Any, named: dict[str, Any], timeout: float | None, snapshot: Any,
+        session: SqlSession | None = None,
+    ) -> Result:  # fmt: skip
         self._check_open()
         if parameters is not None and named:
             raise UsageError("pass parameters as one sequence or dict, or as keyword arguments, not both")
         self._refresh_catalog()
-        return self._session_of().run(text, named or parameters, timeout, snapshot)
+        if session is None and snapshot is None:
+            from eventdb.sql_session import session_of_thread
+
+            session = session_of_thread(self)
+        return self._session_of().run(text, named or parameters, timeout, snapshot, session)
 
     def interrupt(self) -> None:
         """Cancels every query of this handle that runs now, from another thread; they raise QueryCancelled."""
@@ -550,6 +574,8 @@ class Database(Upkeep, Extensions):
             subscription.close()
         if self._session is not None:
             self._session.close()
+        for session in list(self._sessions):
+            session.close()
         if self._views is not None:
             self._views.stop()
         self._store.retention.remove(self._limited_logs)

@@ -108,7 +108,7 @@ class Extensions:
         """SQL aggregates with `aggregate` by `name` from now on, with GROUP BY, DISTINCT and FILTER.
 
         A class, as in sqlite3: an object of it takes the rows of a group with step(*arguments) and gives the value with
-        finalize(); with merge(other) too a group's rows need not be kept. Or a function: it takes a list of values for
+        finalize(). Or a function: it takes a list of values for
         each of `args`, or an Arrow array if `vectorized`. The rest is as in create_function.
         """
         from eventdb.declare import aggregate_function

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from eventdb.database import Database
+    from eventdb.sql_session import SqlSession
+    from eventdb.sql_transaction import SqlTransaction
     from eventdb.subscription import Subscription
 
 CLOSE_WAIT_S = 5.0
@@ -158,21 +160,28 @@ class Session:
 
     # --- entry points -------------------------------------------------------------------------------------------------
 
-    def run(self, text: str, parameters: Any, timeout: float | None, snapshot: Any) -> Result:
-        """One statement, over `snapshot` or over a new one."""
+    def run(
+        self, text: str, parameters: Any, timeout: float | None, snapshot: Any,
+        owner: SqlSession | SqlTransaction | None = None,
+    ) -> Result:  # fmt: skip
+        """One statement: over `snapshot`, in the transaction of its owner, or over a new snapshot."""
         timeout = checked_timeout(timeout)
         statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
         if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTopics):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
+        execute = None if owner is None else owner.takes(statement)
+        execute = execute or self._execute[type(statement)]
         try:
-            return self._execute[type(statement)](statement, snapshot, timeout or self.settings["timeout"])
-        except QueryError as error:
-            if not error.sql:
+            return execute(statement, snapshot, timeout or self.settings["timeout"])
+        except Exception as error:
+            if owner is not None:
+                owner.failed(text, error)
+            if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
-            raise
-        except MemoryError as error:
+            if not isinstance(error, MemoryError):
+                raise
             raise MemoryLimitExceeded(
                 "the machine, or a limit of this process, has no memory left for this query, though it is below "
                 "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
@@ -283,27 +292,31 @@ class Session:
             plan = inner.query
         if plan is None:
             raise UnsupportedError(f"EXPLAIN {type(inner).__name__} shows nothing: it has no plan", construct="EXPLAIN")
-        plan = self._optimize(plan)
-        if not statement.analyze:
-            with self.context(snapshot, timeout) as context:
-                from eventdb.physical.explain import physical_lines
-
-                lines = ["logical plan", *explain_lines(plan, 1), "physical plan"]
-                lines += ["  " + line for line in physical_lines(plan_physical(plan, context))]
-            return text_result({"plan": (VARCHAR, lines)})
-        if not isinstance(inner, st.Query):
+        if statement.analyze and not isinstance(inner, st.Query):
             raise UnsupportedError("EXPLAIN ANALYZE runs the statement: only queries", construct="EXPLAIN ANALYZE")
-        from eventdb.physical.explain import analyzed_lines
+        lines = self._explained(self._optimize(plan), statement, snapshot, timeout)
+        return text_result({"plan": (VARCHAR, lines)})
+
+    def _explained(self, plan: Plan, statement: st.Explain, snapshot: Any, timeout: float | None) -> list[str]:
+        """The lines of a plan, or its JSON."""
+        from eventdb.physical.explain import analyzed_lines, physical_lines
+        from eventdb.physical.explain_json import plan_json
 
         started = time.perf_counter()
         with self.context(snapshot, timeout) as context:
+            if not statement.analyze:
+                operator = plan_physical(plan, context)
+                if statement.format == "json":
+                    return [plan_json(plan, operator, context)]
+                lines = ["logical plan", *explain_lines(plan, 1), "physical plan"]
+                return lines + ["  " + line for line in physical_lines(operator)]
             context.measure()
             operator = plan_physical(plan, context)
             rows = sum(len(batch) for batch in operator.batches())
             elapsed_ms = (time.perf_counter() - started) * 1e3
-            lines = analyzed_lines(operator, context)
-        lines.append(f"{rows} rows in {elapsed_ms:.2f} ms")
-        return text_result({"plan": (VARCHAR, lines)})
+            if statement.format == "json":
+                return [plan_json(plan, operator, context, rows, elapsed_ms)]
+            return [*analyzed_lines(operator, context), f"{rows} rows in {elapsed_ms:.2f} ms"]
 
     # --- inserting ----------------------------------------------------------------------------------------------------
 

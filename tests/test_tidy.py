@@ -21,7 +21,7 @@ VAGUE_NAMES = ("util", "utils", "helper", "helpers", "common", "manager", "misc"
 PICKLES = ("eventdb/kernels/jit.py",)  # compiled kernels, in a cache directory whose owner and mode it checks
 
 DOORS = {
-    "lmdb": ("eventdb/storage/index/kv.py",),
+    "lmdb": ("eventdb/storage/index/kv.py", "eventdb/storage/index/walk.py"),
     "apsw": ("eventdb/catalog.py",),
     "sqlglot": ("eventdb/sql/",),
     "numba": ("eventdb/kernels/",),
@@ -33,6 +33,7 @@ DOORS = {
     "polars": ("eventdb/result.py",),
     "duckdb": (),
     "pygments": (),
+    "sqlalchemy": ("eventdb/sqlalchemy.py",),
 }
 
 

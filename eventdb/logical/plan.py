@@ -211,6 +211,28 @@ class Aggregate(Unary):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSets(Unary):
+    """GROUPING SETS: as many Aggregates over the same rows, one after another; `sets` are positions of `keys`.
+
+    Output = the keys (NULL where a set leaves one out), the aggregations, and the number of the set (BIGINT, from 0).
+    The empty set gives exactly one row.
+    """
+
+    keys: tuple[Expression, ...]
+    sets: tuple[tuple[int, ...], ...]
+    aggregations: tuple[Aggregation, ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    def label(self) -> str:
+        sets = [f"({', '.join(str(self.keys[i]) for i in chosen)})" for chosen in self.sets]
+        return f"GroupSets {', '.join(map(str, self.aggregations))} by {', '.join(sets)}".replace("  ", " ")
+
+
+@dataclass(frozen=True, slots=True)
 class Join(Plan):
     """Pairs of rows with left_keys[i] = right_keys[i] and a true `residual`, which reads left, then right fields.
 
@@ -300,6 +322,20 @@ class Distinct(Unary):
     @property
     def fields(self) -> Fields:
         return self.input.fields
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctOn(Unary):
+    """The first row of each combination of `keys`, in input order; NULL equals NULL."""
+
+    keys: tuple[Expression, ...]
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
+
+    def label(self) -> str:
+        return f"DistinctOn {', '.join(map(str, self.keys))}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,8 @@ class PythonFunction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PythonAggregate:
-    """An aggregate. `factory` makes an object with step(*arguments) and finalize(), perhaps merge(other); or, if
-    `whole`, it takes one list (Arrow array if `vectorized`) a parameter, of all rows of a group."""
+    """An aggregate. `factory` makes an object with step(*arguments) and finalize();
+    or, if `whole`, it takes one list (Arrow array if `vectorized`) a parameter, of all rows of a group."""
 
     name: str
     factory: Callable[..., Any]
@@ -84,43 +84,9 @@ class PythonCall(Expression):
         return f"{self.function.name}({', '.join(map(str, self.args))})"
 
 
-@dataclass(frozen=True, slots=True)
-class PackedRow(Expression):
-    """The arguments of an aggregate as one value a row: a BLOB whose dictionary holds `Packed` rows, equal ones once if
-    `distinct`. NULL where one of them is, unless `sees_nulls`."""
-
-    args: tuple[Expression, ...]
-    sees_nulls: bool
-    distinct: bool
-
-    def children(self) -> tuple[Expression, ...]:
-        return self.args
-
-    def with_children(self, children: tuple[Expression, ...]) -> Expression:
-        return replace(self, args=children)
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.args))
-
-
-class Packed:
-    """Python values of one row."""
-
-    __slots__ = ("values",)
-
-    def __init__(self, values: tuple[Any, ...]) -> None:
-        self.values = values
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Packed) and self.values == other.values
-
-    def __hash__(self) -> int:
-        return hash(self.values)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PythonAggregation(Aggregation):
-    """An aggregation by a function written in Python, over one PackedRow."""
+    """An aggregation by a function written in Python."""
 
     aggregate: PythonAggregate
 

@@ -1,4 +1,4 @@
-"""Calls of scalar functions written in Python, over the rows of a frame."""
+"""Calls of functions and aggregates written in Python, over the rows of a frame or a group."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from eventdb.batch import Array, Column, Dictionary
+from eventdb.batch import Array, Column
 from eventdb.errors import FunctionError, SchemaMismatch
-from eventdb.logical.python_functions import Packed, PackedRow, PythonCall, PythonFunction
+from eventdb.logical.python_functions import PythonAggregate, PythonCall, PythonFunction
 from eventdb.physical.operands import joint_validity, null_column, stretch
-from eventdb.schema import BLOB, DataType
+from eventdb.schema import DataType
 
 Node = Callable[[Any], Column]
 
@@ -108,17 +108,26 @@ def type_name(value: object) -> str:
     return type(value).__name__
 
 
-def packed_rows(expression: PackedRow, nodes: Sequence[Node]) -> Node:
-    """The arguments of each row as one value; see PackedRow."""
+def python_aggregate(
+    aggregate: PythonAggregate, columns: Sequence[Column], starts: Sequence[int], stops: Sequence[int]
+) -> Column:
+    """The aggregate of each stretch [start, stop) of rows."""
+    values = [_of_rows(aggregate, columns, start, stop) for start, stop in zip(starts, stops, strict=True)]
+    return column_of(values, aggregate.returns, aggregate.name, True)
 
-    def node(frame: Any) -> Column:
-        count = frame.row_count
-        columns = [stretch(argument(frame), count) for argument in nodes]
-        rows = zip(*[column.to_pylist() for column in columns], strict=True) if columns else iter([()] * count)
-        present = None if expression.sees_nulls else joint_validity(columns, count)
-        packed = [Packed(row) for row in rows]
-        if expression.distinct:
-            return Column.encode(BLOB, packed, present)
-        return Column(BLOB, np.arange(count, dtype=np.int32), present, Dictionary(packed or [b""]))
 
-    return node
+def _of_rows(aggregate: PythonAggregate, columns: Sequence[Column], start: int, stop: int) -> Any:
+    from eventdb.arrow import column_to_arrow
+
+    parts = [column.slice(start, stop) for column in columns]
+    row: Sequence[Any] | None = None
+    try:
+        if aggregate.whole:
+            return aggregate.factory(*map(column_to_arrow if aggregate.vectorized else Column.to_pylist, parts))
+        state = aggregate.factory()
+        for row in zip(*map(Column.to_pylist, parts), strict=True):
+            state.step(*row)
+        row = None
+        return state.finalize()
+    except Exception as error:
+        raise failure(aggregate.name, error, row, True) from error

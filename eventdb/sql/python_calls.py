@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from eventdb.logical.expressions import Expression, Literal
+from eventdb.logical.expressions import Expression, Literal, SortKey
 from eventdb.logical.python_functions import (
     Callee,
-    PackedRow,
     PythonAggregate,
     PythonAggregation,
     PythonCall,
@@ -16,7 +15,7 @@ from eventdb.logical.python_functions import (
     resolve,
     signature,
 )
-from eventdb.schema import BLOB, VARCHAR
+from eventdb.schema import VARCHAR
 
 if TYPE_CHECKING:
     from eventdb.sql.expressions import ExpressionBinder
@@ -46,11 +45,11 @@ def python_scalar(binder: ExpressionBinder, callee: Callee, args: list[Expressio
 
 def python_aggregation(
     binder: ExpressionBinder, callee: PythonAggregate, args: list[Expression], distinct: bool,
-    keep: Expression | None, node: Any,
+    keep: Expression | None, order: tuple[SortKey, ...], node: Any,
 ) -> PythonAggregation:  # fmt: skip
     """The aggregation by an aggregate."""
-    packed = PackedRow(BLOB, coerced(binder, callee, args, node), callee.sees_nulls, distinct)
-    return PythonAggregation(callee.name, (packed,), callee.returns, distinct, keep, aggregate=callee)
+    bound = coerced(binder, callee, args, node)
+    return PythonAggregation(callee.name, bound, callee.returns, distinct, keep, order, aggregate=callee)
 
 
 def _misplaced(binder: ExpressionBinder, callee: PythonTable, node: Any) -> NoReturn:

@@ -53,14 +53,29 @@ class RelationBinder:
         relation = self.item(first.this)
         for join in select.args.get("joins") or []:
             comma = not any(join.args.get(part) for part in ("kind", "side", "method", "on", "using"))
-            if comma and not isinstance(join.this, exp.Lateral):
+            found = self.alone(join.this) if comma else None
+            if isinstance(found, Relation):
                 before = relation if before is None else joins.product(before, relation, join)
-                relation = self.item(join.this)
+                relation = found
                 continue
-            if before is not None and isinstance(join.this, exp.Lateral):  # it sees all that stands before it
+            if before is not None and (comma or isinstance(join.this, exp.Lateral)):  # it sees all that stands before
                 relation, before = joins.product(before, relation, join), None
             relation = joins.bind(relation, join)
         return relation if before is None else joins.product(before, relation, select)
+
+    def alone(self, node: exp.Expr) -> Relation | BindError | None:
+        """A FROM item bound without those before it; None for LATERAL, and why a subquery cannot be bound so."""
+        if isinstance(node, exp.Lateral):
+            return None
+        if not isinstance(node, exp.Subquery) or _holds_from(node.this):
+            return self.item(node)
+        taken = [len(around.args) for around in self.context.enclosing]
+        try:
+            return self.item(node)
+        except BindError as error:
+            for around, count in zip(self.context.enclosing, taken, strict=True):
+                del around.args[count:]
+            return error
 
     # -- items -----------------------------------------------------------------------------------------------------
 

@@ -201,8 +201,11 @@ class Delete(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Explain(Statement):
+    """`format` is 'text' or 'json'."""
+
     statement: Statement
     analyze: bool = False
+    format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,3 +263,20 @@ class SetOption(Statement):
 @dataclass(frozen=True, slots=True)
 class ShowSetting(Statement):
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Statement):
+    """A transaction of the session that runs it begins."""
+
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Statement):
+    """The end of a transaction: everything is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback(Statement):
+    """The end of a transaction: nothing is."""
