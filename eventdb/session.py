@@ -24,6 +24,7 @@ from eventdb.errors import (
 )
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, explain_lines
+from eventdb.logical.python_functions import Callee, PythonTable
 from eventdb.options import checked_options, described_options, shown_options
 from eventdb.physical.bounds import is_small
 from eventdb.physical.context import CancelToken, QueryContext
@@ -89,6 +90,19 @@ class Names:
         self.read_files = True
         source = read_function(reader, paths, options, self._database._filesystems)
         return st.TableInfo("file", 0, source.name, source.schema, source=source)
+
+    def function(self, name: str) -> Callee | None:
+        return self._database._functions.get(name)
+
+    def call(self, function: PythonTable, arguments: Sequence[Any]) -> st.TableInfo:
+        from eventdb.external.table_calls import CallSource
+
+        self.read_files = True
+        source = CallSource(function.name, function.function, arguments, function.schema)
+        return st.TableInfo("object", 0, function.name, function.schema, source=source)
+
+    def function_names(self) -> list[str]:
+        return list(self._database._functions)
 
     def names(self) -> list[str]:
         catalog = self._database._catalog
@@ -184,7 +198,8 @@ class Session:
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
         database, disabled = self._database, self.settings["disabled_optimizers"]
         names = Names(database, self.settings["python_enable_replacements"])
-        return self._plans.statement(text, parameters, names, database._generation, disabled)
+        generation = (database._generation, database._functions_generation)
+        return self._plans.statement(text, parameters, names, generation, disabled)
 
     def _optimize(self, plan: Plan) -> Plan:
         return optimize(plan, self.settings["disabled_optimizers"])

@@ -10,8 +10,9 @@ from sqlglot import exp
 
 from eventdb.errors import BindError, EventDBError, QueryError, TopicNotFound
 from eventdb.external.options import READERS
-from eventdb.logical.expressions import Expression
+from eventdb.logical.expressions import Expression, Literal
 from eventdb.logical.plan import ExternalScan, Fields, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
+from eventdb.logical.python_functions import PythonTable
 from eventdb.schema import BIGINT, INTEGER, TIMESTAMP, VARCHAR
 from eventdb.sql.arguments import arguments, constant, options
 from eventdb.sql.context import Context
@@ -19,11 +20,13 @@ from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.functions import width_of
 from eventdb.sql.joins import JoinBinder
 from eventdb.sql.parser import locate
+from eventdb.sql.python_calls import coerced
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.series import bind_series, series_call
 from eventdb.sql.statements import TableInfo
 from eventdb.sql.tokens import FUNCTION_PREFIX
+from eventdb.values import decode_value
 
 _ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".arrows")
 FILE_ENDINGS = tuple(ending + packed for ending in _ENDINGS for packed in ("", ".gz", ".zst", ".bz2", ".lz4"))
@@ -137,6 +140,16 @@ class RelationBinder:
         bound = [replace(n, table=shown, name=renamed[i] if i < len(renamed) else n.name) for i, n in enumerate(names)]
         return Relation(plan, Scope(bound, [shown]))
 
+    def _called(self, callee: PythonTable, call: exp.Anonymous) -> TableInfo:
+        """The rows of a table function written in Python."""
+        binder = ExpressionBinder(self.context, Scope([], []), f"the arguments of {callee.name}()")
+        bound = coerced(binder, callee, [binder.bind(argument) for argument in call.expressions], call)
+        if not all(isinstance(argument, Literal) for argument in bound):
+            self.context.fail(f"the arguments of {callee.name}() must be constants", call)
+        values = [decode_value(a.type, a.value) if a.value is not None else None for a in bound
+                  if isinstance(a, Literal)]  # fmt: skip
+        return self.context.resolver.call(callee, values)
+
     def _read(self, reader: str, call: exp.Anonymous) -> TableInfo:
         """The files that read_csv('...') and its like name."""
         positional, named = options(self.context, call, reader)
@@ -209,6 +222,9 @@ class RelationBinder:
         name = str(call.this).removeprefix(FUNCTION_PREFIX).lower()
         if name in READERS:
             return self._renamed(self._read(name, call), node)
+        callee = self.context.resolver.function(name)
+        if isinstance(callee, PythonTable):
+            return self._renamed(self._called(callee, call), node)
         if name not in ("tumble", "hop"):
             self.context.unsupported(f"the table function {name}()", call)
         named, positional = arguments(call)

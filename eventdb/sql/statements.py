@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from eventdb.external.source import Source
 from eventdb.logical.expressions import Expression
 from eventdb.logical.plan import Plan
+from eventdb.logical.python_functions import Callee, PythonTable
 from eventdb.schema import Schema
 
 
@@ -46,6 +47,18 @@ class Resolver(Protocol):
 
     def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> TableInfo:
         """The files of a call of a reader (READERS in external/options.py), as `file`."""
+        ...
+
+    def function(self, name: str) -> Callee | None:
+        """The function written in Python of a lower-case name."""
+        ...
+
+    def call(self, function: PythonTable, arguments: Sequence[Any]) -> TableInfo:
+        """The rows a table function gives for these values."""
+        ...
+
+    def function_names(self) -> list[str]:
+        """Of all functions written in Python, for suggestions."""
         ...
 
     def names(self) -> list[str]:
