@@ -61,7 +61,10 @@ class Checksum:
         """Does not wait for the thread to run, as threading.Thread does: a millisecond on a busy machine."""
         self._running = _thread.allocate_lock()
         self._running.acquire()
-        _thread.start_new_thread(self._run, ())
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError:  # no more threads: then when it is asked for
+            self._running = None
 
     def _run(self) -> None:
         try:
