@@ -15,6 +15,7 @@ from eventdb.catalog import Catalog
 from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
 from eventdb.definitions import DEFAULT, PRIMARY_KEY, default_option
 from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UsageError
+from eventdb.extensions import Extensions
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import checked_opening, checked_options, inferred_schema, require_same, schema_of, seal_after_us
 from eventdb.schema import Field, Schema
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from eventdb.result import Result
     from eventdb.session import Session
     from eventdb.snapshot import Snapshot
+    from eventdb.sql_session import SqlSession
     from eventdb.storage.segment.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.subscription import Subscription
@@ -68,7 +70,7 @@ def open(
     return Database(path, durability=durability, read_only=read_only, memory_limit=memory_limit, threads=threads)
 
 
-class Database(Upkeep):
+class Database(Upkeep, Extensions):
     """An open database. Safe to use from several threads; a child process after fork() must open its own."""
 
     def __init__(
@@ -100,7 +102,10 @@ class Database(Upkeep):
         self._logs: dict[int, list[PartitionLog]] = {}  # by topic, one a partition
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._start_extensions()
         self._transactions: list[int] = []  # threads inside the block of one (transaction.py)
+        self._local = threading.local()  # the SQL session of each thread
+        self._sessions: weakref.WeakSet[SqlSession] = weakref.WeakSet()  # those that may have a transaction open
         self._session: Session | None = None
         self._views: Views | None = None
         self._closed = False
@@ -474,17 +479,38 @@ class Database(Upkeep):
     ) -> Result:  # fmt: skip
         """Runs one statement. `?` takes a list or tuple, `$name` a dict or keyword arguments.
 
+        BEGIN opens a transaction of the calling thread, until its COMMIT or ROLLBACK; see `session` for one of its own.
+
         ParseError, BindError, UnsupportedSQL and EvaluationError carry line and column; QueryTimeout after `timeout`
         seconds; QueryCancelled when another thread calls `interrupt`. SUBSCRIBE goes through `subscribe`.
         """
         return self._run(text, parameters, named, timeout, None)
 
-    def _run(self, text: str, parameters: Any, named: dict[str, Any], timeout: float | None, snapshot: Any) -> Result:
+    def session(self) -> SqlSession:
+        """`with db.session() as session:` runs statements with a transaction of their own: session.sql("BEGIN").
+
+        Threads may hand it to each other. What is not committed when it is closed was never there.
+        """
+        from eventdb.sql_session import SqlSession
+
+        self._check_open()
+        made = SqlSession(self)
+        self._sessions.add(made)
+        return made
+
+    def _run(
+        self, text: str, parameters: Any, named: dict[str, Any], timeout: float | None, snapshot: Any,
+        session: SqlSession | None = None,
+    ) -> Result:  # fmt: skip
         self._check_open()
         if parameters is not None and named:
             raise UsageError("pass parameters as one sequence or dict, or as keyword arguments, not both")
         self._refresh_catalog()
-        return self._session_of().run(text, named or parameters, timeout, snapshot)
+        if session is None and snapshot is None:
+            from eventdb.sql_session import session_of_thread
+
+            session = session_of_thread(self)
+        return self._session_of().run(text, named or parameters, timeout, snapshot, session)
 
     def interrupt(self) -> None:
         """Cancels every query of this handle that runs now, from another thread; they raise QueryCancelled."""
@@ -548,6 +574,8 @@ class Database(Upkeep):
             subscription.close()
         if self._session is not None:
             self._session.close()
+        for session in list(self._sessions):
+            session.close()
         if self._views is not None:
             self._views.stop()
         self._store.retention.remove(self._limited_logs)

@@ -17,6 +17,7 @@ from eventdb.errors import (
     MemoryLimitExceeded,
     QueryError,
     SchemaMismatch,
+    TopicNotFound,
     UnsupportedError,
     UsageError,
 )
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from eventdb.database import Database
+    from eventdb.sql_session import SqlSession
+    from eventdb.sql_transaction import SqlTransaction
     from eventdb.subscription import Subscription
 
 CLOSE_WAIT_S = 5.0
@@ -43,34 +46,50 @@ EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
 class Names:
-    """What FROM may name: the catalog's topics, tables and views, and files. The binder's Resolver."""
+    """What FROM may name: the catalog's topics, tables and views, then registered objects, then, if `replacements`,
+    variables of the caller; and files. The binder's Resolver."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replacements: bool = False) -> None:
         self._database = database
-        self.read_files = False  # whether the statement's plan depends on files
+        self._replacements = replacements
+        self.read_files = False  # whether the statement's plan depends on files or objects
 
     def table(self, name: str) -> st.TableInfo:
         catalog = self._database._catalog
         for view in catalog.views():
             if view.name.lower() == name.lower():
                 return st.TableInfo("view", view.id, view.name, view.schema)
-        info = catalog.topic(name)
+        try:
+            info = catalog.topic(name)
+        except TopicNotFound:
+            source = self._database._object(name, self._replacements)
+            if source is None:
+                raise
+            self.read_files = True
+            return st.TableInfo("object", 0, source.name, source.schema, source=source)
         return st.TableInfo(
             info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
             primary_key=info.primary_key, defaults=tuple(info.defaults.items()),
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
-        from eventdb.arrow import detect_format, file_schema
+        from eventdb.external.files import open_files
 
         self.read_files = True
-        format = detect_format(path)
-        return st.TableInfo("file", 0, path, file_schema(path, format), path=path, format=format)
+        source = open_files([path], filesystems=self._database._filesystems)
+        return st.TableInfo("file", 0, path, source.schema, source=source)
+
+    def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> st.TableInfo:
+        from eventdb.external.files import read_function
+
+        self.read_files = True
+        source = read_function(reader, paths, options, self._database._filesystems)
+        return st.TableInfo("file", 0, source.name, source.schema, source=source)
 
     def names(self) -> list[str]:
         catalog = self._database._catalog
         topics = [info.name for info in catalog.topics() if info.kind != "view"]
-        return topics + [view.name for view in catalog.views()]
+        return topics + [view.name for view in catalog.views()] + [s.name for s in self._database._objects.values()]
 
 
 def text_result(columns: Mapping[str, tuple[DataType, list[Any]]]) -> Result:
@@ -103,6 +122,7 @@ class Session:
             "timeout": None,
             "recursion_limit": DEFAULT_RECURSION_ROUNDS,
             "disabled_optimizers": frozenset(),
+            "python_enable_replacements": True,
         }
         self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
             st.Query: self._query,
@@ -126,21 +146,28 @@ class Session:
 
     # --- entry points -------------------------------------------------------------------------------------------------
 
-    def run(self, text: str, parameters: Any, timeout: float | None, snapshot: Any) -> Result:
-        """One statement, over `snapshot` or over a new one."""
+    def run(
+        self, text: str, parameters: Any, timeout: float | None, snapshot: Any,
+        owner: SqlSession | SqlTransaction | None = None,
+    ) -> Result:  # fmt: skip
+        """One statement: over `snapshot`, in the transaction of its owner, or over a new snapshot."""
         timeout = checked_timeout(timeout)
         statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
         if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTopics):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
+        execute = None if owner is None else owner.takes(statement)
+        execute = execute or self._execute[type(statement)]
         try:
-            return self._execute[type(statement)](statement, snapshot, timeout or self.settings["timeout"])
-        except QueryError as error:
-            if not error.sql:
+            return execute(statement, snapshot, timeout or self.settings["timeout"])
+        except Exception as error:
+            if owner is not None:
+                owner.failed(text, error)
+            if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
-            raise
-        except MemoryError as error:
+            if not isinstance(error, MemoryError):
+                raise
             raise MemoryLimitExceeded(
                 "the machine, or a limit of this process, has no memory left for this query, though it is below "
                 "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
@@ -152,7 +179,8 @@ class Session:
         if not isinstance(text, str):
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
         database, disabled = self._database, self.settings["disabled_optimizers"]
-        return self._plans.statement(text, parameters, Names(database), database._generation, disabled)
+        names = Names(database, self.settings["python_enable_replacements"])
+        return self._plans.statement(text, parameters, names, database._generation, disabled)
 
     def _optimize(self, plan: Plan) -> Plan:
         return optimize(plan, self.settings["disabled_optimizers"])
@@ -249,27 +277,31 @@ class Session:
             plan = inner.query
         if plan is None:
             raise UnsupportedError(f"EXPLAIN {type(inner).__name__} shows nothing: it has no plan", construct="EXPLAIN")
-        plan = self._optimize(plan)
-        if not statement.analyze:
-            with self.context(snapshot, timeout) as context:
-                from eventdb.physical.explain import physical_lines
-
-                lines = ["logical plan", *explain_lines(plan, 1), "physical plan"]
-                lines += ["  " + line for line in physical_lines(plan_physical(plan, context))]
-            return text_result({"plan": (VARCHAR, lines)})
-        if not isinstance(inner, st.Query):
+        if statement.analyze and not isinstance(inner, st.Query):
             raise UnsupportedError("EXPLAIN ANALYZE runs the statement: only queries", construct="EXPLAIN ANALYZE")
-        from eventdb.physical.explain import analyzed_lines
+        lines = self._explained(self._optimize(plan), statement, snapshot, timeout)
+        return text_result({"plan": (VARCHAR, lines)})
+
+    def _explained(self, plan: Plan, statement: st.Explain, snapshot: Any, timeout: float | None) -> list[str]:
+        """The lines of a plan, or its JSON."""
+        from eventdb.physical.explain import analyzed_lines, physical_lines
+        from eventdb.physical.explain_json import plan_json
 
         started = time.perf_counter()
         with self.context(snapshot, timeout) as context:
+            if not statement.analyze:
+                operator = plan_physical(plan, context)
+                if statement.format == "json":
+                    return [plan_json(plan, operator, context)]
+                lines = ["logical plan", *explain_lines(plan, 1), "physical plan"]
+                return lines + ["  " + line for line in physical_lines(operator)]
             context.measure()
             operator = plan_physical(plan, context)
             rows = sum(len(batch) for batch in operator.batches())
             elapsed_ms = (time.perf_counter() - started) * 1e3
-            lines = analyzed_lines(operator, context)
-        lines.append(f"{rows} rows in {elapsed_ms:.2f} ms")
-        return text_result({"plan": (VARCHAR, lines)})
+            if statement.format == "json":
+                return [plan_json(plan, operator, context, rows, elapsed_ms)]
+            return [*analyzed_lines(operator, context), f"{rows} rows in {elapsed_ms:.2f} ms"]
 
     # --- inserting ----------------------------------------------------------------------------------------------------
 
@@ -474,6 +506,10 @@ class Session:
             if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
                 raise UsageError(f"recursion_limit is a whole number of rounds from 1, not {value!r}")
             return rounds
+        if name == "python_enable_replacements":
+            if value not in (None, True, False):
+                raise UsageError(f"python_enable_replacements is true or false, not {value!r}")
+            return value is None or bool(value)
         names = "" if value is None else str(value)
         return frozenset(part.strip() for part in names.split(",") if part.strip())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,20 @@ from eventdb.storage.transaction import WriteTransaction
 from eventdb.table import Table
 
 Row = tuple[Any, ...]
+
+
+class Writer(Protocol):
+    """What takes changes of a table: see KeyedWriter."""
+
+    @property
+    def key_of(self) -> Callable[[Sequence[Any]], bytes]: ...
+    def find(self, key: bytes) -> int: ...
+    def find_all(self, keys: Sequence[bytes]) -> list[int]: ...
+    def rows(self, offsets: Sequence[int]) -> list[Row]: ...
+    def put(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int: ...
+    def insert(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int: ...
+    def remove(self, offsets: Sequence[int], rows: Sequence[Row]) -> int: ...
+    def replace(self, offsets: Sequence[int], old: Sequence[Row], new: Sequence[Row]) -> list[int]: ...
 
 
 class TableChange:
@@ -51,7 +65,10 @@ class TableChange:
     def apply(self, transaction: WriteTransaction) -> Result:
         """The change, in the transaction. ConstraintError and SchemaMismatch mean that it must not be committed."""
         self._table._check_usable()
-        writer = KeyedWriter(transaction, self._table._log, self._table.name)
+        return self.change(KeyedWriter(transaction, self._table._log, self._table.name))
+
+    def change(self, writer: Writer) -> Result:
+        """The change, through the writer."""
         statement = self._statement
         if isinstance(statement, st.InsertRows):
             self._insert(writer, statement)
@@ -63,7 +80,7 @@ class TableChange:
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
-    def _insert(self, writer: KeyedWriter, statement: st.InsertRows) -> None:
+    def _insert(self, writer: Writer, statement: st.InsertRows) -> None:
         rows = self._rows
         if statement.columns != tuple(range(len(self._schema))):
             rows = []
@@ -85,7 +102,7 @@ class TableChange:
         else:
             self._upsert(writer, rows, keys, statement.conflict)
 
-    def _upsert(self, writer: KeyedWriter, rows: list[Row], keys: list[bytes], conflict: st.Conflict) -> None:
+    def _upsert(self, writer: Writer, rows: list[Row], keys: list[bytes], conflict: st.Conflict) -> None:
         """As if row after row was inserted: rows with one key take turns, rows with different keys go together."""
         waiting = list(range(len(rows)))
         while waiting:
@@ -128,26 +145,26 @@ class TableChange:
         found = [pairs[value.index] if isinstance(value, ColumnRef) else next(made) for value in conflict.values]
         return offsets, old, list(zip(*found, strict=True))
 
-    def _update(self, writer: KeyedWriter) -> None:
+    def _update(self, writer: Writer) -> None:
         width = len(self._schema)
         self._replace(
             writer, [row[width] for row in self._rows], [row[:width] for row in self._rows],
             [row[width + 1 :] for row in self._rows],
         )  # fmt: skip
 
-    def _delete(self, writer: KeyedWriter) -> None:
+    def _delete(self, writer: Writer) -> None:
         width = len(self._schema)
         rows = [row[:width] for row in self._rows]
         if rows:
             first = writer.remove([row[width] for row in self._rows], rows)
             self._done += enumerate(rows, first)
 
-    def _add(self, writer: KeyedWriter, rows: list[Row], keys: list[bytes]) -> None:
+    def _add(self, writer: Writer, rows: list[Row], keys: list[bytes]) -> None:
         if rows:
             self._done += enumerate(rows, writer.insert(rows, keys))
 
     def _replace(
-        self, writer: KeyedWriter, offsets: list[int], old: list[Row], new: list[Row], keeps_key: bool = False
+        self, writer: Writer, offsets: list[int], old: list[Row], new: list[Row], keeps_key: bool = False
     ) -> None:
         if new:
             _require_values(self._schema, new)

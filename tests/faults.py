@@ -391,6 +391,21 @@ class SimulatedFiles(Files):
         self.open_files[fd] = node
         return fd
 
+    def create_unnamed(self, directory: str) -> int:
+        self.tick("create_unnamed")
+        fd = super().create_unnamed(directory)
+        self.open_files[fd] = SimulatedFile(f"/proc/self/fd/{fd}", b"")
+        return fd
+
+    def give_name(self, fd: int, path: str) -> None:
+        self.tick("give_name")
+        super().give_name(fd, path)
+        node = self.open_files[fd]
+        node.path = path
+        directory, name = self.disk.parent(path)
+        directory.change((name, node))
+        self.tick("give_name")
+
     def close(self, fd: int) -> None:
         self.open_files.pop(fd, None)
         super().close(fd)

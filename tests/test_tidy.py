@@ -21,18 +21,19 @@ VAGUE_NAMES = ("util", "utils", "helper", "helpers", "common", "manager", "misc"
 PICKLES = ("eventdb/kernels/jit.py",)  # compiled kernels, in a cache directory whose owner and mode it checks
 
 DOORS = {
-    "lmdb": ("eventdb/storage/index/kv.py",),
+    "lmdb": ("eventdb/storage/index/kv.py", "eventdb/storage/index/walk.py"),
     "apsw": ("eventdb/catalog.py",),
     "sqlglot": ("eventdb/sql/",),
     "numba": ("eventdb/kernels/",),
     "llvmlite": ("eventdb/kernels/",),
-    "pyarrow": ("eventdb/arrow.py", "eventdb/arrow_csv.py"),
+    "pyarrow": ("eventdb/arrow.py", "eventdb/external/"),
     "prompt_toolkit": ("shell/",),
     "wcwidth": ("shell/",),
     "pandas": ("eventdb/result.py",),
     "polars": ("eventdb/result.py",),
     "duckdb": (),
     "pygments": (),
+    "sqlalchemy": ("eventdb/sqlalchemy.py",),
 }
 
 

@@ -67,7 +67,7 @@ def may_be_null(expression: Expression, nullable: Sequence[bool]) -> bool:
     return True
 
 
-EMPTY_IS_ZERO = frozenset(("count", "count_star"))
+EMPTY_IS_ZERO = frozenset(("count", "count_star", "regr_count", "entropy"))
 """Aggregates that are 0 over no rows; the others are NULL."""
 
 _NEVER_NULL = frozenset(("is_null", "is_not_null", "is_distinct_from", "is_not_distinct_from", "concat", "now"))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from eventdb.logical.expressions import Expression, SortKey
-from eventdb.logical.plan import Aggregate, Filter, Join, Plan, Project, Sort, TimeWindow
+from eventdb.logical.over import Over
+from eventdb.logical.plan import Aggregate, DistinctOn, Filter, GroupSets, Join, Plan, Project, Sort, TimeWindow
 from eventdb.logical.relational import LimitBy
 
 
@@ -24,14 +25,15 @@ def expressions_of(plan: Plan) -> Iterator[Expression]:
     elif isinstance(plan, Join):
         yield from (*plan.left_keys, *plan.right_keys)
         yield from (part for part in (plan.residual, plan.compared) if part is not None)
-    elif isinstance(plan, LimitBy):
+    elif isinstance(plan, LimitBy | DistinctOn):
         yield from plan.keys
-    elif isinstance(plan, Aggregate):
+    elif isinstance(plan, Over):
+        for call in plan.calls:
+            yield from call.expressions()
+    elif isinstance(plan, Aggregate | GroupSets):
         yield from plan.keys
         for aggregation in plan.aggregations:
-            yield from aggregation.args
-            if aggregation.filter is not None:
-                yield aggregation.filter
+            yield from aggregation.expressions()
 
 
 def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> Plan:
@@ -53,12 +55,11 @@ def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> P
         residual, compared = (None if part is None else change(part) for part in (plan.residual, plan.compared))
         keys = all_of(plan.left_keys), all_of(plan.right_keys)
         new = replace(plan, left_keys=keys[0], right_keys=keys[1], residual=residual, compared=compared)
-    elif isinstance(plan, LimitBy):
+    elif isinstance(plan, LimitBy | DistinctOn):
         new = replace(plan, keys=all_of(plan.keys))
-    elif isinstance(plan, Aggregate):
-        aggregations = tuple(
-            replace(a, args=all_of(a.args), filter=None if a.filter is None else change(a.filter))
-            for a in plan.aggregations
-        )
+    elif isinstance(plan, Over):
+        new = replace(plan, calls=tuple(call.map(change) for call in plan.calls))
+    elif isinstance(plan, Aggregate | GroupSets):
+        aggregations = tuple(aggregation.map(change) for aggregation in plan.aggregations)
         new = replace(plan, keys=all_of(plan.keys), aggregations=aggregations)
     return plan if new == plan else new

@@ -93,7 +93,7 @@ def recognise(plan: Plan) -> Shape | None:
     if not isinstance(plan, Aggregate):
         return Shape(plan, node, tuple(steps), outputs, (), None)
     keys = tuple(substitute(key, outputs) for key in plan.keys)
-    aggregations = tuple(_over(aggregation, outputs) for aggregation in plan.aggregations)
+    aggregations = tuple(a.map(lambda e: substitute(e, outputs)) for a in plan.aggregations)
     return Shape(plan, node, tuple(steps), outputs, keys, aggregations)
 
 
@@ -109,11 +109,6 @@ def _window_guards(time: Expression, size_us: int) -> tuple[Expression, ...]:
     before = Call(TIMESTAMP, "subtract", (time, Literal(INTERVAL, IntervalValue(0, 2 * size_us))))
     after = Call(TIMESTAMP, "add", (time, Literal(INTERVAL, IntervalValue(0, size_us))))
     return time, before, after
-
-
-def _over(aggregation: Aggregation, outputs: tuple[Expression, ...]) -> Aggregation:
-    condition = None if aggregation.filter is None else substitute(aggregation.filter, outputs)
-    return replace(aggregation, args=tuple(substitute(a, outputs) for a in aggregation.args), filter=condition)
 
 
 def write_steps(shape: Shape, text: PipelineText, writer: ExpressionWriter, stack: ExitStack) -> bool:

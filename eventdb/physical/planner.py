@@ -10,11 +10,14 @@ from eventdb.batch import RecordBatch
 from eventdb.errors import InternalError
 from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, transform
 from eventdb.logical.node_expressions import expressions_of, map_expressions
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
-    FileScan,
+    DistinctOn,
+    ExternalScan,
     Filter,
+    GroupSets,
     Join,
     Limit,
     Plan,
@@ -28,16 +31,17 @@ from eventdb.logical.plan import (
     transform_plan,
 )
 from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
-from eventdb.physical.aggregate import GroupRows
+from eventdb.physical.aggregate import GroupRows, GroupSetRows
 from eventdb.physical.context import QueryContext
-from eventdb.physical.distinct import DistinctRows
+from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.exists_join import ExistsJoin
-from eventdb.physical.file_scan import FileRows
+from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
 from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows
 from eventdb.physical.limit_by import LimitRowsBy
 from eventdb.physical.operator import Operator
+from eventdb.physical.over import OverRows
 from eventdb.physical.project import ProjectColumns
 from eventdb.physical.recursive import RecursiveRows, WorkingRows
 from eventdb.physical.scan import KeyLookup, LogScan
@@ -115,8 +119,8 @@ def _join(plan: Join, children: tuple[Operator, ...], context: QueryContext) -> 
 
 
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
-    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context), FileScan: FileRows,
-    ViewScan: ViewRows, Values: ConstantRows, WorkingTable: WorkingRows,
+    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context),
+    ExternalScan: ExternalRows, ViewScan: ViewRows, Values: ConstantRows, WorkingTable: WorkingRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Filter: lambda plan, children, context: FilterRows(plan, children[0], context),
@@ -125,7 +129,10 @@ _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Join: lambda plan, children, context: _join(plan, children, context),
     Sort: lambda plan, children, context: SortRows(plan, children[0], context),
     Limit: lambda plan, children, context: LimitRows(plan, children[0], context),
+    GroupSets: lambda plan, children, context: GroupSetRows(plan, children[0], context),
+    Over: lambda plan, children, context: OverRows(plan, children[0], context),
     Distinct: lambda plan, children, context: DistinctRows(plan, children[0], context),
+    DistinctOn: lambda plan, children, context: FirstRows(plan, children[0], context),
     UnionAll: lambda plan, children, context: UnionRows(plan, children, context),
     TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
     SetOperation: lambda plan, children, context: SetRows(plan, children[0], children[1], context),

@@ -14,8 +14,9 @@ from typing import Any
 from eventdb.errors import EventDBError, InternalError, ParseError, QueryError, TopicNotFound
 from eventdb.logical.constants import parse_timestamp_us
 from eventdb.logical.expressions import IntervalValue, Literal
-from eventdb.logical.plan import FileScan, Plan, Scan, ViewScan
+from eventdb.logical.plan import ExternalScan, Plan, Scan, ViewScan
 from eventdb.schema import TIMESTAMP
+from eventdb.sql import transactions
 from eventdb.sql.context import Context, Parameters
 from eventdb.sql.continuous import check_continuous, check_output, refuse_table
 from eventdb.sql.expressions import ExpressionBinder
@@ -55,7 +56,6 @@ _ELSEWHERE = frozenset(
     REFRESH
     VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
 )
-_TRANSACTIONS = frozenset("BEGIN START COMMIT END ROLLBACK SAVEPOINT RELEASE ABORT".split())
 
 
 def bind(sql: str, resolver: Resolver, parameters: Parameters = None) -> Statement:
@@ -91,9 +91,8 @@ def _statement(words: Words, context: Context) -> Statement:
     if handler is not None:
         words.index += 1
         return handler(words, context)
-    if first in _TRANSACTIONS:
-        fix = "each statement is a commit; for several appends in one write `with db.transaction() as tx`"
-        raise words.unsupported(first, fix)
+    if first in ("SAVEPOINT", "RELEASE"):
+        raise words.unsupported(first, "a statement that fails leaves nothing; ROLLBACK ends the whole transaction")
     if first in _ELSEWHERE:
         raise words.unsupported(first)
     from difflib import get_close_matches
@@ -148,12 +147,39 @@ def _subscription(
 
 def _explain(words: Words, context: Context) -> Statement:
     analyze = words.accept("ANALYZE") or words.accept("ANALYSE")
+    format = "text"
+    if words.text() == "(" and words.word(1) in ("ANALYZE", "ANALYSE", "FORMAT"):
+        analyze_option, format = _explain_options(words)
+        analyze = analyze or analyze_option
     if words.ended:
         words.wrong("expected a statement to explain")
     inner = _statement(words, context)
     if isinstance(inner, Explain):
         raise words.error("EXPLAIN of EXPLAIN", 0)
-    return Explain(inner, analyze)
+    return Explain(inner, analyze, format)
+
+
+def _explain_options(words: Words) -> tuple[bool, str]:
+    """(ANALYZE [TRUE | FALSE], FORMAT TEXT | JSON), in any order: whether to run it, and the format."""
+    analyze, format = False, "text"
+    words.index += 1
+    while True:
+        if words.accept("FORMAT"):
+            format = words.text().lower()
+            if format not in ("text", "json"):
+                words.wrong("expected FORMAT TEXT or FORMAT JSON")
+            words.index += 1
+        elif words.accept("ANALYZE") or words.accept("ANALYSE"):
+            analyze = not words.accept("FALSE")
+            words.accept("TRUE")
+        else:
+            words.wrong("expected ANALYZE or FORMAT")
+        if words.text() == ")":
+            words.index += 1
+            return analyze, format
+        if words.text() != ",":
+            words.wrong("expected , or )")
+        words.index += 1
 
 
 # --- topics and views ---------------------------------------------------------------------------------------------
@@ -410,7 +436,7 @@ def _subscribe(words: Words, context: Context) -> Statement:
     table = _table(words, context, name, begin)
     refuse_table(context, table, None)
     plan, _ = RelationBinder(context, {}, QueryBinder(context).bind).scan(table)
-    assert not isinstance(plan, FileScan)
+    assert not isinstance(plan, ExternalScan)
     return Subscribe(plan, table, mode, table if table.kind == "topic" else None, None, 0, limit)
 
 
@@ -428,5 +454,6 @@ def _subscribe_query(words: Words, context: Context, at: tuple[int, int], mode: 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
     "EXPLAIN": _explain, "CREATE": _create, "DROP": _drop, "DESCRIBE": _describe, "DESC": _describe, "SHOW": _show,
     "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "INSERT": insert, "UPDATE": update,
-    "DELETE": delete,
+    "DELETE": delete, "BEGIN": transactions.begin, "START": transactions.start, "COMMIT": transactions.commit,
+    "END": transactions.commit, "ROLLBACK": transactions.rollback, "ABORT": transactions.rollback,
 }  # fmt: skip

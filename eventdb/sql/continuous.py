@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eventdb.logical.functions import is_volatile
+from eventdb.logical.functions import is_collected, is_volatile
 from eventdb.logical.node_expressions import expressions_of
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
-    FileScan,
+    DistinctOn,
+    ExternalScan,
     Filter,
+    GroupSets,
     Join,
     Limit,
     Plan,
@@ -38,9 +41,12 @@ _REFUSED = {
     SetOperation: ("INTERSECT or EXCEPT in a continuous query", "create one view for each side"),
     RecursiveUnion: ("WITH RECURSIVE in a continuous query", "run it when you read the view"),
     Apply: ("LATERAL in a continuous query", "join when you read the view"),
+    DistinctOn: ("DISTINCT ON in a continuous query", "apply it when you read the view"),
+    Over: ("a window function (OVER) in a continuous query", "compute it when you read the view"),
+    GroupSets: ("GROUPING SETS, ROLLUP and CUBE in a continuous query", "create one view for each grouping"),
     UnionAll: ("UNION ALL in a continuous query", "create one view for each branch"),
     ViewScan: ("a continuous query over a view", "query the view's topic"),
-    FileScan: ("a continuous query over a file", "load the file into a topic first"),
+    ExternalScan: ("a continuous query over a file or a Python object", "load its rows into a topic first"),
 }
 
 
@@ -63,6 +69,10 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
         if isinstance(node, Aggregate):
             if aggregate is not None:
                 context.unsupported("an aggregate over an aggregate in a continuous query", where)
+            kept = next((a for a in node.aggregations if is_collected(a)), None)
+            if kept is not None:
+                fix = "compute it when you read the topic: it needs all rows of a group together"
+                context.unsupported(f"{kept} in a continuous query", where, fix)
             aggregate = node
         elif not isinstance(node, (Filter, Project, TimeWindow)):
             context.unsupported("a continuous query without a topic", where, "select FROM a topic")

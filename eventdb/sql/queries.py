@@ -12,10 +12,10 @@ from eventdb.logical.expressions import ColumnRef, Expression, Literal
 from eventdb.logical.functions import may_be_null
 from eventdb.logical.plan import OutputField, Plan, Project, UnionAll, Values
 from eventdb.logical.subqueries import is_correlated
-from eventdb.schema import NULL, VARCHAR, DataType
+from eventdb.schema import DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
-from eventdb.sql.ordering import TailBinder
+from eventdb.sql.ordering import TailBinder, Target
 from eventdb.sql.projection import assign, renamed
 from eventdb.sql.recursion import bind_recursive, is_recursive
 from eventdb.sql.scope import Scope
@@ -115,7 +115,6 @@ class QueryBinder:
             rows.append(row)
         if targets is None:
             columns = [binder.unify(column, node, "VALUES") for column in zip(*rows, strict=True)]
-            columns = [[binder.coerce(e, VARCHAR, node) for e in c] if c[0].type == NULL else c for c in columns]
             rows = [list(row) for row in zip(*columns, strict=True)]
         names = [n for n, _ in targets] if targets is not None else [f"col{i}" for i in range(len(rows[0]))]
         nullable = [any(may_be_null(row[i], ()) for row in rows) for i in range(len(names))]
@@ -130,7 +129,7 @@ class QueryBinder:
     def _tail(self, plan: Plan, node: exp.Expr) -> Plan:
         """ORDER BY and LIMIT over a whole query: its columns by name, ordinal or expression."""
         order = node.args.get("order")
-        keys: list[tuple[Expression | int, exp.Expr]] = []
+        keys: list[tuple[Target, exp.Expr]] = []
         refs: list[Expression] = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
         if order is not None:
             binder = ExpressionBinder(self.context, Scope.of_fields(plan.fields, ""), "ORDER BY")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from eventdb.external.source import Source
 from eventdb.logical.expressions import Expression
 from eventdb.logical.plan import Plan
 from eventdb.schema import Schema
@@ -13,7 +15,7 @@ from eventdb.schema import Schema
 @dataclass(frozen=True, slots=True)
 class TableInfo:
     """Something FROM can name. `kind` is 'topic', 'table' (`primary_key` is the positions of its key columns,
-    `defaults` physical values by position), 'view' (materialized) or 'file' (`path` and `format` are set)."""
+    `defaults` physical values by position), 'view' (materialized), 'file' or 'object' (with a `source`)."""
 
     kind: str
     id: int
@@ -21,8 +23,7 @@ class TableInfo:
     schema: Schema
     event_time: str | None = None
     watermark_delay_us: int | None = None
-    path: str | None = None
-    format: str | None = None
+    source: Source | None = None
     key: str | None = None
     primary_key: tuple[int, ...] = ()
     defaults: tuple[tuple[int, object], ...] = ()
@@ -40,7 +41,11 @@ class Resolver(Protocol):
         ...
 
     def file(self, path: str) -> TableInfo:
-        """The file with its inferred schema (.csv, .parquet, .jsonl, .ndjson). A typed error if it cannot be read."""
+        """The file, or the files of a pattern, with the columns they have. A typed error if they cannot be read."""
+        ...
+
+    def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> TableInfo:
+        """The files of a call of a reader (READERS in external/options.py), as `file`."""
         ...
 
     def names(self) -> list[str]:
@@ -183,8 +188,11 @@ class Delete(Statement):
 
 @dataclass(frozen=True, slots=True)
 class Explain(Statement):
+    """`format` is 'text' or 'json'."""
+
     statement: Statement
     analyze: bool = False
+    format: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,3 +250,20 @@ class SetOption(Statement):
 @dataclass(frozen=True, slots=True)
 class ShowSetting(Statement):
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Statement):
+    """A transaction of the session that runs it begins."""
+
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Statement):
+    """The end of a transaction: everything is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback(Statement):
+    """The end of a transaction: nothing is."""

@@ -44,9 +44,7 @@ def alter_topic(words: Words, context: Context) -> AlterTopic:
     if not words.accept("SET"):
         construct = f"ALTER TOPIC ... {words.word() or words.text()}"
         place = words.error(f"{construct} is not supported; write ALTER TOPIC t SET (...)", words.index)
-        raise UnsupportedSQL(
-            place.message, construct=construct, sql=place.sql, line=place.line, column=place.column
-        )
+        raise UnsupportedSQL(place.message, construct=construct, sql=place.sql, line=place.line, column=place.column)
     options = _options(words)
     words.end()
     return AlterTopic(name, options)

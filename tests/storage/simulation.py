@@ -57,6 +57,7 @@ SMALL_LIMITS = {
 WRITING = {
     "append_one": 40, "append_many": 12, "append_columns": 6, "transact": 12, "derive": 8, "abort": 6, "checkpoint": 4,
     "flush": 4, "rest": 2, "look": 5, "look_again": 2, "reopen": 1, "seal": 4,
+    "prepare": 8,
 }  # fmt: skip
 READING = {"look": 8, "look_again": 4}
 SEVERAL_WRITING = WRITING | {"close": 2, "kill": 1, "rest": 4, "look": 8, "agree": 2}
@@ -120,6 +121,7 @@ class Simulation:
         with self.undisturbed():
             for process in self.processes:
                 if process.store is not None:
+                    self.running = process
                     process.files.heal()
                     process.close()
 

@@ -465,9 +465,7 @@ def test_compaction_that_forgets_old_snapshots_is_caught(tmp_path: Path, monkeyp
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(
-        str(tmp_path / "db"), durability="os", live_topics=lambda: {1: SCHEMA}, maintenance=False
-    )
+    opened = Store.open(str(tmp_path / "db"), durability="os", live_topics=lambda: {1: SCHEMA}, maintenance=False)
     yield opened
     opened.close()
 

@@ -1,8 +1,8 @@
 """Filters move towards the scans, so fewer rows reach everything above.
 
-Through Project (its expressions put in), Sort, Distinct, UnionAll, the keys of an Aggregate, the columns a TimeWindow
-only passes on, and into the sides of a Join. A term that may raise moves only where it is evaluated on the same values
-as before, and never past a term in front of it that stays.
+Through Project (its expressions put in), Sort, Distinct, UnionAll, the keys of an Aggregate, the columns an Over is
+partitioned by, those a TimeWindow only passes on, and into the sides of a Join. A term that may raise moves only where
+it is evaluated on the same values as before, and never past a term in front of it that stays.
 
 Which side of a join takes a term: a WHERE term over the left columns may go left unless the left side can be missing
 (full); over the right columns it may go right in an inner join only, since an outer join would turn the rows it removes
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from eventdb.logical.expressions import Expression, columns_of, remap, substitute
+from eventdb.logical.expressions import ColumnRef, Expression, columns_of, remap, substitute
 from eventdb.logical.functions import may_raise
+from eventdb.logical.over import Over
 from eventdb.logical.plan import Aggregate, Distinct, Filter, Join, Plan, Project, Sort, TimeWindow, UnionAll
 from eventdb.logical.predicates import all_of, terms_of
 
@@ -56,6 +57,8 @@ def _push(plan: Filter) -> Plan:
         return _push_into_window(plan, below)
     if isinstance(below, Join):
         return _push_into_join(plan, below)
+    if isinstance(below, Over):
+        return _push_into_over(plan, below)
     return plan
 
 
@@ -81,6 +84,22 @@ def _push_into_aggregate(plan: Filter, below: Aggregate) -> Plan:
         return plan
     rows = [substitute(term, below.keys) for term in moved]
     return _filtered(replace(below, input=_filtered(below.input, rows)), kept)
+
+
+def _push_into_over(plan: Filter, below: Over) -> Plan:
+    """A term over columns that every call is partitioned by holds for whole partitions or for none of their rows.
+
+    Not over floats: -0.0 and 0.0 are in one partition but not one value to every function.
+    """
+    shared = {e.index for e in below.calls[0].partition if isinstance(e, ColumnRef) and not e.type.is_float}
+    for call in below.calls[1:]:
+        shared &= {e.index for e in call.partition if isinstance(e, ColumnRef)}
+    moved: list[Expression] = []
+    kept: list[Expression] = []
+    for term in terms_of(plan.predicate):
+        columns = columns_of(term)
+        (moved if columns and columns <= shared and not may_raise(term) else kept).append(term)
+    return plan if not moved else _filtered(replace(below, input=_filtered(below.input, moved)), kept)
 
 
 def _push_into_window(plan: Filter, below: TimeWindow) -> Plan:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 
+from eventdb.config import SPARE_AFTER_MS
 from eventdb.storage.care.stats import written_bytes
 from eventdb.storage.commit.durability import Durability
+from eventdb.storage.commit.journal import usual_bytes
 from eventdb.storage.device.files import storage_error
-from eventdb.storage.format import BULK_UNSYNCED, COMMIT_RECORD, META_KEY, RECORD_BYTES, ROLL_BYTES
+from eventdb.storage.format import BULK_UNSYNCED, COMMIT_RECORD, META_KEY, PAGE_BYTES, RECORD_BYTES, ROLL_BYTES, align
 from eventdb.storage.index.head import MAX_AHEAD, pack_head
 from eventdb.storage.index.kv import IndexFault, index_error
 
@@ -44,6 +46,9 @@ class Writer(Durability):
         # A store into the mapped journal costs 0.2 us where pwrite costs 3, a quarter of an append that does not flush.
         # Before a flush the system call is nothing, and it reports errors.
         self.stores_records = not self.synced and files.overwrites_in_place(path)
+        self.rolled_ns = 0
+        self.fills_fast = False  # the journal file before this one was full within SPARE_AFTER_MS
+        self.on_roll: Callable[[], None] | None = None
         self.bytes_appended = 0
         self.written_before = written_bytes()
 
@@ -57,6 +62,7 @@ class Writer(Durability):
         try:
             if not self.prepared:
                 self.prepare()
+                self.rolled_ns = self.clock.monotonic_ns()
             return self.begin()
         except BaseException:
             self.last_txn = -1
@@ -245,7 +251,19 @@ class Writer(Durability):
         following.durable_lsn = following.flushed()
         self.flushed_lsn = max(self.flushed_lsn, following.durable_lsn)
         self.tail = following
+        now = self.clock.monotonic_ns()
+        self.fills_fast = now - self.rolled_ns < SPARE_AFTER_MS * 1_000_000
+        self.rolled_ns = now
+        if self.on_roll is not None:
+            self.on_roll()
         return following
+
+    def prepare_spare(self) -> None:
+        """The journal file after this process's present one is made, if its turn may come soon. No lock is needed: a
+        spare of the wrong size is not taken. StorageError."""
+        tail = self.tail
+        if self.prepared and (self.fills_fast or 2 * tail.position > tail.size):
+            self.journal.spare.prepare(align(usual_bytes(tail.number + 1), PAGE_BYTES))
 
     def discard_file(self, path: str) -> None:
         """A file that an aborted transaction made goes, if it can; otherwise the next one replaces it."""

@@ -412,4 +412,5 @@ class Durability(CommittedState):
         """Descriptors and mappings go; LMDB is not touched (the index closes itself)."""
         self.token = None  # a forgotten transaction must not unlock what the descriptor's number means by then
         self.journal.close()
+        self.journal.spare.close()
         self.slots.close()

@@ -85,6 +85,24 @@ class Files:
         os.fchmod(fd, 0o600)
         return fd
 
+    def create_unnamed(self, directory: str) -> int:
+        """A descriptor of a new regular file, mode 0600, without a name: unless `give_name` gives it one, it is gone
+        with the descriptor. OSError where there are no such files."""
+        if not hasattr(os, "O_TMPFILE"):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, 0o600)
+        return fd
+
+    def give_name(self, fd: int, path: str) -> None:
+        """A file that `create_unnamed` made has the path. FileExistsError."""
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # without src_dir_fd: not followed
+
+    def free_bytes(self, path: str) -> int:
+        """What this user may still store on the file system of the path."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
     def close(self, fd: int) -> None:
         os.close(fd)
 
@@ -137,12 +155,15 @@ class Files:
         else:
             self.fill_zeros(fd, length_bytes)
 
-    def fill_zeros(self, fd: int, length_bytes: int, piece_bytes: int = len(_ZEROS)) -> None:
-        """Written zeros in [0, length_bytes): a later overwrite needs no file system metadata to become durable.
+    def fill_zeros(
+        self, fd: int, length_bytes: int, piece_bytes: int = len(_ZEROS), position_bytes: int = 0
+    ) -> None:  # fmt: skip
+        """Written zeros in [position_bytes, length_bytes): a later overwrite needs no file system metadata to become
+        durable.
 
         The kernel caches each piece as a whole, and a store into a mapping of it makes the whole piece dirty.
         """
-        position = 0
+        position = position_bytes
         while position < length_bytes:
             position += self.pwrite(fd, _ZEROS[: min(piece_bytes, length_bytes - position)], position)
 

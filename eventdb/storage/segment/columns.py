@@ -116,10 +116,14 @@ class SegmentSlice:
         layout = segment.layout.columns[index]
         type = self._log.schema.fields[index].type
         ends = _region(segment, layout.value_position, _INT64)[row : row + count]
-        start = segment.heap_end(index, row)
-        heap = bytes(
-            segment.memory[layout.heap_position + start : layout.heap_position + (int(ends[-1]) if count else start)]
-        )
+        start, stop = segment.heap_range(index, row, count)
+        if count > 1 and (ends[1:] < ends[:-1]).any():
+            raise CorruptionError(
+                f"{segment.path}: rows {row}..{row + count} are damaged (the heap positions of column {index} are out "
+                "of order); run check(deep=True)",
+                path=segment.path,
+            )
+        heap = bytes(segment.memory[layout.heap_position + start : layout.heap_position + stop])
         bounds = (ends - start).tolist()
         codes: dict[bytes, int] = {}
         code = codes.setdefault

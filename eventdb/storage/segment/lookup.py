@@ -99,7 +99,8 @@ def _slices(
     high = 1 << 63 if times[1] is None else times[1]
     ranges = segment.stride_ranges(log.event_time, end, _extremes)
     known = range(row // STRIDE_ROWS, min(len(ranges), end // STRIDE_ROWS))
-    hits = [i for i in known if ranges[i][1] >= low and ranges[i][0] <= high]
+    bounds = _bounds(segment, log.event_time, ranges)[known.start : known.stop]
+    hits = (np.flatnonzero((bounds[:, 1] >= low) & (bounds[:, 0] <= high)) + known.start).tolist()
     hits += range(known.stop, -(-end // STRIDE_ROWS))  # the rows after the last full stride
     found: list[Any] = []
     for _, run in itertools.groupby(enumerate(hits), lambda hit: hit[1] - hit[0]):
@@ -110,6 +111,14 @@ def _slices(
         first, last = max(row, numbers[0] * STRIDE_ROWS), min(end, (numbers[-1] + 1) * STRIDE_ROWS)
         found.append(SegmentSlice(log, segment, first, last, span))
     return found
+
+
+def _bounds(segment: Segment, column: int, ranges: list[tuple[int, int]]) -> Any:
+    """The ranges as an array of pairs, kept beside the segment's columns."""
+    kept = segment.arrays.get(~column)
+    if kept is None or len(kept) != len(ranges):
+        kept = segment.arrays[~column] = np.array(ranges, np.int64).reshape(-1, 2)
+    return kept
 
 
 def _extremes(values: Any) -> tuple[int, int]:
