@@ -23,6 +23,7 @@ from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage.commit.journal import Record, Tail
 from eventdb.storage.commit.marks import clear_stale_marks, restore_marks
 from eventdb.storage.device.files import storage_error
+from eventdb.storage.device.readable import Unreadable
 from eventdb.storage.format import (
     BULK_UNSYNCED,
     GONE,
@@ -207,17 +208,16 @@ class RecordApplier:
                     raise UnsyncedRows(f"{path} lacks the rows that journal record {record.lsn} names", path=path)
 
     def _found_crc(self, place: Place, layout: SegmentLayout, operation: Operation) -> int | None:
-        """Of the rows an OP_BULK names; None if their file is not there, or not whole. StorageError if the rows cannot
-        be read now: they may be there, and acknowledged."""
+        """Of the rows an OP_BULK names; None if their file is not there, not whole, or not as any rows left it.
+        StorageError if they cannot be read now: they may be there, and acknowledged."""
         try:
             segment = self._segments.get(place) or self._open(place, layout, write=False)
-        except CorruptionError:
-            return None
-        if self._fresh:
-            self._drop_cache(segment.path)
-        try:
+            if self._fresh:
+                self._drop_cache(segment.path)
             return segment.rows_crc(operation.row, operation.count)
-        except ValueError:  # the ends of heap values are not there
+        except Unreadable:
+            raise
+        except CorruptionError:
             return None
 
     def _drop_cache(self, path: str) -> None:
