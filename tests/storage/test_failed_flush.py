@@ -7,13 +7,16 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eventdb.errors import OutcomeUnknown, PoisonedError, StorageError
 from eventdb.storage import Store
+from eventdb.storage.commit.commit import Writer
 from eventdb.storage.device.files import Files
 from eventdb.storage.device.lock import WriterLock
+from eventdb.storage.format import SHARED_POISON
 from tests.faults import SimulatedDisk, SimulatedFiles
 from tests.storage.simulation import SMALL_LIMITS, Row
 from tests.storage.test_io_errors import a_batch, a_bulk, a_roll, checkpoint, one_row
@@ -116,6 +119,31 @@ def test_a_planted_bug_is_caught(
             print(f"{scenario.__name__}: {error!r}"[:300])
             return
     pytest.fail(f"nothing noticed {plant.__name__}")
+
+
+def test_a_batch_is_not_acknowledged_whose_segment_another_flushed_in_vain(
+    disks: Iterator[SimulatedDisk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint's flush that runs at the same time may be the one that the kernel tells of the error."""
+    disk = next(disks)
+    store = start(disk)
+    kept = append(store, 3)
+    whole = Writer.flush_bulk
+
+    def flush_bulk(self: Writer, *arguments: Any) -> None:
+        self.shared[SHARED_POISON] = 1
+        whole(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "flush_bulk", flush_bulk)
+        with pytest.raises(OutcomeUnknown, match="another thread or process"):
+            append(store, 60)
+    with pytest.raises(PoisonedError):
+        append(store, 1)
+    store.close()
+    store = start(disk)
+    assert rows(store)[: len(kept)] == kept
+    store.close()
 
 
 @pytest.mark.parametrize("threads", [True, False])

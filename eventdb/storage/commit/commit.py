@@ -12,11 +12,21 @@ from __future__ import annotations
 import contextlib
 
 from eventdb.config import SPARE_AFTER_MS
+from eventdb.errors import OutcomeUnknown
 from eventdb.storage.care.stats import written_bytes
 from eventdb.storage.commit.durability import Durability
 from eventdb.storage.commit.journal import usual_bytes
 from eventdb.storage.device.files import storage_error
-from eventdb.storage.format import BULK_UNSYNCED, COMMIT_RECORD, META_KEY, PAGE_BYTES, RECORD_BYTES, ROLL_BYTES, align
+from eventdb.storage.format import (
+    BULK_UNSYNCED,
+    COMMIT_RECORD,
+    META_KEY,
+    PAGE_BYTES,
+    RECORD_BYTES,
+    ROLL_BYTES,
+    SHARED_POISON,
+    align,
+)
 from eventdb.storage.index.head import MAX_AHEAD, pack_head
 from eventdb.storage.index.kv import IndexFault, index_error
 
@@ -203,6 +213,12 @@ class Writer(Durability):
                 finish()
             except OSError as error:
                 raise self.failed_flush(file.path, error) from error
+        if self.shared[SHARED_POISON]:  # the kernel tells one who flushes a segment of its error: it was another one
+            raise OutcomeUnknown(
+                "a flush of another thread or process failed meanwhile. The commit may or may not survive; close every "
+                "handle, reopen the database and look",
+                path=self.path,
+            )
 
     def _wipe(self, position: int) -> None:
         """A record that must not count is made unreadable: its first bytes become zero."""
