@@ -1,8 +1,8 @@
 """The history of a crash test: what writers began, what they were told is stored, what checkers found.
 
 One line per fact, each written with one O_APPEND write to a file outside the database, so that killing the writer
-cannot lose it, nor tear it but at the edge of a page: then it did not happen. An operation without an acknowledgement may have happened or not; the next checker finds out
-and records that, and from then on it is a fact too.
+cannot lose it, nor tear it but at the edge of a page: then it did not happen. An operation without an acknowledgement
+may have happened or not; the next checker finds out and records that, and from then on it is a fact too.
 
     ["begin", writer, op, kind, [[topic, first n, rows], ...], monotonic s]
     ["ack",   writer, op, [runs of offsets per part], monotonic s]
