@@ -14,6 +14,7 @@ import weakref
 from eventdb.catalog import Catalog
 from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
 from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UsageError
+from eventdb.extensions import Extensions
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import (
     add_table,
@@ -75,7 +76,7 @@ def open(
     return Database(path, durability=durability, read_only=read_only, memory_limit=memory_limit, threads=threads)
 
 
-class Database(Upkeep):
+class Database(Upkeep, Extensions):
     """An open database. Safe to use from several threads; a child process after fork() must open its own."""
 
     def __init__(
@@ -107,6 +108,7 @@ class Database(Upkeep):
         self._logs: dict[int, list[PartitionLog]] = {}  # by topic, one a partition
         self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._start_extensions()
         self._transactions: list[int] = []  # threads inside the block of one (transaction.py)
         self._local = threading.local()  # the SQL session of each thread
         self._sessions: weakref.WeakSet[SqlSession] = weakref.WeakSet()  # those that may have a transaction open

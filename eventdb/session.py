@@ -5,25 +5,31 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eventdb.aside import run_aside
 from eventdb.batch import Column, RecordBatch
 from eventdb.config import DEFAULT_RECURSION_ROUNDS, MIB
 from eventdb.errors import (
     MemoryLimitExceeded,
     QueryError,
     SchemaMismatch,
+    TopicNotFound,
     UnsupportedError,
     UsageError,
 )
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, explain_lines
+from eventdb.logical.python_functions import Callee, PythonTable
+from eventdb.physical.bounds import is_small
 from eventdb.physical.context import CancelToken, QueryContext
-from eventdb.physical.planner import plan_physical, run
+from eventdb.physical.fused import LEAST_COMPILED_ROWS
+from eventdb.physical.planner import fix_now, plan_physical, run
+from eventdb.physical.short import short_rows
 from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
 from eventdb.schema import BIGINT, VARCHAR, Field, Schema
@@ -46,11 +52,13 @@ EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
 class Names:
-    """What FROM may name: the catalog's topics, tables and views, and files. The binder's Resolver."""
+    """What FROM may name: the catalog's topics, tables and views, then registered objects, then, if `replacements`,
+    variables of the caller; and files. The binder's Resolver."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replacements: bool = False) -> None:
         self._database = database
-        self.read_files = False  # whether the statement's plan depends on files
+        self._replacements = replacements
+        self.read_files = False  # whether the statement's plan depends on files or objects
 
     def table(self, name: str) -> st.TableInfo:
         catalog = self._database._catalog
@@ -60,7 +68,14 @@ class Names:
         plain = catalog.plain_views().get(name.lower())
         if plain is not None:
             return st.TableInfo("query", plain.id, plain.name, plain.schema, query=plain.sql)
-        info = catalog.topic(name)
+        try:
+            info = catalog.topic(name)
+        except TopicNotFound:
+            source = self._database._object(name, self._replacements)
+            if source is None:
+                raise
+            self.read_files = True
+            return st.TableInfo("object", 0, source.name, source.schema, source=source)
         key = () if info.is_keyless else info.primary_key
         return st.TableInfo(
             info.kind, info.id, info.name, info.visible, info.event_time, info.watermark_delay_us, key=info.key,
@@ -68,16 +83,37 @@ class Names:
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
-        from eventdb.arrow import detect_format, file_schema
+        from eventdb.external.files import open_files
 
         self.read_files = True
-        format = detect_format(path)
-        return st.TableInfo("file", 0, path, file_schema(path, format), path=path, format=format)
+        source = open_files([path], filesystems=self._database._filesystems)
+        return st.TableInfo("file", 0, path, source.schema, source=source)
+
+    def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> st.TableInfo:
+        from eventdb.external.files import read_function
+
+        self.read_files = True
+        source = read_function(reader, paths, options, self._database._filesystems)
+        return st.TableInfo("file", 0, source.name, source.schema, source=source)
+
+    def function(self, name: str) -> Callee | None:
+        return self._database._functions.get(name)
+
+    def call(self, function: PythonTable, arguments: Sequence[Any]) -> st.TableInfo:
+        from eventdb.external.table_calls import CallSource
+
+        self.read_files = True
+        source = CallSource(function.name, function.function, arguments, function.schema)
+        return st.TableInfo("object", 0, function.name, function.schema, source=source)
+
+    def function_names(self) -> list[str]:
+        return list(self._database._functions)
 
     def names(self) -> list[str]:
         catalog = self._database._catalog
         topics = [info.name for info in catalog.topics() if info.kind != "view"]
-        return topics + [view.name for view in [*catalog.views(), *catalog.plain_views().values()]]
+        views = [*catalog.views(), *catalog.plain_views().values()]
+        return topics + [view.name for view in views] + [s.name for s in self._database._objects.values()]
 
 
 class Session:
@@ -97,6 +133,7 @@ class Session:
             "timeout": None,
             "recursion_limit": DEFAULT_RECURSION_ROUNDS,
             "disabled_optimizers": frozenset(),
+            "python_enable_replacements": True,
         }
         self._schema = SchemaStatements(database, self)
         self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
@@ -163,7 +200,9 @@ class Session:
         if not isinstance(text, str):
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
         database, disabled = self._database, self.settings["disabled_optimizers"]
-        return self._plans.statement(text, parameters, Names(database), database._generation, disabled)
+        names = Names(database, self.settings["python_enable_replacements"])
+        generation = (database._generation, database._functions_generation)
+        return self._plans.statement(text, parameters, names, generation, disabled)
 
     def _prepared_text(self, name: str) -> str:
         text = self._prepared.get(name)
@@ -254,10 +293,14 @@ class Session:
         return None if info is None else info.key
 
     def _collect(self, plan: Plan, context: QueryContext) -> list[RecordBatch]:
+        return self._bounded(run(plan, context), context)
+
+    @staticmethod
+    def _bounded(rows: Iterable[RecordBatch], context: QueryContext) -> list[RecordBatch]:
         """All batches. MemoryLimitExceeded when rows that are not views of mapped files pass the limit."""
         batches = []
         held = 0
-        for batch in run(plan, context):
+        for batch in rows:
             batches.append(batch)
             held += sum(column.values.nbytes for column in batch.columns if column.values.flags.owndata)
             if held > context.memory_limit_bytes:
@@ -269,9 +312,31 @@ class Session:
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
-        with self.context(snapshot, timeout) as context:
-            batches = self._collect(plan, context)
+        if snapshot is None:
+            batches = self._rows(plan, timeout)
+        else:  # which somebody may close or use as soon as this returns
+            with self.context(snapshot, timeout) as context:
+                batches = self._collect(plan, context)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
+
+    def _rows(self, plan: Plan, timeout: float | None) -> list[RecordBatch]:
+        """All batches of a query over a new snapshot. If it is not done in a moment, another thread runs it."""
+        opened = ExitStack()
+        with opened:
+            context = opened.enter_context(self.context(None, timeout))
+            plan = fix_now(plan)
+            short = short_rows(plan, context)
+            if short is not None:
+                return self._bounded(short, context)
+            if is_small(plan, context, LEAST_COMPILED_ROWS):
+                return self._bounded(plan_physical(plan, context).batches(), context)
+            closing = opened.pop_all()
+
+        def rows() -> list[RecordBatch]:
+            with closing:
+                return self._bounded(plan_physical(plan, context).batches(), context)
+
+        return run_aside(rows, context.cancel)
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement
@@ -402,6 +467,10 @@ class Session:
             if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
                 raise UsageError(f"recursion_limit is a whole number of rounds from 1, not {value!r}")
             return rounds
+        if name == "python_enable_replacements":
+            if value not in (None, True, False):
+                raise UsageError(f"python_enable_replacements is true or false, not {value!r}")
+            return value is None or bool(value)
         names = "" if value is None else str(value)
         return frozenset(part.strip() for part in names.split(",") if part.strip())
 

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from eventdb.logical.expressions import Aggregation, Call, Case, Expression, Literal, SortKey
+from eventdb.logical.expressions import Aggregation, Call, Case, ColumnRef, Expression, Literal, SortKey, walk
 from eventdb.logical.functions import AGGREGATES
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.logical.rankings import SKIPS_NULLS
+from eventdb.logical.subqueries import OuterRef
 from eventdb.schema import BIGINT, BOOLEAN, DOUBLE, VARCHAR
 from eventdb.sql import functions
 from eventdb.sql.context import Context
+from eventdb.sql.python_calls import python_aggregation
 from eventdb.sql.references import AggregateRef
+from eventdb.sql.subqueries import inside
 from eventdb.sql.tokens import FUNCTION_PREFIX
 
 if TYPE_CHECKING:
@@ -102,6 +106,9 @@ def bind_aggregate(binder: ExpressionBinder, call: CallParts) -> Expression:
     """A reference to the aggregation, which is added to the binder's unless it is there."""
     if call.name in ("weighted_avg", "wavg"):
         return _weighted(binder, call)
+    outer = _of_outer_query(binder, call)
+    if outer is not None:
+        return outer
     aggregations = binder.check_aggregate(call.name, call.node)
     found = aggregation_of(binder, call, binder.aggregate_argument)
     if found not in aggregations:
@@ -109,6 +116,24 @@ def bind_aggregate(binder: ExpressionBinder, call: CallParts) -> Expression:
     reference = AggregateRef(found.type, aggregations.index(found))
     binder.places.setdefault(reference, call.node)
     return reference
+
+
+def _of_outer_query(binder: ExpressionBinder, call: CallParts) -> Expression | None:
+    """An aggregate that reads columns of the query around and none of its own belongs to that query, as in SQL:2016."""
+    context = binder.context
+    enclosing = context.enclosing[-1] if context.enclosing else None
+    if enclosing is None or enclosing.binder is None:
+        return None
+    taken = [len(around.args) for around in context.enclosing]
+    found = aggregation_of(binder, call, binder.aggregate_argument)
+    parts = [part for expression in found.expressions() for part in walk(expression)]
+    if any(isinstance(part, ColumnRef) for part in parts) or not any(isinstance(part, OuterRef) for part in parts):
+        return None
+    for around, count in zip(context.enclosing, taken, strict=True):
+        del around.args[count:]
+    with inside(context, -1):
+        value = bind_aggregate(enclosing.binder, call)
+    return enclosing.argument(value, call.name)
 
 
 def aggregation_of(binder: ExpressionBinder, call: CallParts, bind: Bind) -> Aggregation:
@@ -139,6 +164,9 @@ def _unfiltered(binder: ExpressionBinder, call: CallParts, bind: Bind, condition
         return _count_rows(binder, call, condition)
     order = tuple(_sort_key(bind, item) for item in call.order)
     args = [bind(argument) for argument in call.arguments]
+    callee = binder.context.resolver.function(name)
+    if isinstance(callee, PythonAggregate):
+        return python_aggregation(binder, callee, args, call.distinct, condition, order, node)
     if name in _COUNT_IF:
         if len(args) != 1:
             binder.context.fail(f"{name}() takes one condition", node)

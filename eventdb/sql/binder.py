@@ -14,7 +14,7 @@ from typing import Any
 from eventdb.errors import EventDBError, InternalError, ParseError, QueryError, TopicNotFound
 from eventdb.logical.constants import parse_timestamp_us
 from eventdb.logical.expressions import IntervalValue, Literal
-from eventdb.logical.plan import FileScan, Plan, Scan, ViewScan
+from eventdb.logical.plan import ExternalScan, Plan, Scan, ViewScan
 from eventdb.schema import TIMESTAMP
 from eventdb.sql import transactions
 from eventdb.sql.changes import delete, truncate, update
@@ -472,7 +472,7 @@ def _subscribe(words: Words, context: Context) -> Statement:
         raise words.unsupported(f"SUBSCRIBE TO the plain view {name}", f"write SUBSCRIBE TO (SELECT * FROM {name})")
     refuse_table(context, table, None)
     plan, _ = RelationBinder(context, {}, QueryBinder(context).bind).scan(table)
-    assert not isinstance(plan, FileScan)
+    assert not isinstance(plan, ExternalScan)
     return Subscribe(plan, table, mode, table if table.kind == "topic" else None, None, 0, limit)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from eventdb.external.source import Source
 from eventdb.logical.expressions import Expression, Literal, columns_of
 from eventdb.logical.plan import Plan
+from eventdb.logical.python_functions import Callee, PythonTable
 from eventdb.schema import Schema
 
 
@@ -14,7 +17,7 @@ from eventdb.schema import Schema
 class TableInfo:
     """Something FROM can name. `kind` is 'topic', 'table' (`primary_key` is the positions of its key columns,
     `defaults` physical values by position; without a key both are ()), 'view' (materialized), 'query' (a plain view:
-    `query` is its text) or 'file' (`path` and `format` are set)."""
+    `query` is its text), 'file' or 'object' (with a `source`)."""
 
     kind: str
     id: int
@@ -22,8 +25,7 @@ class TableInfo:
     schema: Schema
     event_time: str | None = None
     watermark_delay_us: int | None = None
-    path: str | None = None
-    format: str | None = None
+    source: Source | None = None
     key: str | None = None
     primary_key: tuple[int, ...] = ()
     defaults: tuple[tuple[int, object], ...] = ()
@@ -42,7 +44,23 @@ class Resolver(Protocol):
         ...
 
     def file(self, path: str) -> TableInfo:
-        """The file with its inferred schema (.csv, .parquet, .jsonl, .ndjson). A typed error if it cannot be read."""
+        """The file, or the files of a pattern, with the columns they have. A typed error if they cannot be read."""
+        ...
+
+    def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> TableInfo:
+        """The files of a call of a reader (READERS in external/options.py), as `file`."""
+        ...
+
+    def function(self, name: str) -> Callee | None:
+        """The function written in Python of a lower-case name."""
+        ...
+
+    def call(self, function: PythonTable, arguments: Sequence[Any]) -> TableInfo:
+        """The rows a table function gives for these values."""
+        ...
+
+    def function_names(self) -> list[str]:
+        """Of all functions written in Python, for suggestions."""
         ...
 
     def names(self) -> list[str]:

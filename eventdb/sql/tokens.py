@@ -177,7 +177,9 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
 
     token = tokens[i]
     name = token.text.upper()
-    if name in _NOT_FUNCTIONS or (token.token_type is not TokenType.VAR and name.lower() not in FUNCTION_NAMES):
+    if name in _NOT_FUNCTIONS:
+        return False
+    if token.token_type not in (TokenType.VAR, TokenType.RANGE) and name.lower() not in FUNCTION_NAMES:
         return False
     before = tokens[i - 1].token_type if i else None
     if before in _BEFORE_NAMES and not (before is TokenType.VAR and tokens[i - 1].text.upper() in ("BOTH", "LEADING")):
@@ -188,7 +190,10 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
             return False
     end = pairs[i + 1]
     follows_as = end + 2 < len(tokens) and tokens[end + 1].token_type is TokenType.ALIAS
-    return not (follows_as and tokens[end + 2].token_type is TokenType.L_PAREN)  # WITH name (columns) AS (
+    if not follows_as:
+        return True
+    named = tokens[end + 2]  # WITH name (columns) AS [[NOT] MATERIALIZED] (
+    return named.token_type not in (TokenType.L_PAREN, TokenType.NOT) and named.text.upper() != "MATERIALIZED"
 
 
 def _begins_frame(tokens: list[Token], i: int) -> bool:
