@@ -17,6 +17,7 @@ from eventdb.errors import (
     BindError,
     CatalogError,
     ClosedError,
+    ConflictError,
     ConstraintError,
     CorruptionError,
     DatabaseLocked,
@@ -43,6 +44,7 @@ from eventdb.errors import (
     TopicExists,
     TopicFull,
     TopicNotFound,
+    TransactionFailed,
     UnsupportedError,
     UnsupportedSQL,
     UsageError,
@@ -53,10 +55,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from eventdb.care import check, repair, restore
     from eventdb.database import Database, open
+    from eventdb.dbapi import connect
     from eventdb.event import Event, Position
     from eventdb.producer import Producer
     from eventdb.result import Result
     from eventdb.snapshot import Snapshot
+    from eventdb.sql_session import SqlSession
     from eventdb.subscription import Change, Subscription
     from eventdb.table import RowChange, Table
     from eventdb.topic import Topic
@@ -71,11 +75,13 @@ _LAZY = {
     "Result": "eventdb.result",
     "RowChange": "eventdb.table",
     "Snapshot": "eventdb.snapshot",
+    "SqlSession": "eventdb.sql_session",
     "Subscription": "eventdb.subscription",
     "Table": "eventdb.table",
     "Topic": "eventdb.topic",
     "Transaction": "eventdb.transaction",
     "check": "eventdb.care",
+    "connect": "eventdb.dbapi",
     "open": "eventdb.database",
     "repair": "eventdb.care",
     "restore": "eventdb.care",
@@ -86,6 +92,7 @@ __all__ = [
     "CatalogError",
     "Change",
     "ClosedError",
+    "ConflictError",
     "ConstraintError",
     "CorruptionError",
     "Database",
@@ -114,6 +121,7 @@ __all__ = [
     "RowChange",
     "SchemaMismatch",
     "Snapshot",
+    "SqlSession",
     "StorageError",
     "StreamError",
     "Subscription",
@@ -123,12 +131,14 @@ __all__ = [
     "TopicFull",
     "TopicNotFound",
     "Transaction",
+    "TransactionFailed",
     "UnsupportedError",
     "UnsupportedSQL",
     "UsageError",
     "ViewFailed",
     "__version__",
     "check",
+    "connect",
     "open",
     "repair",
     "restore",

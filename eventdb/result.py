@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
+HTML_CELL_CHARACTERS = 200
+_RIGHT = ' style="text-align: right"'
+
 
 class Result:
     """The answer to one statement. Rows are fetched once, like a cursor; `arrow`, `df`, `pl`, `batches` and `show`
@@ -107,8 +110,11 @@ class Result:
         return frame
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The Arrow PyCapsule stream: Polars, DuckDB, pandas and pyarrow read a Result directly."""
-        return self.arrow().__arrow_c_stream__(requested_schema)
+        """The Arrow PyCapsule stream: Polars, DuckDB, pandas and pyarrow read a Result directly. UsageError if its
+        columns cannot be cast to `requested_schema`, the capsule of a schema with the same names."""
+        from eventdb.arrow import stream_capsule
+
+        return stream_capsule(self.arrow(), requested_schema)
 
     def __arrow_c_schema__(self) -> object:
         from eventdb.arrow import arrow_schema
@@ -143,17 +149,34 @@ class Result:
         lines.append(f"({total} row{'' if total == 1 else 's'})")
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self, max_rows: int = 40) -> str:
+        """What a notebook shows: the rows as a table, escaped, the middle left out beyond `max_rows`, and their number.
+        Long values are cut."""
         from html import escape
 
-        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
-        shown = self._rows(0, min(len(self), 100))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{'NULL' if v is None else escape(str(v))}</td>" for v in row) + "</tr>"
-            for row in shown
+        if not self.columns:
+            return f"<p>{self.rowcount} rows changed</p>"
+        total = len(self)
+        tail = 0 if total <= max_rows else max_rows // 2
+        head = min(total, max_rows - tail)
+
+        def line(row: Sequence[Any]) -> str:
+            cells = [(type, "NULL" if v is None else str(v)) for type, v in zip(self.types, row, strict=True)]
+            cells = [(t, text if len(text) <= HTML_CELL_CHARACTERS else text[: HTML_CELL_CHARACTERS - 1] + "…")
+                     for t, text in cells]  # fmt: skip
+            made = [f"<td{_RIGHT if t.is_numeric else ''}>{escape(text)}</td>" for t, text in cells]
+            return f"<tr>{''.join(made)}</tr>"
+
+        heads = "".join(
+            f"<th>{escape(name)}<br><small>{escape(str(type).lower())}</small></th>"
+            for name, type in zip(self.columns, self.types, strict=True)
         )
-        more = f"<p>{len(self) - len(shown)} rows more</p>" if len(self) > len(shown) else ""
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        body = [line(row) for row in self._rows(0, head)]
+        if tail:
+            body.append(f'<tr><td colspan="{len(self.columns)}">… {total - head - tail} rows more …</td></tr>')
+            body += [line(row) for row in self._rows(total - tail, total)]
+        count = f"<p>{total} row{'' if total == 1 else 's'}</p>"
+        return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>{count}"
 
     def _rows(self, start: int, stop: int) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []

@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as hs
 
 import eventdb
-from eventdb.arrow import batch_to_arrow, columns_for, detect_format, file_schema, infer_schema, read_file
+from eventdb.arrow import batch_to_arrow, columns_for, infer_schema
 from eventdb.batch import Column, Dictionary, RecordBatch
 from eventdb.errors import SchemaMismatch, UsageError
+from eventdb.external.files import detect_format, open_files
 from eventdb.schema import VARCHAR, Schema
 from tests.test_row import ALL, VALUES
 
@@ -117,26 +118,26 @@ def test_inferred_schemas_hold_every_value() -> None:
 def test_files_are_read_by_column_and_broken_ones_are_named(tmp_path: Path) -> None:
     csv = tmp_path / "x.csv"
     csv.write_text("a,b,at\n1,x,2024-01-01T00:00:00Z\n2,NA,2024-01-02T00:00:00Z\n")
-    assert file_schema(str(csv), "csv").names == ["a", "b", "at"]
-    (batch,) = read_file(str(csv), "csv", ["b", "a"])
+    assert open_files([str(csv)]).schema.names == ["a", "b", "at"]
+    (batch,) = open_files([str(csv)]).batches(["b", "a"])
     assert batch.to_pylist() == [("x", 1), (None, 2)]
     lines = tmp_path / "x.jsonl"
     lines.write_text('{"a": 1, "b": "x"}\n{"a": null, "b": "y"}\n')
-    (batch,) = read_file(str(lines), detect_format(str(lines)))
+    (batch,) = open_files([str(lines)]).batches()
     assert batch.to_pylist() == [(1, "x"), (None, "y")]
     parquet = tmp_path / "x.parquet"
     pq.write_table(pa.table({"a": [1, 2]}), parquet)
-    (batch,) = read_file(str(parquet), "parquet", [])
+    (batch,) = open_files([str(parquet)]).batches([])
     assert (len(batch), batch.columns) == (2, ())
     parquet.write_bytes(b"PAR1 not really")
     with pytest.raises(UsageError, match=r"x\.parquet"):
-        file_schema(str(parquet), "parquet")
+        open_files([str(parquet)])
     csv.write_text("a,b\n1,2\n1\n")
     with pytest.raises(UsageError, match=r"x\.csv"):
-        list(read_file(str(csv), "csv"))
+        list(open_files([str(csv)]).batches())
     for path in ("gone.csv", str(tmp_path)):
         with pytest.raises(UsageError, match=r"does not exist|is a directory"):
-            file_schema(path, "csv")
+            open_files([path], "csv")
     with pytest.raises(UsageError, match="unknown file type"):
         detect_format("x.xlsx")
 

@@ -129,7 +129,9 @@ def test_the_wheel_says_how_to_run_and_under_which_licence(wheel: zipfile.ZipFil
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Python: >=3.11" in metadata
-    assert "eventdb = eventdb_shell.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    entry_points = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "eventdb = eventdb_shell.cli:main" in entry_points
+    assert "[sqlalchemy.dialects]\neventdb = eventdb.sqlalchemy:EventDBDialect" in entry_points
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
 
 

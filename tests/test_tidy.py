@@ -26,13 +26,14 @@ DOORS = {
     "sqlglot": ("eventdb/sql/",),
     "numba": ("eventdb/kernels/",),
     "llvmlite": ("eventdb/kernels/",),
-    "pyarrow": ("eventdb/arrow.py", "eventdb/arrow_csv.py"),
+    "pyarrow": ("eventdb/arrow.py", "eventdb/external/"),
     "prompt_toolkit": ("shell/",),
     "wcwidth": ("shell/",),
     "pandas": ("eventdb/result.py",),
     "polars": ("eventdb/result.py",),
     "duckdb": (),
     "pygments": (),
+    "sqlalchemy": ("eventdb/sqlalchemy.py",),
 }
 
 

@@ -173,23 +173,6 @@ class InList(Expression):
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregation:
-    """One aggregate of an Aggregate node: count_star, count, sum, avg, min, max, stddev_samp, ... of `args`."""
-
-    function: str
-    args: tuple[Expression, ...]
-    type: DataType
-    distinct: bool = False
-    filter: Expression | None = None
-
-    def __str__(self) -> str:
-        inner = "*" if self.function == "count_star" else ", ".join(map(str, self.args))
-        name = "count" if self.function == "count_star" else self.function
-        text = f"{name}({'DISTINCT ' if self.distinct else ''}{inner})"
-        return text if self.filter is None else f"{text} FILTER (WHERE {self.filter})"
-
-
-@dataclass(frozen=True, slots=True)
 class SortKey:
     expression: Expression
     descending: bool = False
@@ -197,6 +180,45 @@ class SortKey:
 
     def __str__(self) -> str:
         return f"{self.expression}{' DESC' if self.descending else ''}{' NULLS FIRST' if self.nulls_first else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """One aggregate of an Aggregate node: count_star, count, sum, avg, min, max, stddev_samp, ... of `args`.
+
+    `order` is the order in which rows are aggregated, where that matters (string_agg, first, quantiles).
+    """
+
+    function: str
+    args: tuple[Expression, ...]
+    type: DataType
+    distinct: bool = False
+    filter: Expression | None = None
+    order: tuple[SortKey, ...] = ()
+
+    def expressions(self) -> Iterator[Expression]:
+        """All it reads."""
+        yield from self.args
+        if self.filter is not None:
+            yield self.filter
+        for key in self.order:
+            yield key.expression
+
+    def map(self, change: Callable[[Expression], Expression]) -> Aggregation:
+        """The aggregation with `change` applied to each of those; itself if nothing changes."""
+        args = tuple(map(change, self.args))
+        keep = None if self.filter is None else change(self.filter)
+        order = tuple(replace(key, expression=change(key.expression)) for key in self.order)
+        same = args == self.args and keep == self.filter and order == self.order
+        return self if same else replace(self, args=args, filter=keep, order=order)
+
+    def __str__(self) -> str:
+        inner = "*" if self.function == "count_star" else ", ".join(map(str, self.args))
+        if self.order:
+            inner += f" ORDER BY {', '.join(map(str, self.order))}"
+        name = "count" if self.function == "count_star" else self.function
+        text = f"{name}({'DISTINCT ' if self.distinct else ''}{inner})"
+        return text if self.filter is None else f"{text} FILTER (WHERE {self.filter})"
 
 
 def walk(expression: Expression) -> Iterator[Expression]:

@@ -31,16 +31,19 @@ UTC), BLOB (UTF-8). The NULL type casts to everything.
 
 from __future__ import annotations
 
-from eventdb.logical.aggregates import AGGREGATES
+from eventdb.logical.aggregates import AGGREGATES, COLLECTED, is_collected
 from eventdb.logical.facts import EMPTY_IS_ZERO, aggregation_type, ends_in_escape, is_volatile, may_be_null, may_raise
+from eventdb.logical.rankings import RANKINGS
 from eventdb.logical.scalars import DATE_PARTS, SCALARS, TRUNC_UNITS
 from eventdb.logical.signatures import Function, Resolution
 from eventdb.logical.types import as_decimal, cast_may_fail, castable, common_type
 
 __all__ = [
     "AGGREGATES",
+    "COLLECTED",
     "DATE_PARTS",
     "EMPTY_IS_ZERO",
+    "RANKINGS",
     "SCALARS",
     "TRUNC_UNITS",
     "Function",
@@ -51,6 +54,7 @@ __all__ = [
     "castable",
     "common_type",
     "ends_in_escape",
+    "is_collected",
     "is_volatile",
     "may_be_null",
     "may_raise",

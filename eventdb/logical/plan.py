@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from eventdb.external.source import Source, Terms
 from eventdb.logical.expressions import Aggregation, Expression, Literal, SortKey
 from eventdb.schema import BOOLEAN, TIMESTAMP, DataType
 
@@ -121,20 +122,29 @@ class ViewScan(Plan):
 
 
 @dataclass(frozen=True, slots=True)
-class FileScan(Plan):
-    """Rows of a CSV, JSON lines or Parquet file. `columns` are names in the file, one per field."""
+class ExternalScan(Plan):
+    """Rows from outside the database: files, Python objects. `columns` are names of the source's schema, one per field.
 
-    path: str
-    format: str
+    Rows for which one of the `terms` is not true may be left out (the Filter above stays); of the others no more than
+    `limit` are needed (None = all).
+    """
+
+    source: Source
     columns: tuple[str, ...]
     output: Fields
+    terms: Terms = ()
+    limit: int | None = None
 
     @property
     def fields(self) -> Fields:
         return self.output
 
     def label(self) -> str:
-        return f"FileScan {self.path} [{', '.join(self.columns)}]"
+        text = f"{self.source.kind} {self.source.name} [{', '.join(self.columns)}]"
+        if self.terms:
+            signs = {"eq": "=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "in": "IN"}
+            text += " where " + " AND ".join(f"{c} {signs[f]} {v!r}" for c, f, v in self.terms)
+        return text + ("" if self.limit is None else f" limit {self.limit}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +208,28 @@ class Aggregate(Unary):
     def label(self) -> str:
         keys = f" by {', '.join(map(str, self.keys))}" if self.keys else ""
         return f"Aggregate {', '.join(map(str, self.aggregations))}{keys}".replace("  ", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSets(Unary):
+    """GROUPING SETS: as many Aggregates over the same rows, one after another; `sets` are positions of `keys`.
+
+    Output = the keys (NULL where a set leaves one out), the aggregations, and the number of the set (BIGINT, from 0).
+    The empty set gives exactly one row.
+    """
+
+    keys: tuple[Expression, ...]
+    sets: tuple[tuple[int, ...], ...]
+    aggregations: tuple[Aggregation, ...]
+    output: Fields
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    def label(self) -> str:
+        sets = [f"({', '.join(str(self.keys[i]) for i in chosen)})" for chosen in self.sets]
+        return f"GroupSets {', '.join(map(str, self.aggregations))} by {', '.join(sets)}".replace("  ", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +322,20 @@ class Distinct(Unary):
     @property
     def fields(self) -> Fields:
         return self.input.fields
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctOn(Unary):
+    """The first row of each combination of `keys`, in input order; NULL equals NULL."""
+
+    keys: tuple[Expression, ...]
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
+
+    def label(self) -> str:
+        return f"DistinctOn {', '.join(map(str, self.keys))}"
 
 
 @dataclass(frozen=True, slots=True)

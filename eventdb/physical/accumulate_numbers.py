@@ -1,4 +1,4 @@
-"""count, sum, avg, variances and standard deviations."""
+"""count, sum, avg, product, bitwise aggregates, variances and standard deviations."""
 
 from __future__ import annotations
 
@@ -180,6 +180,46 @@ class SumFloats(Accumulator):
         present = count > 0
         values = total / np.maximum(count, 1) if self.average else total
         return Column(DOUBLE, values, None if present.all() else present)
+
+
+class FoldAccumulator(Accumulator):
+    """bit_and, bit_or, bit_xor and product: one operation over all values. Arrays: the value, whether there is one."""
+
+    def __init__(self, type: DataType, argument: DataType | None, function: str) -> None:
+        super().__init__(type, argument)
+        self.apply, self.fill = FOLDS[function]
+        self.dtypes = (np.dtype(type.physical), np.bool_)
+
+    def empty(self) -> Sequence[Any]:
+        return (self.fill, False)
+
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        assert column is not None
+        self.arrays[0][slot] = self.apply(self.arrays[0][slot], self.apply.reduce(column.values))
+        self.arrays[1][slot] = True
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
+        assert column is not None
+        folded = np.full(count, self.fill, self.dtypes[0])
+        self.apply.at(folded, ids, column.values)
+        seen = np.zeros(count, dtype=bool)
+        seen[ids] = True
+        return [folded, seen]
+
+    def combine(self, slots: Array, partial: Sequence[Array]) -> None:
+        self.arrays[0][slots] = self.apply(self.arrays[0][slots], partial[0])
+        self.arrays[1][slots] |= partial[1]
+
+    def result(self, slots: Array) -> Column:
+        seen = self.arrays[1][slots]
+        return Column(self.type, self.arrays[0][slots], None if seen.all() else seen)
+
+
+FOLDS: dict[str, tuple[Any, int]] = {
+    "bit_and": (np.bitwise_and, -1), "bit_or": (np.bitwise_or, 0), "bit_xor": (np.bitwise_xor, 0),
+    "product": (np.multiply, 1),
+}  # fmt: skip
+"""The operation and the value of no rows."""
 
 
 class SpreadAccumulator(Accumulator):

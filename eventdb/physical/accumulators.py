@@ -11,7 +11,13 @@ import numpy as np
 from eventdb.batch import Array, Column
 from eventdb.errors import InternalError
 from eventdb.logical.expressions import Aggregation
-from eventdb.physical.accumulate_numbers import CountAccumulator, SpreadAccumulator, SumFloats, SumIntegers
+from eventdb.physical.accumulate_numbers import (
+    CountAccumulator,
+    FoldAccumulator,
+    SpreadAccumulator,
+    SumFloats,
+    SumIntegers,
+)
 from eventdb.physical.accumulate_values import ExtremeAccumulator, PositionAccumulator, TextExtreme
 from eventdb.physical.accumulator import Accumulator
 from eventdb.physical.operands import from_values
@@ -96,7 +102,7 @@ class DistinctAccumulator(Accumulator):
 
 
 _SPREADS = ("stddev_samp", "stddev_pop", "var_samp", "var_pop")
-_SAME_WHEN_DISTINCT = ("min", "max", "bool_and", "bool_or", "first", "last", "any_value")
+_SAME_WHEN_DISTINCT = ("min", "max", "bool_and", "bool_or", "first", "last", "any_value", "bit_and", "bit_or")
 
 
 def accumulator(function: str, type: DataType, argument: DataType | None, distinct: bool = False) -> Accumulator:
@@ -114,6 +120,8 @@ def accumulator(function: str, type: DataType, argument: DataType | None, distin
     if function in ("min", "max"):
         extreme = TextExtreme if type.is_coded else ExtremeAccumulator
         return extreme(type, argument, function == "max")
+    if function in ("bit_and", "bit_or", "bit_xor", "product"):
+        return FoldAccumulator(type, argument, function)
     if function in ("bool_and", "bool_or"):
         return ExtremeAccumulator(BOOLEAN, argument, function == "bool_or")
     if function in ("first", "last", "any_value"):

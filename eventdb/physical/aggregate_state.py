@@ -28,14 +28,16 @@ _FEW_ROWS = 8
 
 
 class AggregateInputs:
-    """The expressions of an Aggregate node, compiled: from a batch to key columns, argument columns and filters."""
+    """The expressions of an Aggregate node, compiled: from a batch to key columns, argument columns and filters.
+
+    None in place of an aggregation: it has inputs of its own (collected.py)."""
 
     __slots__ = ("_arguments", "_filters", "_keys")
 
-    def __init__(self, keys: Sequence[Expression], aggregations: Sequence[Aggregation]) -> None:
+    def __init__(self, keys: Sequence[Expression], aggregations: Sequence[Aggregation | None]) -> None:
         self._keys = [Evaluator(key) for key in keys]
-        self._arguments = [Evaluator(a.args[0]) if a.args else None for a in aggregations]
-        self._filters = [None if a.filter is None else Evaluator(a.filter) for a in aggregations]
+        self._arguments = [Evaluator(a.args[0]) if a is not None and a.args else None for a in aggregations]
+        self._filters = [None if a is None or a.filter is None else Evaluator(a.filter) for a in aggregations]
 
     def keys(self, batch: RecordBatch) -> list[Column]:
         return [key(batch) for key in self._keys]
@@ -55,11 +57,11 @@ class AggregateInputs:
             elif keep is None:
                 columns.append(argument(batch))
             else:
-                columns.append(_scatter(argument(batch.filter(keep)), keep))
+                columns.append(scatter(argument(batch.filter(keep)), keep))
         return columns, filters
 
 
-def _scatter(column: Column, keep: Array) -> Column:
+def scatter(column: Column, keep: Array) -> Column:
     """The filtered column put back to the rows it came from, NULL elsewhere."""
     values = np.zeros(len(keep), dtype=column.values.dtype)
     values[keep] = column.values

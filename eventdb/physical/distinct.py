@@ -1,4 +1,5 @@
-"""DistinctRows: each row once, in the order of first appearance. NULL equals NULL, NaN equals NaN."""
+"""DistinctRows and FirstRows: each row, or each key, once, in the order of first appearance. NULL equals NULL, and
+NaN equals NaN."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eventdb.batch import RecordBatch
+from eventdb.batch import Column, RecordBatch, concat_columns
 from eventdb.config import MORSEL_ROWS
-from eventdb.logical.plan import Distinct
+from eventdb.errors import EvaluationError
+from eventdb.logical.plan import Distinct, DistinctOn
 from eventdb.physical.context import QueryContext
+from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.grouping import factorize
 from eventdb.physical.operator import Operator
 
@@ -50,6 +53,52 @@ class DistinctRows(Operator):
         first = np.sort(factorize(whole.columns, whole.row_count).first)
         merged = whole if len(first) == whole.row_count else whole.take(first)
         return merged, _pieces(merged, old)
+
+
+class FirstRows(Operator):
+    """The first row of each key, in input order, passed on as it appears."""
+
+    def __init__(self, plan: DistinctOn, child: Operator, context: QueryContext) -> None:
+        super().__init__(plan.fields, context, (child,))
+        self.plan = plan
+        self._keys = [Evaluator(key) for key in plan.keys]
+
+    def label(self) -> str:
+        return self.plan.label()
+
+    def _evaluate(self, batch: RecordBatch) -> list[Column]:
+        return [key(batch) for key in self._keys]
+
+    def produce(self) -> Iterator[RecordBatch]:
+        seen: list[Column] | None = None
+        waiting: list[RecordBatch] = []
+        held = 0
+        for batch in self.children[0].batches():
+            waiting.append(batch)
+            held += batch.nbytes
+            old = 0 if seen is None else len(seen[0])
+            if old < _AT_ONCE or 2 * sum(part.row_count for part in waiting) > old:
+                new, seen = self._add(seen, waiting)
+                waiting, held = [], 0
+                yield new
+            self.context.hold(self, "DISTINCT ON", held + 2 * sum(key.nbytes for key in seen or ()))
+        if waiting:
+            yield self._add(seen, waiting)[0]
+        self.release()
+
+    def _add(self, seen: list[Column] | None, waiting: list[RecordBatch]) -> tuple[RecordBatch, list[Column]]:
+        """The rows of `waiting` whose keys are new, and all keys."""
+        keys = []
+        for batch in waiting:
+            try:
+                keys.append(self._evaluate(batch))
+            except EvaluationError as error:
+                raise self.blame(error, batch, self._evaluate) from None
+        parts = keys if seen is None else [seen, *keys]
+        both = [concat_columns(columns) for columns in zip(*parts, strict=True)]
+        old = 0 if seen is None else len(seen[0])
+        first = np.sort(factorize(both, len(both[0])).first)
+        return RecordBatch.concat(waiting).take(first[first >= old] - old), [key.take(first) for key in both]
 
 
 def _pieces(batch: RecordBatch, start: int) -> Iterator[RecordBatch]:

@@ -10,11 +10,14 @@ from eventdb.batch import RecordBatch
 from eventdb.errors import InternalError
 from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, transform
 from eventdb.logical.node_expressions import expressions_of, map_expressions
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
-    FileScan,
+    DistinctOn,
+    ExternalScan,
     Filter,
+    GroupSets,
     Join,
     Limit,
     Plan,
@@ -28,22 +31,27 @@ from eventdb.logical.plan import (
     transform_plan,
 )
 from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
-from eventdb.physical.aggregate import GroupRows
+from eventdb.logical.series import Series
+from eventdb.physical.aggregate import GroupRows, GroupSetRows
+from eventdb.physical.built import Built, BuiltRows
 from eventdb.physical.context import QueryContext
-from eventdb.physical.distinct import DistinctRows
+from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.exists_join import ExistsJoin
-from eventdb.physical.file_scan import FileRows
+from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
 from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows
 from eventdb.physical.limit_by import LimitRowsBy
 from eventdb.physical.operator import Operator
+from eventdb.physical.over import OverRows
 from eventdb.physical.project import ProjectColumns
 from eventdb.physical.recursive import RecursiveRows, WorkingRows
 from eventdb.physical.scan import KeyLookup, LogScan
+from eventdb.physical.series import SeriesRows
 from eventdb.physical.set_operation import SetRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
+from eventdb.physical.staged_joins import stage_joins
 from eventdb.physical.time_window import WindowRows
 from eventdb.physical.union import UnionRows
 from eventdb.physical.values import ConstantRows
@@ -54,7 +62,7 @@ from eventdb.schema import TIMESTAMP
 TOP_ROWS_LIMIT = 1 << 20
 """ORDER BY ... LIMIT beyond so many rows sorts everything: keeping the best would keep most rows anyway."""
 
-_PIPELINE_ENDS = (Aggregate, Filter, Project, TimeWindow)
+_PIPELINE_ENDS = (Aggregate, Filter, Join, Project, TimeWindow)
 
 
 def plan_physical(plan: Plan, context: QueryContext) -> Operator:
@@ -70,6 +78,10 @@ def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:
 
 
 def _build(plan: Plan, context: QueryContext) -> Operator:
+    return stage_joins(plan, context, _build, _build_plain) or _build_plain(plan, context)
+
+
+def _build_plain(plan: Plan, context: QueryContext) -> Operator:
     compiled = _compiled(plan, context)
     if compiled is not None:
         return compiled
@@ -115,8 +127,9 @@ def _join(plan: Join, children: tuple[Operator, ...], context: QueryContext) -> 
 
 
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
-    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context), FileScan: FileRows,
-    ViewScan: ViewRows, Values: ConstantRows, WorkingTable: WorkingRows,
+    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context),
+    ExternalScan: ExternalRows, ViewScan: ViewRows, Built: BuiltRows, Values: ConstantRows,
+    WorkingTable: WorkingRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Filter: lambda plan, children, context: FilterRows(plan, children[0], context),
@@ -125,9 +138,13 @@ _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Join: lambda plan, children, context: _join(plan, children, context),
     Sort: lambda plan, children, context: SortRows(plan, children[0], context),
     Limit: lambda plan, children, context: LimitRows(plan, children[0], context),
+    GroupSets: lambda plan, children, context: GroupSetRows(plan, children[0], context),
+    Over: lambda plan, children, context: OverRows(plan, children[0], context),
     Distinct: lambda plan, children, context: DistinctRows(plan, children[0], context),
+    DistinctOn: lambda plan, children, context: FirstRows(plan, children[0], context),
     UnionAll: lambda plan, children, context: UnionRows(plan, children, context),
     TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
+    Series: lambda plan, children, context: SeriesRows(plan, children[0], context),
     SetOperation: lambda plan, children, context: SetRows(plan, children[0], children[1], context),
     LimitBy: lambda plan, children, context: LimitRowsBy(plan, children[0], context),
     RecursiveUnion: lambda plan, children, context: RecursiveRows(plan, children[0], children[1], _build, context),

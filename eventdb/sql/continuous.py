@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eventdb.logical.functions import is_volatile
+from eventdb.logical.functions import is_collected, is_volatile
 from eventdb.logical.node_expressions import expressions_of
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
-    FileScan,
+    DistinctOn,
+    ExternalScan,
     Filter,
+    GroupSets,
     Join,
     Limit,
     Plan,
@@ -24,6 +27,7 @@ from eventdb.logical.plan import (
     UnionAll,
     ViewScan,
 )
+from eventdb.logical.python_functions import calls_python
 from eventdb.logical.relational import RecursiveUnion, SetOperation
 from eventdb.logical.subqueries import Apply, holds_subquery
 from eventdb.logical.windows import window_of
@@ -38,9 +42,12 @@ _REFUSED = {
     SetOperation: ("INTERSECT or EXCEPT in a continuous query", "create one view for each side"),
     RecursiveUnion: ("WITH RECURSIVE in a continuous query", "run it when you read the view"),
     Apply: ("LATERAL in a continuous query", "join when you read the view"),
+    DistinctOn: ("DISTINCT ON in a continuous query", "apply it when you read the view"),
+    Over: ("a window function (OVER) in a continuous query", "compute it when you read the view"),
+    GroupSets: ("GROUPING SETS, ROLLUP and CUBE in a continuous query", "create one view for each grouping"),
     UnionAll: ("UNION ALL in a continuous query", "create one view for each branch"),
     ViewScan: ("a continuous query over a view", "query the view's topic"),
-    FileScan: ("a continuous query over a file", "load the file into a topic first"),
+    ExternalScan: ("a continuous query over a file or a Python object", "load its rows into a topic first"),
 }
 
 
@@ -63,12 +70,22 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
         if isinstance(node, Aggregate):
             if aggregate is not None:
                 context.unsupported("an aggregate over an aggregate in a continuous query", where)
+            kept = next((a for a in node.aggregations if is_collected(a)), None)
+            if kept is not None:
+                fix = "compute it when you read the topic: it needs all rows of a group together"
+                context.unsupported(f"{kept} in a continuous query", where, fix)
             aggregate = node
         elif not isinstance(node, (Filter, Project, TimeWindow)):
             context.unsupported("a continuous query without a topic", where, "select FROM a topic")
         for expression in expressions_of(node):
             if holds_subquery(expression):
                 context.unsupported("a subquery in a continuous query", where, "compare when you read the view")
+            if calls_python(expression):
+                context.unsupported(
+                    "a Python function in a continuous query", where,
+                    "other processes that keep the view do not have it: call it when you read the view, or store its "
+                    "value in the topic",
+                )  # fmt: skip
             if is_volatile(expression):
                 context.unsupported(
                     "now() in a continuous query", where, "use the event time of the rows, or filter when you read it"

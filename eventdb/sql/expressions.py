@@ -7,7 +7,6 @@ Implicit casts: numbers widen, DATE becomes TIMESTAMP, and a string literal take
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
@@ -23,33 +22,29 @@ from eventdb.logical.expressions import (
     InList,
     Literal,
 )
-from eventdb.logical.functions import AGGREGATES, ends_in_escape
-from eventdb.schema import BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
+from eventdb.logical.functions import RANKINGS, ends_in_escape
+from eventdb.logical.over import OverCall
+from eventdb.logical.python_functions import PythonAggregate
+from eventdb.schema import BIGINT, BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
 from eventdb.sql import functions
+from eventdb.sql.aggregates import bind_aggregate, is_aggregate, parts_of
 from eventdb.sql.calls import Calls
 from eventdb.sql.context import Context, decimal_literal, integer_literal
 from eventdb.sql.intervals import parse_interval
+from eventdb.sql.overs import bind_over
+from eventdb.sql.python_calls import python_scalar
+from eventdb.sql.references import GroupingRef, OverRef
 from eventdb.sql.scope import Scope
 from eventdb.sql.subqueries import QUERIES, exists_subquery, in_subquery, outer_column, quantified, scalar_subquery
-from eventdb.sql.tokens import FUNCTION_PREFIX
 
 MAX_DEPTH = 150  # of one bound expression: everything after the binder walks it recursively
-
-
-@dataclass(frozen=True, slots=True)
-class AggregateRef(Expression):
-    """The value of aggregation `index`, until the query binder knows its column."""
-
-    index: int
-
-    def __str__(self) -> str:
-        return f"aggregate {self.index}"
 
 
 class ExpressionBinder(Calls):
     """Binds trees against one scope.
 
-    `clause` names where we are for messages. `aggregations` collects aggregates, or is None where they are not allowed.
+    `clause` names where we are for messages. `aggregations` collects aggregates and `overs` analytic calls; None where
+    they are not allowed. `windows` are the definitions of the WINDOW clause.
     `aliases` are select items an unknown column may mean. `places` remembers where each column was first written.
     """
 
@@ -68,6 +63,8 @@ class ExpressionBinder(Calls):
         self.aliases = aliases or {}
         self.places: dict[Expression, exp.Expr] = {}
         self.replaced: dict[str, Expression] = {}
+        self.overs: list[OverCall] | None = None
+        self.windows: dict[str, exp.Window] = {}
         self._inside_aggregate = False
         self._expanding: set[str] = set()
         self._depth = 0
@@ -168,12 +165,22 @@ class ExpressionBinder(Calls):
     def _interval(self, node: exp.Interval) -> Expression:
         unit = node.args.get("unit")
         if not isinstance(node.this, exp.Literal):
-            self.context.unsupported("an interval of an expression", node, "multiply: n * INTERVAL '1 day'")
+            return self._many_intervals(node, unit)
         value = parse_interval(node.this.name, unit.name if unit is not None else None)
         if value is None:
             shown = f"{node.this.name} {unit.name if unit is not None else ''}".strip()
             self.context.fail(f"{shown!r} is not an interval; write for example INTERVAL '5 minutes'", node)
         return Literal(INTERVAL, value)
+
+    def _many_intervals(self, node: exp.Interval, unit: exp.Expr | None) -> Expression:
+        """INTERVAL (n) DAY is n * INTERVAL '1 day'."""
+        one = parse_interval("1", unit.name) if unit is not None else None
+        if one is None:
+            self.context.fail("an interval of an expression needs a unit: INTERVAL (n) DAY", node)
+        count = self.bind(node.this)
+        if not count.type.is_numeric:
+            self.context.fail(f"INTERVAL (n) {unit.name if unit else ''}: n is a number, not {count.type}", node)
+        return self.call("multiply", [Literal(INTERVAL, one), count], node)
 
     def _now(self, node: exp.Expr) -> Expression:
         return self.call("now", [], node)
@@ -331,27 +338,31 @@ class ExpressionBinder(Calls):
 
     # -- functions -------------------------------------------------------------------------------------------------
 
-    def _function(self, node: exp.Anonymous, condition: exp.Expr | None = None) -> Expression:
-        written = str(node.this)
-        name = written.removeprefix(FUNCTION_PREFIX).lower()
-        arguments = node.expressions
+    def _function(self, node: exp.Expr) -> Expression:
+        call = parts_of(self.context, node)
+        name = call.name
+        if name == "grouping_id":
+            return self._grouping(exp.Grouping(expressions=[argument.copy() for argument in call.arguments]))
         if name in ("tumble", "window", "hop") or (
             name.endswith(("_start", "_end")) and name in functions.WINDOW_FUNCTIONS
         ):
             return self._window_bound(name, node)
-        aggregate = functions.aggregate_name(name)
-        if aggregate is not None or name in ("count_if", "countif"):
-            return self._aggregate(aggregate or name, name, node, condition)
-        if condition is not None:
-            self.context.fail(f"FILTER is for aggregates; {name}() is not one", node)
-        for argument in arguments:
-            if isinstance(argument, (exp.Distinct, exp.Order, exp.Kwarg, exp.PropertyEQ, exp.Star)):
-                self.context.fail(f"{name}() takes plain arguments", argument)
+        if is_aggregate(name):
+            return bind_aggregate(self, call)
+        callee = self.context.resolver.function(name)
+        if isinstance(callee, PythonAggregate):
+            return bind_aggregate(self, call)
+        if name in RANKINGS:
+            self.context.fail(f"{name}() needs a window: {name}(...) OVER (ORDER BY ...)", node)
+        call.only_plain(self.context)
+        if callee is not None:
+            return python_scalar(self, callee, [self.bind(argument) for argument in call.arguments], node)
         if name in functions.KNOWN_ELSEWHERE:
-            self.context.unsupported(f"the function {name}()", node)
-        bound = functions.scalar(self, name, [self.bind(arg) for arg in arguments], node)
+            self.context.unsupported(f"the function {name}()", node, functions.FIXES.get(name, ""))
+        bound = functions.scalar(self, name, [self.bind(arg) for arg in call.arguments], node)
         if bound is None:
-            near = get_close_matches(name, sorted(functions.FUNCTION_NAMES), 1)
+            known = sorted((*functions.FUNCTION_NAMES, *self.context.resolver.function_names()))
+            near = get_close_matches(name, known, 1)
             self.context.fail(f"no function {name}(){f'; did you mean {near[0]}()?' if near else ''}", node)
         return bound
 
@@ -363,55 +374,50 @@ class ExpressionBinder(Calls):
             )
         return self.replaced[wanted]
 
-    def _aggregate(self, aggregate: str, written: str, node: exp.Anonymous, condition: exp.Expr | None) -> Expression:
+    def aggregate_argument(self, node: exp.Expr) -> Expression:
+        """An expression inside an aggregate, where no other aggregate and no window function may stand."""
+        if self._inside_aggregate:
+            return self.bind(node)
+        self._inside_aggregate = True
+        try:
+            return self.bind(node)
+        finally:
+            self._inside_aggregate = False
+
+    def check_aggregate(self, written: str, node: exp.Expr) -> list[Aggregation]:
+        """The collected aggregations; BindError where an aggregate may not stand."""
         if self.aggregations is None:
             self.context.fail(f"{written}() is an aggregate and not allowed in {self.clause}", node)
         if self._inside_aggregate:
             self.context.fail("an aggregate cannot be inside an aggregate", node)
-        arguments, distinct = list(node.expressions), False
-        if len(arguments) == 1 and isinstance(arguments[0], exp.Order):
-            self.context.unsupported("ORDER BY inside an aggregate", arguments[0])
-        if len(arguments) == 1 and isinstance(arguments[0], exp.Distinct):
-            distinct, arguments = True, list(arguments[0].expressions)
-        self._inside_aggregate = True
-        clause, self.clause = self.clause, "FILTER"
+        return self.aggregations
+
+    def _over(self, node: exp.Window) -> Expression:
+        if self.overs is None:
+            fix = "; filter with QUALIFY" if self.clause in ("WHERE", "HAVING") else ""
+            self.context.fail(f"a window function (OVER) is not allowed in {self.clause}{fix}", node)
+        if self._inside_aggregate:
+            self.context.fail("a window function (OVER) cannot be inside an aggregate", node)
+        overs, self.overs = self.overs, None
+        clause, self.clause = self.clause, "a window function"
         try:
-            keep = self.predicate(condition) if condition is not None else None
-            if aggregate == "count" and (not arguments or isinstance(arguments[0], exp.Star)):
-                if distinct:
-                    self.context.unsupported("count(DISTINCT *)", node)
-                if arguments and (len(arguments) > 1 or any(arguments[0].args.values())):
-                    self.context.unsupported("count() of anything but * or one expression", node)
-                aggregate, args = "count_star", []
-            else:
-                args = [self.bind(argument) for argument in arguments]
+            found = bind_over(self, node)
         finally:
-            self._inside_aggregate, self.clause = False, clause
-        if aggregate in ("count_if", "countif"):
-            if len(args) != 1:
-                self.context.fail("count_if() takes one condition", node)
-            test = self.coerce(args[0], BOOLEAN, node)
-            aggregate, args = "count_star", []
-            keep = test if keep is None else Call(BOOLEAN, "and", (keep, test))
-        if len(args) > 1:
-            self.context.unsupported(f"{written}() of several arguments", node)
-        resolved = AGGREGATES[aggregate].resolve([arg.type for arg in args])
-        if resolved is None:
-            self.context.fail(self.mismatch(written, AGGREGATES[aggregate].signature, args), node)
-        bound = tuple(self.coerce(arg, type, node) for arg, type in zip(args, resolved[0], strict=True))
-        # min, max and booleans do not change by dropping repeated values
-        distinct = distinct and aggregate not in ("min", "max", "bool_and", "bool_or", "any_value", "first", "last")
-        found = Aggregation(aggregate, bound, resolved[1], distinct, keep)
-        if found not in self.aggregations:
-            self.aggregations.append(found)
-        reference = AggregateRef(found.type, self.aggregations.index(found))
+            self.overs, self.clause = overs, clause
+        if found not in overs:
+            overs.append(found)
+        return OverRef(found.type, overs.index(found))
+
+    def _grouping(self, node: exp.Grouping) -> Expression:
+        if self.aggregations is None or self._inside_aggregate:
+            self.context.fail(
+                f"GROUPING() is not allowed in {'an aggregate' if self.aggregations else self.clause}", node
+            )
+        if not node.expressions:
+            self.context.fail("GROUPING() needs a column of GROUP BY", node)
+        reference = GroupingRef(BIGINT, tuple(self.bind(part) for part in node.expressions))
         self.places.setdefault(reference, node)
         return reference
-
-    def _filter(self, node: exp.Filter) -> Expression:
-        if not isinstance(node.this, exp.Anonymous):
-            self.context.unsupported("FILTER here", node)
-        return self._function(node.this, node.expression.this)
 
     def _extract(self, node: exp.Extract) -> Expression:
         return functions.date_part(self, node.this.name, self.bind(node.expression), node)
@@ -434,9 +440,6 @@ class ExpressionBinder(Calls):
     def _exists(self, node: exp.Exists) -> Expression:
         return exists_subquery(self, node)
 
-    def _over(self, node: exp.Expr) -> Expression:
-        self.context.unsupported("a window function (OVER)", node)
-
 
 _DOUBLE = DataType("DOUBLE")
 _NEGATED = {
@@ -458,7 +461,9 @@ _BINDERS: dict[type, Callable[[ExpressionBinder, Any], Expression]] = {
     exp.CurrentTimestamp: _E._now, exp.CurrentDate: _E._today, exp.Paren: _E._paren, exp.And: _E._connector,
     exp.Or: _E._connector, exp.Not: _E._not, exp.Neg: _E._negate, exp.Is: _E._is, exp.Between: _E._between,
     exp.In: _E._in, exp.Like: _E._like, exp.ILike: _E._like, exp.Escape: _E._escape, exp.Case: _E._case,
-    exp.Cast: _E._cast, exp.TryCast: _E._cast, exp.Anonymous: _E._function, exp.Filter: _E._filter,
+    exp.Cast: _E._cast, exp.TryCast: _E._cast, exp.Anonymous: _E._function, exp.Filter: _E._function,
+    exp.WithinGroup: _E._function, exp.IgnoreNulls: _E._function, exp.RespectNulls: _E._function,
+    exp.Grouping: _E._grouping,
     exp.Extract: _E._extract, exp.StrPosition: _E._position, exp.Substring: _E._substring, exp.Trim: _E._trim,
     exp.Subquery: _E._subquery, exp.Select: _E._subquery, exp.Exists: _E._exists, exp.Window: _E._over,
 }  # fmt: skip
@@ -469,8 +474,8 @@ _CONSTRUCTS = {
     "RegexpLike": "a regular expression match", "SimilarTo": "SIMILAR TO", "Glob": "GLOB",
     "BitwiseAnd": "the operator &",
     "BitwiseOr": "the operator |", "BitwiseXor": "the operator #", "BitwiseNot": "the operator ~", "Collate": "COLLATE",
-    "AtTimeZone": "AT TIME ZONE", "WithinGroup": "WITHIN GROUP", "IgnoreNulls": "IGNORE NULLS", "Map": "a map value",
-    "Rollup": "GROUP BY ROLLUP", "Cube": "GROUP BY CUBE", "GroupingSets": "GROUP BY GROUPING SETS",
+    "AtTimeZone": "AT TIME ZONE", "Map": "a map value",
+    "ArrayAgg": "the function list()",
     "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventdb.logical.constants import DAY_US
 from eventdb.logical.expressions import Case, Expression, IntervalValue, Literal
-from eventdb.logical.functions import AGGREGATES, DATE_PARTS, SCALARS, TRUNC_UNITS
+from eventdb.logical.functions import AGGREGATES, DATE_PARTS, RANKINGS, SCALARS, TRUNC_UNITS
 from eventdb.schema import BIGINT, BOOLEAN, DATE, DOUBLE, INTERVAL, TIMESTAMP, VARCHAR
 from eventdb.sql.intervals import parse_interval
 
@@ -44,7 +44,7 @@ _PLAIN = {
 _AGGREGATE_NAMES = {name: name for name in AGGREGATES if name != "count_star"} | {
     "mean": "avg", "average": "avg", "stddev": "stddev_samp", "std": "stddev_samp", "variance": "var_samp",
     "var": "var_samp", "every": "bool_and", "logical_and": "bool_and", "logical_or": "bool_or",
-    "arbitrary": "first",
+    "arbitrary": "first", "count_star": "count_star",
 }  # fmt: skip
 
 _PART_NAMES = {
@@ -56,16 +56,19 @@ _PART_NAMES = {
 }  # fmt: skip
 
 KNOWN_ELSEWHERE = frozenset(
-    """row_number rank dense_rank percent_rank cume_dist ntile lag lead first_value last_value nth_value string_agg
-    listagg
-    group_concat list array_agg median mode quantile quantile_cont quantile_disc percentile_cont percentile_disc arg_min
-    arg_max min_by max_by approx_count_distinct approx_quantile histogram corr covar_pop covar_samp regr_slope
-    regr_intercept bit_and bit_or bit_xor product kurtosis skewness entropy mad regexp_matches regexp_replace
+    """list array_agg approx_count_distinct approx_quantile reservoir_quantile approx_top_k histogram
+    regexp_matches regexp_replace
     regexp_extract regexp_full_match regexp_like json_extract json_value json_query json_object json_array unnest
     generate_series range struct_pack list_value map array_length format printf levenshtein soundex sha1 sha256 hash
-    random uuid gen_random_uuid age to_char to_date timezone encode decode grouping session cumulate session_start
+    random uuid gen_random_uuid age to_char to_date timezone encode decode session cumulate session_start
     session_end generate_subscripts""".split()
 )
+FIXES = {
+    "approx_count_distinct": "count(DISTINCT x) is exact", "approx_quantile": "quantile_cont(x, fraction) is exact",
+    "list": "there is no type LIST; string_agg(x, ',') gives text",
+    "array_agg": "there is no type LIST; string_agg(x, ',') gives text",
+    "histogram": "there is no type MAP; GROUP BY x with count(*)",
+}  # fmt: skip
 
 
 def date_unit(binder: ExpressionBinder, argument: Expression, allowed: tuple[str, ...], node: Any) -> Literal:
@@ -268,7 +271,13 @@ _BUILDERS: dict[str, Builder] = {
 }  # fmt: skip
 
 WINDOW_FUNCTIONS = ("tumble", "hop", "window", "tumble_start", "tumble_end", "hop_start", "hop_end")
-FUNCTION_NAMES = frozenset((*_PLAIN, *_AGGREGATE_NAMES, *_BUILDERS, *WINDOW_FUNCTIONS, "count_if", "countif"))
+AGGREGATE_SPELLINGS = frozenset(
+    """count_if countif arg_min argmin min_by arg_max argmax max_by arg_min_null min_by_null arg_max_null max_by_null
+    arg_min_nulls_last arg_max_nulls_last weighted_avg wavg
+    median quantile percentile_cont percentile_disc fsum kahan_sum sumkahan favg group_concat listagg""".split()
+)
+"""Aggregates that are spelled out in others (aggregates.py)."""
+FUNCTION_NAMES = frozenset((*_PLAIN, *_AGGREGATE_NAMES, *AGGREGATE_SPELLINGS, *_BUILDERS, *WINDOW_FUNCTIONS, *RANKINGS))
 
 
 def aggregate_name(name: str) -> str | None:

@@ -12,7 +12,7 @@ from sqlglot import exp
 
 _TAIL = "order limit offset with_"
 _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its arguments)
-    "Select": ("", f"expressions from_ joins where group having distinct {_TAIL}"),
+    "Select": ("", f"expressions from_ joins where group having qualify windows distinct {_TAIL}"),
     "Subquery": ("a parenthesised query", f"this alias joins {_TAIL}"),
     "Union": ("UNION", f"this expression distinct by_name {_TAIL}"),
     "Intersect": ("INTERSECT", f"this expression distinct by_name {_TAIL}"),
@@ -33,9 +33,9 @@ _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its argu
     "Limit": ("LIMIT", "expression limit_options"),
     "Offset": ("OFFSET", "expression"),
     "Fetch": ("FETCH", "direction count limit_options"),
-    "LimitOptions": ("LIMIT", "rows"),
+    "LimitOptions": ("LIMIT", "rows percent"),
     "Distinct": ("DISTINCT", "expressions on"),
-    "Star": ("a select list", "except_ replace"),
+    "Star": ("a select list", "except_ replace rename"),
     "Column": ("a column", "this table db catalog"),
     "Identifier": ("a name", "this quoted"),
     "Literal": ("a literal", "this is_string"),
@@ -55,11 +55,14 @@ _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its argu
     "Substring": ("SUBSTRING", "this start length"),
     "Trim": ("TRIM", "this expression position"),
     "Alias": ("an alias", "this alias"),
+    "Window": ("OVER", "this partition_by order spec alias over"),
+    "WindowSpec": ("a frame", "kind start start_side end end_side exclude"),
     "Null": ("", ""),
     "CurrentTimestamp": ("CURRENT_TIMESTAMP", ""),
     "CurrentDate": ("CURRENT_DATE", ""),
 } | dict.fromkeys(
-    """Boolean HexString Placeholder Parameter Var Paren And Or Not Neg Is Escape Anonymous Filter Extract
+    """Array Struct Boolean HexString Placeholder Parameter Var Paren And Or Not Neg Is Escape Anonymous Filter Extract
+    IgnoreNulls RespectNulls WithinGroup Qualify GroupingSets Rollup Cube Grouping Columns
     Tuple Kwarg PropertyEQ DataTypeParam Add Sub Mul IntDiv Mod Pow EQ NEQ LT LTE GT GTE NullSafeEQ
     NullSafeNEQ Exists Any All""".split(),
     ("an expression", "this expression expressions"),
@@ -67,8 +70,7 @@ _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its argu
 _HANDLED = {getattr(exp, name): (place, frozenset(parts.split())) for name, (place, parts) in _PARTS.items()}
 _NAMES = {
     "windows": "WINDOW", "pivots": "PIVOT", "laterals": "LATERAL", "sample": "TABLESAMPLE", "locks": "FOR UPDATE",
-    "when": "FOR SYSTEM_TIME AS OF", "rollup": "GROUP BY ROLLUP", "cube": "GROUP BY CUBE",
-    "grouping_sets": "GROUP BY GROUPING SETS", "totals": "GROUP BY WITH TOTALS", "into": "SELECT INTO",
+    "when": "FOR SYSTEM_TIME AS OF", "totals": "GROUP BY WITH TOTALS", "into": "SELECT INTO",
     "kind": "SELECT AS", "with_": "WITH", "connect": "CONNECT BY", "from_": "FROM", "group": "GROUP BY",
     "order": "ORDER BY", "expressions": "BY", "key_expressions": "USING KEY",
 }  # fmt: skip

@@ -6,6 +6,7 @@ Only the Tokenizer is subclassed: sqlglot's compiled build does not allow more. 
   as one of sqlglot's several hundred classes;
 * `?` becomes `$1`, `$2`, ... in the order of the text;
 * `5m` becomes INTERVAL '5 m', `x'0f'` a blob, `$$text$$` a string;
+* GROUPS at the head of a window's frame becomes a kind of ROWS;
 * TABLE before a table argument of TUMBLE and HOP is dropped.
 """
 
@@ -163,7 +164,9 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
 
     token = tokens[i]
     name = token.text.upper()
-    if name in _NOT_FUNCTIONS or (token.token_type is not TokenType.VAR and name.lower() not in FUNCTION_NAMES):
+    if name in _NOT_FUNCTIONS:
+        return False
+    if token.token_type not in (TokenType.VAR, TokenType.RANGE) and name.lower() not in FUNCTION_NAMES:
         return False
     before = tokens[i - 1].token_type if i else None
     if before in _BEFORE_NAMES and not (before is TokenType.VAR and tokens[i - 1].text.upper() in ("BOTH", "LEADING")):
@@ -174,7 +177,28 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
             return False
     end = pairs[i + 1]
     follows_as = end + 2 < len(tokens) and tokens[end + 1].token_type is TokenType.ALIAS
-    return not (follows_as and tokens[end + 2].token_type is TokenType.L_PAREN)  # WITH name (columns) AS (
+    if not follows_as:
+        return True
+    named = tokens[end + 2]  # WITH name (columns) AS [[NOT] MATERIALIZED] (
+    return named.token_type not in (TokenType.L_PAREN, TokenType.NOT) and named.text.upper() != "MATERIALIZED"
+
+
+def _begins_frame(tokens: list[Token], i: int) -> bool:
+    """Whether GROUPS at token i begins the frame of a window: OVER (... GROUPS BETWEEN ..."""
+    after = tokens[i + 1] if i + 1 < len(tokens) else None
+    if after is None or not (
+        after.text.upper() in ("BETWEEN", "UNBOUNDED", "CURRENT") or after.token_type is TokenType.NUMBER
+    ):
+        return False
+    before = tokens[i - 1].token_type
+    if before in (TokenType.COMMA, TokenType.DOT) or tokens[i - 1].text.upper() in ("ORDER BY", "PARTITION BY", "BY"):
+        return False
+    depth = 0
+    for j in range(i - 1, 0, -1):
+        depth += (tokens[j].token_type in _CLOSES) - (tokens[j].token_type in _OPENS)
+        if depth < 0:
+            return tokens[j - 1].text.upper() in ("OVER", "AS")
+    return False
 
 
 def _copy(token: Token, kind: TokenType, text: str, **changes: Any) -> Token:
@@ -218,6 +242,8 @@ def _rewrite(tokens: list[Token], pairs: dict[int, int], sql: str) -> list[Token
         elif kind is TokenType.TABLE and result[-2:] and result[-1].token_type is TokenType.L_PAREN:
             if len(result) < 2 or result[-2].text.lower() not in ("fx$tumble", "fx$hop"):
                 result.append(token)
+        elif kind is TokenType.VAR and token.text.upper() == "GROUPS" and _begins_frame(tokens, i):
+            result.append(_copy(token, TokenType.ROWS, "GROUPS"))
         elif after is not None and after.token_type is TokenType.L_PAREN and _is_function(tokens, i, pairs):
             result.append(_copy(token, TokenType.VAR, FUNCTION_PREFIX + token.text))
         else:

@@ -15,14 +15,17 @@ import numpy as np
 from eventdb.batch import Array
 from eventdb.errors import InternalError, UnsupportedError, UnsupportedSQL
 from eventdb.logical.expressions import Call, ColumnRef, Expression, IntervalValue, Literal
-from eventdb.logical.functions import is_volatile
+from eventdb.logical.functions import is_collected, is_volatile
 from eventdb.logical.node_expressions import expressions_of
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
+    DistinctOn,
+    ExternalScan,
     Fields,
-    FileScan,
     Filter,
+    GroupSets,
     Join,
     Limit,
     Plan,
@@ -59,9 +62,12 @@ _FIXES = {
     Join: ("JOIN", "this version maintains views over one topic; join where you read the view"),
     UnionAll: ("UNION ALL", "create one view per topic and unite them where you read them"),
     ViewScan: ("a view over a view", "write the inner view's query in the FROM clause instead"),
-    FileScan: ("a file", "a continuous query reads a topic; load the file with INSERT INTO topic SELECT * FROM 'file'"),
+    ExternalScan: ("a file or object", "a view reads a topic; load it: INSERT INTO topic SELECT * FROM 'file'"),
     Values: ("a query without a topic", "a continuous query reads one topic: SELECT ... FROM topic"),
     Aggregate: ("an aggregate of an aggregate", "create a view of the inner query and aggregate that when reading"),
+    DistinctOn: ("DISTINCT ON", "apply it where you read the view"),
+    Over: ("a window function (OVER)", "compute it where you read the view"),
+    GroupSets: ("GROUPING SETS", "create one view for each grouping"),
     Distinct: ("DISTINCT over an aggregate", "apply DISTINCT where you read the view"),
     TimeWindow: ("a window over an aggregate", "use one TUMBLE or HOP, directly over the topic"),
 }
@@ -187,7 +193,7 @@ def _take_apart(plan: Plan) -> tuple[Scan, tuple[Plan, ...], Aggregate | None, t
         if isinstance(node, Distinct) and aggregate is None and _has_no_aggregate(node.input):
             keys = tuple(ColumnRef(f.type, i, f.name) for i, f in enumerate(node.fields))
             aggregate, above, below = Aggregate(node.input, keys, (), node.fields), below, []
-        elif isinstance(node, Aggregate) and aggregate is None:
+        elif isinstance(node, Aggregate) and aggregate is None and not any(map(is_collected, node.aggregations)):
             aggregate, above, below = node, below, []
         elif isinstance(node, Filter | Project) or (isinstance(node, TimeWindow) and not windowed):
             windowed = windowed or isinstance(node, TimeWindow)
@@ -205,6 +211,10 @@ def _has_no_aggregate(plan: Plan) -> bool:
 
 
 def _unsupported(node: Plan) -> UnsupportedSQL:
+    for kept in filter(is_collected, node.aggregations if isinstance(node, Aggregate) else ()):
+        return UnsupportedSQL(
+            f"{kept} in a continuous query is not supported: it needs all rows of a group together", construct=str(kept)
+        )
     unknown = (type(node).__name__, "maintain a simpler query and finish it when reading")
     construct, fix = _FIXES.get(type(node), unknown)
     return UnsupportedSQL(f"{construct} in a continuous query is not supported: {fix}", construct=construct)

@@ -295,3 +295,48 @@ def test_comparisons_of_columns_become_hints_and_stay_in_the_filter(
         node: object = plan
         while not isinstance(node, Filter):
             node = node.input  # type: ignore[attr-defined]
+
+
+def test_a_filter_moves_below_a_window_only_where_it_chooses_whole_partitions() -> None:
+    windows = "SELECT n, device, sum(n) OVER (PARTITION BY device, n) AS s, count(*) OVER (PARTITION BY device) AS c"
+    lines = only("push_filters", f"SELECT * FROM ({windows} FROM readings) WHERE device = 'a' AND n > 1 AND s > 2")
+    assert lines[2:] == [
+        "    Filter ((n > 1) AND (sum(n) OVER (PARTITION BY device, n) > 2))",
+        "      Over sum(n) OVER (PARTITION BY device, n), count(*) OVER (PARTITION BY device)",
+        "        Filter (device = 'a')",
+        "          Scan readings [*]",
+    ]
+    raises = "SELECT * FROM (SELECT n, count(*) OVER (PARTITION BY n) AS c FROM readings) WHERE 1 / n > 1"
+    assert only("push_filters", raises)[2] == "    Filter ((1 / n) > 1)"
+    floats = "SELECT * FROM (SELECT temp, count(*) OVER (PARTITION BY temp) AS c FROM readings) WHERE temp > 1"
+    assert only("push_filters", floats)[2] == "    Filter (temp > 1.0)"
+
+
+def test_a_window_that_nobody_reads_is_not_computed() -> None:
+    windows = "SELECT n, temp, sum(big) OVER (ORDER BY small) AS a, rank() OVER (ORDER BY ok) AS b FROM readings"
+    assert only("prune_columns", f"SELECT n, b FROM ({windows})") == [
+        "Project n, b",
+        "  Project n, rank() OVER (ORDER BY ok) AS b",
+        "    Over rank() OVER (ORDER BY ok)",
+        "      Scan readings [n, ok]",
+    ]
+    assert only("prune_columns", f"SELECT n FROM ({windows})")[-1] == "    Scan readings [n]"
+
+
+def test_grouping_sets_and_distinct_on_read_only_their_columns() -> None:
+    sets = "SELECT device, s FROM (SELECT device, n, sum(temp) AS s, max(big) FROM readings GROUP BY CUBE (device, n))"
+    assert only("prune_columns", sets)[2:] == [
+        "    GroupSets sum(temp) by (device, n), (device), (n), ()",
+        "      Scan readings [device, temp, n]",
+    ]
+    first = "SELECT n FROM (SELECT DISTINCT ON (device) n, temp FROM readings ORDER BY device, ts)"
+    assert only("prune_columns", first)[-1] == "          Scan readings [device, n, ts]"
+
+
+def test_constants_inside_windows_and_grouping_sets_are_folded() -> None:
+    sql = "SELECT sum(x + (1 + 2)) OVER (ORDER BY x ROWS 1 + 1 PRECEDING) FROM plain"
+    assert only("fold_constants", sql)[1] == (
+        "  Over sum((x + 3)) OVER (ORDER BY x ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)"
+    )
+    sets = "SELECT count(*) FILTER (WHERE 1 = 1) FROM plain GROUP BY CUBE (x)"
+    assert only("fold_constants", sets)[1] == "  GroupSets count(*) by (x), ()"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+_SCALARS = (
+    "count(*)", "count({})", "max({})", "sum({})", "count(*) + max({})", "regr_count({0}, {0})", "entropy({})",
+    "length(string_agg({0}::INTEGER::VARCHAR, ',' ORDER BY {0}))", "median({})",
+)  # fmt: skip
 JOINS = ("JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN", "SEMI JOIN", "ANTI JOIN", "CROSS JOIN")
 
 
@@ -39,7 +43,7 @@ def tests_of_subqueries(draw: st.DrawFn, names: list[str], operand: str, depth: 
     if kind == 0:
         return f"{negated}EXISTS (SELECT 1 {rows})"
     if kind in (1, 2):
-        return f"{operand} {negated}IN (SELECT {alias}.{draw(st.sampled_from('abd'))} {rows})"
+        return f"{operand} {negated}IN ({draw(columns(alias, rows, names))})"
     if kind == 3:
         comparison = draw(st.sampled_from(("=", "<>", "<", ">=")))
         which = draw(st.sampled_from(("ANY", "ALL")))
@@ -57,6 +61,23 @@ def inner_rows(draw: st.DrawFn, names: list[str], alias: str, depth: int) -> str
 
 
 @st.composite
+def columns(draw: st.DrawFn, alias: str, rows: str, names: list[str]) -> str:
+    """A query of one column: of the rows as they are, computed over windows, of grouping sets, or DISTINCT ON."""
+    x, y = (f"{alias}.{draw(st.sampled_from('abd'))}" for _ in range(2))
+    outer = f"{draw(st.sampled_from(names))}.{draw(st.sampled_from('ab'))}"
+    forms = (
+        f"SELECT {x} {rows}",
+        f"SELECT rank() OVER (PARTITION BY {x} ORDER BY {y} NULLS LAST) {rows}",
+        f"SELECT sum({x} + {outer}) OVER (ORDER BY {y} NULLS LAST) {rows}",
+        f"SELECT count(*) {rows} GROUP BY ROLLUP ({x}, {y})",
+        f"SELECT sum({x}) {rows} GROUP BY GROUPING SETS (({y}), ())",
+        f"SELECT DISTINCT ON ({x}) {x} {rows}",
+        f"SELECT {x} {rows} QUALIFY count(*) OVER (PARTITION BY {y}) > 1",
+    )
+    return draw(st.sampled_from(forms))
+
+
+@st.composite
 def scalars(draw: st.DrawFn, names: list[str], depth: int) -> str:
     """A query of one value: an aggregate, or the first of the ordered rows."""
     alias = f"s{len(names)}"
@@ -64,7 +85,7 @@ def scalars(draw: st.DrawFn, names: list[str], depth: int) -> str:
     column = f"{alias}.{draw(st.sampled_from('abd'))}"
     kind = draw(st.integers(0, 4))
     if kind < 4:
-        call = draw(st.sampled_from(("count(*)", "count({})", "max({})", "sum({})", "count(*) + max({})")))
+        call = draw(st.sampled_from(_SCALARS))
         having = draw(st.sampled_from(("", "", " HAVING count(*) > 1")))
         return f"SELECT {call.format(column)} {rows}{having}"
     return f"SELECT {column} {rows} ORDER BY 1 NULLS LAST LIMIT 1"
@@ -87,7 +108,7 @@ def froms(draw: st.DrawFn) -> tuple[str, list[str]]:
             text += f" LEFT JOIN LATERAL (SELECT w.a, w.b, w.c, w.d FROM {table} w WHERE {where}) {table} ON TRUE"
             names, near = [*names, table], [*near, table]
         else:
-            on = draw(conditions([*near, table, table], 0))
+            on = draw(conditions([*near, table, table], draw(st.sampled_from((0, 0, 1)))))
             text += f" {kind} {table} ON {on}"
             if kind not in ("SEMI JOIN", "ANTI JOIN"):
                 names, near = [*names, table], [*near, table]

@@ -313,3 +313,30 @@ def test_a_block_that_belongs_elsewhere_is_found(tmp_path: Path) -> None:
         found[kind] += 1
         shutil.rmtree(copy)
     assert found["refused"] + found["reported"] > 5, found
+
+
+def test_a_heap_end_far_beyond_the_file_is_named_by_check_and_stops_neither_it_nor_a_checkpoint(tmp_path: Path) -> None:
+    """A block of numbers swapped into a heap's end positions: a checksum over 2^60 bytes would never end."""
+    path = tmp_path / "db"
+    with eventdb.open(path, durability="os") as db:
+        log = db.create_topic("log", {"n": "BIGINT NOT NULL", "blob": "BLOB"})
+        log.append_many([{"n": n, "blob": b"%d" % n} for n in range(100)])
+        db.checkpoint()
+    file = next(path.glob("topics/1/0/*.seg"))
+    with eventdb.open(path, durability="os") as db:
+        with db._store.snapshot() as snapshot:
+            segment = next(iter(snapshot._parts(db._log_of(db._catalog.topic("log")), 0, 10)))[0]
+        place = segment.layout.columns[1].value_position + 99 * 8
+    data = bytearray(file.read_bytes())
+    data[place : place + 8] = (1 << 60).to_bytes(8, "little")
+    file.write_bytes(data)
+    with eventdb.open(path, durability="os") as db:
+        assert any("heap positions" in problem for problem in db._store.check(deep=True))
+        with pytest.raises(CorruptionError, match="impossible"):
+            list(db.topic("log").read())
+        with pytest.raises(CorruptionError, match="impossible"):
+            db.sql("SELECT max(blob) FROM log").fetchall()
+        db.create_topic("other", {"n": "BIGINT"}).append({"n": 1})
+        db.checkpoint()
+        with pytest.raises(CorruptionError):
+            db.backup(tmp_path / "backup")

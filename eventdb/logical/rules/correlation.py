@@ -105,7 +105,7 @@ def pull_aggregate(plan: Plan) -> tuple[Plan, list[Expression], Expression] | No
         node = node.input
     if not isinstance(node, Aggregate) or node.keys or not is_correlated(node.input):
         return None
-    inside = [e for a in node.aggregations for e in (*a.args, *(() if a.filter is None else (a.filter,)))]
+    inside = [e for a in node.aggregations for e in a.expressions()]
     pulled = pull_up(node.input, any_copies=False)
     if pulled is None or any(map(outer_refs, inside)) or any(map(may_raise, inside)):
         return None
@@ -138,7 +138,7 @@ def over_groups(value: Expression, node: Aggregate, offset: int) -> Expression:
         column = replace(part, index=part.index + offset)
         if node.aggregations[part.index - len(node.keys)].function not in EMPTY_IS_ZERO:
             return column
-        return Call(part.type, "coalesce", (column, Literal(part.type, 0)))
+        return Call(part.type, "coalesce", (column, Literal(part.type, 0.0 if part.type.is_float else 0)))
 
     return transform(value, moved)
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eventdb.errors import UnsupportedError
-from eventdb.logical.expressions import Call, ColumnRef, Expression, remap, transform
+from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, remap, transform
 from eventdb.logical.functions import may_be_null
-from eventdb.logical.node_expressions import expressions_of
+from eventdb.logical.node_expressions import expressions_of, map_expressions
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
+    DistinctOn,
     Fields,
     Filter,
+    GroupSets,
     Join,
     Limit,
     OutputField,
@@ -28,8 +31,9 @@ from eventdb.logical.plan import (
 )
 from eventdb.logical.relational import LimitBy, SetOperation
 from eventdb.logical.rules.correlation import over_groups
+from eventdb.logical.series import Series
 from eventdb.logical.subqueries import OuterRef, is_correlated, outer_refs
-from eventdb.schema import BOOLEAN
+from eventdb.schema import BIGINT, BOOLEAN
 
 
 def depend(outer: Plan, plan: Plan, args: tuple[Expression, ...]) -> tuple[Plan, list[Expression]]:
@@ -69,6 +73,10 @@ class _Domain:
             return Project(below, (*expressions, *self._columns(width)), (*plan.output, *self.plan.fields))
         if isinstance(plan, Aggregate):
             return self._aggregate(plan)
+        if isinstance(plan, GroupSets):
+            return self.carried(_sets_apart(plan))
+        if isinstance(plan, Over | Series):
+            return self._added(plan)
         if isinstance(plan, Join):
             return self._join(plan)
         if isinstance(plan, UnionAll):
@@ -81,7 +89,7 @@ class _Domain:
         if isinstance(plan, Limit):
             below = self.carried(plan.input)
             return LimitBy(below, self._columns(len(plan.fields)), plan.row_count, plan.skip_count)
-        if isinstance(plan, LimitBy):
+        if isinstance(plan, LimitBy | DistinctOn):
             return replace(plan, input=self.carried(plan.input), keys=(*plan.keys, *self._columns(len(plan.fields))))
         if isinstance(plan, TimeWindow):
             below = self.carried(plan.input)
@@ -111,14 +119,7 @@ class _Domain:
         below = self.carried(plan.input)
         width = len(plan.input.fields)
         keys = tuple(self._over(key, width) for key in plan.keys)
-        aggregations = tuple(
-            replace(
-                a,
-                args=tuple(self._over(e, width) for e in a.args),
-                filter=None if a.filter is None else self._over(a.filter, width),
-            )
-            for a in plan.aggregations
-        )
+        aggregations = tuple(a.map(lambda e: self._over(e, width)) for a in plan.aggregations)
         count, size = len(keys), self.width
         output = (*plan.output[:count], *self.plan.fields, *plan.output[count:])
         grouped = Aggregate(below, (*keys, *self._columns(width)), aggregations, output)
@@ -134,6 +135,16 @@ class _Domain:
         )
         return Project(joined, (*values, *domain), (*plan.output, *self.plan.fields))
 
+    def _added(self, plan: Over | Series) -> Plan:
+        width, size = len(plan.input.fields), self.width
+        count = len(plan.fields) - width
+        computed = map_expressions(plan, lambda e: self._over(e, width))
+        if isinstance(computed, Over):
+            calls = (replace(call, partition=(*call.partition, *self._columns(width))) for call in computed.calls)
+            computed = replace(computed, calls=tuple(calls))
+        order = [*range(width), *range(width + size, width + size + count), *range(width, width + size)]
+        return _ordered(computed.with_children((self.carried(plan.input),)), order)
+
     def _join(self, plan: Join) -> Plan:
         """The left side carries the domain; the right side too if it reads it, and then both must agree."""
         conditions = any(map(outer_refs, expressions_of(plan)))
@@ -142,7 +153,7 @@ class _Domain:
         if plan.kind == "inner" and right_reads and not left_reads and not conditions:
             return replace(plan, right=self.carried(plan.right))
         left = self.carried(plan.left)
-        both = right_reads or plan.kind == "full"
+        both = right_reads or plan.kind == "full" or any(map(outer_refs, plan.right_keys))
         right = self.carried(plan.right) if both else plan.right
         places = {i: i for i in range(old)} | {old + i: old + size + i for i in range(right_old)}
 
@@ -174,6 +185,19 @@ class _Domain:
             other = ColumnRef(mine.type, right_first + right_old + i, "argument")
             expressions[old + right_old + i] = Call(mine.type, "coalesce", (mine, other))
         return replace(arranged, expressions=tuple(expressions))
+
+
+def _sets_apart(plan: GroupSets) -> UnionAll:
+    """An Aggregate for each grouping set."""
+    count = len(plan.keys)
+    parts: list[Plan] = []
+    for number, chosen in enumerate(plan.sets):
+        output = (*(plan.output[i] for i in chosen), *plan.output[count:-1])
+        grouped = Aggregate(plan.input, tuple(plan.keys[i] for i in chosen), plan.aggregations, output)
+        columns = [ColumnRef(f.type, i, f.name) for i, f in enumerate(output)]
+        keys = (columns[chosen.index(i)] if i in chosen else Literal(key.type, None) for i, key in enumerate(plan.keys))
+        parts.append(Project(grouped, (*keys, *columns[len(chosen) :], Literal(BIGINT, number)), plan.output))
+    return UnionAll(tuple(parts), plan.output)
 
 
 def _ordered(plan: Plan, order: list[int]) -> Project:

@@ -9,7 +9,20 @@ from dataclasses import replace
 
 from eventdb.logical.constants import cast_literal, fold_call
 from eventdb.logical.expressions import Aggregation, Call, Case, Cast, Expression, InList, Literal, SortKey, transform
-from eventdb.logical.plan import Aggregate, Filter, Join, Plan, Project, Sort, TimeWindow, Values, transform_plan
+from eventdb.logical.over import Over
+from eventdb.logical.plan import (
+    Aggregate,
+    DistinctOn,
+    Filter,
+    GroupSets,
+    Join,
+    Plan,
+    Project,
+    Sort,
+    TimeWindow,
+    Values,
+    transform_plan,
+)
 from eventdb.schema import BOOLEAN
 
 
@@ -104,6 +117,14 @@ def _fold_node(plan: Plan) -> Plan:
         if _same(aggregations, plan.aggregations) and _same(keys, plan.keys):
             return plan
         return replace(plan, keys=keys, aggregations=aggregations)
+    if isinstance(plan, GroupSets):
+        return replace(
+            plan, keys=tuple(map(fold, plan.keys)), aggregations=tuple(map(_fold_aggregation, plan.aggregations))
+        )
+    if isinstance(plan, Over):
+        return replace(plan, calls=tuple(call.map(fold) for call in plan.calls))
+    if isinstance(plan, DistinctOn):
+        return replace(plan, keys=tuple(map(fold, plan.keys)))
     if isinstance(plan, Join):
         residual = None if plan.residual is None else fold(plan.residual)
         if isinstance(residual, Literal) and residual.value:
@@ -121,10 +142,6 @@ def _same(new: tuple[object, ...], old: tuple[object, ...]) -> bool:
 
 
 def _fold_aggregation(aggregation: Aggregation) -> Aggregation:
-    keep = None if aggregation.filter is None else fold(aggregation.filter)
-    if isinstance(keep, Literal) and keep.value:
-        keep = None
-    args = tuple(map(fold, aggregation.args))
-    if _same(args, aggregation.args) and keep is aggregation.filter:
-        return aggregation
-    return replace(aggregation, args=args, filter=keep)
+    folded = aggregation.map(fold)
+    always = isinstance(folded.filter, Literal) and folded.filter.value
+    return replace(folded, filter=None) if always else folded

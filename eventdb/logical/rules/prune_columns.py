@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from eventdb.logical.expressions import Aggregation, ColumnRef, Expression, SortKey, columns_of, remap
+from eventdb.logical.expressions import ColumnRef, Expression, SortKey, columns_of, remap
+from eventdb.logical.node_expressions import expressions_of, map_expressions
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
-    FileScan,
+    DistinctOn,
+    ExternalScan,
     Filter,
+    GroupSets,
     Join,
     Limit,
     Plan,
@@ -23,6 +27,7 @@ from eventdb.logical.plan import (
     ViewScan,
 )
 from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.series import Series
 
 Places = dict[int, int]  # old position -> new position
 
@@ -54,7 +59,7 @@ def _move(expressions: Iterable[Expression], places: Places) -> tuple[Expression
 
 def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
     """The plan with at least the needed columns, and where the kept ones went."""
-    if isinstance(plan, (Scan, ViewScan, FileScan)):
+    if isinstance(plan, (Scan, ViewScan, ExternalScan)):
         kept = sorted(needed)
         columns, output = tuple(plan.columns[i] for i in kept), tuple(plan.output[i] for i in kept)
         return replace(plan, columns=columns, output=output), {old: new for new, old in enumerate(kept)}
@@ -69,6 +74,13 @@ def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
         return _prune_project(plan, needed)
     if isinstance(plan, Aggregate):
         return _prune_aggregate(plan, needed)
+    if isinstance(plan, GroupSets):
+        return _prune_sets(plan, needed)
+    if isinstance(plan, Over):
+        return _prune_over(plan, needed)
+    if isinstance(plan, DistinctOn):
+        below, places = _prune(plan.input, needed | _read(plan.keys))
+        return DistinctOn(below, _move(plan.keys, places)), places
     if isinstance(plan, Join):
         return _prune_join(plan, needed)
     if isinstance(plan, Sort):
@@ -78,6 +90,8 @@ def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
     if isinstance(plan, Limit):
         below, places = _prune(plan.input, needed)
         return replace(plan, input=below), places
+    if isinstance(plan, Series):
+        return _prune_series(plan, needed)
     if isinstance(plan, TimeWindow):
         return _prune_window(plan, needed)
     if isinstance(plan, UnionAll):
@@ -107,22 +121,40 @@ def _prune_project(plan: Project, needed: set[int]) -> tuple[Plan, Places]:
 def _prune_aggregate(plan: Aggregate, needed: set[int]) -> tuple[Plan, Places]:
     count = len(plan.keys)
     kept = [i for i in range(len(plan.aggregations)) if count + i in needed]
-    aggregations = [plan.aggregations[i] for i in kept]
-    read = _read(plan.keys)
-    for aggregation in aggregations:
-        read |= _read(aggregation.args)
-        if aggregation.filter is not None:
-            read |= columns_of(aggregation.filter)
-    below, places = _prune(plan.input, read)
-
-    def moved(a: Aggregation) -> Aggregation:
-        keep = None if a.filter is None else remap(a.filter, places)
-        return replace(a, args=_move(a.args, places), filter=keep)
-
+    below, places = _prune(
+        plan.input, _read([*plan.keys, *(e for i in kept for e in plan.aggregations[i].expressions())])
+    )
+    aggregations = tuple(plan.aggregations[i].map(lambda e: remap(e, places)) for i in kept)
     output = plan.output[:count] + tuple(plan.output[count + i] for i in kept)
-    result = Aggregate(below, _move(plan.keys, places), tuple(map(moved, aggregations)), output)
+    result = Aggregate(below, _move(plan.keys, places), aggregations, output)
     where = {i: i for i in range(count)} | {count + i: count + new for new, i in enumerate(kept)}
     return result, where
+
+
+def _prune_sets(plan: GroupSets, needed: set[int]) -> tuple[Plan, Places]:
+    count, width = len(plan.keys), len(plan.aggregations)
+    kept = [i for i in range(width) if count + i in needed]
+    below, places = _prune(
+        plan.input, _read([*plan.keys, *(e for i in kept for e in plan.aggregations[i].expressions())])
+    )
+    aggregations = tuple(plan.aggregations[i].map(lambda e: remap(e, places)) for i in kept)
+    output = plan.output[:count] + tuple(plan.output[count + i] for i in kept) + plan.output[count + width :]
+    result = replace(plan, input=below, keys=_move(plan.keys, places), aggregations=aggregations, output=output)
+    where = {i: i for i in range(count)} | {count + i: count + new for new, i in enumerate(kept)}
+    return result, where | {count + width: count + len(kept)}
+
+
+def _prune_over(plan: Over, needed: set[int]) -> tuple[Plan, Places]:
+    width = len(plan.input.fields)
+    kept = [i for i in range(len(plan.calls)) if width + i in needed]
+    read = _read(e for i in kept for e in plan.calls[i].expressions())
+    below, places = _prune(plan.input, {i for i in needed if i < width} | read)
+    if not kept:
+        return below, places
+    calls = tuple(plan.calls[i].map(lambda e: remap(e, places)) for i in kept)
+    new_width = len(below.fields)
+    added = {width + old: new_width + new for new, old in enumerate(kept)}
+    return Over(below, calls, tuple(plan.added[i] for i in kept)), places | added
 
 
 def _prune_join(plan: Join, needed: set[int]) -> tuple[Plan, Places]:
@@ -141,6 +173,13 @@ def _prune_join(plan: Join, needed: set[int]) -> tuple[Plan, Places]:
     if plan.kind in ("semi", "anti", "mark"):
         places = left_places | ({width: new_width} if plan.kind == "mark" else {})
     return joined, places
+
+
+def _prune_series(plan: Series, needed: set[int]) -> tuple[Plan, Places]:
+    width = len(plan.input.fields)
+    below, places = _prune(plan.input, {i for i in needed if i < width} | _read(expressions_of(plan)))
+    moved = map_expressions(plan, lambda e: remap(e, places))
+    return moved.with_children((below,)), places | {width: len(below.fields)}
 
 
 def _prune_window(plan: TimeWindow, needed: set[int]) -> tuple[Plan, Places]:

@@ -1,8 +1,8 @@
 """Filters move towards the scans, so fewer rows reach everything above.
 
-Through Project (its expressions put in), Sort, Distinct, UnionAll, the keys of an Aggregate, the columns a TimeWindow
-only passes on, and into the sides of a Join. A term that may raise moves only where it is evaluated on the same values
-as before, and never past a term in front of it that stays.
+Through Project (its expressions put in), Sort, Distinct, UnionAll, the keys of an Aggregate, the columns an Over is
+partitioned by, those a TimeWindow only passes on, and into the sides of a Join. A term that may raise moves only where
+it is evaluated on the same values as before, and never past a term in front of it that stays.
 
 Which side of a join takes a term: a WHERE term over the left columns may go left unless the left side can be missing
 (full); over the right columns it may go right in an inner join only, since an outer join would turn the rows it removes
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from eventdb.logical.expressions import Expression, columns_of, remap, substitute
+from eventdb.logical.expressions import ColumnRef, Expression, columns_of, remap, substitute
 from eventdb.logical.functions import may_raise
+from eventdb.logical.over import Over
 from eventdb.logical.plan import Aggregate, Distinct, Filter, Join, Plan, Project, Sort, TimeWindow, UnionAll
 from eventdb.logical.predicates import all_of, terms_of
+from eventdb.logical.python_functions import calls_python
 
 
 def push_filters(plan: Plan) -> Plan:
@@ -44,6 +46,8 @@ def _push(plan: Filter) -> Plan:
             Filter(below.input, all_of([*terms_of(below.predicate), *terms_of(plan.predicate)]) or plan.predicate)
         )
     if isinstance(below, Project):
+        if any(calls_python(below.expressions[i]) for i in columns_of(plan.predicate)):
+            return plan
         moved = substitute(plan.predicate, below.expressions)
         return replace(below, input=Filter(below.input, moved))
     if isinstance(below, (Sort, Distinct)):
@@ -56,6 +60,8 @@ def _push(plan: Filter) -> Plan:
         return _push_into_window(plan, below)
     if isinstance(below, Join):
         return _push_into_join(plan, below)
+    if isinstance(below, Over):
+        return _push_into_over(plan, below)
     return plan
 
 
@@ -74,13 +80,29 @@ def _split(terms: list[Expression], width: range, same_values: bool) -> tuple[li
 
 def _push_into_aggregate(plan: Filter, below: Aggregate) -> Plan:
     """A term over the keys holds for all rows of a group or for none. Without keys there is always one row."""
-    if not below.keys:
+    if not below.keys or any(map(calls_python, below.keys)):
         return plan
     moved, kept = _split(terms_of(plan.predicate), range(len(below.keys)), same_values=True)
     if not moved:
         return plan
     rows = [substitute(term, below.keys) for term in moved]
     return _filtered(replace(below, input=_filtered(below.input, rows)), kept)
+
+
+def _push_into_over(plan: Filter, below: Over) -> Plan:
+    """A term over columns that every call is partitioned by holds for whole partitions or for none of their rows.
+
+    Not over floats: -0.0 and 0.0 are in one partition but not one value to every function.
+    """
+    shared = {e.index for e in below.calls[0].partition if isinstance(e, ColumnRef) and not e.type.is_float}
+    for call in below.calls[1:]:
+        shared &= {e.index for e in call.partition if isinstance(e, ColumnRef)}
+    moved: list[Expression] = []
+    kept: list[Expression] = []
+    for term in terms_of(plan.predicate):
+        columns = columns_of(term)
+        (moved if columns and columns <= shared and not may_raise(term) else kept).append(term)
+    return plan if not moved else _filtered(replace(below, input=_filtered(below.input, moved)), kept)
 
 
 def _push_into_window(plan: Filter, below: TimeWindow) -> Plan:

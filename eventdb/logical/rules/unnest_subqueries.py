@@ -13,11 +13,13 @@ from dataclasses import replace
 
 from eventdb.logical.expressions import ColumnRef, Expression, columns_of, remap, transform
 from eventdb.logical.functions import may_be_null, may_raise
-from eventdb.logical.node_expressions import expressions_of
+from eventdb.logical.node_expressions import expressions_of, map_expressions
+from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
     Distinct,
     Filter,
+    GroupSets,
     Join,
     Limit,
     OutputField,
@@ -29,6 +31,8 @@ from eventdb.logical.plan import (
 from eventdb.logical.predicates import all_of, split_pairs, terms_of
 from eventdb.logical.rules.correlation import pull_aggregate, pull_up
 from eventdb.logical.rules.dependent import depend
+from eventdb.logical.rules.pair_conditions import over_pairs, reads_both
+from eventdb.logical.series import Series
 from eventdb.logical.subqueries import Apply, Subquery, bind_outer, holds_subquery, is_correlated
 
 
@@ -48,18 +52,12 @@ def _expand(plan: Plan) -> Plan:
         attached = _Attached(plan.input)
         expressions = tuple(map(attached.rewrite, plan.expressions))
         return Project(attached.plan, expressions, plan.output)
-    if isinstance(plan, Aggregate):
+    if isinstance(plan, Aggregate | GroupSets):
         attached = _Attached(plan.input)
-        keys = tuple(map(attached.rewrite, plan.keys))
-        aggregations = tuple(
-            replace(
-                a,
-                args=tuple(map(attached.rewrite, a.args)),
-                filter=None if a.filter is None else attached.rewrite(a.filter),
-            )
-            for a in plan.aggregations
-        )
-        return Aggregate(attached.plan, keys, aggregations, plan.output)
+        rewritten = map_expressions(plan, attached.rewrite)
+        return rewritten.with_children((attached.plan,))
+    if isinstance(plan, Over | Series):
+        return _added(plan)
     if isinstance(plan, Join) and plan.kind == "inner":
         terms = terms_of(plan.residual)
         plain = [term for term in terms if not holds_subquery(term)]
@@ -70,6 +68,16 @@ def _expand(plan: Plan) -> Plan:
     if isinstance(plan, Join):
         return _join_condition(plan)
     return plan
+
+
+def _added(plan: Over | Series) -> Plan:
+    attached = _Attached(plan.input)
+    rewritten = map_expressions(plan, attached.rewrite)
+    computed = rewritten.with_children((attached.plan,))
+    old, new = len(plan.input.fields), len(attached.plan.fields)
+    places = [*range(old), *range(new, new + len(plan.fields) - old)]
+    refs = tuple(ColumnRef(computed.fields[i].type, i, computed.fields[i].name) for i in places)
+    return Project(computed, refs, plan.fields)
 
 
 def _first_columns(plan: Plan, width: int) -> Plan:
@@ -93,8 +101,10 @@ def _filter(plan: Filter) -> Plan:
 
 
 def _join_condition(plan: Join) -> Plan:
-    """A subquery in the ON of an outer join: computed on the side whose columns it reads (checked by the binder)."""
+    """A subquery in the ON of an outer join: computed on the side whose columns it reads."""
     width = len(plan.left.fields)
+    if any(reads_both(node, width) for term in expressions_of(plan) for node in _subqueries(term)):
+        return unnest_subqueries(over_pairs(plan))
     left, right = _Attached(plan.left), _Attached(plan.right)
     found: list[tuple[Subquery, int, Expression]] = []  # the subquery, its side, its column there
     for term in expressions_of(plan):

@@ -126,8 +126,18 @@ class Segment:
         """Heap bytes used by the rows before `row` of a plain column."""
         return self.value_views[column][row - 1] if row else 0
 
+    def heap_range(self, column: int, row: int, count: int) -> tuple[int, int]:
+        """Where in the heap of a plain column rows [row, row + count) lie. CorruptionError if it cannot be there."""
+        start, stop = self.heap_end(column, row), self.heap_end(column, row + count)
+        if not 0 <= start <= stop <= self.layout.columns[column].heap_bytes:
+            raise CorruptionError(
+                f"{self.path}: heap positions {start}..{stop} of column {column} are impossible", path=self.path
+            )
+        return start, stop
+
     def regions(self, row: int, count: int) -> list[tuple[int, int]]:
-        """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order.
+        """(position_bytes, length_bytes) of everything rows [row, row + count) hold, in record order. CorruptionError
+        if a heap cannot lie where the rows say.
 
         Marks are not part of it: they change after the rows were written, and have records of their own.
         """
@@ -139,7 +149,7 @@ class Segment:
                 found.append((column.null_position + row, count))
             found.append((column.value_position + row * column.width, count * column.width))
             if column.plain:
-                start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
+                start, stop = self.heap_range(i, row, count)
                 found.append((column.heap_position + start, stop - start))
         found.append((self.layout.append_position + row * 8, count * 8))
         return found
@@ -189,11 +199,7 @@ class Segment:
                 take(column.null_position + row, count)
             take(column.value_position + row * column.width, count * column.width)
             if column.plain:
-                start, stop = self.heap_end(i, row), self.heap_end(i, row + count)
-                if not 0 <= start <= stop <= column.heap_bytes:
-                    raise CorruptionError(
-                        f"{self.path}: heap positions {start}..{stop} of column {i} are impossible", path=self.path
-                    )
+                start, stop = self.heap_range(i, row, count)
                 take(column.heap_position + start, stop - start)
         take(self.layout.append_position + row * 8, count * 8)
         return used
@@ -261,9 +267,7 @@ class Segment:
                 if column.coded:
                     value = dictionaries[i].values[value]
                 elif column.plain:
-                    start = column.heap_position + self.heap_end(i, row)
-                    value = bytes(self.memory[start : column.heap_position + value])
-                    value = value.decode("utf-8", "surrogatepass") if column.text else value
+                    value = self._read_plain(column, [value], self.heap_end(i, row))[0]
                 values.append(value)
         except (IndexError, ValueError) as error:
             raise CorruptionError(
@@ -356,6 +360,9 @@ class Segment:
         return time
 
     def _read_plain(self, column: ColumnLayout, ends: list[int], start: int) -> list[Any]:
+        """ValueError for ends that cannot be ones."""
+        if ends and not (0 <= start <= ends[0] and ends[-1] <= column.heap_bytes and ends == sorted(ends)):
+            raise ValueError("impossible heap positions")
         heap = bytes(self.memory[column.heap_position + start : column.heap_position + (ends[-1] if ends else start)])
         out: list[Any] = []
         last = 0

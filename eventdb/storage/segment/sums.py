@@ -73,7 +73,10 @@ def verify_rows(segment: Segment, noted: Sum, rows: int) -> list[str]:
         return [f"its checksums cover {noted[0]} rows, but it holds {rows}"]
     if not noted[0]:
         return []
-    found = extend(segment, NOTHING, noted[0])[1]
+    try:
+        found = extend(segment, NOTHING, noted[0])[1]
+    except CorruptionError as error:
+        return [str(error)]
     if len(found) != len(noted[1]):
         return [f"it has {len(found)} regions, its checksums {len(noted[1])}"]
     return [
@@ -133,11 +136,11 @@ class Sums:
             if rows > before[0]:
                 try:
                     segment = open_at(self._files, self._path, self._uuid, place, layout)
+                    before = extend(segment, before, rows)
                 except StorageError:  # whoever reads it is told; a checkpoint of the others goes on
                     if place in before_all:
                         ahead[place] = before_all[place]
                     continue
-                before = extend(segment, before, rows)
             ahead[place] = (layout.descriptor, before)
         return ahead
 

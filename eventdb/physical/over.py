@@ -1,0 +1,167 @@
+"""OverRows: analytic functions (OVER). Holds its whole input; rows go out in the order they came in.
+
+Calls with the same partition and order share one sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from eventdb.batch import Array, Column, RecordBatch
+from eventdb.config import MORSEL_ROWS
+from eventdb.logical.expressions import Aggregation, Expression, SortKey
+from eventdb.logical.functions import AGGREGATES
+from eventdb.logical.over import DEFAULT_FRAME, Over, OverCall
+from eventdb.physical.aggregate_state import scatter
+from eventdb.physical.collected import CollectedEvaluator, aggregate_rows, value_arguments
+from eventdb.physical.context import QueryContext
+from eventdb.physical.evaluate import Evaluator
+from eventdb.physical.frames import Pieces, frame_pieces
+from eventdb.physical.grouping import Groups, factorize
+from eventdb.physical.operator import Operator
+from eventdb.physical.over_aggregates import aggregate_frames
+from eventdb.physical.over_values import nth, ntile, ranking, shifted
+from eventdb.physical.partitions import Partitions
+
+Sorting = tuple[tuple[Expression, ...], tuple[SortKey, ...]]
+
+
+class OverRows(Operator):
+    def __init__(self, plan: Over, child: Operator, context: QueryContext) -> None:
+        super().__init__(plan.fields, context, (child,))
+        self.plan = plan
+
+    def label(self) -> str:
+        return self.plan.label()
+
+    def produce(self) -> Iterator[RecordBatch]:
+        batches: list[RecordBatch] = []
+        held = row_count = 0
+        for batch in self.children[0].batches():
+            batches.append(batch)
+            held += batch.nbytes
+            row_count += batch.row_count
+            # The rows, once more when they are put together, a sort with its partitions, and a frame.
+            self.context.hold(self, "OVER", 2 * held + 160 * row_count)
+        if not batches:
+            return
+        whole = RecordBatch.concat(batches)
+        batches.clear()
+        columns = [*whole.columns, *self._calls(whole)]
+        result = RecordBatch(self.names, columns, whole.row_count)
+        self.context.hold(self, "OVER", result.nbytes)
+        for start in range(0, whole.row_count, MORSEL_ROWS):
+            yield result.slice(start, start + MORSEL_ROWS)
+        self.release()
+
+    def _calls(self, batch: RecordBatch) -> list[Column]:
+        """The column of each call. Sorts are made one after another: only one is in memory."""
+        sortings: dict[Sorting, list[int]] = {}
+        for i, call in enumerate(self.plan.calls):
+            sortings.setdefault((call.partition, call.order), []).append(i)
+        results: dict[int, Column] = {}
+        for sorting, calls in sortings.items():
+            whole = [i for i in calls if _is_of_whole_partitions(self.plan.calls[i])]
+            if whole:
+                groups = factorize([Evaluator(key)(batch) for key in sorting[0]], batch.row_count)
+                for i in whole:
+                    results[i] = _of_whole_partitions(self.plan.calls[i], batch, groups)
+            calls = [i for i in calls if i not in results]
+            if not calls:
+                continue
+            partitions = _partitions(sorting, batch)
+            framed = _FramedRows(batch, partitions)
+            for i in calls:
+                self.context.cancel.check()
+                results[i] = partitions.restored(self._call(self.plan.calls[i], framed))
+        return [results[i] for i in range(len(self.plan.calls))]
+
+    def _call(self, call: OverCall, rows: _FramedRows) -> Column:
+        """The call's value at each position."""
+        partitions = rows.partitions
+        values = [rows.values(arg) for arg in call.args] if call.function not in AGGREGATES else []
+        if call.function == "ntile":
+            return ntile(values[0], partitions)
+        if call.function in ("lag", "lead"):
+            by, default = (*values[1:], None, None)[:2]
+            return shifted(values[0], by, default, call.function == "lead", call.ignore_nulls, partitions)
+        if call.function in ("first_value", "last_value", "nth_value"):
+            which = values[1] if call.function == "nth_value" else None
+            return nth(values[0], which, call.function == "last_value", call.ignore_nulls, None, rows.frame(call))
+        if call.function not in AGGREGATES:
+            return ranking(call.function, partitions)
+        aggregation = _aggregation(call)
+        keep = None if call.filter is None else rows.keep(call.filter)
+        columns = [rows.filtered(arg, call.filter) for arg in value_arguments(aggregation)]
+        columns += [rows.filtered(key.expression, call.filter) for key in call.inner]
+        if call.function in ("first", "last", "any_value") and not call.inner:
+            skip = call.ignore_nulls or call.function == "any_value"
+            return nth(columns[0], None, call.function == "last", skip, keep, rows.frame(call))
+        return aggregate_frames(aggregation, columns, keep, rows.frame(call), partitions, self.context.cancel.check)
+
+
+def _aggregation(call: OverCall) -> Aggregation:
+    """The aggregate a call is of each frame."""
+    return Aggregation(call.function, call.args, call.type, call.distinct, call.filter, call.inner)
+
+
+def _is_of_whole_partitions(call: OverCall) -> bool:
+    return call.function in AGGREGATES and not call.order and call.frame == DEFAULT_FRAME
+
+
+def _of_whole_partitions(call: OverCall, batch: RecordBatch, groups: Groups) -> Column:
+    """An aggregate that is the same for all rows of a partition: as in GROUP BY, without a sort."""
+    aggregation = _aggregation(call)
+    given = CollectedEvaluator(aggregation)(batch)
+    ids = groups.ids if given.rows is None else groups.ids[given.rows]
+    return aggregate_rows(aggregation, given.columns, ids, groups.count).take(groups.ids)
+
+
+class _FramedRows:
+    """Expressions and frames over the rows of one sort, each computed once."""
+
+    def __init__(self, batch: RecordBatch, partitions: Partitions) -> None:
+        self.batch = batch
+        self.partitions = partitions
+        self._values: dict[Expression, Column] = {}
+        self._frame: tuple[object, Pieces] | None = None
+
+    def values(self, expression: Expression) -> Column:
+        """An expression's values by position."""
+        found = self._values.get(expression)
+        if found is None:
+            found = self._values[expression] = self.partitions.sorted(Evaluator(expression)(self.batch))
+        return found
+
+    def keep(self, condition: Expression) -> Array:
+        """Where a condition is true, by position."""
+        kept = Evaluator(condition).keep(self.batch)
+        if kept is None:
+            return np.ones(self.batch.row_count, dtype=bool)
+        return kept[self.partitions.rows]
+
+    def filtered(self, argument: Expression, condition: Expression | None) -> Column:
+        """An argument's values, evaluated only where the condition holds."""
+        kept = None if condition is None else Evaluator(condition).keep(self.batch)
+        if kept is None:
+            return self.values(argument)
+        return self.partitions.sorted(scatter(Evaluator(argument)(self.batch.filter(kept)), kept))
+
+    def frame(self, call: OverCall) -> Pieces:
+        """The call's frame; the last one is kept, for calls over the same window."""
+        if self._frame is None or self._frame[0] != call.frame:
+            self._frame = (call.frame, frame_pieces(call.frame, call.order, self.partitions, self.values))
+        return self._frame[1]
+
+
+def _partitions(sorting: Sorting, batch: RecordBatch) -> Partitions:
+    partition, order = sorting
+    return Partitions(
+        [Evaluator(key)(batch) for key in partition],
+        [Evaluator(key.expression)(batch) for key in order],
+        [key.descending for key in order],
+        [key.nulls_first for key in order],
+        batch.row_count,
+    )
