@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 
-from eventdb.config import SPARE_AFTER_MS
+from eventdb.config import JOURNAL_PIECE_BYTES, SPARE_AFTER_MS
 from eventdb.errors import OutcomeUnknown
 from eventdb.storage.care.stats import written_bytes
 from eventdb.storage.commit.durability import Durability
@@ -56,6 +56,10 @@ class Writer(Durability):
         # A store into the mapped journal costs 0.2 us where pwrite costs 3, a quarter of an append that does not flush.
         # Before a flush the system call is nothing, and it reports errors.
         self.stores_records = not self.synced and files.overwrites_in_place(path)
+        if not self.synced:
+            # Filled in larger pieces, it is flushed in larger pieces: 1 MB for an event of 100 bytes. That is for
+            # flushes every 100 ms, where a thread that writes 4,096 pieces gets the interpreter back 4,096 times.
+            self.journal.spare.piece_bytes = JOURNAL_PIECE_BYTES
         self.rolled_ns = 0
         self.fills_fast = False  # the journal file before this one was full within SPARE_AFTER_MS
         self.on_roll: Callable[[], None] | None = None
