@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eventdb.aside import run_aside
 from eventdb.batch import Column, RecordBatch
 from eventdb.config import DEFAULT_RECURSION_ROUNDS, MIB
 from eventdb.errors import (
@@ -25,8 +26,11 @@ from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import ExternalScan, Plan, explain_lines
 from eventdb.logical.python_functions import Callee, PythonTable
 from eventdb.options import checked_options, described_options, shown_options
+from eventdb.physical.bounds import is_small
 from eventdb.physical.context import CancelToken, QueryContext
-from eventdb.physical.planner import plan_physical, run
+from eventdb.physical.fused import LEAST_COMPILED_ROWS
+from eventdb.physical.planner import fix_now, plan_physical, run
+from eventdb.physical.short import short_rows
 from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
@@ -272,10 +276,14 @@ class Session:
         return None if info is None else info.key
 
     def _collect(self, plan: Plan, context: QueryContext) -> list[RecordBatch]:
+        return self._bounded(run(plan, context), context)
+
+    @staticmethod
+    def _bounded(rows: Iterable[RecordBatch], context: QueryContext) -> list[RecordBatch]:
         """All batches. MemoryLimitExceeded when rows that are not views of mapped files pass the limit."""
         batches = []
         held = 0
-        for batch in run(plan, context):
+        for batch in rows:
             batches.append(batch)
             held += sum(column.values.nbytes for column in batch.columns if column.values.flags.owndata)
             if held > context.memory_limit_bytes:
@@ -299,9 +307,31 @@ class Session:
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
-        with self.context(snapshot, timeout) as context:
-            batches = self._collect(plan, context)
+        if snapshot is None:
+            batches = self._rows(plan, timeout)
+        else:  # which somebody may close or use as soon as this returns
+            with self.context(snapshot, timeout) as context:
+                batches = self._collect(plan, context)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
+
+    def _rows(self, plan: Plan, timeout: float | None) -> list[RecordBatch]:
+        """All batches of a query over a new snapshot. If it is not done in a moment, another thread runs it."""
+        opened = ExitStack()
+        with opened:
+            context = opened.enter_context(self.context(None, timeout))
+            plan = fix_now(plan)
+            short = short_rows(plan, context)
+            if short is not None:
+                return self._bounded(short, context)
+            if is_small(plan, context, LEAST_COMPILED_ROWS):
+                return self._bounded(plan_physical(plan, context).batches(), context)
+            closing = opened.pop_all()
+
+        def rows() -> list[RecordBatch]:
+            with closing:
+                return self._bounded(plan_physical(plan, context).batches(), context)
+
+        return run_aside(rows, context.cancel)
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement

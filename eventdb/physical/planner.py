@@ -31,6 +31,7 @@ from eventdb.logical.plan import (
     transform_plan,
 )
 from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.series import Series
 from eventdb.physical.aggregate import GroupRows, GroupSetRows
 from eventdb.physical.context import QueryContext
 from eventdb.physical.distinct import DistinctRows, FirstRows
@@ -45,6 +46,7 @@ from eventdb.physical.over import OverRows
 from eventdb.physical.project import ProjectColumns
 from eventdb.physical.recursive import RecursiveRows, WorkingRows
 from eventdb.physical.scan import KeyLookup, LogScan
+from eventdb.physical.series import SeriesRows
 from eventdb.physical.set_operation import SetRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
@@ -135,6 +137,7 @@ _INNER: dict[type[Plan], Callable[..., Operator]] = {
     DistinctOn: lambda plan, children, context: FirstRows(plan, children[0], context),
     UnionAll: lambda plan, children, context: UnionRows(plan, children, context),
     TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
+    Series: lambda plan, children, context: SeriesRows(plan, children[0], context),
     SetOperation: lambda plan, children, context: SetRows(plan, children[0], children[1], context),
     LimitBy: lambda plan, children, context: LimitRowsBy(plan, children[0], context),
     RecursiveUnion: lambda plan, children, context: RecursiveRows(plan, children[0], children[1], _build, context),

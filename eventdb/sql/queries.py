@@ -20,7 +20,7 @@ from eventdb.sql.projection import assign, renamed
 from eventdb.sql.recursion import bind_recursive, is_recursive
 from eventdb.sql.scope import Scope
 from eventdb.sql.selects import SelectBinder
-from eventdb.sql.set_operations import SetOperationBinder
+from eventdb.sql.set_operations import SetOperationBinder, written_items
 
 
 class QueryBinder:
@@ -133,9 +133,16 @@ class QueryBinder:
         refs: list[Expression] = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
         if order is not None:
             binder = ExpressionBinder(self.context, Scope.of_fields(plan.fields, ""), "ORDER BY")
+            places = written_items(node)
+            own = {f.name.lower() for f in plan.fields}
             for item in order.expressions:
                 tree = item.this
-                if isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
+                place = places.get(tree.sql().lower())
+                if isinstance(tree, exp.Var) and tree.name.upper() == "ALL":
+                    keys.extend((i, item) for i in range(len(refs)))
+                elif place is not None and not (isinstance(tree, exp.Column) and tree.sql().lower() in own):
+                    keys.append((place, item))
+                elif isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
                     number = int(tree.this)
                     if not 1 <= number <= len(refs):
                         self.context.fail(f"ORDER BY {number}: the query has {len(refs)} columns", tree)

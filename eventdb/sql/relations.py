@@ -23,6 +23,7 @@ from eventdb.sql.parser import locate
 from eventdb.sql.python_calls import coerced
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
+from eventdb.sql.series import bind_series, series_call
 from eventdb.sql.statements import TableInfo
 from eventdb.sql.tokens import FUNCTION_PREFIX
 from eventdb.values import decode_value
@@ -67,7 +68,8 @@ class RelationBinder:
         """A FROM item bound without those before it; None for LATERAL, and why a subquery cannot be bound so."""
         if isinstance(node, exp.Lateral):
             return None
-        if not isinstance(node, exp.Subquery) or _holds_from(node.this):
+        movable = isinstance(node, exp.Subquery) and not _holds_from(node.this)
+        if not movable and series_call(node) is None:
             return self.item(node)
         taken = [len(around.args) for around in self.context.enclosing]
         try:
@@ -89,6 +91,8 @@ class RelationBinder:
             relation = self.item(node.this)
         elif isinstance(node, (exp.Subquery, exp.Values)):
             relation = self._derived(node)
+        elif isinstance(node, exp.Lateral) and isinstance(node.this, exp.Anonymous):
+            relation = self._table_function(exp.Table(this=node.this, alias=node.args.get("alias")), node.this)
         elif isinstance(node, exp.Lateral) and isinstance(node.this, exp.Subquery):
             relation = self.named(self.bind_query(_unwrapped(node.this), self.ctes), node, "")  # first: nothing before
         else:
@@ -213,6 +217,8 @@ class RelationBinder:
     # -- TUMBLE and HOP --------------------------------------------------------------------------------------------
 
     def _table_function(self, node: exp.Table, call: exp.Anonymous) -> Relation:
+        if series_call(node) is not None:
+            return bind_series(self.context, call, node, Relation(Values(((),), ()), Scope([], [])))
         name = str(call.this).removeprefix(FUNCTION_PREFIX).lower()
         if name in READERS:
             return self._renamed(self._read(name, call), node)

@@ -96,8 +96,3 @@ def test_every_expression_that_is_bound_is_listed() -> None:
 
 def test_is_distinct_from_in_set_is_no_from() -> None:
     bound("UPDATE stock SET v = CASE WHEN v IS DISTINCT FROM k THEN 1 END WHERE v IS DISTINCT FROM k RETURNING k")
-
-
-def test_a_transaction_statement_names_the_call() -> None:
-    with pytest.raises(UnsupportedSQL, match=r"db\.transaction\(\)"):
-        bound("BEGIN")
