@@ -13,6 +13,7 @@ from eventdb.logical.expressions import ColumnRef, Expression
 from eventdb.logical.plan import Plan
 from eventdb.schema import Schema
 from eventdb.sql.arguments import constant
+from eventdb.sql.changes import named_table
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import assign, project
@@ -20,7 +21,6 @@ from eventdb.sql.queries import QueryBinder
 from eventdb.sql.relations import RelationBinder
 from eventdb.sql.scope import Scope
 from eventdb.sql.statements import CopyTo, Insert, InsertRows, Statement, TableInfo
-from eventdb.sql.tables import named_table
 from eventdb.sql.tokens import TokenType
 from eventdb.sql.words import Words
 

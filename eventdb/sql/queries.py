@@ -65,6 +65,10 @@ class QueryBinder:
             self.context.fail("expected a query: SELECT, VALUES, WITH or FROM", node)
         self.context.unsupported(type(node).__name__.upper(), node)
 
+    def named_queries(self, node: exp.Expr) -> dict[str, Plan]:
+        """The plans of the WITH clause of a tree."""
+        return self._with(node.args["with_"], {})
+
     def _with(self, node: exp.Expr, ctes: dict[str, Plan]) -> dict[str, Plan]:
         known = dict(ctes)
         here: set[str] = set()

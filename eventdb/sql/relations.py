@@ -19,7 +19,8 @@ from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.functions import width_of
 from eventdb.sql.joins import JoinBinder
-from eventdb.sql.parser import locate
+from eventdb.sql.parser import locate, parse
+from eventdb.sql.projection import renamed
 from eventdb.sql.python_calls import coerced
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
@@ -127,7 +128,10 @@ class RelationBinder:
             if any(plan is cte and stands != depth for plan, stands in self.context.correlated):
                 self.context.unsupported("a correlated WITH query in a subquery of its query", node, "repeat it there")
             return self.named(cte, node, name)
-        return self._renamed(self._resolve(name, node), node)
+        table = self._resolve(name, node)
+        if table.query is not None:
+            return self.named(self._viewed(table, node), node, _base_name(name))
+        return self._renamed(table, node)
 
     def _renamed(self, table: TableInfo, node: exp.Expr) -> Relation:
         """The scan of a table under its alias."""
@@ -161,6 +165,34 @@ class RelationBinder:
             return self.context.resolver.files(reader, paths, named)
         except EventDBError as error:
             self.context.fail(str(error), call)
+
+    def _viewed(self, table: TableInfo, node: exp.Expr) -> Plan:
+        """The plan of a plain view's query, with the view's names. BindError naming the view if it no longer binds."""
+        outer = self.context
+        if table.name in outer.viewing:
+            outer.fail(f"view {table.name!r} reads itself", node)
+        inner = Context(parse(table.query or ""), outer.resolver, None)
+        inner.viewed = outer.viewed
+        inner.viewed.add(table.name.lower())
+        inner.viewing = (*outer.viewing, table.name)
+        inner.recursions = outer.recursions
+        try:
+            source = inner.source
+            plan = type(self)(inner, {}, self.bind_query).query_of(source.query(0, len(source.tokens)))
+            source.check_bound()
+        except QueryError as error:
+            first = str(error).splitlines()[0]
+            outer.fail(f"view {table.name!r} cannot be read any more: {first}", node)
+        outer.recursions = inner.recursions
+        if len(plan.fields) != len(table.schema):
+            outer.fail(f"view {table.name!r} has other columns than when it was created: create it again", node)
+        return renamed(plan, table.schema.names)
+
+    def query_of(self, tree: exp.Expr) -> Plan:
+        """The plan of a query that stands alone."""
+        from eventdb.sql.queries import QueryBinder
+
+        return QueryBinder(self.context).bind(tree, {})
 
     def _resolve(self, name: str, node: exp.Expr) -> TableInfo:
         line, column = locate(self.context.sql, node)
