@@ -51,6 +51,7 @@ class Record:
     sort: str = "nosort"
     expected: list[str] = field(default_factory=list)
     skipped: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,7 @@ def _record(
     if kind == "query":
         record.types = words[1]
         record.sort = words[2] if len(words) > 2 else "nosort"
+        record.label = words[3] if len(words) > 3 else ""
     sql: list[str] = []
     while position < len(lines) and lines[position].strip() and lines[position] != "----":
         sql.append(lines[position])
@@ -204,6 +206,7 @@ class Script:
         self.missing: dict[str, str] = {}
         self.text = path.read_text(encoding="utf-8", errors="replace")
         self.execution = execution
+        self.labels: dict[str, list[tuple[Any, ...]]] = {}
         self.own_order = False  # the script chose where NULLs stand
 
     def run(self) -> Iterator[Outcome]:
@@ -235,6 +238,11 @@ class Script:
         if record.kind != "query":
             return "passed", ""
         del names, types
+        if record.label:  # as the first one with this label
+            first = self.labels.setdefault(record.label, rows)
+            if not record.expected:
+                same = sorted(map(repr, first)) == sorted(map(repr, rows))
+                return ("passed", "") if same else ("failed", f"not the rows of {record.label}")
         verdict = compare(record, rows)
         inner = re.search(r"\border\s+by\b.*\border\s+by\b", sql, re.I | re.S)  # a window, too
         if self.own_order and (verdict[1] == "wrong order" or (verdict[1] == "wrong result" and inner)):
