@@ -15,7 +15,7 @@ from eventdb.logical.subqueries import is_correlated
 from eventdb.schema import BOOLEAN, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
-from eventdb.sql.ordering import TailBinder, Target
+from eventdb.sql.ordering import CONSTANT, TailBinder, Target, is_constant
 from eventdb.sql.projection import assign, renamed
 from eventdb.sql.recursion import bind_recursive, is_recursive
 from eventdb.sql.scope import Scope
@@ -160,6 +160,8 @@ class QueryBinder:
                     if not 1 <= number <= len(refs):
                         self.context.fail(f"ORDER BY {number}: the query has {len(refs)} columns", tree)
                     keys.append((number - 1, item))
+                elif is_constant(tree):
+                    self.context.fail(f"ORDER BY {CONSTANT}", tree)
                 else:
                     keys.append((binder.bind(tree), item))
         if not keys:
