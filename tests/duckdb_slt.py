@@ -2,8 +2,9 @@
 
 The dialect, beyond slt_runner.py: rows with tabs or one value a line, hashes of all values, `<REGEX>:`, `loop` and
 `foreach`, `require`, `skipif`, connections with names. A change that is a query gives the number of rows. Statements
-are translated where EventDB has another word for the same thing: integers of 128 bits or without sign are BIGINT. What EventDB has nothing for is skipped; every reason stands in
-duckdb_skips.txt, and a record that needs a table which was not made is skipped with it.
+are translated where EventDB has another word for the same thing: integers of 128 bits or without sign are BIGINT. What
+EventDB has nothing for is skipped; every reason stands in duckdb_skips.txt, and a record that needs a table which was
+not made is skipped with it.
 
     python -m tests.duckdb_slt FOLDER ...        counts, reasons and the classes of failures
 """
@@ -242,9 +243,11 @@ class Script:
         if record.kind != "query":
             return "passed", ""
         del names, types
-        if record.label and not record.expected:
+        if record.label:
             bag = sorted(map(repr, rows))
-            return ("passed", "") if self.labels.setdefault(record.label, bag) == bag else ("failed", "wrong result")
+            same = self.labels.setdefault(record.label, bag) == bag
+            if not record.expected:
+                return ("passed", "") if same else ("failed", f"not the rows of {record.label}")
         verdict = compare(record, rows)
         inner = re.search(r"\border\s+by\b.*\border\s+by\b", sql, re.I | re.S)  # a window, too
         if self.own_order and (verdict[1] == "wrong order" or (verdict[1] == "wrong result" and inner)):

@@ -30,7 +30,7 @@ from eventdb.logical.plan import (
     ViewScan,
     transform_plan,
 )
-from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
 from eventdb.logical.series import Series
 from eventdb.physical.aggregate import GroupRows, GroupSetRows
 from eventdb.physical.built import Built, BuiltRows
@@ -40,7 +40,7 @@ from eventdb.physical.exists_join import ExistsJoin
 from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
 from eventdb.physical.join import HashJoin
-from eventdb.physical.limit import LimitRows
+from eventdb.physical.limit import LimitRows, LimitRowsByValue
 from eventdb.physical.limit_by import LimitRowsBy
 from eventdb.physical.operator import Operator
 from eventdb.physical.over import OverRows
@@ -146,6 +146,7 @@ _INNER: dict[type[Plan], Callable[..., Operator]] = {
     TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
     Series: lambda plan, children, context: SeriesRows(plan, children[0], context),
     SetOperation: lambda plan, children, context: SetRows(plan, children[0], children[1], context),
+    LimitValue: lambda plan, children, context: LimitRowsByValue(plan, children[0], children[1], context),
     LimitBy: lambda plan, children, context: LimitRowsBy(plan, children[0], context),
     RecursiveUnion: lambda plan, children, context: RecursiveRows(plan, children[0], children[1], _build, context),
 }
