@@ -177,35 +177,22 @@ _CREATE = re.compile(
     r"^create\s+(or\s+replace\s+)?(?:temp\s+|temporary\s+)?table\s+(if\s+not\s+exists\s+)?([\w.\"]+)\s*(.*)$",
     re.I | re.S,
 )
+_MAKES = re.compile(
+    r"(?:^\s*create\s+(?:or\s+replace\s+)?(?:temp\s+|temporary\s+)?(?:table|view|type|macro|function|sequence)\s+"
+    r"(?:if\s+not\s+exists\s+)?|^\s*(?:alter\s+table|copy|prepare)\s+|\binsert\s+(?:or\s+\w+\s+)?into\s+"
+    r"|\bupdate\s+|\bdelete\s+from\s+|\bmerge\s+into\s+)([\w.\"]+)", re.I,
+)  # fmt: skip
 _WIDE = re.compile(r"\b(hugeint|uhugeint|utinyint|usmallint|uinteger|ubigint|uint128|int128)\b", re.I)
 
 
-_SERIES = re.compile(
-    r"\b(range|generate_series)\(\s*(-?\d+)\s*(?:,\s*(-?\d+)\s*)?(?:,\s*(-?\d+)\s*)?\)(\s+(?:as\s+)?(?!where|group|order|limit|"
-    r"join|left|right|full|cross|on|using|window|qualify|union|having|select|inner|natural|semi|anti|asof|positional|offset"
-    r"|intersect|except)\w+)?", re.I,
-)  # fmt: skip
-_MAX_SERIES = 20_000
 _DIVISION = re.compile(r"('(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/|//)|(?<!/)/(?![/*])", re.S)
 
 
 def translated(sql: str) -> str:
-    """A statement with EventDB's words: BIGINT for wider integers, _offset for rowid, range(n) as VALUES, and
-    a division that leaves the integers, as DuckDB's does."""
+    """A statement with EventDB's words: BIGINT for wider integers, _offset for rowid, and a
+    division that leaves the integers, as DuckDB's does."""
     sql = re.sub(r"\browid\b", "_offset", _WIDE.sub("BIGINT", sql), flags=re.I)
-    sql = re.sub(r"((?:\bfrom|\bjoin|,)\s+)" + _SERIES.pattern, _values, sql, flags=re.I)
     return _DIVISION.sub(lambda found: found.group(1) or "* 1e0 /", sql)
-
-
-def _values(match: re.Match[str]) -> str:
-    before, name, first, second, third, alias = match.groups()
-    start, stop = (0, int(first)) if second is None else (int(first), int(second))
-    step = int(third or 1)
-    numbers = range(start, stop + (name.lower() == "generate_series"), step) if step > 0 else range(0)
-    if not 0 < len(numbers) <= _MAX_SERIES:
-        return match.group(0)
-    rows = ", ".join(f"({number})" for number in numbers)
-    return f'{before}(SELECT col0::BIGINT AS "{name}" FROM (VALUES {rows}))' + (alias or f' AS "{name}"')
 
 
 class Script:
@@ -267,13 +254,7 @@ class Script:
 
     def _forget(self, sql: str, reason: str) -> None:
         """A table that could not be made or filled is not to be counted on."""
-        made = re.match(
-            r"\s*(?:create\s+(?:or\s+replace\s+)?(?:temp\s+|temporary\s+)?(?:table|view|type|macro|function|sequence)\s+"
-            r"(?:if\s+not\s+exists\s+)?|insert\s+(?:or\s+\w+\s+)?into\s+|update\s+|delete\s+from\s+|alter\s+table\s+"
-            r"|copy\s+|prepare\s+|with\s+\w+\s+as.*insert\s+into\s+)"
-            r"([\w.\"]+)", sql, re.I,
-        )  # fmt: skip
-        if made:
+        for made in _MAKES.finditer(sql):
             self.missing.setdefault(made.group(1).strip('"').split(".")[-1], reason.split(" (")[0])
 
     def _execute(self, db: Any, sql: str) -> tuple[list[str], list[str], list[tuple[Any, ...]]]:

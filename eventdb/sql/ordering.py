@@ -111,24 +111,30 @@ class TailBinder:
         """LIMIT p%: that share of all rows, rounded down, after those that OFFSET skips."""
         tree = limit.args.get("count") if isinstance(limit, exp.Fetch) else limit.expression
         binder = ExpressionBinder(self.context, Scope([], []), "LIMIT")
-        share = binder.bind(tree) if tree is not None else binder.null()
-        percent = cast_literal(share, DOUBLE) if isinstance(share, Literal) and share.type.is_numeric else None
-        if percent is None or percent.value is None or not 0 <= percent.value <= 100:
-            self.context.fail("LIMIT needs a percentage between 0 and 100", tree)
-        skip = self._count(offset.expression if offset is not None else None, "OFFSET") or 0
-        if isinstance(skip, Expression):
-            self.context.unsupported("OFFSET by a subquery beside LIMIT with %", offset, "write the number")
+        percent = self._share(binder, tree)
+        skip = self._count(offset.expression if offset is not None else None, "OFFSET")
+        skipped = skip if isinstance(skip, Expression) else Literal(BIGINT, skip or 0)
         calls = (OverCall("count_star", (), BIGINT), OverCall("row_number", (), BIGINT))
         width = len(plan.fields)
         counted = Over(plan, calls, tuple(OutputField(str(call), BIGINT, False) for call in calls))
         rows, place = (ColumnRef(BIGINT, width + i, str(call)) for i, call in enumerate(calls))
         part = binder.call("divide", [binder.call("multiply", [rows, percent], tree), Literal(DOUBLE, 100.0)], tree)
-        last = binder.call("add", [binder.call("floor", [part], tree), Literal(DOUBLE, float(skip))], tree)
+        last = binder.call("add", [binder.call("floor", [part], tree), skipped], tree)
         kept: Expression = binder.call("le", [place, last], tree)
         if skip:
-            kept = Call(BOOLEAN, "and", (binder.call("gt", [place, Literal(BIGINT, skip)], tree), kept))
+            kept = Call(BOOLEAN, "and", (binder.call("gt", [place, skipped], tree), kept))
         refs = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
         return project(Filter(counted, kept), refs, [f.name for f in plan.fields])
+
+    def _share(self, binder: ExpressionBinder, tree: exp.Expr | None) -> Expression:
+        """A percentage: a constant from 0 to 100, or what a subquery gives."""
+        share = fold(binder.bind(tree)) if tree is not None else binder.null()
+        if holds_subquery(share) and share.type.is_numeric:
+            return binder.cast(share, DOUBLE, tree)
+        percent = cast_literal(share, DOUBLE) if isinstance(share, Literal) and share.type.is_numeric else None
+        if percent is None or percent.value is None or not 0 <= percent.value <= 100:
+            self.context.fail("LIMIT needs a percentage between 0 and 100", tree)
+        return percent
 
     def _count(self, tree: exp.Expr | None, clause: str) -> RowCount:
         """A row count: a constant or parameter, NULL and ALL meaning no limit; or what a subquery gives."""

@@ -20,7 +20,7 @@ from eventdb.sql.projection import assign, renamed
 from eventdb.sql.recursion import bind_recursive, is_recursive
 from eventdb.sql.scope import Scope
 from eventdb.sql.selects import SelectBinder
-from eventdb.sql.set_operations import SetOperationBinder
+from eventdb.sql.set_operations import SetOperationBinder, written_items
 
 
 class QueryBinder:
@@ -64,6 +64,10 @@ class QueryBinder:
         if not isinstance(node, exp.Query):
             self.context.fail("expected a query: SELECT, VALUES, WITH or FROM", node)
         self.context.unsupported(type(node).__name__.upper(), node)
+
+    def named_queries(self, node: exp.Expr) -> dict[str, Plan]:
+        """The plans of the WITH clause of a tree."""
+        return self._with(node.args["with_"], {})
 
     def _with(self, node: exp.Expr, ctes: dict[str, Plan]) -> dict[str, Plan]:
         known = dict(ctes)
@@ -133,9 +137,16 @@ class QueryBinder:
         refs: list[Expression] = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
         if order is not None:
             binder = ExpressionBinder(self.context, Scope.of_fields(plan.fields, ""), "ORDER BY")
+            places = written_items(node)
+            own = {f.name.lower() for f in plan.fields}
             for item in order.expressions:
                 tree = item.this
-                if isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
+                place = places.get(tree.sql().lower())
+                if isinstance(tree, exp.Var) and tree.name.upper() == "ALL":
+                    keys.extend((i, item) for i in range(len(refs)))
+                elif place is not None and not (isinstance(tree, exp.Column) and tree.sql().lower() in own):
+                    keys.append((place, item))
+                elif isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
                     number = int(tree.this)
                     if not 1 <= number <= len(refs):
                         self.context.fail(f"ORDER BY {number}: the query has {len(refs)} columns", tree)

@@ -102,3 +102,24 @@ class SetOperationBinder:
 def has_tail(node: exp.Expr) -> bool:
     """Whether clauses stand behind a query as a whole."""
     return any(node.args.get(part) is not None for part in ("order", "limit", "offset", "with_"))
+
+
+def written_items(node: exp.Expr) -> dict[str, int]:
+    """The places of the select items of a set operation by their text and their aliases, of the first query that has
+    them: what its ORDER BY may say besides the names of its columns."""
+    found: dict[str, int] = {}
+    pending: list[exp.Expr] = [node] if isinstance(node, exp.SetOperation) else []
+    while pending:
+        current = pending.pop()
+        while isinstance(current, (exp.Subquery, exp.Paren)):
+            current = current.this
+        if isinstance(current, exp.SetOperation):
+            if not current.args.get("by_name"):
+                pending += [current.expression, current.this]
+        elif isinstance(current, exp.Select) and not any(item.is_star for item in current.expressions):
+            for i, item in enumerate(current.expressions):
+                tree = item.this if isinstance(item, exp.Alias) else item
+                for text in (tree.sql().lower(), item.alias_or_name.lower()):
+                    if text and not isinstance(tree, exp.Literal):
+                        found.setdefault(text, i)
+    return found

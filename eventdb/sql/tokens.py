@@ -164,7 +164,9 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
 
     token = tokens[i]
     name = token.text.upper()
-    if name in _NOT_FUNCTIONS or (token.token_type is not TokenType.VAR and name.lower() not in FUNCTION_NAMES):
+    if name in _NOT_FUNCTIONS:
+        return False
+    if token.token_type not in (TokenType.VAR, TokenType.RANGE) and name.lower() not in FUNCTION_NAMES:
         return False
     before = tokens[i - 1].token_type if i else None
     if before in _BEFORE_NAMES and not (before is TokenType.VAR and tokens[i - 1].text.upper() in ("BOTH", "LEADING")):
