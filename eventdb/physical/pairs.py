@@ -26,7 +26,7 @@ def held_rows(operator: Operator, child: Operator, what: str) -> RecordBatch | N
         batches.append(batch)
         held += batch.nbytes
         operator.context.hold(operator, what, 2 * held)
-    return RecordBatch.concat(batches) if batches else None
+    return RecordBatch.concat(batches, operator.context.cancel.check) if batches else None
 
 
 class PairCondition:
