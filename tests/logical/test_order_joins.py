@@ -79,6 +79,17 @@ def test_a_condition_over_three_relations_is_kept() -> None:
     assert any("<>" in line for line in lines)
 
 
+def test_what_an_or_over_two_relations_says_about_one_filters_it() -> None:
+    plan = optimize(plan_of(
+        "SELECT 1 FROM plain p JOIN readings r ON p.x = r.n WHERE (p.x = 1 AND r.small = 2)"
+        " OR (p.x = 3 AND r.small = 4)"
+    ))  # fmt: skip
+    found = [line.strip() for line in explain_lines(order_joins(plan, Known()))]
+    assert any(line.startswith("Filter") and "(x = 1) OR (x = 3)" in line for line in found)
+    assert any(line.startswith("Filter") and "OR" in line and "small" in line for line in found)
+    assert any(line.startswith("Join") and "OR" in line for line in found)
+
+
 def test_fields_and_their_order_stay() -> None:
     plan = optimize(plan_of("SELECT p.*, s.*, r.n FROM plain p JOIN stock s ON p.x = s.v JOIN readings r ON r.n = s.k"))
     assert order_joins(plan, Known()).fields == plan.fields

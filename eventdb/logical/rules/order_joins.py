@@ -121,16 +121,36 @@ def _ordered(plan: Plan, statistics: Statistics) -> Plan | None:
     columns = tree.take(plan)
     if len(tree.relations) < 2 or any(map(may_raise, tree.terms)):
         return None
+    tree.terms += [term for r in range(len(tree.relations)) for term in _implied(tree, r) if term not in tree.terms]
     tree.relations = [order_joins(relation, statistics) for relation in tree.relations]
-    sizes = [row_count(relation, statistics) for relation in tree.relations]
+    sizes = [row_count(_own(tree, r), statistics) for r in range(len(tree.relations))]
     root = max(range(len(sizes)), key=lambda r: (sizes[r], -r))
     below = _span(tree, root, sizes, statistics)
     if below is None:
         return None
-    joined, held = _join(tree, root, below, sizes, tree.terms)
+    joined, held = _join(tree, root, below, sizes)
     places = {column: i for i, column in enumerate(held)}
     expressions = tuple(ColumnRef(f.type, places[c], f.name) for f, c in zip(plan.fields, columns, strict=True))
     return Project(joined, expressions, plan.fields)
+
+
+def _implied(tree: _Tree, relation: int) -> list[Expression]:
+    """What terms over several relations say about one: (a AND x) OR (b AND y) implies a OR b."""
+    implied = []
+    for term in tree.terms:
+        if isinstance(term, Call) and term.function == "or" and len(tree.owners(term)) > 1:
+            parts = [all_of(t for t in terms_of(arg) if tree.owners(t) == {relation}) for arg in term.args]
+            known = [part for part in parts if part is not None]
+            if len(known) == len(parts):
+                implied.append(Call(BOOLEAN, "or", tuple(known)))
+    return implied
+
+
+def _own(tree: _Tree, relation: int) -> Plan:
+    """A relation below the conditions that read nothing else."""
+    start = tree.starts[relation]
+    columns = list(range(start, start + len(tree.relations[relation].fields)))
+    return _filtered(tree, tree.relations[relation], columns, [t for t in tree.terms if tree.owners(t) == {relation}])
 
 
 def _span(tree: _Tree, root: int, sizes: list[float], statistics: Statistics) -> dict[int, list[int]] | None:
@@ -157,20 +177,18 @@ def _span(tree: _Tree, root: int, sizes: list[float], statistics: Statistics) ->
     return below
 
 
-def _join(
-    tree: _Tree, relation: int, below: dict[int, list[int]], sizes: list[float], terms: list[Expression]
-) -> tuple[Plan, list[int]]:
+def _join(tree: _Tree, relation: int, below: dict[int, list[int]], sizes: list[float]) -> tuple[Plan, list[int]]:
     """A relation with all that hangs below it, and the columns that are its fields. A condition is put where all its
     columns are there first."""
     start = tree.starts[relation]
     columns = list(range(start, start + len(tree.relations[relation].fields)))
     done = {relation}
-    plan = _filtered(tree, tree.relations[relation], columns, [t for t in terms if tree.owners(t) <= done])
+    plan = _own(tree, relation)
     for child in sorted(below[relation], key=lambda r: (sizes[r], r)):
-        right, more = _join(tree, child, below, sizes, terms)
+        right, more = _join(tree, child, below, sizes)
         added = done | {tree.owner(c) for c in more}
         ready = [
-            t for t in terms
+            t for t in tree.terms
             if (o := tree.owners(t)) <= added and not o <= done and not o <= added - done
         ]  # fmt: skip
         both = columns + more
