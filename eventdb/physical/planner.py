@@ -57,6 +57,7 @@ from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
 from eventdb.physical.staged_joins import stage_joins
 from eventdb.physical.time_window import WindowRows
+from eventdb.physical.top_scan import top_of_scan
 from eventdb.physical.union import UnionRows
 from eventdb.physical.values import ConstantRows
 from eventdb.physical.view_scan import ViewRows
@@ -137,6 +138,9 @@ def _top(plan: Limit, context: QueryContext) -> Operator | None:
         return None
     below = plan.input
     if isinstance(below, Sort):
+        of_scan = top_of_scan(plan, below, context)
+        if of_scan is not None:
+            return of_scan
         return TopRows(plan, below, _build(below.input, context), context)
     if isinstance(below, Project) and isinstance(below.input, Sort):
         inner = _top(replace(plan, input=below.input), context)
