@@ -237,10 +237,11 @@ class MergeClause:
 @dataclass(frozen=True, slots=True)
 class Merge(Statement):
     """The plan gives pairs of rows: the target's columns and `_offset`, NULL if there is none; the source's columns and
-    a mark, NULL if there is none. Of each the first clause that fits counts."""
+    at position `mark` a field that is NULL if there is none. Of each the first clause that fits counts."""
 
     table: TableInfo
     plan: Plan
+    mark: int
     clauses: tuple[MergeClause, ...]
     returning: Returning | None = None
 
