@@ -40,9 +40,10 @@ class Digit:
             return Digit(0, max(1, len(column.dictionary)), column.dictionary)
         if column.values.dtype.kind != "i":
             return None
-        if not len(column):
+        values = column.values if column.validity is None else column.values[column.validity]
+        if not len(values):
             return Digit(0, 1, None)
-        low, high = int(column.values.min()), int(column.values.max())
+        low, high = int(values.min()), int(values.max())
         return None if high - low >= MAX_SPAN - 1 else Digit(low, high - low + 1, None)
 
     def numbers(self, column: Column) -> tuple[Array, Array | None]:
