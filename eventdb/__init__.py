@@ -26,6 +26,7 @@ from eventdb.errors import (
     EventDBError,
     ForkError,
     FormatTooNew,
+    FunctionError,
     InternalError,
     MemoryLimitExceeded,
     NotADatabase,
@@ -44,6 +45,7 @@ from eventdb.errors import (
     TopicExists,
     TopicFull,
     TopicNotFound,
+    TransactionFailed,
     UnsupportedError,
     UnsupportedSQL,
     UsageError,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from eventdb.producer import Producer
     from eventdb.result import Result
     from eventdb.snapshot import Snapshot
+    from eventdb.sql_session import SqlSession
     from eventdb.subscription import Change, Subscription
     from eventdb.table import RowChange, Table
     from eventdb.topic import Topic
@@ -73,6 +76,7 @@ _LAZY = {
     "Result": "eventdb.result",
     "RowChange": "eventdb.table",
     "Snapshot": "eventdb.snapshot",
+    "SqlSession": "eventdb.sql_session",
     "Subscription": "eventdb.subscription",
     "Table": "eventdb.table",
     "Topic": "eventdb.topic",
@@ -100,6 +104,7 @@ __all__ = [
     "EventDBError",
     "ForkError",
     "FormatTooNew",
+    "FunctionError",
     "InternalError",
     "MemoryLimitExceeded",
     "NotADatabase",
@@ -118,6 +123,7 @@ __all__ = [
     "RowChange",
     "SchemaMismatch",
     "Snapshot",
+    "SqlSession",
     "StorageError",
     "StreamError",
     "Subscription",
@@ -127,6 +133,7 @@ __all__ = [
     "TopicFull",
     "TopicNotFound",
     "Transaction",
+    "TransactionFailed",
     "UnsupportedError",
     "UnsupportedSQL",
     "UsageError",

@@ -15,7 +15,7 @@ from eventdb.logical.plan import (
     Aggregate,
     Distinct,
     DistinctOn,
-    FileScan,
+    ExternalScan,
     Filter,
     GroupSets,
     Join,
@@ -30,19 +30,20 @@ from eventdb.logical.plan import (
     ViewScan,
     transform_plan,
 )
-from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
 from eventdb.logical.rules.order_joins import order_joins
 from eventdb.logical.rules.prune_columns import prune_columns
+from eventdb.logical.series import Series
 from eventdb.physical.aggregate import GroupRows, GroupSetRows
 from eventdb.physical.built import Built, BuiltRows
 from eventdb.physical.context import QueryContext
 from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.exists_join import ExistsJoin
-from eventdb.physical.file_scan import FileRows
+from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
 from eventdb.physical.fused import LEAST_COMPILED_ROWS
 from eventdb.physical.join import HashJoin
-from eventdb.physical.limit import LimitRows
+from eventdb.physical.limit import LimitRows, LimitRowsByValue
 from eventdb.physical.limit_by import LimitRowsBy
 from eventdb.physical.operator import Operator
 from eventdb.physical.over import OverRows
@@ -50,11 +51,13 @@ from eventdb.physical.project import ProjectColumns
 from eventdb.physical.recursive import RecursiveRows, WorkingRows
 from eventdb.physical.scan import KeyLookup, LogScan
 from eventdb.physical.scan_statistics import ScanStatistics
+from eventdb.physical.series import SeriesRows
 from eventdb.physical.set_operation import SetRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
 from eventdb.physical.staged_joins import stage_joins
 from eventdb.physical.time_window import WindowRows
+from eventdb.physical.top_scan import top_of_scan
 from eventdb.physical.union import UnionRows
 from eventdb.physical.values import ConstantRows
 from eventdb.physical.view_scan import ViewRows
@@ -135,6 +138,9 @@ def _top(plan: Limit, context: QueryContext) -> Operator | None:
         return None
     below = plan.input
     if isinstance(below, Sort):
+        of_scan = top_of_scan(plan, below, context)
+        if of_scan is not None:
+            return of_scan
         return TopRows(plan, below, _build(below.input, context), context)
     if isinstance(below, Project) and isinstance(below.input, Sort):
         inner = _top(replace(plan, input=below.input), context)
@@ -148,8 +154,9 @@ def _join(plan: Join, children: tuple[Operator, ...], context: QueryContext) -> 
 
 
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
-    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context), FileScan: FileRows,
-    ViewScan: ViewRows, Built: BuiltRows, Values: ConstantRows, WorkingTable: WorkingRows,
+    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context),
+    ExternalScan: ExternalRows, ViewScan: ViewRows, Built: BuiltRows, Values: ConstantRows,
+    WorkingTable: WorkingRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Filter: lambda plan, children, context: FilterRows(plan, children[0], context),
@@ -164,7 +171,9 @@ _INNER: dict[type[Plan], Callable[..., Operator]] = {
     DistinctOn: lambda plan, children, context: FirstRows(plan, children[0], context),
     UnionAll: lambda plan, children, context: UnionRows(plan, children, context),
     TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
+    Series: lambda plan, children, context: SeriesRows(plan, children[0], context),
     SetOperation: lambda plan, children, context: SetRows(plan, children[0], children[1], context),
+    LimitValue: lambda plan, children, context: LimitRowsByValue(plan, children[0], children[1], context),
     LimitBy: lambda plan, children, context: LimitRowsBy(plan, children[0], context),
     RecursiveUnion: lambda plan, children, context: RecursiveRows(plan, children[0], children[1], _build, context),
 }

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from eventdb.logical.expressions import Aggregation, Call, Case, Expression, Literal, SortKey
+from eventdb.logical.expressions import Aggregation, Call, Case, ColumnRef, Expression, Literal, SortKey, walk
 from eventdb.logical.functions import AGGREGATES
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.logical.rankings import SKIPS_NULLS
+from eventdb.logical.subqueries import OuterRef
 from eventdb.schema import BIGINT, BOOLEAN, DOUBLE, VARCHAR
 from eventdb.sql import functions
 from eventdb.sql.context import Context
+from eventdb.sql.python_calls import python_aggregation
 from eventdb.sql.references import AggregateRef
+from eventdb.sql.subqueries import inside
 from eventdb.sql.tokens import FUNCTION_PREFIX
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ _EXTREMES = {
     "arg_min_nulls_last": False, "arg_max_nulls_last": True,
 }  # fmt: skip
 _MEDIANS = ("median", "percentile_cont", "percentile_disc", "quantile")
+_QUANTILES = ("approx_quantile", "reservoir_quantile")
 _AS_DOUBLE = {"fsum": "sum", "kahan_sum": "sum", "sumkahan": "sum", "favg": "avg"}
 _IN_ORDER = ("string_agg", "first", "last", "any_value", "mode")  # ORDER BY changes nothing for the others
 _SAME_WHEN_DISTINCT = ("min", "max", "bool_and", "bool_or", "any_value", "first", "last", "bit_and", "bit_or")
@@ -102,6 +107,9 @@ def bind_aggregate(binder: ExpressionBinder, call: CallParts) -> Expression:
     """A reference to the aggregation, which is added to the binder's unless it is there."""
     if call.name in ("weighted_avg", "wavg"):
         return _weighted(binder, call)
+    outer = _of_outer_query(binder, call)
+    if outer is not None:
+        return outer
     aggregations = binder.check_aggregate(call.name, call.node)
     found = aggregation_of(binder, call, binder.aggregate_argument)
     if found not in aggregations:
@@ -109,6 +117,24 @@ def bind_aggregate(binder: ExpressionBinder, call: CallParts) -> Expression:
     reference = AggregateRef(found.type, aggregations.index(found))
     binder.places.setdefault(reference, call.node)
     return reference
+
+
+def _of_outer_query(binder: ExpressionBinder, call: CallParts) -> Expression | None:
+    """An aggregate that reads columns of the query around and none of its own belongs to that query, as in SQL:2016."""
+    context = binder.context
+    enclosing = context.enclosing[-1] if context.enclosing else None
+    if enclosing is None or enclosing.binder is None:
+        return None
+    taken = [len(around.args) for around in context.enclosing]
+    found = aggregation_of(binder, call, binder.aggregate_argument)
+    parts = [part for expression in found.expressions() for part in walk(expression)]
+    if any(isinstance(part, ColumnRef) for part in parts) or not any(isinstance(part, OuterRef) for part in parts):
+        return None
+    for around, count in zip(context.enclosing, taken, strict=True):
+        del around.args[count:]
+    with inside(context, -1):
+        value = bind_aggregate(enclosing.binder, call)
+    return enclosing.argument(value, call.name)
 
 
 def aggregation_of(binder: ExpressionBinder, call: CallParts, bind: Bind) -> Aggregation:
@@ -135,10 +161,17 @@ def _unfiltered(binder: ExpressionBinder, call: CallParts, bind: Bind, condition
     name, node = call.name, call.node
     if call.within:
         call = _within_group(binder, call)
+    if name == "approx_count_distinct":  # exact: there is no sketch that would be faster and not be kept whole
+        name, call = "count", replace(call, distinct=True)
+    if name in _QUANTILES:
+        name, call = "quantile_disc", replace(call, name="quantile_disc", arguments=call.arguments[:2])
     if name in ("count", "count_star") and (not call.arguments or isinstance(call.arguments[0], exp.Star)):
         return _count_rows(binder, call, condition)
     order = tuple(_sort_key(bind, item) for item in call.order)
     args = [bind(argument) for argument in call.arguments]
+    callee = binder.context.resolver.function(name)
+    if isinstance(callee, PythonAggregate):
+        return python_aggregation(binder, callee, args, call.distinct, condition, order, node)
     if name in _COUNT_IF:
         if len(args) != 1:
             binder.context.fail(f"{name}() takes one condition", node)

@@ -24,13 +24,16 @@ from eventdb.logical.expressions import (
 )
 from eventdb.logical.functions import RANKINGS, ends_in_escape
 from eventdb.logical.over import OverCall
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.schema import BIGINT, BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
 from eventdb.sql import functions
 from eventdb.sql.aggregates import bind_aggregate, is_aggregate, parts_of
 from eventdb.sql.calls import Calls
+from eventdb.sql.comparisons import collate, in_rows, special
 from eventdb.sql.context import Context, decimal_literal, integer_literal
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.overs import bind_over
+from eventdb.sql.python_calls import python_scalar
 from eventdb.sql.references import GroupingRef, OverRef
 from eventdb.sql.scope import Scope
 from eventdb.sql.subqueries import QUERIES, exists_subquery, in_subquery, outer_column, quantified, scalar_subquery
@@ -163,12 +166,22 @@ class ExpressionBinder(Calls):
     def _interval(self, node: exp.Interval) -> Expression:
         unit = node.args.get("unit")
         if not isinstance(node.this, exp.Literal):
-            self.context.unsupported("an interval of an expression", node, "multiply: n * INTERVAL '1 day'")
+            return self._many_intervals(node, unit)
         value = parse_interval(node.this.name, unit.name if unit is not None else None)
         if value is None:
             shown = f"{node.this.name} {unit.name if unit is not None else ''}".strip()
             self.context.fail(f"{shown!r} is not an interval; write for example INTERVAL '5 minutes'", node)
         return Literal(INTERVAL, value)
+
+    def _many_intervals(self, node: exp.Interval, unit: exp.Expr | None) -> Expression:
+        """INTERVAL (n) DAY is n * INTERVAL '1 day'."""
+        one = parse_interval("1", unit.name) if unit is not None else None
+        if one is None:
+            self.context.fail("an interval of an expression needs a unit: INTERVAL (n) DAY", node)
+        count = self.bind(node.this)
+        if not count.type.is_numeric:
+            self.context.fail(f"INTERVAL (n) {unit.name if unit else ''}: n is a number, not {count.type}", node)
+        return self.call("multiply", [Literal(INTERVAL, one), count], node)
 
     def _now(self, node: exp.Expr) -> Expression:
         return self.call("now", [], node)
@@ -190,6 +203,9 @@ class ExpressionBinder(Calls):
         function = _BINARY[type(node)]
         if isinstance(node.expression, (exp.Any, exp.All)):
             return quantified(self, node, function)
+        found = special(self, node, function)
+        if found is not None:
+            return found
         left, right = self.bind(node.this), self.bind(node.expression)
         if function in ("add", "multiply") and _goes_second(left, right):
             left, right = right, left
@@ -257,6 +273,8 @@ class ExpressionBinder(Calls):
             return in_subquery(self, node.this, node.expressions[0], node)
         if node.args.get("unnest") is not None or node.args.get("field") is not None:
             self.context.unsupported("IN over a list value", node)
+        if isinstance(node.this, exp.Tuple):
+            return in_rows(self, node)
         operand = self.bind(node.this)
         values = [self.bind(value) for value in node.expressions]
         if all(isinstance(value, Literal) for value in values):
@@ -337,14 +355,20 @@ class ExpressionBinder(Calls):
             return self._window_bound(name, node)
         if is_aggregate(name):
             return bind_aggregate(self, call)
+        callee = self.context.resolver.function(name)
+        if isinstance(callee, PythonAggregate):
+            return bind_aggregate(self, call)
         if name in RANKINGS:
             self.context.fail(f"{name}() needs a window: {name}(...) OVER (ORDER BY ...)", node)
         call.only_plain(self.context)
+        if callee is not None:
+            return python_scalar(self, callee, [self.bind(argument) for argument in call.arguments], node)
         if name in functions.KNOWN_ELSEWHERE:
             self.context.unsupported(f"the function {name}()", node, functions.FIXES.get(name, ""))
         bound = functions.scalar(self, name, [self.bind(arg) for arg in call.arguments], node)
         if bound is None:
-            near = get_close_matches(name, sorted(functions.FUNCTION_NAMES), 1)
+            known = sorted((*functions.FUNCTION_NAMES, *self.context.resolver.function_names()))
+            near = get_close_matches(name, known, 1)
             self.context.fail(f"no function {name}(){f'; did you mean {near[0]}()?' if near else ''}", node)
         return bound
 
@@ -445,7 +469,7 @@ _BINDERS: dict[type, Callable[[ExpressionBinder, Any], Expression]] = {
     exp.In: _E._in, exp.Like: _E._like, exp.ILike: _E._like, exp.Escape: _E._escape, exp.Case: _E._case,
     exp.Cast: _E._cast, exp.TryCast: _E._cast, exp.Anonymous: _E._function, exp.Filter: _E._function,
     exp.WithinGroup: _E._function, exp.IgnoreNulls: _E._function, exp.RespectNulls: _E._function,
-    exp.Grouping: _E._grouping,
+    exp.Grouping: _E._grouping, exp.Collate: collate,
     exp.Extract: _E._extract, exp.StrPosition: _E._position, exp.Substring: _E._substring, exp.Trim: _E._trim,
     exp.Subquery: _E._subquery, exp.Select: _E._subquery, exp.Exists: _E._exists, exp.Window: _E._over,
 }  # fmt: skip

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from eventdb.logical.expressions import ColumnRef, Expression, columns_of, remap, walk
-from eventdb.logical.plan import Join, Plan
+from eventdb.errors import BindError
+from eventdb.logical.expressions import ColumnRef, Expression, columns_of, remap
+from eventdb.logical.plan import Filter, Join, Plan
 from eventdb.logical.predicates import all_of, split_pairs, terms_of
-from eventdb.logical.subqueries import Apply, Subquery, holds_subquery
+from eventdb.logical.subqueries import Apply, holds_subquery
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import project
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
+from eventdb.sql.series import bind_series, series_call
 from eventdb.sql.subqueries import bind_nested
 
 if TYPE_CHECKING:
@@ -35,9 +37,9 @@ class JoinBinder:
     def bind(self, left: Relation, node: exp.Join) -> Relation:
         kind = self._kind(node)
         natural = (node.args.get("method") or "").upper() == "NATURAL"
-        if isinstance(node.this, exp.Lateral):
-            return self._lateral(left, node, kind, natural)
-        right = self.relations.item(node.this)
+        right = self.relations.alone(node.this)
+        if not isinstance(right, Relation):
+            return self._lateral(left, node, kind, natural, right)
         self._check_names(left, right, node.this)
         using: list[exp.Expr | str] = list(node.args.get("using") or [])
         if natural:
@@ -78,14 +80,7 @@ class JoinBinder:
     def _terms(self, left: Relation, right: Relation, on: exp.Expr, kind: str) -> list[Expression]:
         width = len(left.plan.fields)
         scope = left.scope.joined(right.scope, width)
-        terms = terms_of(ExpressionBinder(self.context, scope, "ON").predicate(on))
-        if kind != "inner":
-            for part in (part for term in terms for part in walk(term)):
-                read = columns_of(part)
-                if isinstance(part, Subquery) and read and min(read) < width <= max(read):
-                    fix = "let it read columns of one side"
-                    self.context.unsupported(f"a subquery over both sides of a {kind.upper()} JOIN in its ON", on, fix)
-        return terms
+        return terms_of(ExpressionBinder(self.context, scope, "ON").predicate(on))
 
     def _relation(self, left: Relation, right: Relation, kind: str, terms: list[Expression]) -> Relation:
         """The join over left, then right fields. Terms read them in that order."""
@@ -157,14 +152,28 @@ class JoinBinder:
 
     # -- LATERAL ---------------------------------------------------------------------------------------------------
 
-    def _lateral(self, left: Relation, node: exp.Join, kind: str, natural: bool) -> Relation:
+    def _lateral(
+        self, left: Relation, node: exp.Join, kind: str, natural: bool, error: BindError | None
+    ) -> Relation:  # fmt: skip
+        """LATERAL, or a subquery that cannot be bound without the items before it, which said `error`."""
         lateral = node.this
         if kind not in ("inner", "left") or natural or node.args.get("using"):
+            if error is not None:
+                raise error
             self.context.unsupported("LATERAL in this join", node, "use CROSS, INNER or LEFT JOIN LATERAL ... ON")
-        if not isinstance(lateral.this, exp.Subquery):
+        call = series_call(lateral)
+        if call is not None:
+            return self._series(left, node, kind, call)
+        query = lateral if error is not None else lateral.this
+        if not isinstance(query, exp.Subquery):
             self.context.unsupported("LATERAL of anything but a subquery", lateral)
         binder = ExpressionBinder(self.context, left.scope, "LATERAL")
-        plan, enclosing = bind_nested(self.context, binder.known, lateral.this)
+        try:
+            plan, enclosing = bind_nested(self.context, binder.known, query)
+        except BindError:
+            if error is not None:
+                raise error from None
+            raise
         right = self.relations.named(plan, lateral, "")
         self._check_names(left, right, lateral)
         on = node.args.get("on")
@@ -175,6 +184,17 @@ class JoinBinder:
             return self._relation(left, right, kind, terms)
         applied = Apply(kind, left.plan, plan, tuple(enclosing.args), all_of(terms))
         return Relation(applied, left.scope.joined(right.scope, len(left.plan.fields)))
+
+
+    def _series(self, left: Relation, node: exp.Join, kind: str, call: exp.Anonymous) -> Relation:
+        if kind != "inner":
+            self.context.unsupported("LEFT JOIN of a series that reads the row before it", node, "use a subquery")
+        found = bind_series(self.context, call, node.this, left)
+        on = node.args.get("on")
+        if on is None:
+            return found
+        condition = ExpressionBinder(self.context, found.scope, "ON").predicate(on)
+        return Relation(Filter(found.plan, condition), found.scope)
 
 
 def join_plan(left: Plan, right: Plan, kind: str, terms: list[Expression]) -> Plan:

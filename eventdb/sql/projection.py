@@ -7,7 +7,7 @@ from sqlglot import exp
 from eventdb.logical.expressions import ColumnRef, Expression, Literal
 from eventdb.logical.functions import may_be_null
 from eventdb.logical.plan import Fields, OutputField, Plan, Project
-from eventdb.schema import NULL, VARCHAR, DataType
+from eventdb.schema import BLOB, NULL, VARCHAR, DataType
 from eventdb.sql.expressions import ExpressionBinder
 
 
@@ -28,11 +28,13 @@ def renamed(plan: Plan, names: list[str]) -> Plan:
 def assign(
     binder: ExpressionBinder, value: Expression, target: DataType, column: str, node: exp.Expr | None
 ) -> Expression:
-    """A value in the type of the column it is stored in, as INSERT converts: numbers, times, string literals, text."""
+    """A value in the type of its column, as INSERT converts: numbers, times, string literals, anything to text."""
     if value.type == target:
         return value
     numbers = value.type.is_numeric and target.is_numeric
     times = value.type.name in ("DATE", "TIMESTAMP") and target.name in ("DATE", "TIMESTAMP")
+    if target == VARCHAR and value.type != BLOB:
+        return binder.cast(value, target, node)
     if numbers or times or value.type == NULL or (isinstance(value, Literal) and value.type == VARCHAR):
         return binder.coerce(value, target, node)
     binder.context.fail(f"column {column!r} is {target}, this is {value.type}; write CAST(... AS {target})", node)

@@ -54,12 +54,13 @@ def bind_recursive(
     casts = []
     for i, (have, want) in enumerate(zip(step.fields, fields, strict=True)):
         ref = ColumnRef(have.type, i, have.name)
-        if common_type(have.type, want.type) != want.type:
+        whole = have.type.is_integer and want.type.is_integer  # a value that does not fit is an error, as in any cast
+        if not whole and common_type(have.type, want.type) != want.type:
             context.fail(
                 f"column {want.name!r} is {want.type} in the first part and {have.type} in the recursive one; "
                 "write a CAST in the first part", query.expression,
             )  # fmt: skip
-        casts.append(binder.coerce(ref, want.type, query.expression))
+        casts.append(binder.cast(ref, want.type, query.expression))
     return RecursiveUnion(
         table.number, cte.alias, base, project(step, casts, names), bool(query.args.get("distinct")), fields
     )

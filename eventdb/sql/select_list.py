@@ -97,21 +97,21 @@ class SelectList:
             if found.table:
                 place.set("table", exp.Identifier(this=found.table, quoted=True))
             inner = tree.this if isinstance(tree, exp.Alias) else tree
+            if isinstance(inner, exp.Columns) and found.tree is not None:
+                yield Item(tree.alias if isinstance(tree, exp.Alias) else found.name, found.tree)
+                continue
             if isinstance(inner, exp.Columns):
                 yield Item(tree.alias if isinstance(tree, exp.Alias) else found.name, None, found.column, tree)
                 continue
             copied = inner.copy()
             for part in list(copied.find_all(exp.Columns)):
-                part.replace(place.copy())
+                part.replace(exp.Paren(this=found.tree.copy()) if found.tree is not None else place.copy())
             yield Item(tree.alias if isinstance(tree, exp.Alias) else "", copied)
 
     def _chosen(self, node: exp.Columns) -> list[_Chosen]:
         inner = node.this
         if isinstance(inner, exp.Star):
-            items = self._star(inner, inner)
-            if any(item.column is None for item in items):
-                self.context.unsupported("REPLACE inside COLUMNS(*)", node)
-            return [_Chosen(item.name, item.column) for item in items if item.column is not None]
+            return [_Chosen(item.name, item.column, item.tree) for item in self._star(inner, inner)]
         if isinstance(inner, exp.Literal) and inner.is_string:
             try:
                 pattern = re.compile(inner.name)
@@ -126,14 +126,15 @@ class SelectList:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """A column COLUMNS(...) stands for, under the name it gets."""
+    """A column COLUMNS(...) stands for, under the name it gets, or the tree that replaces it."""
 
     name: str
-    column: Name
+    column: Name | None
+    tree: exp.Expr | None = None
 
     @property
     def table(self) -> str:
-        return self.column.table
+        return self.column.table if self.column is not None else ""
 
 
 def name_of(tree: exp.Expr | None, bound: Expression, binder: ExpressionBinder) -> str:

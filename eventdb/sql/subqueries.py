@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ class Enclosing:
     """A query around the one that is bound: how it finds a column, and what was taken from its rows so far."""
 
     find: Callable[[str, str, exp.Expr], Expression | None]
+    binder: ExpressionBinder | None  # None in LATERAL, which no aggregate of the query around it reaches
     args: list[Expression] = field(default_factory=list)
 
     def argument(self, expression: Expression, name: str) -> OuterRef:
@@ -38,21 +40,29 @@ def outer_column(context: Context, name: str, table: str, node: exp.Expr) -> Exp
     if not context.enclosing:
         return None
     enclosing = context.enclosing[-1]
-    around, context.enclosing = context.enclosing, context.enclosing[:-1]
-    try:
+    with inside(context, -1):
         found = enclosing.find(name, table, node)
-    finally:
-        context.enclosing = around
     return None if found is None else enclosing.argument(found, name)
 
 
+@contextmanager
+def inside(context: Context, depth: int) -> Iterator[None]:
+    """Inside the block only the first `depth` queries are around the one that is bound."""
+    around, context.enclosing = context.enclosing, context.enclosing[:depth]
+    try:
+        yield
+    finally:
+        context.enclosing = around
+
+
 def bind_nested(
-    context: Context, find: Callable[[str, str, exp.Expr], Expression | None], node: exp.Expr
-) -> tuple[Plan, Enclosing]:
+    context: Context, find: Callable[[str, str, exp.Expr], Expression | None], node: exp.Expr,
+    binder: ExpressionBinder | None = None,
+) -> tuple[Plan, Enclosing]:  # fmt: skip
     """The plan of a query inside another one, and what it takes from it."""
     if context.bind_query is None:
         context.unsupported("a subquery here", node, "run it first and pass its result")
-    enclosing = Enclosing(find)
+    enclosing = Enclosing(find, binder)
     context.enclosing = [*context.enclosing, enclosing]
     try:
         plan = context.bind_query(_query(node), context.ctes)
@@ -69,14 +79,14 @@ def _query(node: exp.Expr) -> exp.Expr:
 
 
 def scalar_subquery(binder: ExpressionBinder, node: exp.Expr) -> Expression:
-    plan, enclosing = bind_nested(binder.context, binder.known, node)
+    plan, enclosing = bind_nested(binder.context, binder.known, node, binder)
     if len(plan.fields) != 1:
         binder.context.fail(f"a subquery used as a value has one column, not {len(plan.fields)}", node)
     return Subquery(plan.fields[0].type, "scalar", plan, tuple(enclosing.args))
 
 
 def exists_subquery(binder: ExpressionBinder, node: exp.Exists) -> Expression:
-    plan, enclosing = bind_nested(binder.context, binder.known, node.this)
+    plan, enclosing = bind_nested(binder.context, binder.known, node.this, binder)
     return Subquery(BOOLEAN, "exists", plan, tuple(enclosing.args))
 
 
@@ -104,7 +114,7 @@ def _any(
     """Whether `operand FUNCTION value` (or its negation) is true for a value of the query."""
     trees = operand.expressions if isinstance(operand, exp.Tuple) else [operand]
     operands = [binder.bind(tree) for tree in trees]
-    plan, enclosing = bind_nested(binder.context, binder.known, query)
+    plan, enclosing = bind_nested(binder.context, binder.known, query, binder)
     if len(plan.fields) != len(operands):
         binder.context.fail(f"{len(operands)} values are compared with {len(plan.fields)} columns of a subquery", node)
     if len(operands) > 1 and (negated or function != "eq"):

@@ -108,7 +108,7 @@ def froms(draw: st.DrawFn) -> tuple[str, list[str]]:
             text += f" LEFT JOIN LATERAL (SELECT w.a, w.b, w.c, w.d FROM {table} w WHERE {where}) {table} ON TRUE"
             names, near = [*names, table], [*near, table]
         else:
-            on = draw(conditions([*near, table, table], 0))
+            on = draw(conditions([*near, table, table], draw(st.sampled_from((0, 0, 1)))))
             text += f" {kind} {table} ON {on}"
             if kind not in ("SEMI JOIN", "ANTI JOIN"):
                 names, near = [*names, table], [*near, table]

@@ -136,7 +136,7 @@ def _ordered(plan: Plan, statistics: Statistics) -> Plan | None:
 
 def _implied(tree: _Tree, relation: int) -> list[Expression]:
     """What terms over several relations say about one: (a AND x) OR (b AND y) implies a OR b."""
-    implied = []
+    implied: list[Expression] = []
     for term in tree.terms:
         if isinstance(term, Call) and term.function == "or" and len(tree.owners(term)) > 1:
             parts = [all_of(t for t in terms_of(arg) if tree.owners(t) == {relation}) for arg in term.args]
