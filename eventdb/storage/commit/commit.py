@@ -56,10 +56,6 @@ class Writer(Durability):
         # A store into the mapped journal costs 0.2 us where pwrite costs 3, a quarter of an append that does not flush.
         # Before a flush the system call is nothing, and it reports errors.
         self.stores_records = not self.synced and files.overwrites_in_place(path)
-        if not self.synced:
-            # Filled in larger pieces, it is flushed in larger pieces: 1 MB for an event of 100 bytes. That is for
-            # flushes every 100 ms, where a thread that writes 4,096 pieces gets the interpreter back 4,096 times.
-            self.journal.spare.piece_bytes = JOURNAL_PIECE_BYTES
         self.rolled_ns = 0
         self.fills_fast = False  # the journal file before this one was full within SPARE_AFTER_MS
         self.on_roll: Callable[[], None] | None = None
@@ -273,6 +269,9 @@ class Writer(Durability):
         self.tail = following
         now = self.clock.monotonic_ns()
         self.fills_fast = now - self.rolled_ns < SPARE_AFTER_MS * 1_000_000
+        # What was filled in larger pieces is flushed in larger pieces: 1 MB for an event of 100 bytes. Where a file is
+        # full in moments that costs nothing, and who writes 4,096 pieces gets the interpreter back 4,096 times.
+        self.journal.spare.piece_bytes = JOURNAL_PIECE_BYTES if self.fills_fast and not self.synced else PAGE_BYTES
         self.rolled_ns = now
         if self.on_roll is not None:
             self.on_roll()
