@@ -28,7 +28,7 @@ from eventdb.logical.plan import (
     ViewScan,
 )
 from eventdb.logical.python_functions import calls_python
-from eventdb.logical.relational import RecursiveUnion, SetOperation
+from eventdb.logical.relational import LimitValue, RecursiveUnion, SetOperation
 from eventdb.logical.subqueries import Apply, holds_subquery
 from eventdb.logical.windows import window_of
 from eventdb.sql.context import Context
@@ -38,6 +38,7 @@ _REFUSED = {
     Join: ("a join in a continuous query", "join when you read the view"),
     Sort: ("ORDER BY in a continuous query", "sort when you read it: SELECT * FROM view ORDER BY ..."),
     Limit: ("LIMIT in a continuous query", "limit when you read it: SELECT * FROM view LIMIT ..."),
+    LimitValue: ("LIMIT in a continuous query", "limit when you read it: SELECT * FROM view LIMIT ..."),
     Distinct: ("DISTINCT in a continuous query", "GROUP BY the columns instead"),
     SetOperation: ("INTERSECT or EXCEPT in a continuous query", "create one view for each side"),
     RecursiveUnion: ("WITH RECURSIVE in a continuous query", "run it when you read the view"),

@@ -29,6 +29,7 @@ from eventdb.schema import BIGINT, BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
 from eventdb.sql import functions
 from eventdb.sql.aggregates import bind_aggregate, is_aggregate, parts_of
 from eventdb.sql.calls import Calls
+from eventdb.sql.comparisons import collate, in_rows, special
 from eventdb.sql.context import Context, decimal_literal, integer_literal
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.overs import bind_over
@@ -202,6 +203,9 @@ class ExpressionBinder(Calls):
         function = _BINARY[type(node)]
         if isinstance(node.expression, (exp.Any, exp.All)):
             return quantified(self, node, function)
+        found = special(self, node, function)
+        if found is not None:
+            return found
         left, right = self.bind(node.this), self.bind(node.expression)
         if function in ("add", "multiply") and _goes_second(left, right):
             left, right = right, left
@@ -269,6 +273,8 @@ class ExpressionBinder(Calls):
             return in_subquery(self, node.this, node.expressions[0], node)
         if node.args.get("unnest") is not None or node.args.get("field") is not None:
             self.context.unsupported("IN over a list value", node)
+        if isinstance(node.this, exp.Tuple):
+            return in_rows(self, node)
         operand = self.bind(node.this)
         values = [self.bind(value) for value in node.expressions]
         if all(isinstance(value, Literal) for value in values):
@@ -463,7 +469,7 @@ _BINDERS: dict[type, Callable[[ExpressionBinder, Any], Expression]] = {
     exp.In: _E._in, exp.Like: _E._like, exp.ILike: _E._like, exp.Escape: _E._escape, exp.Case: _E._case,
     exp.Cast: _E._cast, exp.TryCast: _E._cast, exp.Anonymous: _E._function, exp.Filter: _E._function,
     exp.WithinGroup: _E._function, exp.IgnoreNulls: _E._function, exp.RespectNulls: _E._function,
-    exp.Grouping: _E._grouping,
+    exp.Grouping: _E._grouping, exp.Collate: collate,
     exp.Extract: _E._extract, exp.StrPosition: _E._position, exp.Substring: _E._substring, exp.Trim: _E._trim,
     exp.Subquery: _E._subquery, exp.Select: _E._subquery, exp.Exists: _E._exists, exp.Window: _E._over,
 }  # fmt: skip

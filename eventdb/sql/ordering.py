@@ -7,7 +7,8 @@ from sqlglot import exp
 from eventdb.logical.constants import cast_literal
 from eventdb.logical.expressions import Call, ColumnRef, Expression, IntervalValue, Literal, SortKey, walk
 from eventdb.logical.over import Over, OverCall
-from eventdb.logical.plan import Distinct, DistinctOn, Filter, Limit, OutputField, Plan, Sort
+from eventdb.logical.plan import Distinct, DistinctOn, Filter, Limit, OutputField, Plan, Sort, Values
+from eventdb.logical.relational import LimitValue
 from eventdb.logical.rules.fold_constants import fold
 from eventdb.logical.subqueries import holds_subquery
 from eventdb.schema import BIGINT, BOOLEAN, DOUBLE, NULL
@@ -90,8 +91,11 @@ class TailBinder:
         return plan if row_count is None and not skip else Limit(plan, row_count, skip or 0)
 
     def _computed(self, plan: Plan, row_count: RowCount, skip: RowCount, node: exp.Expr) -> Plan:
-        """LIMIT and OFFSET by the values of subqueries: the rows whose number lies between."""
+        """LIMIT and OFFSET by the values of subqueries; inside a subquery as the rows whose number lies between."""
         binder = ExpressionBinder(self.context, Scope([], []), "LIMIT")
+        if not self.context.enclosing:
+            values = [v if isinstance(v, Expression) else Literal(BIGINT, v) for v in (row_count, skip)]
+            return LimitValue(plan, project(Values(((),), ()), values, ["limit", "offset"]))
         width = len(plan.fields)
         call = OverCall("row_number", (), BIGINT)
         place = ColumnRef(BIGINT, width, str(call))
@@ -151,6 +155,15 @@ class TailBinder:
         if bound.value is not None and bound.value < 0:
             self.context.fail(f"{clause} must not be negative", tree)
         return None if bound.value is None else int(bound.value)
+
+
+def is_constant(tree: exp.Expr) -> bool:
+    """Whether an ORDER BY item is a literal that orders nothing (a number without a sign is a place)."""
+    inner = tree.this if isinstance(tree, exp.Neg) else tree
+    return isinstance(inner, (exp.Literal, exp.Boolean, exp.Null))
+
+
+CONSTANT = "a constant changes nothing; name a column, or its place as a number"
 
 
 def _place(expression: Expression, columns: list[Expression]) -> int:

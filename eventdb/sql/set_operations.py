@@ -104,22 +104,46 @@ def has_tail(node: exp.Expr) -> bool:
     return any(node.args.get(part) is not None for part in ("order", "limit", "offset", "with_"))
 
 
-def written_items(node: exp.Expr) -> dict[str, int]:
-    """The places of the select items of a set operation by their text and their aliases, of the first query that has
-    them: what its ORDER BY may say besides the names of its columns."""
+def written_items(node: exp.Expr, names: list[str]) -> dict[str, int]:
+    """The places of the columns of a set operation under what its queries wrote: names, aliases and expressions, those
+    of the first query that has them. Its ORDER BY may say these besides `names`, its own columns."""
+    columns = _written(node) if isinstance(node, exp.SetOperation) else None
+    if columns is None:
+        return {}
+    places = {name.lower(): i for i, name in reversed(list(enumerate(names)))}
     found: dict[str, int] = {}
-    pending: list[exp.Expr] = [node] if isinstance(node, exp.SetOperation) else []
-    while pending:
-        current = pending.pop()
-        while isinstance(current, (exp.Subquery, exp.Paren)):
-            current = current.this
-        if isinstance(current, exp.SetOperation):
-            if not current.args.get("by_name"):
-                pending += [current.expression, current.this]
-        elif isinstance(current, exp.Select) and not any(item.is_star for item in current.expressions):
-            for i, item in enumerate(current.expressions):
-                tree = item.this if isinstance(item, exp.Alias) else item
-                for text in (tree.sql().lower(), item.alias_or_name.lower()):
-                    if text and not isinstance(tree, exp.Literal):
-                        found.setdefault(text, i)
+    for name, texts in columns:
+        for text in texts:
+            if name in places:
+                found.setdefault(text, places[name])
     return found
+
+
+def _written(node: exp.Expr) -> list[tuple[str, list[str]]] | None:
+    """For each column of a query its name and what is written for it; None where that cannot be told."""
+    while isinstance(node, (exp.Subquery, exp.Paren)):
+        node = node.this
+    if isinstance(node, exp.Select):
+        if any(item.is_star or item.find(exp.Columns) is not None for item in node.expressions):
+            return None
+        columns = []
+        for item in node.expressions:
+            tree = item.this if isinstance(item, exp.Alias) else item
+            text = tree.sql().lower()
+            name = item.alias_or_name.lower() or text
+            texts = [name] if isinstance(tree, exp.Literal) else [name, text]
+            if isinstance(tree, exp.Column):
+                texts += [f"{table.alias_or_name}.{tree.name}".lower() for table in node.find_all(exp.Table)]
+            columns.append((name, texts))
+        return columns
+    if not isinstance(node, exp.SetOperation):
+        return None
+    left, right = _written(node.this), _written(node.expression)
+    if left is None or right is None:
+        return left
+    if not node.args.get("by_name"):
+        return [(name, [*texts, *more]) for (name, texts), (_, more) in zip(left, right, strict=False)]
+    merged = {name: list(texts) for name, texts in left}
+    for name, texts in right:
+        merged.setdefault(name, []).extend(texts)
+    return list(merged.items())

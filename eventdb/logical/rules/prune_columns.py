@@ -26,7 +26,7 @@ from eventdb.logical.plan import (
     Values,
     ViewScan,
 )
-from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
 from eventdb.logical.series import Series
 
 Places = dict[int, int]  # old position -> new position
@@ -99,6 +99,10 @@ def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
     if isinstance(plan, LimitBy):
         below, places = _prune(plan.input, needed | _read(plan.keys))
         return replace(plan, input=below, keys=_move(plan.keys, places)), places
+    if isinstance(plan, LimitValue):
+        below, places = _prune(plan.input, needed)
+        counts = _exactly(*_prune(plan.counts, {0, 1}), [0, 1], plan.counts)
+        return LimitValue(below, counts), places
     every = set(range(len(plan.fields)))
     if isinstance(plan, WorkingTable):
         return plan, {i: i for i in every}
