@@ -44,6 +44,7 @@ from eventdb.errors import (
     TopicExists,
     TopicFull,
     TopicNotFound,
+    TransactionFailed,
     UnsupportedError,
     UnsupportedSQL,
     UsageError,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from eventdb.producer import Producer
     from eventdb.result import Result
     from eventdb.snapshot import Snapshot
+    from eventdb.sql_session import SqlSession
     from eventdb.subscription import Change, Subscription
     from eventdb.table import RowChange, Table
     from eventdb.topic import Topic
@@ -73,6 +75,7 @@ _LAZY = {
     "Result": "eventdb.result",
     "RowChange": "eventdb.table",
     "Snapshot": "eventdb.snapshot",
+    "SqlSession": "eventdb.sql_session",
     "Subscription": "eventdb.subscription",
     "Table": "eventdb.table",
     "Topic": "eventdb.topic",
@@ -118,6 +121,7 @@ __all__ = [
     "RowChange",
     "SchemaMismatch",
     "Snapshot",
+    "SqlSession",
     "StorageError",
     "StreamError",
     "Subscription",
@@ -127,6 +131,7 @@ __all__ = [
     "TopicFull",
     "TopicNotFound",
     "Transaction",
+    "TransactionFailed",
     "UnsupportedError",
     "UnsupportedSQL",
     "UsageError",

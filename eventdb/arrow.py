@@ -1,4 +1,4 @@
-"""Arrow at the edges: batches in and out, and files read as tables. With arrow_csv.py the only door of pyarrow.
+"""Arrow at the edges: batches in and out. With external/ (files and Python objects) the only door of pyarrow.
 
 Inside, EventDB exchanges RecordBatches; Arrow data become batches here (fixed-width columns without NULLs are not
 copied) and results become Arrow here.
@@ -6,10 +6,9 @@ copied) and results become Arrow here.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +36,6 @@ from eventdb.schema import (
     Schema,
     decimal_type,
 )
-
-if TYPE_CHECKING:
-    from eventdb.arrow_csv import CsvOptions
 
 _ARROW_TYPES = {
     "BOOLEAN": pa.bool_(),
@@ -130,14 +126,16 @@ def _coded_to_arrow(column: Column, mask: Array | None) -> pa.Array:
     if not known:
         return pa.nulls(len(column), target)
     kept, spelled = column.dictionary.arrow, column.dictionary
-    if kept is not None and len(kept) >= known:
+    if kept is not None and (len(kept) >= known or (len(codes) and int(codes.max()) < len(kept))):
         values = kept
     elif isinstance(spelled, SpelledDictionary) and spelled.distinct:
         buffers = [None, pa.py_buffer(spelled.starts), pa.py_buffer(spelled.heap)]
         values = pa.Array.from_buffers(target, known, buffers)
         if mask is None and known == len(codes) and codes[-1] == known - 1 and (codes[:-1] < codes[1:]).all():
             return values  # every row has its own
-    elif known > 2 * len(codes):  # a few rows of a large dictionary: take only the values they use
+    elif known > 2 * len(codes) and spelled.converted + len(codes) < known:
+        # A few rows of a large dictionary: only the values they use, until that was done for as many rows as it has.
+        spelled.converted += len(codes)
         used, codes = np.unique(codes, return_inverse=True)
         array = column.dictionary.array()
         values = pa.array([array[i] for i in used], target)
@@ -158,6 +156,19 @@ def batch_to_arrow(batch: RecordBatch) -> pa.RecordBatch:
 
 def table_to_arrow(names: Sequence[str], types: Sequence[DataType], batches: Iterable[RecordBatch]) -> pa.Table:
     return pa.Table.from_batches([batch_to_arrow(b) for b in batches], schema=arrow_schema(names, types))
+
+
+class _Asked:
+    def __init__(self, capsule: object) -> None:
+        self.__arrow_c_schema__ = lambda: capsule
+
+
+def stream_capsule(table: pa.Table, asked: object) -> object:
+    """The PyCapsule stream of a table, cast to the schema of a capsule. UsageError if that cannot be."""
+    try:
+        return (table if asked is None else table.cast(pa.schema(_Asked(asked)))).__arrow_c_stream__()
+    except (pa.ArrowException, ValueError) as error:
+        raise UsageError(f"the result has not the schema that was asked for: {error}") from None
 
 
 # --- Arrow to batches -------------------------------------------------------------------------------------------------
@@ -321,8 +332,7 @@ def to_table(data: Any) -> pa.Table:
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise UsageError(f"cannot read {type(data).__name__} as Arrow: {error}") from None
     raise UsageError(
-        f"append_batch takes an Arrow table, a pandas or Polars frame, a RecordBatch or a dict of arrays, "
-        f"not {type(data).__name__}"
+        f"a table is an Arrow table or batch, a pandas or Polars frame, or a dict of columns, not {type(data).__name__}"
     )
 
 
@@ -422,6 +432,18 @@ def _encode_short(strings: pa.ChunkedArray) -> pa.DictionaryArray | None:
     return pa.DictionaryArray.from_arrays(pa.array(codes), strings.take(pa.array(firsts)).combine_chunks(), safe=False)
 
 
+def array_of(values: Any, type: DataType | None = None) -> Any:
+    """The values as an Arrow array, of an SQL type if one is given. ValueError if they do not form one."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    try:
+        if type is not None:
+            return pa.array(values, arrow_type(type), from_pandas=False)
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+
+
 def infer_schema(data: Any) -> Schema:
     """The schema of a table-like object; columns of only nulls become VARCHAR."""
     schema = data.schema if isinstance(data, pa.RecordBatchReader) else to_table(data).schema
@@ -436,132 +458,7 @@ def _schema_of(schema: pa.Schema) -> Schema:
     return Schema(fields)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-_FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-}
-_COMPRESSIONS = (".gz", ".zst", ".bz2", ".lz4")
-
-
-def detect_format(path: str) -> str:
-    """'csv' | 'json' | 'parquet' | 'arrow' by the file's extension (.gz and the like are looked through)."""
-    stem, extension = os.path.splitext(path.lower())
-    if extension in _COMPRESSIONS:
-        extension = os.path.splitext(stem)[1]
-    if extension not in _FORMATS:
-        raise UsageError(f"{path!r}: unknown file type; the extensions are {', '.join(_FORMATS)}")
-    return _FORMATS[extension]
-
-
-# CSV has no types: a column whose target is known is read as it, so that '007' stays text and 1.5 may follow integers.
-_CSV_TYPES = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "FLOAT": pa.float64()} | {
-    name: pa.int64() for name in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
-}
-
-
-def _reader(
-    path: str, format: str, targets: Mapping[str, DataType] | None = None, csv: CsvOptions | None = None
-) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
-    """The schema and a lazy stream of record batches of a file; `targets` are the types some columns will become."""
-    if not os.path.exists(path):
-        raise UsageError(f"file {path!r} does not exist")
-    if os.path.isdir(path):
-        raise UsageError(f"{path!r} is a directory, not a file")
-    try:
-        if format == "csv":
-            from eventdb.arrow_csv import open_csv
-
-            known = {name: _CSV_TYPES[t.name] for name, t in (targets or {}).items() if t.name in _CSV_TYPES}
-            return open_csv(path, csv or _csv_options(), known)
-        if format == "json":
-            import pyarrow.json as pa_json
-
-            table = pa_json.read_json(path)
-            return table.schema, table.to_batches(READ_BATCH_ROWS)
-        if format == "parquet":
-            import pyarrow.parquet as pa_parquet
-
-            file = pa_parquet.ParquetFile(path)
-            return file.schema_arrow, file.iter_batches(READ_BATCH_ROWS)
-        if format == "arrow":
-            source = pa.memory_map(path)
-            try:
-                stream = pa.ipc.open_file(source)
-                return stream.schema, (stream.get_batch(i) for i in range(stream.num_record_batches))
-            except pa.ArrowInvalid:
-                source.seek(0)
-                opened = pa.ipc.open_stream(source)
-                return opened.schema, opened
-    except UsageError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UsageError(_unreadable(path, format, error, csv)) from None
-    raise UsageError(f"format {format!r} is not one of csv, json, parquet, arrow")
-
-
-def _csv_options() -> CsvOptions:
-    from eventdb.arrow_csv import CsvOptions
-
-    return CsvOptions()
-
-
-def _unreadable(path: str, format: str, error: Exception, csv: CsvOptions | None) -> str:
-    if format != "csv":
-        return f"cannot read {path!r} as {format}: {error}"
-    from eventdb.arrow_csv import explain
-
-    return explain(path, error, csv or _csv_options())
-
-
-def file_schema(path: str, format: str, csv: CsvOptions | None = None) -> Schema:
-    """The schema of a file; CSV types are inferred from its first megabyte, JSON types from the whole file."""
-    schema, _ = _reader(path, format, None, csv)
-    if not len(schema):
-        raise UsageError(f"{path!r} has no columns")
-    return _schema_of(schema)
-
-
-def read_file(
-    path: str, format: str, columns: Sequence[str] | None = None, types: Sequence[DataType] | None = None,
-    csv: CsvOptions | None = None,
-) -> Iterator[RecordBatch]:  # fmt: skip
-    """Batches of a file, streamed. `columns` chooses by name (an empty list: rows without columns).
-
-    UsageError naming the file, with the reader's own words (row, column), when its bytes are not what they claim.
-    """
-    targets = dict(zip(columns, types, strict=True)) if columns is not None and types is not None else None
-    schema, batches = _reader(path, format, targets, csv)
-    chosen = list(schema.names) if columns is None else list(columns)
-    missing = [name for name in chosen if name not in schema.names]
-    if missing:
-        raise UsageError(f"{path!r} has no column {missing[0]!r}; the columns are {', '.join(schema.names)}")
-    if types is None:
-        found = _schema_of(schema)
-        types = [found.fields[found.index_of(name)].type for name in chosen]
-    stream = iter(batches)
-    while True:
-        try:
-            batch = next(stream, None)
-        except UsageError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise UsageError(_unreadable(path, format, error, csv)) from None
-        if batch is None:
-            return
-        for start in range(0, batch.num_rows, READ_BATCH_ROWS):
-            part = batch.slice(start, READ_BATCH_ROWS)
-            made = [column_from_arrow(part.column(n), t, n) for n, t in zip(chosen, types, strict=True)]
-            yield RecordBatch(chosen, made, part.num_rows)
+# --- compression ------------------------------------------------------------------------------------------------------
 
 
 def compress_zstd(data: bytes | Array, level: int) -> bytes:

@@ -35,10 +35,12 @@ class Dictionary:
     `values` may grow at the end while queries read it: read `len()` once and use only codes below it.
     """
 
-    __slots__ = ("_array", "_codes", "_lock", "arrow", "values")
+    __slots__ = ("_array", "_codes", "_lock", "arrow", "converted", "hashes", "values")
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
         self.arrow: Any = None  # the values as an Arrow array, made and kept by arrow.py, perhaps of fewer values
+        self.converted = 0  # rows that arrow.py converted without it
+        self.hashes: Array | None = None  # of the values, perhaps of fewer; made and kept by hash_index.py
         self.values: list[Any] = values if isinstance(values, list) else list(values)
         self._codes: dict[Any, int] | None = None
         self._array: Array | None = None
@@ -89,7 +91,8 @@ class SpelledDictionary(Dictionary):
 
     def __init__(self, starts: Array, heap: Array, *, text: bool, distinct: bool = False) -> None:
         """`starts` are positions in the uint8 array `heap`, one more than there are values."""
-        self.arrow = None
+        self.converted = 0
+        self.hashes = None
         self.starts = starts
         self.heap = heap
         self.distinct = distinct

@@ -6,6 +6,7 @@
     |-- UsageError               the caller passed something wrong: fix the call
     |   |-- SchemaMismatch         a row or batch does not fit its topic (column, value, expected)
     |   |-- ConstraintError        a row breaks its table's primary key (table, key)
+    |   |-- TransactionFailed      a statement of this transaction failed: ROLLBACK
     |   |-- ClosedError            the handle was closed
     |   |-- ForkError              the handle was inherited through fork()
     |   `-- UnsupportedError       valid elsewhere, not built here (construct)
@@ -17,10 +18,11 @@
     |   |-- BindError              unknown or ambiguous name, wrong type
     |   |-- UnsupportedSQL         a construct EventDB does not execute (construct)
     |   |-- EvaluationError        a value broke an expression: overflow, bad cast, division by zero
+    |   |   `-- FunctionError        a function written in Python raised, or gave no such value (function, original)
     |   |-- QueryCancelled         interrupted by the user
     |   |-- QueryTimeout           ran longer than its timeout
     |   `-- MemoryLimitExceeded    needs more than memory_limit
-    |-- ConflictError            another transaction changed the same row: do this one again (table)
+    |-- ConflictError            another transaction changed the same row: do this one again (table, key)
     |-- StorageError             the directory, the disk or the medium (path)
     |   |-- NotADatabase           the path holds something else
     |   |-- FormatTooNew           written by a newer EventDB
@@ -73,6 +75,10 @@ class ConstraintError(UsageError):
         super().__init__(message)
         self.table = table
         self.key = key
+
+
+class TransactionFailed(UsageError):
+    """A statement of the transaction has failed (`__cause__`): it takes no more of them, and is not committed."""
 
 
 class ClosedError(UsageError):
@@ -158,6 +164,21 @@ class EvaluationError(QueryError):
     """A value broke an expression: overflow, division by zero, a cast that does not fit."""
 
 
+class FunctionError(EvaluationError):
+    """A function written in Python raised `original`, or what it gave is not of its type (`original` is None).
+
+    `repeatable`: it may be called again for the same rows, to find out which one it was.
+    """
+
+    def __init__(
+        self, message: str, function: str, repeatable: bool = True, original: BaseException | None = None
+    ) -> None:
+        super().__init__(message)
+        self.function = function
+        self.repeatable = repeatable
+        self.original = original
+
+
 class QueryCancelled(QueryError):
     """The query was interrupted."""
 
@@ -171,11 +192,13 @@ class MemoryLimitExceeded(QueryError):
 
 
 class ConflictError(EventDBError):
-    """Another transaction has changed a row of `table` that this one changes too. Nothing was stored; do it again."""
+    """Another transaction has changed a row of `table` that this one changes too: `key` is its key (a tuple if there
+    are several columns). Nothing was stored; do it again."""
 
-    def __init__(self, message: str, *, table: str = "") -> None:
+    def __init__(self, message: str, *, table: str = "", key: object = None) -> None:
         super().__init__(message)
         self.table = table
+        self.key = key
 
 
 class StorageError(EventDBError):

@@ -110,8 +110,11 @@ class Result:
         return frame
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The Arrow PyCapsule stream: Polars, DuckDB, pandas and pyarrow read a Result directly."""
-        return self.arrow().__arrow_c_stream__(requested_schema)
+        """The Arrow PyCapsule stream: Polars, DuckDB, pandas and pyarrow read a Result directly. UsageError if its
+        columns cannot be cast to `requested_schema`, the capsule of a schema with the same names."""
+        from eventdb.arrow import stream_capsule
+
+        return stream_capsule(self.arrow(), requested_schema)
 
     def __arrow_c_schema__(self) -> object:
         from eventdb.arrow import arrow_schema

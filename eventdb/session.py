@@ -5,37 +5,45 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eventdb.aside import run_aside
 from eventdb.batch import Column, RecordBatch
 from eventdb.config import DEFAULT_RECURSION_ROUNDS, MIB
 from eventdb.errors import (
     MemoryLimitExceeded,
     QueryError,
     SchemaMismatch,
+    TopicNotFound,
     UnsupportedError,
     UsageError,
 )
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, explain_lines
-from eventdb.options import checked_options, described_options, shown_options
+from eventdb.logical.python_functions import Callee, PythonTable
+from eventdb.physical.bounds import is_small
 from eventdb.physical.context import CancelToken, QueryContext
-from eventdb.physical.planner import plan_physical, run
+from eventdb.physical.fused import LEAST_COMPILED_ROWS
+from eventdb.physical.planner import fix_now, plan_physical, run
+from eventdb.physical.short import short_rows
 from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
-from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
+from eventdb.schema import BIGINT, VARCHAR, Field, Schema
+from eventdb.schema_statements import SchemaStatements, text_result
 from eventdb.sql import statements as st
+from eventdb.sql.parser import has_parameters
 from eventdb.transaction import refuse_beside
-from eventdb.values import decode_value, parse_duration_us, parse_size_bytes
+from eventdb.values import parse_duration_us, parse_size_bytes
 
 if TYPE_CHECKING:
     import datetime as dt
 
     from eventdb.database import Database
+    from eventdb.sql_session import SqlSession
     from eventdb.sql_transaction import SqlTransaction
     from eventdb.subscription import Subscription
 
@@ -44,48 +52,68 @@ EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
 class Names:
-    """What FROM may name: the catalog's topics, tables and views, and files. The binder's Resolver."""
+    """What FROM may name: the catalog's topics, tables and views, then registered objects, then, if `replacements`,
+    variables of the caller; and files. The binder's Resolver."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replacements: bool = False) -> None:
         self._database = database
-        self.read_files = False  # whether the statement's plan depends on files
+        self._replacements = replacements
+        self.read_files = False  # whether the statement's plan depends on files or objects
 
     def table(self, name: str) -> st.TableInfo:
         catalog = self._database._catalog
         for view in catalog.views():
             if view.name.lower() == name.lower():
                 return st.TableInfo("view", view.id, view.name, view.schema)
-        info = catalog.topic(name)
+        plain = catalog.plain_views().get(name.lower())
+        if plain is not None:
+            return st.TableInfo("query", plain.id, plain.name, plain.schema, query=plain.sql)
+        try:
+            info = catalog.topic(name)
+        except TopicNotFound:
+            source = self._database._object(name, self._replacements)
+            if source is None:
+                raise
+            self.read_files = True
+            return st.TableInfo("object", 0, source.name, source.schema, source=source)
+        key = () if info.is_keyless else info.primary_key
         return st.TableInfo(
-            info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
-            primary_key=info.primary_key, defaults=tuple(info.defaults.items()),
+            info.kind, info.id, info.name, info.visible, info.event_time, info.watermark_delay_us, key=info.key,
+            primary_key=key, defaults=tuple(info.defaults.items()),
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
-        from eventdb.arrow import detect_format, file_schema
+        from eventdb.external.files import open_files
 
         self.read_files = True
-        format = detect_format(path)
-        return st.TableInfo("file", 0, path, file_schema(path, format), path=path, format=format)
+        source = open_files([path], filesystems=self._database._filesystems)
+        return st.TableInfo("file", 0, path, source.schema, source=source)
+
+    def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> st.TableInfo:
+        from eventdb.external.files import read_function
+
+        self.read_files = True
+        source = read_function(reader, paths, options, self._database._filesystems)
+        return st.TableInfo("file", 0, source.name, source.schema, source=source)
+
+    def function(self, name: str) -> Callee | None:
+        return self._database._functions.get(name)
+
+    def call(self, function: PythonTable, arguments: Sequence[Any]) -> st.TableInfo:
+        from eventdb.external.table_calls import CallSource
+
+        self.read_files = True
+        source = CallSource(function.name, function.function, arguments, function.schema)
+        return st.TableInfo("object", 0, function.name, function.schema, source=source)
+
+    def function_names(self) -> list[str]:
+        return list(self._database._functions)
 
     def names(self) -> list[str]:
         catalog = self._database._catalog
         topics = [info.name for info in catalog.topics() if info.kind != "view"]
-        return topics + [view.name for view in catalog.views()]
-
-
-def text_result(columns: Mapping[str, tuple[DataType, list[Any]]]) -> Result:
-    """A result from Python lists of str, int, bool or None."""
-    made = []
-    for type, values in columns.values():
-        if type.is_coded:
-            made.append(Column.encode(type, values))
-            continue
-        present = np.array([v is not None for v in values], dtype=bool)
-        numbers = np.array([0 if v is None else v for v in values], dtype=type.physical)
-        made.append(Column(type, numbers, None if present.all() else present))
-    names = list(columns)
-    return Result(names, [type for type, _ in columns.values()], [RecordBatch(names, made)])
+        views = [*catalog.views(), *catalog.plain_views().values()]
+        return topics + [view.name for view in views] + [s.name for s in self._database._objects.values()]
 
 
 class Session:
@@ -95,6 +123,7 @@ class Session:
         self._database = database
         self._names = Names(database)
         self._plans = PlanCache()
+        self._prepared: dict[str, str] = {}  # texts of PREPARE, of all threads
         self._running: set[CancelToken] = set()
         self._lock = threading.Lock()
         self.settings: dict[str, Any] = {
@@ -104,23 +133,31 @@ class Session:
             "timeout": None,
             "recursion_limit": DEFAULT_RECURSION_ROUNDS,
             "disabled_optimizers": frozenset(),
+            "python_enable_replacements": True,
         }
+        self._schema = SchemaStatements(database, self)
         self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
             st.Query: self._query,
-            st.CreateTopic: self._create_topic,
-            st.AlterTopic: self._alter_topic,
-            st.DropTopic: self._drop_topic,
-            st.CreateTable: self._create_table,
-            st.DropTable: self._drop_table,
+            st.CreateTopic: self._schema.create_topic,
+            st.AlterTopic: self._schema.alter_topic,
+            st.DropTopic: self._schema.drop_topic,
+            st.CreateTable: self._schema.create_table,
+            st.DropTable: self._schema.drop_table,
             st.InsertRows: self._change_table,
             st.Update: self._change_table,
             st.Delete: self._change_table,
-            st.Describe: self._describe,
-            st.ShowTopics: self._show_tables,
+            st.Merge: self._change_table,
+            st.Describe: self._schema.describe,
+            st.ShowTopics: self._schema.show_tables,
             st.Insert: self._insert,
             st.Explain: self._explain,
-            st.CreateView: self._create_view,
-            st.DropView: self._drop_view,
+            st.CreateView: self._schema.create_view,
+            st.DropView: self._schema.drop_view,
+            st.CreateAs: self._schema.create_as,
+            st.CreatePlainView: self._schema.create_plain_view,
+            st.Rename: self._schema.rename,
+            st.Prepare: self._prepare_statement,
+            st.Deallocate: self._deallocate,
             st.SetOption: self._set_option,
             st.ShowSetting: self._show_setting,
         }
@@ -129,24 +166,29 @@ class Session:
 
     def run(
         self, text: str, parameters: Any, timeout: float | None, snapshot: Any,
-        transaction: SqlTransaction | None = None,
+        owner: SqlSession | SqlTransaction | None = None,
     ) -> Result:  # fmt: skip
-        """One statement, over `snapshot`, in `transaction`, or over a new snapshot."""
+        """One statement: over `snapshot`, in the transaction of its owner, or over a new snapshot."""
         timeout = checked_timeout(timeout)
         statement = self.bind(text, parameters)
+        if isinstance(statement, st.Execute):
+            text, parameters = self._prepared_text(statement.name), statement.values or dict(statement.named) or None
+            statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
         if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTopics):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
+        execute = None if owner is None else owner.takes(statement)
+        execute = execute or self._execute[type(statement)]
         try:
-            execute = None if transaction is None else transaction.takes(statement)
-            execute = execute or self._execute[type(statement)]
             return execute(statement, snapshot, timeout or self.settings["timeout"])
-        except QueryError as error:
-            if not error.sql:
+        except Exception as error:
+            if owner is not None:
+                owner.failed(text, error)
+            if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
-            raise
-        except MemoryError as error:
+            if not isinstance(error, MemoryError):
+                raise
             raise MemoryLimitExceeded(
                 "the machine, or a limit of this process, has no memory left for this query, though it is below "
                 "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
@@ -158,7 +200,30 @@ class Session:
         if not isinstance(text, str):
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
         database, disabled = self._database, self.settings["disabled_optimizers"]
-        return self._plans.statement(text, parameters, Names(database), database._generation, disabled)
+        names = Names(database, self.settings["python_enable_replacements"])
+        generation = (database._generation, database._functions_generation)
+        return self._plans.statement(text, parameters, names, generation, disabled)
+
+    def _prepared_text(self, name: str) -> str:
+        text = self._prepared.get(name)
+        if text is None:
+            known = ", ".join(sorted(self._prepared)) or "none"
+            raise UsageError(f"no prepared statement {name!r}; there are: {known}. PREPARE {name} AS ... makes it")
+        return text
+
+    def _prepare_statement(self, statement: st.Prepare, snapshot: Any, timeout: float | None) -> Result:
+        if not has_parameters(statement.text):
+            self.bind(statement.text)  # what is wrong with it is said now
+        self._prepared[statement.name] = statement.text
+        return Result([], [], [])
+
+    def _deallocate(self, statement: st.Deallocate, snapshot: Any, timeout: float | None) -> Result:
+        if statement.name:
+            self._prepared_text(statement.name)
+            self._prepared.pop(statement.name, None)
+        else:
+            self._prepared.clear()
+        return Result([], [], [])
 
     def _optimize(self, plan: Plan) -> Plan:
         return optimize(plan, self.settings["disabled_optimizers"])
@@ -228,10 +293,14 @@ class Session:
         return None if info is None else info.key
 
     def _collect(self, plan: Plan, context: QueryContext) -> list[RecordBatch]:
+        return self._bounded(run(plan, context), context)
+
+    @staticmethod
+    def _bounded(rows: Iterable[RecordBatch], context: QueryContext) -> list[RecordBatch]:
         """All batches. MemoryLimitExceeded when rows that are not views of mapped files pass the limit."""
         batches = []
         held = 0
-        for batch in run(plan, context):
+        for batch in rows:
             batches.append(batch)
             held += sum(column.values.nbytes for column in batch.columns if column.values.flags.owndata)
             if held > context.memory_limit_bytes:
@@ -243,13 +312,35 @@ class Session:
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
-        with self.context(snapshot, timeout) as context:
-            batches = self._collect(plan, context)
+        if snapshot is None:
+            batches = self._rows(plan, timeout)
+        else:  # which somebody may close or use as soon as this returns
+            with self.context(snapshot, timeout) as context:
+                batches = self._collect(plan, context)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
+
+    def _rows(self, plan: Plan, timeout: float | None) -> list[RecordBatch]:
+        """All batches of a query over a new snapshot. If it is not done in a moment, another thread runs it."""
+        opened = ExitStack()
+        with opened:
+            context = opened.enter_context(self.context(None, timeout))
+            plan = fix_now(plan)
+            short = short_rows(plan, context)
+            if short is not None:
+                return self._bounded(short, context)
+            if is_small(plan, context, LEAST_COMPILED_ROWS):
+                return self._bounded(plan_physical(plan, context).batches(), context)
+            closing = opened.pop_all()
+
+        def rows() -> list[RecordBatch]:
+            with closing:
+                return self._bounded(plan_physical(plan, context).batches(), context)
+
+        return run_aside(rows, context.cancel)
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement
-        changes = st.Insert | st.InsertRows | st.Update | st.Delete
+        changes = st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge
         plan = inner.plan if isinstance(inner, st.Query | changes) else None
         if isinstance(inner, st.CreateView):
             plan = inner.query
@@ -297,10 +388,12 @@ class Session:
                 found = topic._place_columns(transaction, columns, None, None)
                 offsets.append(np.asarray(found if isinstance(found, range) else found.offsets, dtype=np.int64))
         count = sum(len(part) for part in offsets)
-        if not statement.returning_offset:
+        if statement.returning is None:
             return Result([], [], [], rowcount=count)
-        batches = [RecordBatch(["_offset"], [Column(BIGINT, part)]) for part in offsets]
-        return Result(["_offset"], [BIGINT], batches)
+        from eventdb.table_changes import returned_batches
+
+        parts = [[*columns, Column(BIGINT, part)] for columns, part in zip(prepared, offsets, strict=True)]
+        return returned_batches(statement.returning, [RecordBatch([""] * len(part), part) for part in parts])
 
     @staticmethod
     def _prepare(schema: Schema, positions: Sequence[int], batch: RecordBatch) -> list[Column]:
@@ -324,36 +417,8 @@ class Session:
 
     # --- topics, views and settings -----------------------------------------------------------------------------------
 
-    def _create_topic(self, statement: st.CreateTopic, snapshot: Any, timeout: float | None) -> Result:
-        options = checked_options(dict(statement.options))
-        delays = (statement.watermark_delay_us, statement.idle_after_us, statement.max_future_us)
-        self._database._create_topic(
-            statement.name, statement.schema, statement.key, statement.event_time, delays, statement.if_not_exists,
-            options,
-        )  # fmt: skip
-        return Result([], [], [])
-
-    def _alter_topic(self, statement: st.AlterTopic, snapshot: Any, timeout: float | None) -> Result:
-        self._database.alter_topic(statement.name, **dict(statement.options))
-        return Result([], [], [])
-
-    def _drop_topic(self, statement: st.DropTopic, snapshot: Any, timeout: float | None) -> Result:
-        self._database.drop_topic(statement.name, if_exists=statement.if_exists)
-        return Result([], [], [])
-
-    def _create_table(self, statement: st.CreateTable, snapshot: Any, timeout: float | None) -> Result:
-        self._database._create_table(
-            statement.name, statement.schema, statement.primary_key, if_not_exists=statement.if_not_exists,
-            defaults=dict(statement.defaults),
-        )  # fmt: skip
-        return Result([], [], [])
-
-    def _drop_table(self, statement: st.DropTable, snapshot: Any, timeout: float | None) -> Result:
-        self._database.drop_table(statement.name, if_exists=statement.if_exists)
-        return Result([], [], [])
-
     def _change_table(
-        self, statement: st.InsertRows | st.Update | st.Delete, snapshot: Any, timeout: float | None
+        self, statement: st.InsertRows | st.Update | st.Delete | st.Merge, snapshot: Any, timeout: float | None
     ) -> Result:
         from eventdb.table_changes import TableChange
 
@@ -370,88 +435,6 @@ class Session:
                 with self.context(None, timeout) as context:
                     change.read(self._collect(plan, context), plan, context)
             return change.apply(transaction)
-
-    def _create_view(self, statement: st.CreateView, snapshot: Any, timeout: float | None) -> Result:
-        self._database._check_writable()
-        self._database._views_of().create(statement)
-        return Result([], [], [])
-
-    def _drop_view(self, statement: st.DropView, snapshot: Any, timeout: float | None) -> Result:
-        self._database._check_writable()
-        self._database._views_of().drop(statement.name, statement.if_exists)
-        return Result([], [], [])
-
-    def _describe(self, statement: st.Describe, snapshot: Any, timeout: float | None) -> Result:
-        roles: dict[str, str] = {}
-        settings: str | None = None
-        if statement.plan is not None:
-            fields = [Field(f.name, f.type, f.nullable) for f in statement.plan.fields]
-        else:
-            assert statement.table is not None
-            fields = list(statement.table.schema)
-            if statement.table.kind == "topic":
-                settings = described_options(self._database._catalog.topic(statement.name))
-            if statement.table.key:
-                roles[statement.table.key] = "key"
-            for position in statement.table.primary_key:
-                roles[fields[position].name] = "primary key"
-            for position, value in statement.table.defaults:
-                shown = f"default {decode_value(fields[position].type, value)!r}"
-                known = roles.get(fields[position].name)
-                roles[fields[position].name] = shown if known is None else f"{known}, {shown}"
-            if statement.table.event_time:
-                delay = statement.table.watermark_delay_us
-                watermark = "" if delay is None else f", watermark {delay / 1e6:g} s behind"
-                role = f"event time{watermark}"
-                known = roles.get(statement.table.event_time)
-                roles[statement.table.event_time] = role if known is None else f"{known}, {role}"
-        return text_result(
-            {
-                "column_name": (VARCHAR, [f.name for f in fields]),
-                "column_type": (VARCHAR, [str(f.type) for f in fields]),
-                "nullable": (BOOLEAN, [f.nullable for f in fields]),
-                "role": (VARCHAR, [roles.get(f.name) for f in fields]),
-                "settings": (VARCHAR, [settings, *[None] * (len(fields) - 1)]),  # of the topic, not of a column
-            }
-        )
-
-    def _show_tables(self, statement: st.ShowTopics, snapshot: Any, timeout: float | None) -> Result:
-        database = self._database
-        catalog = database._catalog
-        names: list[str] = []
-        kinds: list[str] = []
-        rows: list[int | None] = []
-        created: list[int] = []
-        partitions: list[int | None] = []
-        options: list[str | None] = []
-        with self.context(snapshot, timeout) as context:
-            if statement.kind in ("topics", "tables"):
-                for info in sorted(catalog.topics(), key=lambda i: i.name):
-                    if info.kind == "topic" or (info.kind == "table" and statement.kind == "tables"):
-                        names.append(info.name)
-                        kinds.append(info.kind)
-                        partitions.append(info.partitions)
-                        options.append(shown_options(info.options))
-                        rows.append(database._row_count(info, context.snapshot))
-                        created.append(info.created_us)
-            if statement.kind in ("views", "tables"):
-                for view in sorted(catalog.views(), key=lambda v: v.name):
-                    names.append(view.name)
-                    kinds.append("view" if view.state == "running" else f"view ({view.state})")
-                    rows.append(None)
-                    partitions.append(None)
-                    options.append(None)
-                    created.append(view.created_us)
-        return text_result(
-            {
-                "name": (VARCHAR, names),
-                "kind": (VARCHAR, kinds),
-                "rows": (BIGINT, rows),
-                "created": (TIMESTAMP, created),
-                "partitions": (BIGINT, partitions),
-                "options": (VARCHAR, options),
-            }
-        )
 
     def _set_option(self, statement: st.SetOption, snapshot: Any, timeout: float | None) -> Result:
         name, value = statement.name.lower(), statement.value
@@ -484,6 +467,10 @@ class Session:
             if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
                 raise UsageError(f"recursion_limit is a whole number of rounds from 1, not {value!r}")
             return rounds
+        if name == "python_enable_replacements":
+            if value not in (None, True, False):
+                raise UsageError(f"python_enable_replacements is true or false, not {value!r}")
+            return value is None or bool(value)
         names = "" if value is None else str(value)
         return frozenset(part.strip() for part in names.split(",") if part.strip())
 

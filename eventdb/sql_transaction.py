@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from eventdb.errors import SchemaMismatch, UnsupportedError
+from eventdb.batch import RecordBatch
+from eventdb.errors import SchemaMismatch, UnsupportedError, UsageError
 from eventdb.logical.plan import Plan
 from eventdb.physical.context import QueryContext
 from eventdb.result import Result
 from eventdb.sql import statements as st
-from eventdb.table_changes import TableChange
+from eventdb.table_changes import TableChange, returned_batches
 from eventdb.transaction import refuse_beside
 from eventdb.uncommitted import TableRows, TopicRows, own_rows
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PASSIVE = (st.Describe, st.ShowTopics, st.Explain, st.SetOption, st.ShowSetting)
+_PASSIVE = (st.Describe, st.ShowTopics, st.Explain, st.SetOption, st.ShowSetting, st.Prepare, st.Deallocate)
 _BARE_INSERT = re.compile(
     r"\s*INSERT\s+INTO\s+[^()'?$]+(\([^()'?$]*\))?\s*VALUES\s*\(\s*(\?|\$\w+)(\s*,\s*(\?|\$\w+))*\s*\)\s*;?\s*",
     re.IGNORECASE,
@@ -38,12 +39,17 @@ _BARE_INSERT = re.compile(
 class SqlTransaction:
     """See the module. One thread at a time uses it; after `commit` or `rollback` the next one begins by itself.
 
-    Statements that create, alter or drop commit what came before and take effect at once.
+    Statements that create, alter or drop commit what came before and take effect at once; if it is the `sole` one of
+    its owner, which BEGIN began, they are refused.
     """
 
-    def __init__(self, database: Database, *, reads_begin: bool = False) -> None:
+    def __init__(
+        self, database: Database, *, reads_begin: bool = False, sole: bool = False, read_only: bool = False
+    ) -> None:
         self._database = database
         self._reads_begin = reads_begin
+        self._sole = sole
+        self._read_only = read_only
         self._snapshot: StoreSnapshot | None = None
         self._changed: dict[int, TopicRows | TableRows] = {}
 
@@ -101,11 +107,27 @@ class SqlTransaction:
             if self._reads_begin:
                 self._begin()
             return self._query if self.is_open else None
-        if isinstance(statement, st.Insert | st.InsertRows | st.Update | st.Delete):
+        if isinstance(statement, st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge):
             return self._change
+        if isinstance(statement, st.Begin):
+            if self.is_open:
+                raise UsageError("a transaction is open already: it began with the first statement that wrote")
+            return nothing
+        if isinstance(statement, st.Commit | st.Rollback):
+            (self.commit if isinstance(statement, st.Commit) else self.rollback)()
+            return nothing
         if not isinstance(statement, _PASSIVE):
+            if self._sole:
+                what = re.sub("(?<!^)([A-Z])", r" \1", type(statement).__name__).upper()
+                raise UnsupportedError(
+                    f"{what} in a transaction could not be rolled back: COMMIT first, or write it before BEGIN",
+                    construct=f"{what} in a transaction",
+                )
             self.commit()
         return None
+
+    def failed(self, text: str, error: Exception) -> None:
+        """A statement ended with an error: it has left nothing, and the transaction goes on."""
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
@@ -115,12 +137,16 @@ class SqlTransaction:
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
 
     def _change(
-        self, statement: st.Insert | st.InsertRows | st.Update | st.Delete, snapshot: Any, timeout: float | None
+        self,
+        statement: st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge,
+        snapshot: Any,
+        timeout: float | None,
     ) -> Result:
         database = self._database
         database._check_writable()
-        returned = statement.returning_offset if isinstance(statement, st.Insert) else -1 in (statement.returning or ())
-        if returned:
+        if self._read_only:
+            raise UsageError("the transaction is READ ONLY: it began with BEGIN READ ONLY")
+        if statement.returning is not None and statement.returning.reads_offset:
             raise UnsupportedError(
                 "RETURNING _offset: a row gets its offset when the transaction commits; run it in autocommit",
                 construct="RETURNING _offset in a transaction",
@@ -135,7 +161,10 @@ class SqlTransaction:
                     prepared = [session._prepare(rows.topic.schema, statement.columns, b) for b in batches if len(b)]
                     for columns in prepared:
                         rows.add_columns(columns)
-                    return Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
+                    if statement.returning is None:
+                        return Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
+                    parts = [RecordBatch([""] * len(columns), columns) for columns in prepared]
+                    return returned_batches(statement.returning, parts)
                 change = TableChange(database.table(statement.table.name), statement)
                 change.read(batches, statement.plan, context)
             return self._changing(self._table_rows(statement.table), change.change)
@@ -182,6 +211,7 @@ class SqlTransaction:
                 table_rows = self._table_rows(info)
                 encode = table_rows.table._codec.encode
                 rows = [encode(dict(zip(names, row, strict=True))) for row in values]
+                rows = table_rows.table._identified(table_rows, rows)
                 self._changing(table_rows, lambda table: table.insert(rows, [table.key_of(row) for row in rows]))
         except SchemaMismatch:
             return None
@@ -217,3 +247,8 @@ class SqlTransaction:
                 if isinstance(rows, TopicRows):
                     readers |= dict.fromkeys(views.readers_of(topic_id), rows.topic.name)
         return own_rows(plan, self._changed, readers, context, time.time_ns() // 1000)
+
+
+def nothing(statement: st.Statement, snapshot: Any, timeout: float | None) -> Result:
+    """Runs a statement whose work is done."""
+    return Result([], [], [])

@@ -31,8 +31,20 @@ def refuse_beside(database: Database, what: str, instead: str) -> None:
     if threading.get_ident() in database._transactions:
         raise UsageError(
             f"{what} would not be part of the transaction that this thread has open, and stay if it is rolled back: "
-            f"use {instead}, or write after the block"
+            f"use {instead} (INSERT, if it began with BEGIN), or write after it"
         )
+
+
+def enter_block(database: Database, thread: int) -> None:
+    """The thread is in a transaction: what it writes beside it is refused."""
+    database._transactions.append(thread)
+    for topic in list(database._topics.values()):
+        topic._checked_ns = 0  # its next append looks around first, where it would see that this one is open
+
+
+def leave_block(database: Database, thread: int) -> None:
+    """It is in none any more."""
+    database._transactions.remove(thread)
 
 
 class Transaction:
@@ -100,6 +112,7 @@ class Transaction:
     def put(self, table: str | Table, row: Mapping[str, Any]) -> None:
         """The row becomes the current one of its key when the block ends. SchemaMismatch is raised here."""
         handle = self._table(table)
+        handle._check_key("put")
         self._change(handle, "put", handle._codec.encode(row))
 
     def insert(self, table: str | Table, row: Mapping[str, Any]) -> None:
@@ -156,15 +169,16 @@ class Transaction:
         self._open = False
         entered, self._entered = self._entered, 0
         if entered:
-            self._database._transactions.remove(entered)
+            leave_block(self._database, entered)
 
     def __enter__(self) -> Transaction:
         if not self._open or self._entered:
             raise UsageError("a transaction is entered once")
+        session = getattr(self._database._local, "session", None)
+        if session is not None and session.in_transaction:
+            raise UsageError("this thread has a transaction of SQL open: COMMIT or ROLLBACK it, or INSERT in it")
         self._entered = threading.get_ident()
-        self._database._transactions.append(self._entered)
-        for topic in list(self._database._topics.values()):
-            topic._checked_ns = 0  # its next append looks around first, where it would see that this one is open
+        enter_block(self._database, self._entered)
         return self
 
     def __exit__(

@@ -21,7 +21,7 @@ from .progress import Progress, format_rate
 from .streams import Streams
 
 if TYPE_CHECKING:
-    from eventdb.arrow_csv import CsvOptions
+    from eventdb.external.csv import CsvOptions
 
 FORMATS = ("csv", "json", "parquet", "arrow")
 SAMPLE_BYTES = 1 << 20
@@ -121,12 +121,12 @@ def _topic_for(
 ) -> tuple[eventdb.Topic, bool]:
     """The topic and whether it was made now. UsageError when the file's columns do not fit it, or, with the advice, for
     a table."""
-    from eventdb.arrow import file_schema
+    from eventdb.external.files import open_files
 
     try:
         topic = find_topic(db, name, advice)
     except TopicNotFound:
-        schema = file_schema(file, format, None if csv is None else replace(csv, refuses_commas=True))
+        schema = open_files([file], format, None if csv is None else replace(csv, refuses_commas=True)).schema
         columns = {field.name: str(field.type) for field in schema}
         for option, column in (("--event-time", options.event_time), ("--key", options.key)):
             if column is not None and schema.find(column) is None:
@@ -134,7 +134,7 @@ def _topic_for(
                     f"{option} {column}: the file has no such column; it has {', '.join(schema.names)}"
                 ) from None
         return db.create_topic(name, columns, key=options.key, event_time=options.event_time), True
-    schema = file_schema(file, format, csv)
+    schema = open_files([file], format, csv).schema
     unknown = [n for n in schema.names if topic.schema.find(n) is None]
     if unknown:
         raise UsageError(
@@ -149,7 +149,7 @@ def _topic_for(
 
 
 def _csv_options(format: str, options: ImportOptions) -> CsvOptions | None:
-    from eventdb.arrow_csv import CsvOptions
+    from eventdb.external.csv import CsvOptions
 
     found = CsvOptions(options.delimiter, options.encoding, options.header, options.quote)
     if format == "csv":
@@ -163,11 +163,12 @@ def _batches(
     topic: eventdb.Topic, file: str, format: str, skip_rows: int, csv: CsvOptions | None
 ) -> Iterator[object]:  # fmt: skip
     """The rows of a file after the first `skip_rows`, with the topic's types."""
-    from eventdb.arrow import file_schema, read_file
+    from eventdb.external.files import open_files
 
-    names = file_schema(file, format, csv).names
+    source = open_files([file], format, csv)
+    names = source.schema.names
     types = [topic.schema.fields[topic.schema.index_of(name)].type for name in names]
-    for batch in read_file(file, format, names, types, csv):
+    for batch in source.batches(names, types):
         if skip_rows >= len(batch):
             skip_rows -= len(batch)
             continue
@@ -200,7 +201,7 @@ def _as_file(streams: Streams, source: str) -> Iterator[tuple[str, str]]:
 
 def _detect(file: str, source: str) -> str:
     """The format by name, or by content for standard input."""
-    from eventdb.arrow import detect_format
+    from eventdb.external.files import detect_format
 
     if source != "-":
         try:

@@ -47,6 +47,7 @@ class Session:
         self._subscription: eventdb.Subscription | None = None
         self.path = path
         self.database = eventdb.open(path, read_only=read_only, durability=durability)
+        self._session = self.database.session()  # statements run in threads of their own
 
     def close(self) -> None:
         self.database.close()
@@ -55,7 +56,7 @@ class Session:
         """Switch to another database; the present one stays open if that fails."""
         opened = eventdb.open(path, read_only=self._read_only, durability=self._durability)
         self.database.close()
-        self.database, self.path = opened, path
+        self.database, self.path, self._session = opened, path, opened.session()
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class Session:
             self.database.interrupt()
 
     def _query(self, sql: str) -> None:
-        result = self.database.sql(sql)
+        result = self._session.sql(sql)
         if result.columns:
             self.show(result.columns, [str(type) for type in result.types], self._stoppable(result))
         elif self.streams.interactive:

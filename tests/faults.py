@@ -335,6 +335,20 @@ class SimulatedFiles(Files):
     def fdatasync(self, fd: int) -> None:  # type: ignore[override]
         self._flush("fdatasync", self.open_files[fd])
 
+    def begin_fdatasync(self, fd: int) -> Callable[[], None]:
+        """Done at once, so that every run meets the same operations in the same order."""
+        errors: list[OSError] = []
+        try:
+            self.fdatasync(fd)
+        except OSError as error:
+            errors.append(error)
+
+        def finish() -> None:
+            if errors:
+                raise errors[0]
+
+        return finish
+
     def fsync(self, fd: int) -> None:
         self._flush("fsync", self.open_files[fd])
 
@@ -376,6 +390,21 @@ class SimulatedFiles(Files):
         assert isinstance(node, SimulatedFile)
         self.open_files[fd] = node
         return fd
+
+    def create_unnamed(self, directory: str) -> int:
+        self.tick("create_unnamed")
+        fd = super().create_unnamed(directory)
+        self.open_files[fd] = SimulatedFile(f"/proc/self/fd/{fd}", b"")
+        return fd
+
+    def give_name(self, fd: int, path: str) -> None:
+        self.tick("give_name")
+        super().give_name(fd, path)
+        node = self.open_files[fd]
+        node.path = path
+        directory, name = self.disk.parent(path)
+        directory.change((name, node))
+        self.tick("give_name")
 
     def close(self, fd: int) -> None:
         self.open_files.pop(fd, None)

@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
 
-from eventdb.arrow import batch_to_arrow, columns_for, detect_format, file_schema, infer_schema, read_file
+import eventdb
+from eventdb.arrow import batch_to_arrow, columns_for, infer_schema
 from eventdb.batch import Column, Dictionary, RecordBatch
 from eventdb.errors import SchemaMismatch, UsageError
+from eventdb.external.files import detect_format, open_files
 from eventdb.schema import VARCHAR, Schema
 from tests.test_row import ALL, VALUES
 
@@ -116,26 +118,26 @@ def test_inferred_schemas_hold_every_value() -> None:
 def test_files_are_read_by_column_and_broken_ones_are_named(tmp_path: Path) -> None:
     csv = tmp_path / "x.csv"
     csv.write_text("a,b,at\n1,x,2024-01-01T00:00:00Z\n2,NA,2024-01-02T00:00:00Z\n")
-    assert file_schema(str(csv), "csv").names == ["a", "b", "at"]
-    (batch,) = read_file(str(csv), "csv", ["b", "a"])
+    assert open_files([str(csv)]).schema.names == ["a", "b", "at"]
+    (batch,) = open_files([str(csv)]).batches(["b", "a"])
     assert batch.to_pylist() == [("x", 1), (None, 2)]
     lines = tmp_path / "x.jsonl"
     lines.write_text('{"a": 1, "b": "x"}\n{"a": null, "b": "y"}\n')
-    (batch,) = read_file(str(lines), detect_format(str(lines)))
+    (batch,) = open_files([str(lines)]).batches()
     assert batch.to_pylist() == [(1, "x"), (None, "y")]
     parquet = tmp_path / "x.parquet"
     pq.write_table(pa.table({"a": [1, 2]}), parquet)
-    (batch,) = read_file(str(parquet), "parquet", [])
+    (batch,) = open_files([str(parquet)]).batches([])
     assert (len(batch), batch.columns) == (2, ())
     parquet.write_bytes(b"PAR1 not really")
     with pytest.raises(UsageError, match=r"x\.parquet"):
-        file_schema(str(parquet), "parquet")
+        open_files([str(parquet)])
     csv.write_text("a,b\n1,2\n1\n")
     with pytest.raises(UsageError, match=r"x\.csv"):
-        list(read_file(str(csv), "csv"))
+        list(open_files([str(csv)]).batches())
     for path in ("gone.csv", str(tmp_path)):
         with pytest.raises(UsageError, match=r"does not exist|is a directory"):
-            file_schema(path, "csv")
+            open_files([path], "csv")
     with pytest.raises(UsageError, match="unknown file type"):
         detect_format("x.xlsx")
 
@@ -160,3 +162,17 @@ def test_a_batch_does_not_import_pandas(tmp_path: Path) -> None:
             assert [tuple(e.row.values()) for e in topic.read()] == [(0, False), (None, True), (0, True)]
         assert "pandas" not in sys.modules"""
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "db")], check=True, timeout=120)
+
+
+def test_few_rows_of_a_large_dictionary_are_the_same_however_often_they_are_asked_for(path: Path) -> None:
+    """At first their values are made for each answer, then they are taken from all of them, though more come."""
+    with eventdb.open(path, durability="os") as db:
+        topic = db.create_topic("t", {"n": "BIGINT", "word": "VARCHAR"})
+        topic.append_many([{"n": n, "word": f"word-{n}"} for n in range(400)])
+        for turn in range(12):
+            low = 60 * turn % 350
+            found = db.sql("SELECT word FROM t WHERE n >= $low AND n < $high", low=low, high=low + 50).arrow()
+            assert found["word"].to_pylist() == [f"word-{n}" for n in range(low, low + 50)]
+            topic.append({"n": 1_000 + turn, "word": f"new-{turn}" if turn % 3 else None})
+            found = db.sql("SELECT word FROM t WHERE n >= 1000").arrow()
+            assert found["word"].to_pylist() == [f"new-{n}" if n % 3 else None for n in range(turn + 1)]

@@ -80,6 +80,26 @@ def test_html_is_escaped() -> None:
     assert "&lt;script&gt;" in html
 
 
+def test_html_shows_both_ends_and_the_number_of_rows() -> None:
+    html = result((100,))._repr_html_(max_rows=4)
+    assert html.count("<tr>") == 1 + 4 + 1
+    assert "96 rows more" in html
+    assert "<p>100 rows</p>" in html
+    assert all(f">n{i}<" in html for i in (0, 98, 99))
+    assert ">n50<" not in html
+    assert "NULL" in html
+    assert "rows more" not in result((100,))._repr_html_(max_rows=100)
+    assert "<p>1 row</p>" in result((1,))._repr_html_()
+    assert Result([], [], [], rowcount=3)._repr_html_() == "<p>3 rows changed</p>"
+
+
+def test_html_cuts_long_values_and_escapes_after() -> None:
+    batch = RecordBatch(["x"], [Column.encode(VARCHAR, ["&" * 5000])])
+    html = Result(["x"], [VARCHAR], [batch])._repr_html_()
+    assert html.count("&amp;") == 199
+    assert "…" in html
+
+
 def test_values_are_python_values() -> None:
     columns = [Column(decimal_type(9, 2), np.array([-125])), Column(TIMESTAMP, np.array([1_704_067_200_000_000]))]
     rows = Result(["d", "t"], [c.type for c in columns], [RecordBatch(["d", "t"], columns)]).fetchall()

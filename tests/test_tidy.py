@@ -26,7 +26,7 @@ DOORS = {
     "sqlglot": ("eventdb/sql/",),
     "numba": ("eventdb/kernels/",),
     "llvmlite": ("eventdb/kernels/",),
-    "pyarrow": ("eventdb/arrow.py", "eventdb/arrow_csv.py"),
+    "pyarrow": ("eventdb/arrow.py", "eventdb/external/"),
     "prompt_toolkit": ("shell/",),
     "wcwidth": ("shell/",),
     "pandas": ("eventdb/result.py",),

@@ -49,9 +49,7 @@ def _fold_at(typingctx: Any, words: Any, count: Any, state: Any, low: Any, high:
         pair, place = ir.VectorType(ir.IntType(64), 2), ir.IntType(32)
         insert: Any = cgutils.get_or_insert_function  # untyped
         room: Any = cgutils.alloca_once
-        multiply = insert(
-            builder.module, ir.FunctionType(pair, [pair, pair, ir.IntType(8)]), "llvm.x86.pclmulqdq"
-        )
+        multiply = insert(builder.module, ir.FunctionType(pair, [pair, pair, ir.IntType(8)]), "llvm.x86.pclmulqdq")
         source, target = (builder.inttoptr(args[i], pair.as_pointer()) for i in (0, 2))
         factors = builder.insert_element(ir.Constant(pair, ir.Undefined), args[3], place(0))
         factors = builder.insert_element(factors, args[4], place(1))

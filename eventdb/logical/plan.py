@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from eventdb.external.source import Source, Terms
 from eventdb.logical.expressions import Aggregation, Expression, Literal, SortKey
 from eventdb.schema import BOOLEAN, TIMESTAMP, DataType
 
@@ -121,20 +122,29 @@ class ViewScan(Plan):
 
 
 @dataclass(frozen=True, slots=True)
-class FileScan(Plan):
-    """Rows of a CSV, JSON lines or Parquet file. `columns` are names in the file, one per field."""
+class ExternalScan(Plan):
+    """Rows from outside the database: files, Python objects. `columns` are names of the source's schema, one per field.
 
-    path: str
-    format: str
+    Rows for which one of the `terms` is not true may be left out (the Filter above stays); of the others no more than
+    `limit` are needed (None = all).
+    """
+
+    source: Source
     columns: tuple[str, ...]
     output: Fields
+    terms: Terms = ()
+    limit: int | None = None
 
     @property
     def fields(self) -> Fields:
         return self.output
 
     def label(self) -> str:
-        return f"FileScan {self.path} [{', '.join(self.columns)}]"
+        text = f"{self.source.kind} {self.source.name} [{', '.join(self.columns)}]"
+        if self.terms:
+            signs = {"eq": "=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "in": "IN"}
+            text += " where " + " AND ".join(f"{c} {signs[f]} {v!r}" for c, f, v in self.terms)
+        return text + ("" if self.limit is None else f" limit {self.limit}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from eventdb.physical.morsels import Morsel
 from eventdb.physical.scan import offset_at, offsets_of
 from eventdb.physical.skipping import find_parts
 from eventdb.schema import DataType
+
+if TYPE_CHECKING:
+    from eventdb.physical.lookup import Lookup
 
 _ALL_PRESENT = frozen(np.ones(1 << 20, dtype=bool))
 _MAX_RANGE = 1 << 40
@@ -110,6 +113,10 @@ class ScanInput:
             name = key
         found: int = self._log.schema.index_of(name)
         return found
+
+    def lookup(self, index: int) -> tuple[Lookup, int] | None:
+        """None: all columns are the scan's own."""
+        return None
 
     def type_of(self, index: int) -> DataType:
         return self.scan.output[index].type

@@ -48,17 +48,22 @@ class StoreSnapshot(Protocol):
 
 
 class CancelToken:
-    """Stops a query from another thread or at a deadline. `check` is called at least once per batch."""
+    """Stops a query from another thread or at a deadline. `check` is called at least once per batch. `wake`, if it is
+    set, is called by `cancel`: somebody waits for the query."""
 
-    __slots__ = ("_cancelled", "deadline_s", "timeout_s")
+    __slots__ = ("_cancelled", "deadline_s", "timeout_s", "wake")
 
     def __init__(self, timeout_s: float | None = None) -> None:
         self._cancelled = False
+        self.wake: Callable[[], None] | None = None
         self.timeout_s = timeout_s
         self.deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
 
     def cancel(self) -> None:
         self._cancelled = True
+        wake = self.wake
+        if wake is not None:
+            wake()
 
     @property
     def cancelled(self) -> bool:

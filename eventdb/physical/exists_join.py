@@ -16,7 +16,8 @@ from eventdb.logical.plan import Join
 from eventdb.logical.predicates import all_of, equal_sides, terms_of
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
-from eventdb.physical.join import join_label
+from eventdb.physical.join import built_table, join_label
+from eventdb.physical.join_table import JoinTable
 from eventdb.physical.operator import Operator
 from eventdb.physical.pairs import PairCondition, Partners, held_rows
 from eventdb.schema import BOOLEAN
@@ -27,9 +28,9 @@ class _Search:
 
     def __init__(
         self, rows: RecordBatch, left_keys: Sequence[Evaluator], right_keys: Sequence[Evaluator],
-        null_matches: Sequence[bool], condition: PairCondition | None,
+        null_matches: Sequence[bool], condition: PairCondition | None, table: JoinTable | None = None,
     ) -> None:  # fmt: skip
-        self.partners = Partners(rows, [key(rows) for key in right_keys], null_matches)
+        self.partners = Partners(rows, [key(rows) for key in right_keys], null_matches, table)
         self._left_keys = left_keys
         self._condition = condition
 
@@ -97,7 +98,8 @@ class ExistsJoin(Operator):
         compared = plan.compared
         sides = equal_sides(compared, width) if isinstance(compared, Call) and compared.function == "eq" else None
         if compared is None:
-            self._true = self._search(right, terms)
+            keys = self._left_keys, self._right_keys, self._nulls
+            self._true = _Search(right, *keys, self._condition(terms), built_table(plan))
         elif sides is None:
             self._true = self._search(right, [*terms, compared])
             self._unknown = self._search(right, [*terms, Call(BOOLEAN, "is_null", (compared,))])

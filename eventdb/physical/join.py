@@ -14,8 +14,10 @@ from eventdb.batch import Array, Column, Dictionary, RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError
 from eventdb.logical.plan import Join
+from eventdb.physical.built import Built
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
+from eventdb.physical.join_table import JoinTable
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
 from eventdb.physical.pairs import PairCondition, Partners, held_rows
@@ -40,7 +42,8 @@ class HashJoin(Operator):
             return
         partners = None
         if right is not None:
-            partners = Partners(right, [key(right) for key in self._right_keys], self.plan.null_matches)
+            keys = [key(right) for key in self._right_keys]
+            partners = Partners(right, keys, self.plan.null_matches, built_table(self.plan))
             self.context.hold(self, "the right side of a JOIN", partners.nbytes)
         seen = np.zeros(0 if right is None else right.row_count, dtype=bool)
         for batch in self.children[0].batches():
@@ -84,6 +87,11 @@ class HashJoin(Operator):
     def _without_left(self, right: RecordBatch) -> RecordBatch:
         missing = [null_column(field.type, right.row_count) for field in self.fields[: self._width]]
         return RecordBatch(self.names, [*missing, *right.columns], right.row_count)
+
+
+def built_table(plan: Join) -> JoinTable | None:
+    """The table of the right side's keys, if it is there already."""
+    return plan.right.table if isinstance(plan.right, Built) else None
 
 
 def join_label(plan: Join) -> str:

@@ -15,7 +15,7 @@ from eventdb.logical.plan import (
     Aggregate,
     Distinct,
     DistinctOn,
-    FileScan,
+    ExternalScan,
     Filter,
     GroupSets,
     Join,
@@ -33,10 +33,11 @@ from eventdb.logical.plan import (
 from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
 from eventdb.logical.series import Series
 from eventdb.physical.aggregate import GroupRows, GroupSetRows
+from eventdb.physical.built import Built, BuiltRows
 from eventdb.physical.context import QueryContext
 from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.exists_join import ExistsJoin
-from eventdb.physical.file_scan import FileRows
+from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
 from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows, LimitRowsByValue
@@ -50,6 +51,7 @@ from eventdb.physical.series import SeriesRows
 from eventdb.physical.set_operation import SetRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
+from eventdb.physical.staged_joins import stage_joins
 from eventdb.physical.time_window import WindowRows
 from eventdb.physical.union import UnionRows
 from eventdb.physical.values import ConstantRows
@@ -60,7 +62,7 @@ from eventdb.schema import TIMESTAMP
 TOP_ROWS_LIMIT = 1 << 20
 """ORDER BY ... LIMIT beyond so many rows sorts everything: keeping the best would keep most rows anyway."""
 
-_PIPELINE_ENDS = (Aggregate, Filter, Project, TimeWindow)
+_PIPELINE_ENDS = (Aggregate, Filter, Join, Project, TimeWindow)
 
 
 def plan_physical(plan: Plan, context: QueryContext) -> Operator:
@@ -76,6 +78,10 @@ def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:
 
 
 def _build(plan: Plan, context: QueryContext) -> Operator:
+    return stage_joins(plan, context, _build, _build_plain) or _build_plain(plan, context)
+
+
+def _build_plain(plan: Plan, context: QueryContext) -> Operator:
     compiled = _compiled(plan, context)
     if compiled is not None:
         return compiled
@@ -121,8 +127,9 @@ def _join(plan: Join, children: tuple[Operator, ...], context: QueryContext) -> 
 
 
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
-    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context), FileScan: FileRows,
-    ViewScan: ViewRows, Values: ConstantRows, WorkingTable: WorkingRows,
+    Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context),
+    ExternalScan: ExternalRows, ViewScan: ViewRows, Built: BuiltRows, Values: ConstantRows,
+    WorkingTable: WorkingRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Filter: lambda plan, children, context: FilterRows(plan, children[0], context),

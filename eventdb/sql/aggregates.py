@@ -10,11 +10,13 @@ from sqlglot import exp
 
 from eventdb.logical.expressions import Aggregation, Call, Case, ColumnRef, Expression, Literal, SortKey, walk
 from eventdb.logical.functions import AGGREGATES
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.logical.rankings import SKIPS_NULLS
 from eventdb.logical.subqueries import OuterRef
 from eventdb.schema import BIGINT, BOOLEAN, DOUBLE, VARCHAR
 from eventdb.sql import functions
 from eventdb.sql.context import Context
+from eventdb.sql.python_calls import python_aggregation
 from eventdb.sql.references import AggregateRef
 from eventdb.sql.subqueries import inside
 from eventdb.sql.tokens import FUNCTION_PREFIX
@@ -167,6 +169,9 @@ def _unfiltered(binder: ExpressionBinder, call: CallParts, bind: Bind, condition
         return _count_rows(binder, call, condition)
     order = tuple(_sort_key(bind, item) for item in call.order)
     args = [bind(argument) for argument in call.arguments]
+    callee = binder.context.resolver.function(name)
+    if isinstance(callee, PythonAggregate):
+        return python_aggregation(binder, callee, args, call.distinct, condition, order, node)
     if name in _COUNT_IF:
         if len(args) != 1:
             binder.context.fail(f"{name}() takes one condition", node)

@@ -14,7 +14,7 @@ from eventdb.logical.plan import (
     Aggregate,
     Distinct,
     DistinctOn,
-    FileScan,
+    ExternalScan,
     Filter,
     GroupSets,
     Join,
@@ -27,6 +27,7 @@ from eventdb.logical.plan import (
     UnionAll,
     ViewScan,
 )
+from eventdb.logical.python_functions import calls_python
 from eventdb.logical.relational import LimitValue, RecursiveUnion, SetOperation
 from eventdb.logical.subqueries import Apply, holds_subquery
 from eventdb.logical.windows import window_of
@@ -47,7 +48,7 @@ _REFUSED = {
     GroupSets: ("GROUPING SETS, ROLLUP and CUBE in a continuous query", "create one view for each grouping"),
     UnionAll: ("UNION ALL in a continuous query", "create one view for each branch"),
     ViewScan: ("a continuous query over a view", "query the view's topic"),
-    FileScan: ("a continuous query over a file", "load the file into a topic first"),
+    ExternalScan: ("a continuous query over a file or a Python object", "load its rows into a topic first"),
 }
 
 
@@ -80,6 +81,12 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
         for expression in expressions_of(node):
             if holds_subquery(expression):
                 context.unsupported("a subquery in a continuous query", where, "compare when you read the view")
+            if calls_python(expression):
+                context.unsupported(
+                    "a Python function in a continuous query", where,
+                    "other processes that keep the view do not have it: call it when you read the view, or store its "
+                    "value in the topic",
+                )  # fmt: skip
             if is_volatile(expression):
                 context.unsupported(
                     "now() in a continuous query", where, "use the event time of the rows, or filter when you read it"

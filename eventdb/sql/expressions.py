@@ -24,6 +24,7 @@ from eventdb.logical.expressions import (
 )
 from eventdb.logical.functions import RANKINGS, ends_in_escape
 from eventdb.logical.over import OverCall
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.schema import BIGINT, BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
 from eventdb.sql import functions
 from eventdb.sql.aggregates import bind_aggregate, is_aggregate, parts_of
@@ -32,6 +33,7 @@ from eventdb.sql.comparisons import collate, in_rows, special
 from eventdb.sql.context import Context, decimal_literal, integer_literal
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.overs import bind_over
+from eventdb.sql.python_calls import python_scalar
 from eventdb.sql.references import GroupingRef, OverRef
 from eventdb.sql.scope import Scope
 from eventdb.sql.subqueries import QUERIES, exists_subquery, in_subquery, outer_column, quantified, scalar_subquery
@@ -353,14 +355,20 @@ class ExpressionBinder(Calls):
             return self._window_bound(name, node)
         if is_aggregate(name):
             return bind_aggregate(self, call)
+        callee = self.context.resolver.function(name)
+        if isinstance(callee, PythonAggregate):
+            return bind_aggregate(self, call)
         if name in RANKINGS:
             self.context.fail(f"{name}() needs a window: {name}(...) OVER (ORDER BY ...)", node)
         call.only_plain(self.context)
+        if callee is not None:
+            return python_scalar(self, callee, [self.bind(argument) for argument in call.arguments], node)
         if name in functions.KNOWN_ELSEWHERE:
             self.context.unsupported(f"the function {name}()", node, functions.FIXES.get(name, ""))
         bound = functions.scalar(self, name, [self.bind(arg) for arg in call.arguments], node)
         if bound is None:
-            near = get_close_matches(name, sorted(functions.FUNCTION_NAMES), 1)
+            known = sorted((*functions.FUNCTION_NAMES, *self.context.resolver.function_names()))
+            near = get_close_matches(name, known, 1)
             self.context.fail(f"no function {name}(){f'; did you mean {near[0]}()?' if near else ''}", node)
         return bound
 

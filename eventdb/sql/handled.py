@@ -62,8 +62,8 @@ _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its argu
     "CurrentTimestamp": ("CURRENT_TIMESTAMP", ""),
     "CurrentDate": ("CURRENT_DATE", ""),
 } | dict.fromkeys(
-    """Boolean HexString Placeholder Parameter Var Paren And Or Not Neg Is Escape Anonymous Filter Extract
-    IgnoreNulls RespectNulls WithinGroup Qualify GroupingSets Rollup Cube Grouping Columns Array
+    """Array Struct Boolean HexString Placeholder Parameter Var Paren And Or Not Neg Is Escape Anonymous Filter Extract
+    IgnoreNulls RespectNulls WithinGroup Qualify GroupingSets Rollup Cube Grouping Columns
     Tuple Kwarg PropertyEQ DataTypeParam Add Sub Mul IntDiv Mod Pow EQ NEQ LT LTE GT GTE NullSafeEQ
     NullSafeNEQ Exists Any All Collate""".split(),
     ("an expression", "this expression expressions"),

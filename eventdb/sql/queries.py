@@ -78,6 +78,10 @@ class QueryBinder:
         output = tuple(OutputField(name, type) for name, type in zip(DESCRIBED, types, strict=True))
         return Values(tuple(tuple(map(Literal, types, row)) for row in rows), output)
 
+    def named_queries(self, node: exp.Expr) -> dict[str, Plan]:
+        """The plans of the WITH clause of a tree."""
+        return self._with(node.args["with_"], {})
+
     def _with(self, node: exp.Expr, ctes: dict[str, Plan]) -> dict[str, Plan]:
         known = dict(ctes)
         here: set[str] = set()

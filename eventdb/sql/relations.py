@@ -9,21 +9,28 @@ from typing import Any
 from sqlglot import exp
 
 from eventdb.errors import BindError, EventDBError, QueryError, TopicNotFound
-from eventdb.logical.expressions import Expression
-from eventdb.logical.plan import Fields, FileScan, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
+from eventdb.external.options import READERS
+from eventdb.logical.expressions import Expression, Literal
+from eventdb.logical.plan import ExternalScan, Fields, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
+from eventdb.logical.python_functions import PythonTable
 from eventdb.schema import BIGINT, INTEGER, TIMESTAMP, VARCHAR
+from eventdb.sql.arguments import arguments, constant, options
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.functions import width_of
 from eventdb.sql.joins import JoinBinder
-from eventdb.sql.parser import locate
+from eventdb.sql.parser import locate, parse
+from eventdb.sql.projection import renamed
+from eventdb.sql.python_calls import coerced
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
 from eventdb.sql.series import bind_series, series_call
 from eventdb.sql.statements import TableInfo
 from eventdb.sql.tokens import FUNCTION_PREFIX
+from eventdb.values import decode_value
 
-FILE_ENDINGS = (".csv", ".parquet", ".jsonl", ".ndjson", ".json", ".tsv", ".csv.gz")
+_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".arrows")
+FILE_ENDINGS = tuple(ending + packed for ending in _ENDINGS for packed in ("", ".gz", ".zst", ".bz2", ".lz4"))
 _SYSTEM = {"_offset": BIGINT, "_partition": INTEGER, "_append_time": TIMESTAMP, "_headers": VARCHAR}
 WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
 
@@ -121,14 +128,71 @@ class RelationBinder:
             if any(plan is cte and stands != depth for plan, stands in self.context.correlated):
                 self.context.unsupported("a correlated WITH query in a subquery of its query", node, "repeat it there")
             return self.named(cte, node, name)
-        plan, names = self.scan(self._resolve(name, node))
+        table = self._resolve(name, node)
+        if table.query is not None:
+            return self.named(self._viewed(table, node), node, _base_name(name))
+        return self._renamed(table, node)
+
+    def _renamed(self, table: TableInfo, node: exp.Expr) -> Relation:
+        """The scan of a table under its alias."""
+        plan, names = self.scan(table)
         alias = node.args.get("alias")
-        shown = (alias.name if alias is not None else "") or _base_name(name)
+        shown = (alias.name if alias is not None else "") or _base_name(table.name)
         renamed = [part.name for part in alias.args.get("columns") or []] if alias is not None else []
         if len(renamed) > len(plan.fields):
             self.context.fail(f"{len(renamed)} column names for {len(plan.fields)} columns", node)
         bound = [replace(n, table=shown, name=renamed[i] if i < len(renamed) else n.name) for i, n in enumerate(names)]
         return Relation(plan, Scope(bound, [shown]))
+
+    def _called(self, callee: PythonTable, call: exp.Anonymous) -> TableInfo:
+        """The rows of a table function written in Python."""
+        binder = ExpressionBinder(self.context, Scope([], []), f"the arguments of {callee.name}()")
+        bound = coerced(binder, callee, [binder.bind(argument) for argument in call.expressions], call)
+        if not all(isinstance(argument, Literal) for argument in bound):
+            self.context.fail(f"the arguments of {callee.name}() must be constants", call)
+        values = [decode_value(a.type, a.value) if a.value is not None else None for a in bound
+                  if isinstance(a, Literal)]  # fmt: skip
+        return self.context.resolver.call(callee, values)
+
+    def _read(self, reader: str, call: exp.Anonymous) -> TableInfo:
+        """The files that read_csv('...') and its like name."""
+        positional, named = options(self.context, call, reader)
+        paths = [constant(self.context, argument, f"{reader}(): the path") for argument in positional]
+        paths = paths[0] if len(paths) == 1 and isinstance(paths[0], list) else paths
+        if len(positional) != 1 or not all(isinstance(path, str) for path in paths):
+            self.context.fail(f"{reader}() takes a path or a list of paths, then options: name => value", call)
+        try:
+            return self.context.resolver.files(reader, paths, named)
+        except EventDBError as error:
+            self.context.fail(str(error), call)
+
+    def _viewed(self, table: TableInfo, node: exp.Expr) -> Plan:
+        """The plan of a plain view's query, with the view's names. BindError naming the view if it no longer binds."""
+        outer = self.context
+        if table.name in outer.viewing:
+            outer.fail(f"view {table.name!r} reads itself", node)
+        inner = Context(parse(table.query or ""), outer.resolver, None)
+        inner.viewed = outer.viewed
+        inner.viewed.add(table.name.lower())
+        inner.viewing = (*outer.viewing, table.name)
+        inner.recursions = outer.recursions
+        try:
+            source = inner.source
+            plan = type(self)(inner, {}, self.bind_query).query_of(source.query(0, len(source.tokens)))
+            source.check_bound()
+        except QueryError as error:
+            first = str(error).splitlines()[0]
+            outer.fail(f"view {table.name!r} cannot be read any more: {first}", node)
+        outer.recursions = inner.recursions
+        if len(plan.fields) != len(table.schema):
+            outer.fail(f"view {table.name!r} has other columns than when it was created: create it again", node)
+        return renamed(plan, table.schema.names)
+
+    def query_of(self, tree: exp.Expr) -> Plan:
+        """The plan of a query that stands alone."""
+        from eventdb.sql.queries import QueryBinder
+
+        return QueryBinder(self.context).bind(tree, {})
 
     def _resolve(self, name: str, node: exp.Expr) -> TableInfo:
         line, column = locate(self.context.sql, node)
@@ -157,9 +221,8 @@ class RelationBinder:
         fields: Fields = tuple(OutputField(f.name, f.type, f.nullable) for f in table.schema)
         names = [Name("", f.name, f.type, i) for i, f in enumerate(fields)]
         columns = tuple(f.name for f in fields)
-        if table.kind == "file":
-            assert table.path is not None
-            return FileScan(table.path, table.format or "csv", columns, fields), names
+        if table.source is not None:
+            return ExternalScan(table.source, columns, fields), names
         if table.kind == "view":
             return ViewScan(table.id, table.name, columns, fields), names
         system = self.system_columns(table)
@@ -189,9 +252,14 @@ class RelationBinder:
         if series_call(node) is not None:
             return bind_series(self.context, call, node, Relation(Values(((),), ()), Scope([], [])))
         name = str(call.this).removeprefix(FUNCTION_PREFIX).lower()
+        if name in READERS:
+            return self._renamed(self._read(name, call), node)
+        callee = self.context.resolver.function(name)
+        if isinstance(callee, PythonTable):
+            return self._renamed(self._called(callee, call), node)
         if name not in ("tumble", "hop"):
             self.context.unsupported(f"the table function {name}()", call)
-        named, positional = _arguments(call)
+        named, positional = arguments(call)
         order = ["data", "timecol", "size"] if name == "tumble" else ["data", "timecol", "slide", "size"]
         for key, value in zip(order, positional, strict=False):
             if key in named:
@@ -289,18 +357,6 @@ def _base_name(name: str) -> str:
     if name.lower().endswith(FILE_ENDINGS) or "/" in name:
         return name.replace("\\", "/").rsplit("/", 1)[-1].split(".", 1)[0]
     return name.rsplit(".", 1)[-1] if name.startswith("eventdb.") else name
-
-
-def _arguments(call: exp.Anonymous) -> tuple[dict[str, exp.Expr], list[exp.Expr]]:
-    """Named (slide => x, slide := x) and positional arguments."""
-    named: dict[str, exp.Expr] = {}
-    positional: list[exp.Expr] = []
-    for argument in call.expressions:
-        if isinstance(argument, (exp.Kwarg, exp.PropertyEQ)):
-            named[argument.this.name.lower()] = argument.expression
-        else:
-            positional.append(argument)
-    return named, positional
 
 
 def _without_descriptor(node: exp.Expr) -> exp.Expr:

@@ -29,8 +29,6 @@ def create_topic(words: Words, context: Context) -> CreateTopic:
     """The statement after CREATE TOPIC. ParseError, BindError or UnsupportedSQL with the place."""
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
     name = words.name("the topic's name")
-    if words.word() == "AS":
-        context.unsupported("CREATE TOPIC ... AS SELECT", None, "create the topic, then INSERT INTO it")
     parts = _Parts()
     words.elements(lambda: _element(words, parts, context))
     options = _options(words) if words.accept("WITH") else ()
@@ -44,9 +42,7 @@ def alter_topic(words: Words, context: Context) -> AlterTopic:
     if not words.accept("SET"):
         construct = f"ALTER TOPIC ... {words.word() or words.text()}"
         place = words.error(f"{construct} is not supported; write ALTER TOPIC t SET (...)", words.index)
-        raise UnsupportedSQL(
-            place.message, construct=construct, sql=place.sql, line=place.line, column=place.column
-        )
+        raise UnsupportedSQL(place.message, construct=construct, sql=place.sql, line=place.line, column=place.column)
     options = _options(words)
     words.end()
     return AlterTopic(name, options)

@@ -489,12 +489,13 @@ def test_explain_shows_operators_and_analyze_their_rows() -> None:
 
 
 def test_file_rows_come_through_the_arrow_door(tmp_path: Any) -> None:
-    from eventdb.logical.plan import FileScan
+    from eventdb.external.files import open_files
+    from eventdb.logical.plan import ExternalScan
 
     path = tmp_path / "x.csv"
     path.write_text("a,b\n1,x\n2,\n")
     fields = (OutputField("b", VARCHAR), OutputField("a", BIGINT))
-    rows = rows_of(FileScan(str(path), "csv", ("b", "a"), fields), QueryContext(execution="interpreted"))
+    rows = rows_of(ExternalScan(open_files([str(path)]), ("b", "a"), fields), QueryContext(execution="interpreted"))
     assert [row[1] for row in rows] == [1, 2]
     assert rows[0][0] == "x"
 

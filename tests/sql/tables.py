@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from eventdb.batch import RecordBatch
 from eventdb.errors import TopicNotFound
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, explain_lines
@@ -39,6 +41,19 @@ TABLES = {
 }
 
 
+class FakeSource:
+    """A file that is never read."""
+
+    kind = "FileScan"
+
+    def __init__(self, name: str, schema: Schema) -> None:
+        self.name = name
+        self.schema = schema
+
+    def batches(self, *wish: Any) -> Iterator[RecordBatch]:
+        raise AssertionError(f"{self.name} is read by a binder")
+
+
 class Tables:
     """A Resolver over TABLES."""
 
@@ -50,7 +65,19 @@ class Tables:
 
     def file(self, path: str) -> TableInfo:
         schema = Schema.from_mapping({"a": "BIGINT", "b": "VARCHAR"})
-        return TableInfo("file", 0, path, schema, path=path, format=path.rsplit(".", 1)[-1])
+        return TableInfo("file", 0, path, schema, source=FakeSource(path, schema))
+
+    def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> TableInfo:
+        return self.file(f"{reader}({', '.join(paths)}, {options})")
+
+    def function(self, name: str) -> None:
+        return None
+
+    def call(self, function: Any, arguments: Sequence[Any]) -> TableInfo:
+        raise AssertionError("there are no table functions here")
+
+    def function_names(self) -> list[str]:
+        return []
 
     def names(self) -> list[str]:
         return list(TABLES)

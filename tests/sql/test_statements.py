@@ -99,7 +99,7 @@ def test_small_statements(sql: str, expected: st.Statement) -> None:
 def test_describe_takes_a_topic_a_file_or_a_query() -> None:
     described: Any = bound("DESCRIBE readings")
     assert (described.name, described.table.id) == ("readings", 1)
-    assert bound("DESCRIBE 'x.csv'").table.format == "csv"  # type: ignore[attr-defined]
+    assert bound("DESCRIBE 'x.csv'").table.kind == "file"  # type: ignore[attr-defined]
     assert [f.name for f in bound("DESCRIBE SELECT n FROM readings").plan.fields] == ["n"]  # type: ignore[attr-defined]
 
 
@@ -207,7 +207,7 @@ def test_a_view_reads_its_clauses_in_any_order() -> None:
         ("SELECT n FROM readings LIMIT 5", "limit when you read it"),
         ("SELECT DISTINCT n FROM readings", "GROUP BY the columns instead"),
         ("SELECT total FROM hourly", "a continuous query over a view"),
-        ("SELECT a FROM 'x.csv'", "load the file into a topic first"),
+        ("SELECT a FROM 'x.csv'", "load its rows into a topic first"),
         ("SELECT 1 AS x", "a continuous query without a topic"),
         ("SELECT max(c) AS m FROM (SELECT count(*) AS c FROM readings GROUP BY n) q", "an aggregate over an aggregate"),
         ("SELECT n, n FROM readings", "two columns are called 'n'"),

@@ -356,6 +356,12 @@ class Process:
         if last is not None:
             self.history.mark_safe(self.history.commits.index(last) + 1, derived=False)
 
+    def prepare(self) -> None:
+        """The next journal file is made ahead of its turn."""
+        writer = self.writer
+        writer.fills_fast = writer.fills_fast or self.random.random() < 0.5
+        writer.prepare_spare()
+
     def rest(self) -> None:
         """What maintenance does when the process has not committed for long; others may have."""
         writer = self.writer

@@ -40,6 +40,7 @@ SMALL_LIMITS = {
     "segment.cells.MAX_SEGMENT_ROWS": 64,
     "segment.columns.DICTIONARY_LIMIT": 24,
     "segment.columns.PWRITE_BYTES": 64,
+    "segment.columns.WRITE_BYTES": 200,
     "segment.columns.MAX_PAYLOAD_BYTES": 700,
     "segment.columns.TIME_STRIDE_ROWS": 5,
     "segment.segment.TIME_STRIDE_ROWS": 5,
@@ -56,6 +57,7 @@ SMALL_LIMITS = {
 WRITING = {
     "append_one": 40, "append_many": 12, "append_columns": 6, "transact": 12, "derive": 8, "abort": 6, "checkpoint": 4,
     "flush": 4, "rest": 2, "look": 5, "look_again": 2, "reopen": 1, "seal": 4,
+    "prepare": 8,
 }  # fmt: skip
 READING = {"look": 8, "look_again": 4}
 SEVERAL_WRITING = WRITING | {"close": 2, "kill": 1, "rest": 4, "look": 8, "agree": 2}
@@ -119,6 +121,7 @@ class Simulation:
         with self.undisturbed():
             for process in self.processes:
                 if process.store is not None:
+                    self.running = process
                     process.files.heal()
                     process.close()
 

@@ -23,7 +23,6 @@ SCAN_FIELDS = tuple(OutputField(name, type) for name, type in COLUMNS.items())
 Row = tuple[Any, ...]
 
 
-
 def ref(fields: Fields, name: str) -> ColumnRef:
     index = [field.name for field in fields].index(name)
     return ColumnRef(fields[index].type, index, name)
@@ -164,8 +163,11 @@ def expect(case: Case, rows: Sequence[Row], append_us: Sequence[int]) -> Expecte
         windows = _windows(case, row)
         lost = 0
         for window in windows if _passes(case.where, row) else []:
-            if case.judges_lateness and watermark is not None and window["window_end"] is not None and (
-                watermark >= window["window_end"] + case.grace_s * SECOND
+            if (
+                case.judges_lateness
+                and watermark is not None
+                and window["window_end"] is not None
+                and (watermark >= window["window_end"] + case.grace_s * SECOND)
             ):
                 lost += 1
             elif case.keys is None:

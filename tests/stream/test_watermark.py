@@ -53,9 +53,7 @@ def test_windows_are_those_that_hold_the_time(times, size, slide):
     expected = []
     for i, time in enumerate(times):
         low = (time - size) // slide - 1
-        expected += [
-            (i, k * slide) for k in range(low, time // slide + 1) if k * slide <= time < k * slide + size
-        ]
+        expected += [(i, k * slide) for k in range(low, time // slide + 1) if k * slide <= time < k * slide + size]
     assert list(zip(rows.tolist(), starts.tolist(), strict=True)) == expected
 
 

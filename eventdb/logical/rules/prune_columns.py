@@ -12,7 +12,7 @@ from eventdb.logical.plan import (
     Aggregate,
     Distinct,
     DistinctOn,
-    FileScan,
+    ExternalScan,
     Filter,
     GroupSets,
     Join,
@@ -59,7 +59,7 @@ def _move(expressions: Iterable[Expression], places: Places) -> tuple[Expression
 
 def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
     """The plan with at least the needed columns, and where the kept ones went."""
-    if isinstance(plan, (Scan, ViewScan, FileScan)):
+    if isinstance(plan, (Scan, ViewScan, ExternalScan)):
         kept = sorted(needed)
         columns, output = tuple(plan.columns[i] for i in kept), tuple(plan.output[i] for i in kept)
         return replace(plan, columns=columns, output=output), {old: new for new, old in enumerate(kept)}

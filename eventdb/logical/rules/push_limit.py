@@ -1,10 +1,10 @@
-"""Limits move below Project, and each input of a UnionAll gives no more rows than the limit can use."""
+"""Limits move below Project, and a file or each input of a UnionAll gives no more rows than the limit can use."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from eventdb.logical.plan import Limit, Plan, Project, UnionAll
+from eventdb.logical.plan import ExternalScan, Limit, Plan, Project, UnionAll
 
 
 def push_limit(plan: Plan) -> Plan:
@@ -21,6 +21,8 @@ def _push(plan: Limit) -> Plan:
     below = plan.input
     if isinstance(below, Project):
         return replace(below, input=_push(replace(plan, input=below.input)))
+    if isinstance(below, ExternalScan) and plan.row_count is not None:
+        return replace(plan, input=replace(below, limit=plan.row_count + plan.skip_count))
     if isinstance(below, UnionAll) and plan.row_count is not None:
         most = plan.row_count + plan.skip_count
         return replace(plan, input=replace(below, inputs=tuple(_capped(child, most) for child in below.inputs)))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from eventdb.logical.expressions import Call, ColumnRef, Expression, IntervalValue, Literal
+from eventdb.logical.expressions import Call, ColumnRef, Expression, InList, IntervalValue, Literal
 from eventdb.logical.functions import may_raise
-from eventdb.logical.plan import Filter, Plan, Scan, Values, transform_plan
+from eventdb.logical.plan import ExternalScan, Filter, Plan, Scan, Values, transform_plan
 from eventdb.logical.predicates import all_of, terms_of
 
 _MIRRORED = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le", "eq": "eq"}
@@ -21,7 +21,13 @@ def scan_ranges(plan: Plan) -> Plan:
 
 
 def _change(plan: Plan) -> Plan:
-    if not isinstance(plan, Filter) or not isinstance(plan.input, Scan):
+    if not isinstance(plan, Filter):
+        return plan
+    if isinstance(plan.input, ExternalScan):
+        terms = list(terms_of(plan.predicate))
+        found = (*_hints(terms, plan.input.columns), *_memberships(terms, plan.input.columns))
+        return replace(plan, input=replace(plan.input, terms=found)) if found else plan
+    if not isinstance(plan.input, Scan):
         return plan
     scan = plan.input
     start, stop = scan.start_offset, scan.stop_offset
@@ -42,7 +48,9 @@ def _change(plan: Plan) -> Plan:
     start = None if start is not None and start <= 0 else start
     if (stop is not None and stop <= (start or 0)) or (low is not None and high is not None and low > high):
         return Values((), plan.fields)
-    narrowed = replace(scan, start_offset=start, stop_offset=stop, time_range=(low, high), hints=_hints(kept, scan))
+    narrowed = replace(
+        scan, start_offset=start, stop_offset=stop, time_range=(low, high), hints=_own(_hints(kept, scan.columns))
+    )
     predicate = all_of(kept)
     return narrowed if predicate is None else Filter(narrowed, predicate)
 
@@ -55,8 +63,24 @@ def _smaller(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else min(a, b)
 
 
-def _hints(terms: list[Expression], scan: Scan) -> tuple[tuple[str, str, object], ...]:
-    """The terms that compare a stored column with a constant. None if some term can raise: skipping rows would hide
+def _own(hints: tuple[tuple[str, str, object], ...]) -> tuple[tuple[str, str, object], ...]:
+    """Those of stored columns."""
+    return tuple(hint for hint in hints if not hint[0].startswith("_"))
+
+
+def _memberships(terms: list[Expression], columns: tuple[str, ...]) -> tuple[tuple[str, str, object], ...]:
+    """The terms `column IN (constants)`, as _hints gives the others."""
+    if any(may_raise(term) for term in terms):
+        return ()
+    return tuple(
+        (columns[term.operand.index], "in", tuple(v.value for v in term.values if v.value is not None))
+        for term in terms
+        if isinstance(term, InList) and not term.negated and isinstance(term.operand, ColumnRef)
+    )
+
+
+def _hints(terms: list[Expression], columns: tuple[str, ...]) -> tuple[tuple[str, str, object], ...]:
+    """The terms that compare a column with a constant. None if some term can raise: skipping rows would hide
     its error."""
     if any(may_raise(term) for term in terms):
         return ()
@@ -71,8 +95,8 @@ def _hints(terms: list[Expression], scan: Scan) -> tuple[tuple[str, str, object]
         if not isinstance(left, ColumnRef) or not isinstance(right, Literal) or right.value is None:
             continue
         alike = left.type == right.type or (left.type.is_integer and right.type.is_integer)
-        if alike and not scan.columns[left.index].startswith("_"):
-            found.append((scan.columns[left.index], function, right.value))
+        if alike:
+            found.append((columns[left.index], function, right.value))
     return tuple(found)
 
 

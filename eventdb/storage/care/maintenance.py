@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from time import monotonic
 
 from eventdb.config import CHECKPOINT_INDEX_BYTES, CHECKPOINT_INTERVAL_MS, CHECKPOINT_JOURNAL_BYTES
 from eventdb.errors import EventDBError
@@ -30,6 +31,8 @@ class Maintenance:
         self._helper = SealProcess(writer.path)
         self._interval_ms = interval_ms
         self._stop = threading.Event()
+        self._rolled = threading.Event()  # a journal file was begun, or the thread is to stop
+        writer.on_roll = self._rolled.set
         self._thread: threading.Thread | None = None
         self.last_error = ""
 
@@ -42,6 +45,7 @@ class Maintenance:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._stop.set()
+            self._rolled.set()
             if thread is not threading.current_thread():
                 thread.join()
         self._helper.stop()
@@ -52,15 +56,35 @@ class Maintenance:
             self._helper.look(writer.clock.monotonic_ns(), self._sealer.has_work)
             self._sealer.helper_failed = self._helper.failures
 
+    def _waited(self, step_s: float) -> bool:
+        """After a step: True, and at once when it is to stop: False. A journal file that was begun meanwhile gets its
+        successor without delay: it may be full before the next step."""
+        end = monotonic() + step_s
+        while self._rolled.wait(max(0.0, end - monotonic())):
+            self._rolled.clear()
+            writer = self._writer()
+            if self._stop.is_set() or writer is None or writer.closed:
+                return False
+            self._prepare(writer)
+            del writer
+        return not self._stop.is_set()
+
+    def _prepare(self, writer: Writer) -> None:
+        try:
+            writer.prepare_spare()
+        except EventDBError as error:
+            self.last_error = str(error)
+
     def _run(self) -> None:
         step_s = (self._interval_ms or 200) / 1000
         idle = 0
         seen = -1
-        while not self._stop.wait(step_s):
+        while self._waited(step_s):
             writer = self._writer()
             if writer is None or writer.closed or writer.poison_reason:
                 return
             try:
+                self._prepare(writer)
                 if self._interval_ms is not None:
                     writer.flush_journal()
                 age_ms = (writer.clock.monotonic_ns() - writer.checkpoint_ns) // 1_000_000

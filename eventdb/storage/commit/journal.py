@@ -10,6 +10,7 @@ from zlib import crc32
 
 from eventdb.config import JOURNAL_FIRST_BYTES, JOURNAL_MAX_BYTES
 from eventdb.errors import CorruptionError
+from eventdb.storage.commit.spare import SpareFile
 from eventdb.storage.device.files import storage_error
 from eventdb.storage.device.readable import Readable
 from eventdb.storage.format import (
@@ -120,6 +121,11 @@ class Record:
         self.length = align(RECORD_BYTES + size, 8)
 
 
+def usual_bytes(number: int) -> int:
+    """The size of the file of that number, if no record needs a larger one."""
+    return min(JOURNAL_FIRST_BYTES << (2 * min(number, 20)), JOURNAL_MAX_BYTES)
+
+
 class JournalFile:
     """One open journal file, mapped for reading."""
 
@@ -143,6 +149,7 @@ class Journal:
         self.directory = directory
         self.seed = crc32(uuid)
         self.file: JournalFile | None = None
+        self.spare = SpareFile(files, directory)
 
     def path(self, epoch: int, number: int) -> str:
         return f"{self.directory}/{journal_name(epoch, number)}"
@@ -225,18 +232,14 @@ class Journal:
         tail = at.copy()
         tail.epoch, tail.number, tail.position = epoch, number, 0
         first, crc = self.encode(OPEN_RECORD, 0, tail, at.lsn, b"")
-        size = min(JOURNAL_FIRST_BYTES << (2 * min(number, 20)), JOURNAL_MAX_BYTES)
-        size = align(max(size, len(first) + need_bytes + align(ROLL_BYTES, 8)), 4096)
+        size = align(max(usual_bytes(number), len(first) + need_bytes + align(ROLL_BYTES, 8)), PAGE_BYTES)
         try:
             try:
-                fd = files.create(path)
+                fd = self._zeros(path, size)
             except FileExistsError:
                 files.unlink(path)
-                fd = files.create(path)
+                fd = self._zeros(path, size)
             try:
-                files.allocate(fd, size)
-                # Filled in larger pieces, it would be flushed in larger pieces: 1 MB for an event of 100 bytes.
-                files.fill_zeros(fd, size, PAGE_BYTES)
                 files.write_fully(fd, first, 0)
                 files.fsync(fd)
                 files.fsync_dir(self.directory)
@@ -249,6 +252,23 @@ class Journal:
             raise storage_error(error, "creating", path) from error
         tail.position, tail.chain, tail.size = len(first), crc, size
         return file, tail
+
+    def _zeros(self, path: str, size: int) -> int:
+        """A descriptor of a new file of zeros, prepared or made now. OSError."""
+        files = self._files
+        fd = self.spare.take(size, path)
+        if fd is not None:
+            return fd
+        fd = files.create(path)
+        try:
+            files.allocate(fd, size)
+            # Filled in larger pieces, it would be flushed in larger pieces: 1 MB for an event of 100 bytes.
+            files.fill_zeros(fd, size, PAGE_BYTES)
+        except BaseException:
+            files.close(fd)
+            files.unlink(path)
+            raise
+        return fd
 
     def roll_record(self, at: Tail, following: Tail) -> bytes:
         return self.encode(

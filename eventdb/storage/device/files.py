@@ -7,6 +7,7 @@ Modes are explicit (0600, directories 0700), whatever the umask.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import mmap
@@ -84,6 +85,24 @@ class Files:
         os.fchmod(fd, 0o600)
         return fd
 
+    def create_unnamed(self, directory: str) -> int:
+        """A descriptor of a new regular file, mode 0600, without a name: unless `give_name` gives it one, it is gone
+        with the descriptor. OSError where there are no such files."""
+        if not hasattr(os, "O_TMPFILE"):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, 0o600)
+        return fd
+
+    def give_name(self, fd: int, path: str) -> None:
+        """A file that `create_unnamed` made has the path. FileExistsError."""
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # without src_dir_fd: not followed
+
+    def free_bytes(self, path: str) -> int:
+        """What this user may still store on the file system of the path."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
     def close(self, fd: int) -> None:
         os.close(fd)
 
@@ -93,6 +112,31 @@ class Files:
 
     def pread(self, fd: int, length_bytes: int, position_bytes: int) -> bytes:
         return os.pread(fd, length_bytes, position_bytes)
+
+    def begin_fdatasync(self, fd: int) -> Callable[[], None]:
+        """fdatasync beside whatever the caller does next. The function waits for its end and raises its error."""
+        errors: list[BaseException] = []
+        running = _thread.allocate_lock()
+
+        def work() -> None:
+            try:
+                self.fdatasync(fd)
+            except BaseException as error:  # whatever it is, nothing may count as flushed
+                errors.append(error)
+            finally:
+                running.release()
+
+        def finish() -> None:
+            with running:
+                if errors:
+                    raise errors[0]
+
+        running.acquire()
+        try:
+            _thread.start_new_thread(work, ())
+        except RuntimeError:  # no more threads: then one after the other
+            work()
+        return finish
 
     def fsync(self, fd: int) -> None:
         os.fsync(fd)
@@ -111,12 +155,15 @@ class Files:
         else:
             self.fill_zeros(fd, length_bytes)
 
-    def fill_zeros(self, fd: int, length_bytes: int, piece_bytes: int = len(_ZEROS)) -> None:
-        """Written zeros in [0, length_bytes): a later overwrite needs no file system metadata to become durable.
+    def fill_zeros(
+        self, fd: int, length_bytes: int, piece_bytes: int = len(_ZEROS), position_bytes: int = 0
+    ) -> None:  # fmt: skip
+        """Written zeros in [position_bytes, length_bytes): a later overwrite needs no file system metadata to become
+        durable.
 
         The kernel caches each piece as a whole, and a store into a mapping of it makes the whole piece dirty.
         """
-        position = 0
+        position = position_bytes
         while position < length_bytes:
             position += self.pwrite(fd, _ZEROS[: min(piece_bytes, length_bytes - position)], position)
 

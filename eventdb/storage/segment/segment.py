@@ -65,7 +65,9 @@ class Segment:
         self.memory = memoryview(mapping)
         self.readable = Readable(mapping, path)
         self.checked_rows: dict[int, int] = {}  # coded column -> rows whose codes columns.py has looked at
-        self.arrays: dict[int, Any] = {}  # position_bytes -> NumPy array of the whole region, for columns.py
+        self.arrays: dict[
+            int, Any
+        ] = {}  # position_bytes -> NumPy array of the whole region, for columns.py; ~column -> `ranges`, for lookup.py
         self.ranges: dict[int, list[tuple[int, int]]] = {}  # column -> what stride_ranges knows so far
         self.writable = writable
         capacity = layout.capacity

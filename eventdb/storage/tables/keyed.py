@@ -156,6 +156,11 @@ class KeyedWriter:
 
     # -- changing ------------------------------------------------------------------------------
 
+    def row_ids(self, count: int) -> range:
+        """Numbers that no row of a table without a primary key has had, for rows that are inserted next."""
+        first = self.transaction.end_offset(self.log)
+        return range(first, first + count)
+
     def put(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int:
         """Each row takes the place of the row with its key, if there is one. Returns the offset of the first."""
         first = self._append(rows)
@@ -323,18 +328,24 @@ class KeyedWriter:
 
 def key_taken(log: PartitionLog, name: str, row: Row) -> ConstraintError:
     """The error of a row whose key another row of the table has."""
+    columns = ", ".join(log.schema.names[i] for i in log.primary_key)
+    key, shown = key_shown(log, row)
+    return ConstraintError(
+        f"table {name!r} has a row with the primary key {shown} already; to replace it use put(row) or "
+        f"INSERT ... ON CONFLICT ({columns}) DO UPDATE, to keep it ON CONFLICT DO NOTHING",
+        table=name,
+        key=key,
+    )
+
+
+def key_shown(log: PartitionLog, row: Row) -> tuple[Any, str]:
+    """The key of a row as Python has it, a tuple if there are several columns; and as a message shows it."""
     from eventdb.values import decode_value
 
     fields = [log.schema.fields[i] for i in log.primary_key]
     values = [decode_value(field.type, row[i]) for field, i in zip(fields, log.primary_key, strict=True)]
     shown = ", ".join(f"{field.name} = {value!r:.80}" for field, value in zip(fields, values, strict=True))
-    columns = ", ".join(field.name for field in fields)
-    return ConstraintError(
-        f"table {name!r} has a row with the primary key {shown} already; to replace it use put(row) or "
-        f"INSERT ... ON CONFLICT ({columns}) DO UPDATE, to keep it ON CONFLICT DO NOTHING",
-        table=name,
-        key=values[0] if len(values) == 1 else tuple(values),
-    )
+    return values[0] if len(values) == 1 else tuple(values), shown
 
 
 class _Values:

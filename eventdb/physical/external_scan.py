@@ -1,4 +1,4 @@
-"""FileRows: the rows of a CSV, JSON lines or Parquet file."""
+"""ExternalRows: the rows of files, or of a Python object."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
-from eventdb.logical.plan import FileScan
+from eventdb.logical.plan import ExternalScan
 from eventdb.physical.context import QueryContext
 from eventdb.physical.operator import Operator
 
 
-class FileRows(Operator):
-    def __init__(self, plan: FileScan, context: QueryContext) -> None:
+class ExternalRows(Operator):
+    def __init__(self, plan: ExternalScan, context: QueryContext) -> None:
         super().__init__(plan.fields, context)
         self.plan = plan
 
@@ -20,10 +20,9 @@ class FileRows(Operator):
         return self.plan.label()
 
     def produce(self) -> Iterator[RecordBatch]:
-        from eventdb.arrow import read_file
-
         plan = self.plan
-        for batch in read_file(plan.path, plan.format, plan.columns, [field.type for field in plan.output]):
+        types = [field.type for field in plan.output]
+        for batch in plan.source.batches(plan.columns, types, plan.terms, plan.limit):
             for start in range(0, batch.row_count, MORSEL_ROWS):
                 part = batch if batch.row_count <= MORSEL_ROWS else batch.slice(start, start + MORSEL_ROWS)
                 yield RecordBatch(self.names, part.columns, part.row_count)

@@ -1,0 +1,267 @@
+"""CSV files as Arrow: what the text does not say (delimiter, encoding, types) is found out, or refused with advice.
+
+Arrow's reader does the work. This module looks at the first megabyte first, because a wrong guess there is silent:
+`00501` would become 501, a file with semicolons one column, Latin-1 bytes a BLOB. Once the types are known, UTF-8 text
+is cut at line ends into pieces that are parsed by all cores; other text goes through Arrow's stream, on one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from eventdb.errors import UsageError
+from eventdb.external.locations import Location
+
+DELIMITERS = (",", ";", "\t", "|")
+_SAMPLE_BYTES = 1 << 20  # as much as Arrow's reader infers types from
+_PIECE_BYTES = 16 << 20  # parsed at a time
+_BLOCK_BYTES = 2 << 20  # by one core
+_NULLS = ["", "NA", "NULL", "null"]
+_LEADING_ZERO = r"^\s*[+-]?0[0-9]"
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9.]+,[0-9]+\s*")
+
+
+@dataclass(frozen=True)
+class CsvOptions:
+    """`delimiter` None: the one of DELIMITERS that splits every line alike. Without `header` the columns are called
+    column1, column2, ...; `names` are theirs instead. `skip_rows` lines stand before the header. `nulls` are the texts
+    that mean NULL when not quoted. `keeps_zeros`: a leading zero in a column of integers is an error, wherever it
+    comes. `refuses_commas`: so is a column whose every value is a number with a decimal comma, which would be text."""
+
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+    header: bool = True
+    quote: str = '"'
+    keeps_zeros: bool = False
+    refuses_commas: bool = False
+    escape: str | None = None
+    nulls: tuple[str, ...] | None = None
+    skip_rows: int = 0
+    names: tuple[str, ...] = ()
+    all_varchar: bool = False
+    decimal_point: str = "."
+    timestamp_format: str | None = None
+    compression: str | None = None
+
+
+def open_csv(
+    file: Location, options: CsvOptions, known: Mapping[str, pa.DataType], wanted: Sequence[str] | None = None
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The schema and a lazy stream of batches; `known` are the types of some columns, `wanted` the only ones read (then
+    the schema has them alone). UsageError, ArrowInvalid."""
+    path = file.name
+    sample = _sample(file, options)
+    delimiter = options.delimiter or _delimiter(path, sample, options.quote)
+    rows = list(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quotechar=options.quote or None))
+    names = list(options.names) or (
+        None if options.header or not rows else [f"column{i + 1}" for i in range(len(rows[0]))]
+    )
+    checked = {n: t for n, t in known.items() if options.keeps_zeros and pa.types.is_integer(t)}
+    quoted = bool(options.quote) and options.quote in sample
+
+    def parsing(newlines: bool) -> pa_csv.ParseOptions:
+        return pa_csv.ParseOptions(
+            delimiter=delimiter, quote_char=options.quote or False, escape_char=options.escape or False,
+            newlines_in_values=newlines,
+        )  # fmt: skip
+
+    def converting(types: Mapping[str, pa.DataType], columns: Sequence[str] | None = None) -> pa_csv.ConvertOptions:
+        return pa_csv.ConvertOptions(
+            null_values=_NULLS if options.nulls is None else list(options.nulls), strings_can_be_null=True,
+            quoted_strings_can_be_null=False, column_types=types, decimal_point=options.decimal_point,
+            timestamp_parsers=[options.timestamp_format] if options.timestamp_format else None,
+            include_columns=None if columns is None else list(columns),
+        )  # fmt: skip
+
+    skipped = options.skip_rows + (bool(options.names) and options.header)
+
+    def opened(
+        types: Mapping[str, pa.DataType], columns: Sequence[str] | None = None, threads: bool = True
+    ) -> pa_csv.CSVStreamingReader:
+        read = pa_csv.ReadOptions(
+            encoding=options.encoding, column_names=names, skip_rows=skipped, use_threads=threads
+        )  # fmt: skip
+        try:
+            stream = file.open_stream(options.compression)
+            return pa_csv.open_csv(stream, read, parsing(quoted), converting(types, columns))
+        except pa.ArrowInvalid:
+            if not threads:
+                raise
+            return opened(types, columns, threads=False)  # it says which row is wrong
+
+    def sequential(threads: bool) -> pa_csv.CSVStreamingReader:
+        return opened(known, wanted or schema.names[:1], threads)
+
+    types = {**known, **dict.fromkeys(checked, pa.string())}
+    reader = opened(types)
+    if options.all_varchar:
+        types = {**dict.fromkeys(reader.schema.names, pa.string()), **types}
+        reader = opened(types)
+    texts = _texts(reader.schema, rows[1:] if options.header else rows, types)
+    zeros = {name: pa.string() for name, _, found in texts if any(re.match(_LEADING_ZERO, text) for text in found)}
+    if zeros:
+        reader = opened({**types, **zeros})
+    for name, i, found in texts if options.refuses_commas else ():
+        if found and pa.types.is_string(reader.schema.field(i).type) and all(map(_DECIMAL_COMMA.fullmatch, found)):
+            raise UsageError(
+                f"{path!r}: column {name!r} holds numbers with a decimal comma ({found[0].strip()!r}): write them "
+                "with a point, or import them as text, into a topic that has a VARCHAR column of that name"
+            )
+    if wanted is None:
+        return reader.schema, _batches(path, reader, checked, 1 + options.header)
+    schema = reader.schema
+    missing = [name for name in wanted if name not in schema.names]
+    if missing:
+        raise UsageError(f"{path!r} has no column {missing[0]!r}; the columns are {', '.join(schema.names)}")
+    known = {field.name: field.type for field in schema}
+    if codecs.lookup(options.encoding).name != "utf-8" or (options.escape and quoted):
+        return schema, sequential(True)
+    first = skipped + (names is None)
+    pieces = _pieces(file, options)
+    return schema, _parsed(pieces, schema.names, first, parsing, converting(known, wanted or schema.names[:1]), options,
+                           sequential)  # fmt: skip
+
+
+def _pieces(file: Location, options: CsvOptions) -> Iterator[bytes]:
+    """The text in pieces that end at the end of a row."""
+    quote = options.quote.encode()
+    with file.open_stream(options.compression) as stream:
+        held = b""
+        while data := stream.read(_PIECE_BYTES):
+            held = held + data if held else data
+            cut = held.rfind(b"\n") + 1
+            while quote and cut and held.count(quote, 0, cut) % 2:  # that line end is inside quotes
+                cut = held.rfind(b"\n", 0, cut - 1) + 1
+            if cut:
+                yield held[:cut]
+                held = held[cut:]
+        if held:
+            yield held
+
+
+def _parsed(
+    pieces: Iterator[bytes], names: list[str], skipped: int, parsing: Any, convert: Any, options: CsvOptions,
+    sequential: Any,
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    quote = options.quote.encode()
+    for number, piece in enumerate(pieces):
+        read = pa_csv.ReadOptions(column_names=names, skip_rows=0 if number else skipped, block_size=_BLOCK_BYTES)
+        quoted = bool(quote) and quote in piece
+        try:
+            table = pa_csv.read_csv(pa.BufferReader(piece), read, parsing(quoted), convert)
+        except pa.ArrowInvalid:
+            if not number and piece.count(b"\n") <= skipped:  # a header and no rows
+                return
+            for _ in sequential(False):  # says which row it is
+                pass
+            raise
+        yield from table.to_batches()
+
+
+def explain(file: Location, error: Exception, options: CsvOptions) -> str:
+    """The reader's words, or better ones: where the bytes are no text, and what a decimal comma needs."""
+    if "UTF8" in str(error) or isinstance(error, UnicodeError):
+        found = _undecodable(file, options)
+        if found:
+            return found
+    advice = (
+        "; numbers are written with a decimal point" if re.search(r"invalid value '[^',]*,\d+'", str(error)) else ""
+    )
+    if not advice and (wrong := re.search(r"In CSV column #\d+: .*conversion error", str(error))):
+        advice = "; give its type: read_csv('...', types => {'column': 'VARCHAR'})" if wrong else ""
+    return f"cannot read {file.name!r} as csv: {error}{advice}"
+
+
+def _sample(file: Location, options: CsvOptions) -> str:
+    """The text of the first megabyte, without a line that may go on behind it. UsageError where it is none."""
+    try:
+        decoder = codecs.getincrementaldecoder(options.encoding)()
+    except LookupError:
+        raise UsageError(f"encoding {options.encoding!r} is unknown: try utf-8, latin-1, cp1252 or utf-16") from None
+    with file.open_stream(options.compression) as stream:
+        data = stream.read(_SAMPLE_BYTES)
+    try:
+        text = decoder.decode(data, final=len(data) < _SAMPLE_BYTES)
+    except UnicodeDecodeError as error:
+        raise UsageError(explain(file, error, options)) from None
+    if len(data) == _SAMPLE_BYTES:
+        text = text[: text.rfind("\n") + 1]
+    text = text.removeprefix("\ufeff")
+    for _ in range(options.skip_rows):
+        text = text.partition("\n")[2]
+    return text
+
+
+def _delimiter(path: str, sample: str, quote: str) -> str:
+    """What splits every line of the sample into equally many columns, the most of them; a comma if nothing does."""
+    if path.lower().partition(".tsv")[1]:
+        return "\t"
+    best, most = ",", 1
+    for delimiter in DELIMITERS:
+        reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quotechar=quote)
+        widths = {len(row) for row, _ in zip(reader, range(1_000), strict=False) if row}
+        if len(widths) == 1 and (width := widths.pop()) > most:
+            best, most = delimiter, width
+    return best
+
+
+def _texts(
+    schema: pa.Schema, rows: list[list[str]], known: Mapping[str, Any]
+) -> list[tuple[str, int, list[str]]]:  # fmt: skip
+    """(name, position, what the sample's rows hold without NULLs) of each column whose type was inferred."""
+    return [
+        (name, i, [row[i] for row in rows if i < len(row) and row[i] not in _NULLS])
+        for i, name in enumerate(schema.names)
+        if name not in known
+    ]
+
+
+def _batches(
+    path: str, reader: Any, checked: Mapping[str, pa.DataType], first_line: int
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    """The batches, with the checked columns as integers. UsageError for one with a leading zero."""
+    row = first_line
+    for batch in reader:
+        for name, type in checked.items():
+            if name not in batch.schema.names:
+                continue
+            place = batch.schema.names.index(name)
+            texts = batch.column(place)
+            zero = pc.index(pc.match_substring_regex(texts, _LEADING_ZERO), True).as_py()
+            if zero >= 0:
+                raise UsageError(
+                    f"{path!r}, row {row + zero}: column {name!r} was taken for integers, but {texts[zero].as_py()!r} "
+                    "would lose its leading zero: import into a topic whose column is VARCHAR"
+                )
+            batch = batch.set_column(place, pa.field(name, type), pc.cast(pc.utf8_trim_whitespace(texts), type))
+        yield batch
+        row += batch.num_rows
+
+
+def _undecodable(file: Location, options: CsvOptions) -> str:
+    """Where the file is not in the encoding; "" if it is."""
+    encoding = options.encoding
+    with file.open_stream(options.compression) as stream:
+        for number, line in enumerate(io.BufferedReader(stream), 1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError as error:
+                return (
+                    f"{file.name!r} is not {encoding}: line {number}, byte {error.start + 1} of it is "
+                    f"0x{line[error.start]:02x}; write it as UTF-8, or import it with --encoding "
+                    "(latin-1 and cp1252 are common)"
+                )
+    return ""
+
+
+__all__ = ["DELIMITERS", "CsvOptions", "explain", "open_csv"]
