@@ -49,9 +49,7 @@ def scalar_function(
     if vectorized and not parameters:
         raise UsageError(f"{name}(): a vectorized function takes at least one argument, whose length is the rows'")
     if vectorized and null_on_error:
-        raise UsageError(
-            f"{name}(): exception_handling = 'return_null' is for functions of one row"
-        )
+        raise UsageError(f"{name}(): exception_handling = 'return_null' is for functions of one row")
     result = _result(name, function, returns)
     return PythonFunction(
         _named(name), function, parameters, result, least, repeats, vectorized, sees_nulls, null_on_error, volatile
@@ -88,9 +86,7 @@ def table_function(
     parameters, least, repeats = _parameters(name, function, args, drop_self=False)
     if not isinstance(returns, Schema):
         if not isinstance(returns, Mapping) or not returns:
-            raise UsageError(
-                f"{name}(): returns maps columns to types, such as {{'id': 'BIGINT'}}, not {returns!r}"
-            )
+            raise UsageError(f"{name}(): returns maps columns to types, such as {{'id': 'BIGINT'}}, not {returns!r}")
         returns = Schema.from_mapping(returns)
     return PythonTable(_named(name), function, parameters, returns, least, repeats)
 

@@ -27,7 +27,7 @@ class MergeRows:
 
     def add(self, batch: RecordBatch) -> None:
         """Each row of the statement's plan goes to the first clause that fits it."""
-        target, source = _present(batch.columns[self._width]), _present(batch.columns[-1])
+        target, source = _present(batch.columns[self._width]), _present(batch.columns[self._statement.mark])
         kinds = {"matched": target & source, "unmatched": source & ~target, "sourceless": target & ~source}
         for clause in self._statement.clauses:
             candidates = np.flatnonzero(kinds[clause.when])

@@ -24,7 +24,7 @@ from eventdb.sql.context import Parameters, literal_of, parameters_of
 
 ENTRIES = 256
 LONGEST_TEXT = 16_384  # characters of a statement that is kept
-PLANNED = (st.Query, st.Insert, st.InsertRows, st.Update, st.Delete, st.Merge, st.CreateAs)
+PLANNED = (st.Query, st.Insert, st.InsertRows, st.Update, st.Delete, st.Merge, st.CreateAs, st.CopyTo)
 """Statements that run a plan; theirs is optimised."""
 
 

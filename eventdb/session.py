@@ -23,7 +23,7 @@ from eventdb.errors import (
     UsageError,
 )
 from eventdb.logical.optimizer import optimize
-from eventdb.logical.plan import Plan, explain_lines
+from eventdb.logical.plan import ExternalScan, Plan, explain_lines
 from eventdb.logical.python_functions import Callee, PythonTable
 from eventdb.physical.bounds import is_small
 from eventdb.physical.context import CancelToken, QueryContext
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from eventdb.subscription import Subscription
 
 CLOSE_WAIT_S = 5.0
+_READING = (st.Query, st.CopyTo, st.Explain, st.Describe, st.ShowTopics)
 EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
@@ -95,6 +96,11 @@ class Names:
         self.read_files = True
         source = read_function(reader, paths, options, self._database._filesystems)
         return st.TableInfo("file", 0, source.name, source.schema, source=source)
+
+    def format_of(self, path: str) -> str:
+        from eventdb.external.files import detect_format
+
+        return detect_format(path)
 
     def function(self, name: str) -> Callee | None:
         return self._database._functions.get(name)
@@ -150,6 +156,7 @@ class Session:
             st.Describe: self._schema.describe,
             st.ShowTopics: self._schema.show_tables,
             st.Insert: self._insert,
+            st.CopyTo: self._copy_to,
             st.Explain: self._explain,
             st.CreateView: self._schema.create_view,
             st.DropView: self._schema.drop_view,
@@ -176,7 +183,7 @@ class Session:
             statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
-        if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTopics):
+        if snapshot is not None and not isinstance(statement, _READING):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
         execute = None if owner is None else owner.takes(statement)
         execute = execute or self._execute[type(statement)]
@@ -310,6 +317,18 @@ class Session:
                 )
         return batches
 
+    @staticmethod
+    def _first(batches: Iterator[RecordBatch], context: QueryContext) -> list[RecordBatch]:
+        """The next batches, about a quarter of the memory limit; [] after the last."""
+        found: list[RecordBatch] = []
+        held = 0
+        for batch in batches:
+            found.append(batch)
+            held += batch.nbytes
+            if held > context.memory_limit_bytes // 4:
+                break
+        return found
+
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
         if snapshot is None:
@@ -340,7 +359,7 @@ class Session:
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement
-        changes = st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge
+        changes = st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge | st.CopyTo
         plan = inner.plan if isinstance(inner, st.Query | changes) else None
         if isinstance(inner, st.CreateView):
             plan = inner.query
@@ -379,21 +398,34 @@ class Session:
         database._check_writable()
         refuse_beside(self._database, "a statement that writes", "tx.append or tx.put")
         topic = database.topic(statement.topic.name)
-        with self.context(None, timeout) as context:
-            batches = self._collect(statement.plan, context)
-        prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in batches if len(batch)]
         offsets: list[Any] = []
-        with database._store.write() as transaction:
-            for columns in prepared:
-                found = topic._place_columns(transaction, columns, None, None)
-                offsets.append(np.asarray(found if isinstance(found, range) else found.offsets, dtype=np.int64))
+        kept: list[list[Column]] = []
+        with self.context(None, timeout) as context:
+            # Rows from outside that memory does not hold are read on while the writer lock is held.
+            rest = run(statement.plan, context) if _is_external(statement.plan) else None
+            first = self._first(rest, context) if rest is not None else self._collect(statement.plan, context)
+            prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in first if len(batch)]
+            with database._store.write() as transaction:
+                while prepared:
+                    for columns in prepared:
+                        found = topic._place_columns(transaction, columns, None, None)
+                        offsets.append(np.asarray(found if isinstance(found, range) else found.offsets, dtype=np.int64))
+                    kept += prepared if statement.returning is not None else []
+                    more = self._first(rest, context) if rest is not None else []
+                    prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in more]
         count = sum(len(part) for part in offsets)
         if statement.returning is None:
             return Result([], [], [], rowcount=count)
         from eventdb.table_changes import returned_batches
 
-        parts = [[*columns, Column(BIGINT, part)] for columns, part in zip(prepared, offsets, strict=True)]
+        parts = [[*columns, Column(BIGINT, part)] for columns, part in zip(kept, offsets, strict=True)]
         return returned_batches(statement.returning, [RecordBatch([""] * len(part), part) for part in parts])
+
+    def _copy_to(self, statement: st.CopyTo, snapshot: Any, timeout: float | None) -> Result:
+        from eventdb.copies import copy_to
+
+        with self.context(snapshot, timeout) as context:
+            return copy_to(statement, context, self._database._filesystems)
 
     @staticmethod
     def _prepare(schema: Schema, positions: Sequence[int], batch: RecordBatch) -> list[Column]:
@@ -482,6 +514,13 @@ class Session:
         values = [None if v is None else ", ".join(sorted(v)) if isinstance(v, frozenset) else str(v)
                   for v in shown.values()]  # fmt: skip
         return text_result({"name": (VARCHAR, list(shown)), "value": (VARCHAR, values)})
+
+
+def _is_external(plan: Plan) -> bool:
+    """Whether all rows come from files and Python objects."""
+    if plan.children:
+        return all(map(_is_external, plan.children))
+    return isinstance(plan, ExternalScan)
 
 
 def checked_timeout(value: Any) -> float | None:

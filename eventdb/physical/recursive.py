@@ -68,8 +68,8 @@ class RecursiveRows(Operator):
         working = self.context.working
         before = working.get(self.plan.number)
         working[self.plan.number] = rows
-        try:
-            return self._named(self._build(self.plan.step, self.context), seen)  # joins build parts while they run
+        try:  # joins plan a part of it when they run
+            return self._named(self._build(self.plan.step, self.context), seen)
         finally:
             if before is None:
                 del working[self.plan.number]

@@ -20,6 +20,7 @@ from eventdb.sql import transactions
 from eventdb.sql.changes import delete, truncate, update
 from eventdb.sql.context import Context, Parameters
 from eventdb.sql.continuous import check_continuous, check_output, refuse_table
+from eventdb.sql.copies import copy
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.inserts import insert
 from eventdb.sql.merges import merge
@@ -55,7 +56,7 @@ __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 
 _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
-    """COPY GRANT REVOKE ATTACH DETACH
+    """GRANT REVOKE ATTACH DETACH
     USE PRAGMA CALL VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
     REFRESH
     VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
@@ -349,8 +350,7 @@ def _drop(words: Words, context: Context) -> Statement:
         words.wrong("expected TOPIC, TABLE or VIEW")
     if_exists = words.accept("IF", "EXISTS")
     name = words.name(f"the {kind}'s name")
-    if words.word() in ("CASCADE", "RESTRICT"):
-        raise words.unsupported(words.word())
+    words.accept("CASCADE") or words.accept("RESTRICT")  # what a materialized view reads is never dropped
     words.end()
     return {"topic": DropTopic, "table": DropTable, "view": DropView}[kind](name, if_exists)
 
@@ -490,7 +490,7 @@ def _subscribe_query(words: Words, context: Context, at: tuple[int, int], mode: 
 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
     "EXPLAIN": _explain, "CREATE": _create, "DROP": _drop, "DESCRIBE": _describe, "DESC": _describe, "SHOW": _show,
-    "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "INSERT": insert, "UPDATE": update,
+    "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "COPY": copy, "INSERT": insert, "UPDATE": update,
     "DELETE": delete, "MERGE": merge, "TRUNCATE": truncate, "PREPARE": prepare, "EXECUTE": execute,
     "DEALLOCATE": deallocate, "BEGIN": transactions.begin, "START": transactions.start, "COMMIT": transactions.commit,
     "END": transactions.commit, "ROLLBACK": transactions.rollback, "ABORT": transactions.rollback,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from sqlglot import exp
 
 from eventdb.logical.expressions import ColumnRef, Expression, Literal, columns_of, remap
+from eventdb.logical.plan import Plan
 from eventdb.logical.predicates import terms_of
+from eventdb.logical.subqueries import holds_subquery
 from eventdb.schema import BOOLEAN, VARCHAR
 from eventdb.sql.changes import (
     alias_of,
@@ -248,15 +251,15 @@ def merge(words: Words, context: Context) -> Merge:
     words.expect("INTO")
     table = target(words, context, "MERGE")
     sides = _Merge(words, context, table, alias_of(words, table, "USING"))
+    clauses: list[MergeClause] = []
     with QueryBinder(context).nested(context.ctes):
         sides.join()
-    clauses: list[MergeClause] = []
-    while words.word() == "WHEN":
-        at = words.index
-        made = sides.clause()
-        if any(known.when == made.when and known.condition is None for known in clauses):
-            raise words.error("this clause is never reached: one without a condition stands before it", at)
-        clauses.append(made)
+        while words.word() == "WHEN":
+            at = words.index
+            made = sides.clause()
+            if any(known.when == made.when and known.condition is None for known in clauses):
+                raise words.error("this clause is never reached: one without a condition stands before it", at)
+            clauses.append(made)
     if not clauses:
         words.wrong("expected WHEN MATCHED or WHEN NOT MATCHED")
     returning = None
@@ -268,7 +271,29 @@ def merge(words: Words, context: Context) -> Merge:
         ("unmatched" in kinds, "sourceless" in kinds), "inner"
     )
     plan = join_plan(sides.target.plan, sides.source.plan, kind, sides.terms)
-    return Merge(table, plan, tuple(clauses), returning)
+    mark = len(plan.fields) - 1
+    plan, clauses = _with_subqueries(plan, clauses)
+    return Merge(table, plan, mark, tuple(clauses), returning)
+
+
+def _with_subqueries(plan: Plan, clauses: list[MergeClause]) -> tuple[Plan, list[MergeClause]]:
+    """Expressions that hold queries become columns of the plan: clauses are worked out row by row, without one."""
+    added: list[Expression] = []
+
+    def moved(expression: Expression | None) -> Any:
+        if expression is None or not holds_subquery(expression):
+            return expression
+        added.append(expression)
+        return ColumnRef(expression.type, len(plan.fields) + len(added) - 1, "")
+
+    made = [
+        replace(clause, condition=moved(clause.condition), values=tuple(moved(value) for value in clause.values))
+        for clause in clauses
+    ]
+    if not added:
+        return plan, clauses
+    kept = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
+    return project(plan, [*kept, *added], [*(f.name for f in plan.fields), *("" for _ in added)]), made
 
 
 def _next_clause(words: Words, start: int) -> int | None:

@@ -51,6 +51,10 @@ class Resolver(Protocol):
         """The files of a call of a reader (READERS in external/options.py), as `file`."""
         ...
 
+    def format_of(self, path: str) -> str:
+        """csv, json, parquet or arrow, by the file's name."""
+        ...
+
     def function(self, name: str) -> Callee | None:
         """The function written in Python of a lower-case name."""
         ...
@@ -233,12 +237,22 @@ class MergeClause:
 @dataclass(frozen=True, slots=True)
 class Merge(Statement):
     """The plan gives pairs of rows: the target's columns and `_offset`, NULL if there is none; the source's columns and
-    a mark, NULL if there is none. Of each the first clause that fits counts."""
+    at position `mark` a field that is NULL if there is none. Of each the first clause that fits counts."""
 
     table: TableInfo
     plan: Plan
+    mark: int
     clauses: tuple[MergeClause, ...]
     returning: Returning | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTo(Statement):
+    """The plan's rows into a file, or, with `partition_by` among the options, into the files of a folder."""
+
+    plan: Plan
+    path: str
+    options: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,9 @@ class Tables:
     def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> TableInfo:
         return self.file(f"{reader}({', '.join(paths)}, {options})")
 
+    def format_of(self, path: str) -> str:
+        return path.rsplit(".", 1)[-1]
+
     def function(self, name: str) -> None:
         return None
 

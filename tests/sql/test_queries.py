@@ -250,7 +250,6 @@ def test_a_wrong_query_says_what_and_where(sql: str, message: str, column: int) 
         ("MERGE INTO readings USING devices ON true WHEN MATCHED THEN DELETE", "MERGE"),
         ("CREATE TABLE x AS SELECT 1", "CREATE TABLE ... AS SELECT"),
         ("ALTER TOPIC readings RENAME TO x", "ALTER TOPIC ... RENAME"),
-        ("COPY readings TO 'x.csv'", "COPY"),
     ],
 )
 def test_an_unsupported_query_is_named_with_its_place(sql: str, construct: str) -> None:
