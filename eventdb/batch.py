@@ -285,12 +285,13 @@ class RecordBatch:
         return list(zip(*[column.to_pylist() for column in self.columns], strict=True))
 
     @staticmethod
-    def concat(batches: Sequence[RecordBatch]) -> RecordBatch:
-        """All rows, in order. Needs at least one batch; all must have the same types."""
+    def concat(batches: Sequence[RecordBatch], check: Callable[[], None] | None = None) -> RecordBatch:
+        """All rows, in order. Needs at least one batch; all must have the same types. `check` is called now and then,
+        and may raise."""
         if len(batches) == 1:
             return batches[0]
         first = batches[0]
-        columns = [concat_columns([b.columns[i] for b in batches]) for i in range(len(first.columns))]
+        columns = [concat_columns([b.columns[i] for b in batches], check) for i in range(len(first.columns))]
         weight = None
         if any(b.weight is not None for b in batches):
             ones = [np.ones(len(b), np.int64) if b.weight is None else b.weight for b in batches]
@@ -298,8 +299,9 @@ class RecordBatch:
         return RecordBatch(first.names, columns, sum(len(b) for b in batches), weight)
 
 
-def concat_columns(columns: Sequence[Column]) -> Column:
-    """One column holding the rows of all; different dictionaries are merged into a new one."""
+def concat_columns(columns: Sequence[Column], check: Callable[[], None] | None = None) -> Column:
+    """One column holding the rows of all; different dictionaries are merged into a new one. `check` is called for each
+    of those, and may raise."""
     first = columns[0]
     if len(columns) == 1:
         return first
@@ -314,6 +316,8 @@ def concat_columns(columns: Sequence[Column]) -> Column:
     parts = []
     for column in columns:
         assert column.dictionary is not None
+        if check is not None:
+            check()
         table = column.dictionary.map(lambda v: codes.setdefault(v, len(codes)), np.int32)
         parts.append(table[column.values])
     if not codes:

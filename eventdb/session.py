@@ -287,6 +287,7 @@ class Session:
                 threads=self.settings["threads"],
                 cancel=token,
                 execution=self.settings["execution"],
+                orders_joins="order_joins" not in self.settings["disabled_optimizers"],
                 recursion_limit=self.settings["recursion_limit"],
             )
         finally:

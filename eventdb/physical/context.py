@@ -117,6 +117,7 @@ class QueryContext:
     threads: int = 1
     cancel: CancelToken = field(default_factory=CancelToken)
     execution: str = "auto"
+    orders_joins: bool = True  # False: the rule order_joins is disabled
     metrics: dict[int, OperatorMetrics] | None = None
     counted: tuple[Any, Any] | None = None  # a scan whose slices were looked up to count them, and what was found
     recursion_limit: int = DEFAULT_RECURSION_ROUNDS

@@ -20,6 +20,12 @@ def order_floats(values: Array) -> Array:
     return np.where(bits < 0, bits ^ np.int64(0x7FFF_FFFF_FFFF_FFFF), bits)
 
 
+def float_of_order(place: int) -> float:
+    """The float that `order_floats` puts at a place."""
+    bits = place ^ 0x7FFF_FFFF_FFFF_FFFF if place < 0 else place
+    return float(np.array([bits], dtype=np.int64).view(np.float64)[0])
+
+
 def rank_codes(columns: Sequence[Column]) -> list[Array]:
     """int64 ranks per row of one or more string columns, comparable between the columns."""
     parts = [distinct_codes(column) for column in columns]

@@ -28,7 +28,7 @@ def held_rows(operator: Operator, child: Operator, what: str, held_bytes: int = 
         batches.append(batch)
         held += batch.nbytes
         operator.context.hold(operator, what, held_bytes + 2 * held)
-    return RecordBatch.concat(batches) if batches else None
+    return RecordBatch.concat(batches, operator.context.cancel.check) if batches else None
 
 
 class PairCondition:

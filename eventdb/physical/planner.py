@@ -31,6 +31,8 @@ from eventdb.logical.plan import (
     transform_plan,
 )
 from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.rules.order_joins import order_joins
+from eventdb.logical.rules.prune_columns import prune_columns
 from eventdb.logical.series import Series
 from eventdb.physical.aggregate import GroupRows, GroupSetRows
 from eventdb.physical.built import Built, BuiltRows
@@ -39,6 +41,7 @@ from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.exists_join import ExistsJoin
 from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
+from eventdb.physical.fused import LEAST_COMPILED_ROWS
 from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows, LimitRowsByValue
 from eventdb.physical.limit_by import LimitRowsBy
@@ -47,12 +50,14 @@ from eventdb.physical.over import OverRows
 from eventdb.physical.project import ProjectColumns
 from eventdb.physical.recursive import RecursiveRows, WorkingRows
 from eventdb.physical.scan import KeyLookup, LogScan
+from eventdb.physical.scan_statistics import ScanStatistics
 from eventdb.physical.series import SeriesRows
 from eventdb.physical.set_operation import SetRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
 from eventdb.physical.staged_joins import stage_joins
 from eventdb.physical.time_window import WindowRows
+from eventdb.physical.top_scan import top_of_scan
 from eventdb.physical.union import UnionRows
 from eventdb.physical.values import ConstantRows
 from eventdb.physical.view_scan import ViewRows
@@ -67,7 +72,26 @@ _PIPELINE_ENDS = (Aggregate, Filter, Join, Project, TimeWindow)
 
 def plan_physical(plan: Plan, context: QueryContext) -> Operator:
     """The operators that give the plan's rows. Nothing is read before the first batch is asked for."""
-    return _build(fix_now(visible_rows(plan, context)), context)
+    return _build(fix_now(visible_rows(_ordered(plan, context), context)), context)
+
+
+def _ordered(plan: Plan, context: QueryContext) -> Plan:
+    """The plan with its joins ordered by what is known of the rows; as it is where few rows are read."""
+    if context.execution == "interpreted" or not context.orders_joins or not _has_join(plan):
+        return plan
+    statistics = ScanStatistics(context)
+    if context.execution == "auto" and _scanned(plan, statistics) < LEAST_COMPILED_ROWS:
+        return plan
+    ordered = order_joins(plan, statistics)
+    return plan if ordered is plan else prune_columns(ordered)
+
+
+def _has_join(plan: Plan) -> bool:
+    return isinstance(plan, Join) or any(map(_has_join, plan.children))
+
+
+def _scanned(plan: Plan, statistics: ScanStatistics) -> int:
+    return statistics.row_count(plan) if isinstance(plan, Scan) else sum(_scanned(c, statistics) for c in plan.children)
 
 
 def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:
@@ -114,6 +138,9 @@ def _top(plan: Limit, context: QueryContext) -> Operator | None:
         return None
     below = plan.input
     if isinstance(below, Sort):
+        of_scan = top_of_scan(plan, below, context)
+        if of_scan is not None:
+            return of_scan
         return TopRows(plan, below, _build(below.input, context), context)
     if isinstance(below, Project) and isinstance(below.input, Sort):
         inner = _top(replace(plan, input=below.input), context)

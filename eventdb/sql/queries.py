@@ -69,6 +69,10 @@ class QueryBinder:
             self.context.fail("expected a query: SELECT, VALUES, WITH or FROM", node)
         self.context.unsupported(type(node).__name__.upper(), node)
 
+    def named_queries(self, node: exp.Expr) -> dict[str, Plan]:
+        """The plans of the WITH clause of a tree."""
+        return self._with(node.args["with_"], {})
+
     def _described(self, node: exp.Expr, ctes: dict[str, Plan]) -> Plan:
         """FROM (DESCRIBE query): its columns, as the statement DESCRIBE shows them."""
         query = exp.select("*").from_(node.copy()) if isinstance(node, exp.Table) else node
@@ -77,10 +81,6 @@ class QueryBinder:
         types = (VARCHAR, VARCHAR, BOOLEAN, VARCHAR, VARCHAR)
         output = tuple(OutputField(name, type) for name, type in zip(DESCRIBED, types, strict=True))
         return Values(tuple(tuple(map(Literal, types, row)) for row in rows), output)
-
-    def named_queries(self, node: exp.Expr) -> dict[str, Plan]:
-        """The plans of the WITH clause of a tree."""
-        return self._with(node.args["with_"], {})
 
     def _with(self, node: exp.Expr, ctes: dict[str, Plan]) -> dict[str, Plan]:
         known = dict(ctes)
