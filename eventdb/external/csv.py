@@ -25,7 +25,7 @@ from eventdb.external.locations import Location
 DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_BYTES = 1 << 20  # as much as Arrow's reader infers types from
 _PIECE_BYTES = 16 << 20  # parsed at a time
-_BLOCK_BYTES = 2 << 20  # by one core
+_BLOCK_BYTES = 4 << 20  # by one core
 _NULLS = ["", "NA", "NULL", "null"]
 _LEADING_ZERO = r"^\s*[+-]?0[0-9]"
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9.]+,[0-9]+\s*")
@@ -124,39 +124,42 @@ def open_csv(
     if missing:
         raise UsageError(f"{path!r} has no column {missing[0]!r}; the columns are {', '.join(schema.names)}")
     known = {field.name: field.type for field in schema}
-    if codecs.lookup(options.encoding).name != "utf-8" or (options.escape and quoted):
+    if codecs.lookup(options.encoding).name != "utf-8" or options.escape:
         return schema, sequential(True)
     first = skipped + (names is None)
     pieces = _pieces(file, options)
-    return schema, _parsed(pieces, schema.names, first, parsing, converting(known, wanted or schema.names[:1]), options,
+    return schema, _parsed(pieces, schema.names, first, parsing, converting(known, wanted or schema.names[:1]),
                            sequential)  # fmt: skip
 
 
-def _pieces(file: Location, options: CsvOptions) -> Iterator[bytes]:
-    """The text in pieces that end at the end of a row."""
+def _pieces(file: Location, options: CsvOptions) -> Iterator[tuple[bytes, bool]]:
+    """The text in pieces that end at the end of a row, and whether a line may end inside a value."""
     quote = options.quote.encode()
+    others = bytes(byte for byte in range(256) if byte not in quote + b"\n")
     with file.open_stream(options.compression) as stream:
         held = b""
         while data := stream.read(_PIECE_BYTES):
             held = held + data if held else data
             cut = held.rfind(b"\n") + 1
-            while quote and cut and held.count(quote, 0, cut) % 2:  # that line end is inside quotes
-                cut = held.rfind(b"\n", 0, cut - 1) + 1
+            piece = held[:cut]
+            # Of quotes and line ends alone: those of each line in pairs, if every line ends outside quotes.
+            broken = bool(quote) and quote in piece.translate(None, others).replace(quote + quote, b"")
+            if broken:
+                while cut and held.count(quote, 0, cut) % 2:  # that line end is inside quotes
+                    cut = held.rfind(b"\n", 0, cut - 1) + 1
+                piece = held[:cut]
             if cut:
-                yield held[:cut]
+                yield piece, broken
                 held = held[cut:]
         if held:
-            yield held
+            yield held, bool(quote) and quote in held
 
 
 def _parsed(
-    pieces: Iterator[bytes], names: list[str], skipped: int, parsing: Any, convert: Any, options: CsvOptions,
-    sequential: Any,
+    pieces: Iterator[tuple[bytes, bool]], names: list[str], skipped: int, parsing: Any, convert: Any, sequential: Any,
 ) -> Iterator[pa.RecordBatch]:  # fmt: skip
-    quote = options.quote.encode()
-    for number, piece in enumerate(pieces):
+    for number, (piece, quoted) in enumerate(pieces):
         read = pa_csv.ReadOptions(column_names=names, skip_rows=0 if number else skipped, block_size=_BLOCK_BYTES)
-        quoted = bool(quote) and quote in piece
         try:
             table = pa_csv.read_csv(pa.BufferReader(piece), read, parsing(quoted), convert)
         except pa.ArrowInvalid:
