@@ -19,7 +19,7 @@ from eventdb.physical.operator import Operator
 @dataclass(frozen=True, slots=True, eq=False)
 class Built(Plan):
     """`table` finds rows by the keys of the join; None where they fit no table. If no key repeats, number n is row n
-    and rows with a NULL key are left out."""
+    and rows with a NULL key are left out; a semi or anti join by keys alone keeps no rows beside the table."""
 
     name: str
     output: Fields
@@ -44,8 +44,11 @@ def build(join: Join, rows: RecordBatch | None) -> Built:
     if rows is None:
         rows = RecordBatch([f.name for f in fields], [null_column(f.type, 0) for f in fields], 0)
     keys = [Evaluator(key)(rows) for key in join.right_keys]
-    table = JoinTable.build(keys, rows.row_count, join.null_matches)
-    if table is not None and table.is_unique and len(table.order) < rows.row_count:
+    members = join.kind in ("semi", "anti") and join.residual is None
+    table = JoinTable.build(keys, rows.row_count, join.null_matches, members=members)
+    if table is not None and members:  # which rows they are is of no account
+        rows = rows.slice(0, 0)
+    elif table is not None and table.is_unique and len(table.order) < rows.row_count:
         rows = rows.take(table.order)
         table.order = np.arange(rows.row_count)
     return Built(join.right.label(), fields, rows, table)

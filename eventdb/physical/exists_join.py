@@ -14,6 +14,7 @@ from eventdb.batch import Array, Column, RecordBatch
 from eventdb.logical.expressions import Call, Expression
 from eventdb.logical.plan import Join
 from eventdb.logical.predicates import all_of, equal_sides, terms_of
+from eventdb.physical.built import Built
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.join import built_table, join_label
@@ -63,9 +64,11 @@ class ExistsJoin(Operator):
         return join_label(self.plan)
 
     def produce(self) -> Iterator[RecordBatch]:
-        right = held_rows(self, self.children[1], "a subquery")
+        built = self.plan.right if isinstance(self.plan.right, Built) else None
+        right = held_rows(self, self.children[1], "a subquery") if built is None else built.rows
         if right is not None:
             self._prepare(right)
+        if right is not None and built is None:
             searches = [s for s in (self._true, self._unknown, self._any) if s is not None]
             self.context.hold(self, "a subquery", sum(search.partners.nbytes for search in searches))
         kind = self.plan.kind

@@ -37,14 +37,19 @@ class HashJoin(Operator):
         return join_label(self.plan)
 
     def produce(self) -> Iterator[RecordBatch]:
-        right = held_rows(self, self.children[1], "the right side of a JOIN")
+        built = self.plan.right if isinstance(self.plan.right, Built) else None
+        if built is None:
+            right = held_rows(self, self.children[1], "the right side of a JOIN")
+        else:
+            right = built.rows if built.rows.row_count else None
         if right is None and not self._outer:
             return
         partners = None
         if right is not None:
             keys = [key(right) for key in self._right_keys]
             partners = Partners(right, keys, self.plan.null_matches, built_table(self.plan))
-            self.context.hold(self, "the right side of a JOIN", partners.nbytes)
+            if built is None:
+                self.context.hold(self, "the right side of a JOIN", partners.nbytes)
         seen = np.zeros(0 if right is None else right.row_count, dtype=bool)
         for batch in self.children[0].batches():
             if partners is None:

@@ -79,8 +79,11 @@ class JoinTable:
         self.order = order
 
     @staticmethod
-    def build(columns: Sequence[Column], row_count: int, null_matches: Sequence[bool] = ()) -> JoinTable | None:
-        """The table of some rows; None if their keys do not fit one. Imports Numba."""
+    def build(
+        columns: Sequence[Column], row_count: int, null_matches: Sequence[bool] = (), *, members: bool = False
+    ) -> JoinTable | None:
+        """The table of some rows; None if their keys do not fit one. `members`: it only says which keys there are,
+        and lists no rows. Imports Numba."""
         if not columns or row_count > _MAX_ROWS:
             return None
         digits: list[Digit] = []
@@ -99,10 +102,10 @@ class JoinTable:
         present = None if known is None else np.flatnonzero(known)
         if present is not None:
             keys = keys[present]
-        return JoinTable._of(digits, span, _fixed(keys), present)
+        return JoinTable._of(digits, span, _fixed(keys), present, members)
 
     @staticmethod
-    def _of(digits: Sequence[Digit], span: int, keys: Array, present: Array | None) -> JoinTable:
+    def _of(digits: Sequence[Digit], span: int, keys: Array, present: Array | None, members: bool) -> JoinTable:
         from eventdb.kernels import join
 
         numbers = np.empty(len(keys), np.int32)
@@ -116,6 +119,9 @@ class JoinTable:
             shift = np.uint64(64 - (len(table).bit_length() - 1))
             count = join.number_hashed(keys, np.uint64(SPREAD), shift, table, held, numbers)
             held = held[: max(1, count)]
+        if members:
+            nothing = np.empty(0, np.int64)
+            return JoinTable(digits, table, held, np.ones(count, np.int64), np.zeros(count, np.int64), nothing)
         if count == len(keys):  # every key once: they are numbered in the order of their rows
             order = np.arange(count) if present is None else present
             return JoinTable(digits, table, held, np.ones(count, np.int64), np.arange(count), order)

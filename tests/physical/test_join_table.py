@@ -87,3 +87,12 @@ def test_no_rows_make_an_empty_table() -> None:
     assert table is not None
     assert table.is_unique
     assert np.array_equal(table.find(keys_of([(1,)], ("BIGINT",)), 1), [-1])
+
+
+def test_a_table_of_members_says_which_keys_there_are() -> None:
+    own = keys_of([(1,), (1,), (None,), (7,)], ("BIGINT",))
+    table = JoinTable.build(own, 4, members=True)
+    assert table is not None
+    found = table.find(keys_of([(7,), (2,), (1,), (None,)], ("BIGINT",)), 4)
+    assert [number >= 0 for number in found] == [True, False, True, False]
+    assert not len(table.order)

@@ -39,6 +39,8 @@ QUERIES = (
     "SELECT f.s, d.n + f.n FROM f JOIN d ON f.far = d.far AND f.k = d.k WHERE f.k < 5",
     "SELECT count(*), min(f.s) FROM f WHERE f.far IN (SELECT far FROM e WHERE n < 4)",
     "SELECT f.k FROM f WHERE NOT EXISTS (SELECT 1 FROM e WHERE e.s = f.s) AND f.n > 0",
+    "SELECT v, (SELECT max(n) FROM d WHERE d.k = v) FROM (SELECT f.k + 1 AS v FROM f LIMIT 20) AS q "
+    "WHERE v IN (SELECT k FROM e)",
     "SELECT f.k, e.n, f.n FROM f JOIN e ON f.k = e.k AND f.n <> e.n",
     "SELECT f.k, (SELECT sum(e.n) FROM e WHERE e.k = f.k) AS total FROM f WHERE f.n > 1",
 )

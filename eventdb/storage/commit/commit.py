@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 
-from eventdb.config import SPARE_AFTER_MS
+from eventdb.config import JOURNAL_PIECE_BYTES, SPARE_AFTER_MS
 from eventdb.errors import OutcomeUnknown
 from eventdb.storage.care.stats import written_bytes
 from eventdb.storage.commit.durability import Durability
@@ -269,6 +269,9 @@ class Writer(Durability):
         self.tail = following
         now = self.clock.monotonic_ns()
         self.fills_fast = now - self.rolled_ns < SPARE_AFTER_MS * 1_000_000
+        # What was filled in larger pieces is flushed in larger pieces: 1 MB for an event of 100 bytes. Where a file is
+        # full in moments that costs nothing, and who writes 4,096 pieces gets the interpreter back 4,096 times.
+        self.journal.spare.piece_bytes = JOURNAL_PIECE_BYTES if self.fills_fast and not self.synced else PAGE_BYTES
         self.rolled_ns = now
         if self.on_roll is not None:
             self.on_roll()
