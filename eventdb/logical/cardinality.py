@@ -49,6 +49,13 @@ def row_count(plan: Plan, statistics: Statistics) -> float:
     return sum(below)
 
 
+def whole_count(plan: Plan, statistics: Statistics) -> float:
+    """The estimate without the filters and semi joins at the top of a plan."""
+    while isinstance(plan, Filter | Project) or (isinstance(plan, Join) and plan.kind in ("semi", "anti")):
+        plan = plan.children[0]
+    return row_count(plan, statistics)
+
+
 def _share(predicate: Expression) -> float:
     """The part of the rows that a predicate keeps."""
     share = 1.0

@@ -52,6 +52,10 @@ def scans(lines: list[str]) -> list[str]:
             "SELECT 1 FROM plain p JOIN stock s ON p.x = s.v JOIN readings r ON r.n = s.k AND r.n = p.x",
             ["readings", "plain", "stock"],
         ),
+        (  # a star: what drops most rows first
+            "SELECT 1 FROM stock s JOIN readings r ON r.n = s.k JOIN plain p ON p.x = r.n WHERE s.v = 3",
+            ["readings", "stock", "plain"],
+        ),
         ("SELECT 1 FROM plain p LEFT JOIN readings r ON p.x = r.n", ["plain", "readings"]),
         ("SELECT 1 FROM plain p, readings r", ["plain", "readings"]),
     ],

@@ -144,3 +144,18 @@ def test_the_least_and_greatest_key_of_a_held_side_become_hints_of_the_scan() ->
         left = narrowed(join, build(join, batch)).left
         assert isinstance(left, Scan)
         assert left.hints == ((("k", "ge", 5), ("k", "le", 9)) if hinted else ())
+
+
+def test_joins_stay_as_written_where_the_rule_is_disabled(db: eventdb.Database) -> None:
+    fill(db.sql, "f", FIRST)
+    fill(db.sql, "d", FIRST * 3)
+
+    def scanned(sql: str) -> list[str]:
+        found = [row[0].strip() for row in db.sql(f"EXPLAIN {sql}").fetchall()]
+        physical = found[found.index("physical plan") :]
+        return [line.split()[1] for line in physical if line.startswith("Scan")]
+
+    sql = "SELECT f.k, d.n FROM f JOIN d ON f.k = d.k"
+    assert scanned(sql) == ["d", "f"]
+    db.sql("SET disabled_optimizers = 'order_joins'")
+    assert scanned(sql + " ") == ["f", "d"]

@@ -1,4 +1,4 @@
-"""Inner joins in the order that suits lookups: the largest relation streams, the others are held, smallest first.
+"""Inner joins in the order that suits lookups: the largest relation streams, the others are held, most selective first.
 
 A tree of inner joins (with filters, renamings and semi joins in it) is taken apart into relations and conditions. The
 relation with most rows becomes the root. Every other one hangs below the relation it is connected to, by an edge whose
@@ -9,9 +9,10 @@ product in them, or with conditions that can raise, stay as they are.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
-from eventdb.logical.cardinality import Statistics, may_be_unique, row_count
+from eventdb.logical.cardinality import Statistics, may_be_unique, row_count, whole_count
 from eventdb.logical.expressions import Call, ColumnRef, Expression, columns_of, remap
 from eventdb.logical.functions import may_raise
 from eventdb.logical.plan import Filter, Join, Plan, Project
@@ -128,7 +129,10 @@ def _ordered(plan: Plan, statistics: Statistics) -> Plan | None:
     below = _span(tree, root, sizes, statistics)
     if below is None:
         return None
-    joined, held = _join(tree, root, below, sizes)
+    shares = [
+        size / max(1.0, whole_count(relation, statistics)) for size, relation in zip(sizes, tree.relations, strict=True)
+    ]
+    joined, held = _join(tree, root, below, sizes, shares)
     places = {column: i for i, column in enumerate(held)}
     expressions = tuple(ColumnRef(f.type, places[c], f.name) for f, c in zip(plan.fields, columns, strict=True))
     return Project(joined, expressions, plan.fields)
@@ -177,15 +181,21 @@ def _span(tree: _Tree, root: int, sizes: list[float], statistics: Statistics) ->
     return below
 
 
-def _join(tree: _Tree, relation: int, below: dict[int, list[int]], sizes: list[float]) -> tuple[Plan, list[int]]:
+def _join(
+    tree: _Tree, relation: int, below: dict[int, list[int]], sizes: list[float], shares: list[float]
+) -> tuple[Plan, list[int]]:
     """A relation with all that hangs below it, and the columns that are its fields. A condition is put where all its
-    columns are there first."""
+    columns are there first; what drops most rows comes first, of sides alike the smallest."""
+
+    def share(child: int) -> float:
+        return shares[child] * math.prod(map(share, below[child]))
+
     start = tree.starts[relation]
     columns = list(range(start, start + len(tree.relations[relation].fields)))
     done = {relation}
     plan = _own(tree, relation)
-    for child in sorted(below[relation], key=lambda r: (sizes[r], r)):
-        right, more = _join(tree, child, below, sizes)
+    for child in sorted(below[relation], key=lambda r: (share(r), sizes[r], r)):
+        right, more = _join(tree, child, below, sizes, shares)
         added = done | {tree.owner(c) for c in more}
         ready = [
             t for t in tree.terms
