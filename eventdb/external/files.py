@@ -89,6 +89,7 @@ class FileSource:
         self._csv = csv
         self._found: pa.Schema | None = None
         self._fragments: dict[str, Any] = {}
+        self._shapes: dict[str, Any] = {}
         self._values: list[dict[str, Any]] = [{} for _ in files]
         self.schema = self._schema()
 
@@ -235,12 +236,12 @@ class FileSource:
         if self.format != "csv":
             raise UsageError(f"format {self.format!r} is not one of csv, json, parquet, arrow")
         if own is None:
-            return open_csv(file, self._csv, known)
+            return open_csv(file, self._csv, known, None, self._shapes)
         known |= {n: _text_type(t) for n, t in own if n not in known and (t.is_numeric or t == VARCHAR)}
         if self._csv.keeps_zeros:
             return open_csv(file, self._csv, known)
         known |= {n: _CODED for n, t in known.items() if t == pa.string()}
-        return open_csv(file, self._csv, known, names)
+        return open_csv(file, self._csv, known, names, self._shapes)
 
 
 def _text_type(type: DataType) -> pa.DataType:

@@ -99,9 +99,11 @@ class ExpressionBinder(Calls):
         name = node.name
         if isinstance(node.this, exp.Star):
             self.context.fail("* is not allowed here", node)
-        if node.args.get("db") or node.args.get("catalog"):
+        qualifiers = [node.args[part].name for part in ("catalog", "db", "table") if node.args.get(part) is not None]
+        table = ".".join(qualifiers)
+        if len(qualifiers) > 1 and not self.scope.has_table(table):
             self.context.fail(f"a column is written table.column, not {node.sql()!r}", node)
-        return self.column(name, node.table, node)
+        return self.column(name, table, node)
 
     def column(self, name: str, table: str, node: exp.Expr) -> Expression:
         """The column, or what the name stands for: a window bound of GROUP BY, then a select alias."""

@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from sqlglot import exp
 
+from eventdb.logical.constants import cast_literal
 from eventdb.logical.expressions import ColumnRef, Expression, Literal
 from eventdb.logical.functions import common_type
-from eventdb.logical.plan import Distinct, OutputField, Plan, UnionAll
+from eventdb.logical.plan import Distinct, OutputField, Plan, Project, UnionAll
 from eventdb.logical.relational import SetOperation
-from eventdb.schema import NULL, DataType
+from eventdb.schema import NULL, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import project
@@ -76,6 +77,7 @@ class SetOperationBinder:
             if len(plan.fields) != width:
                 self.context.fail(f"{what}: {width} columns above, {len(plan.fields)} here", tree)
         types: list[DataType] = []
+        plans = self._readable(plans)
         for i in range(width):
             merged: DataType | None = plans[0].fields[i].type
             for plan, tree in zip(plans, trees, strict=True):
@@ -97,6 +99,22 @@ class SetOperationBinder:
             OutputField(names[i], types[i], any(plan.fields[i].nullable for plan in cast)) for i in range(width)
         )
         return cast, fields
+
+    @staticmethod
+    def _readable(plans: list[Plan]) -> list[Plan]:
+        """Text that is written in a query as a value of the type its column has in the others, as in PostgreSQL."""
+        result = list(plans)
+        for place, plan in enumerate(plans):
+            if not isinstance(plan, Project):
+                continue
+            expressions = list(plan.expressions)
+            for i, value in enumerate(expressions):
+                wanted = {p.fields[i].type for p in plans} - {value.type, NULL}
+                if isinstance(value, Literal) and value.type == VARCHAR and len(wanted) == 1:
+                    expressions[i] = cast_literal(value, wanted.pop()) or value
+            if tuple(expressions) != plan.expressions:
+                result[place] = project(plan.input, expressions, [f.name for f in plan.fields])
+        return result
 
 
 def has_tail(node: exp.Expr) -> bool:

@@ -32,6 +32,9 @@ def test_a_change_of_rows_refuses_every_clause_it_would_leave_out(statement: str
         with pytest.raises(UnsupportedSQL) as caught:
             bound(f"{statement}{where} {clause}")
         assert name in {caught.value.construct.partition(" in ")[0], caught.value.construct.removeprefix("UPDATE ... ")}
+    if statement.startswith("UPDATE") and name == "FROM":
+        bound(f"{statement} {clause}")  # where it belongs, it means something
+        return
     with pytest.raises(UnsupportedSQL, match=name.split()[0]):
         bound(f"{statement} {clause}")
 
