@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 
-from eventdb.kernels import cache, hashing, intrinsics, jit, service, slots
+from eventdb.kernels import cache, hashing, intrinsics, jit, join, service, slots
 from eventdb.physical.codegen import frozen
 
 SOURCE = """
@@ -141,5 +141,14 @@ def pipeline(n, a, b, out, flags):
 def test_hand_written_kernels_are_compiled_for_one_signature() -> None:
     hashing.warm()
     slots.warm()
-    for kernel in (hashing.place_all, hashing.absorb, slots.adopt, slots.used, slots.take):
+    join.warm()
+    probing = (
+        join.number_direct,
+        join.number_hashed,
+        join.find_direct,
+        join.find_hashed,
+        join.list_rows,
+        join.list_pairs,
+    )
+    for kernel in (hashing.place_all, hashing.absorb, slots.adopt, slots.used, slots.take, *probing):
         assert not hasattr(kernel, "signatures") or jit.signature_count(kernel) == 1
