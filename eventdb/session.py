@@ -24,8 +24,10 @@ from eventdb.errors import (
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, explain_lines
 from eventdb.options import checked_options, described_options, shown_options
+from eventdb.physical.budget import MemoryBudget
 from eventdb.physical.context import CancelToken, QueryContext
 from eventdb.physical.planner import plan_physical, run
+from eventdb.physical.spill import SpilledRows
 from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
@@ -114,6 +116,7 @@ class Session:
         self._names = Names(database)
         self._plans = PlanCache()
         self._running: set[CancelToken] = set()
+        self._budget = MemoryBudget()
         self._lock = threading.Lock()
         self.settings: dict[str, Any] = {
             "execution": "auto",
@@ -227,7 +230,7 @@ class Session:
             self._running.add(token)
         try:
             current = own if snapshot is None else snapshot
-            yield QueryContext(
+            context = QueryContext(
                 snapshot=current,
                 logs=database._log_by_id,
                 partitions=database._logs_by_id,
@@ -238,7 +241,13 @@ class Session:
                 cancel=token,
                 execution=self.settings["execution"],
                 recursion_limit=self.settings["recursion_limit"],
+                budget=self._budget,
+                spill_folder=None if database.read_only else os.path.join(database.path, "spill"),
             )
+            try:
+                yield context
+            finally:
+                context.release_all()
         finally:
             with self._lock:
                 self._running.discard(token)
@@ -249,8 +258,14 @@ class Session:
         info = self._database._catalog.topic_by_id(topic_id)
         return None if info is None else info.key
 
-    def _collect(self, plan: Plan, context: QueryContext) -> list[RecordBatch]:
-        """All batches. MemoryLimitExceeded when rows that are not views of mapped files pass the limit."""
+    def _collect(self, plan: Plan, context: QueryContext) -> Sequence[RecordBatch]:
+        """All batches. Rows beyond memory_limit that are not views of mapped files go to disk; MemoryLimitExceeded
+        where nothing may be written."""
+        if context.spill_folder is not None:
+            rows = SpilledRows(context.spill_folder, context.memory_limit_bytes // 2)
+            for batch in run(plan, context):
+                rows.append(batch)
+            return rows if rows.is_spilled else list(rows)
         batches = []
         held = 0
         for batch in run(plan, context):
