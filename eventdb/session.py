@@ -262,7 +262,7 @@ class Session:
         """All batches. Rows beyond memory_limit that are not views of mapped files go to disk; MemoryLimitExceeded
         where nothing may be written."""
         if context.spill_folder is not None:
-            rows = SpilledRows(context.spill_folder, context.memory_limit_bytes // 2)
+            rows = SpilledRows(context.spill_folder, context.memory_limit_bytes // 4)
             for batch in run(plan, context):
                 rows.append(batch)
             return rows if rows.is_spilled else list(rows)

@@ -93,10 +93,10 @@ class GroupRows(_Grouped):
         for batch in rows:
             keys, inputs = self._evaluated(batch)
             full = groups.add(keys, inputs)
-            if can_spill and not self.context.may_hold(self, 2 * groups.nbytes):
+            if can_spill and not self.context.may_hold(self, 3 * groups.nbytes):
                 groups.merge()
                 full = False
-                if not self.context.may_hold(self, 2 * groups.nbytes):
+                if not self.context.may_hold(self, 3 * groups.nbytes):
                     return True
             if full:
                 self._hold(2)

@@ -97,8 +97,8 @@ class SortRows(Operator):
 
 
 def _sorting_bytes(held: int, row_count: int) -> int:
-    """What sorting rows takes: they, once more while they are put together, and their order."""
-    return 2 * held + 8 * row_count
+    """What sorting rows takes: they, once more while they are put together, their keys as integers and their order."""
+    return 2 * held + 24 * row_count
 
 
 _MERGED_RUNS = 32  # expected at most: input of 8 times the limit
