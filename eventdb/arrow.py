@@ -432,6 +432,18 @@ def _encode_short(strings: pa.ChunkedArray) -> pa.DictionaryArray | None:
     return pa.DictionaryArray.from_arrays(pa.array(codes), strings.take(pa.array(firsts)).combine_chunks(), safe=False)
 
 
+def array_of(values: Any, type: DataType | None = None) -> Any:
+    """The values as an Arrow array, of an SQL type if one is given. ValueError if they do not form one."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    try:
+        if type is not None:
+            return pa.array(values, arrow_type(type), from_pandas=False)
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+
+
 def infer_schema(data: Any) -> Schema:
     """The schema of a table-like object; columns of only nulls become VARCHAR."""
     schema = data.schema if isinstance(data, pa.RecordBatchReader) else to_table(data).schema

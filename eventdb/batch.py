@@ -35,11 +35,12 @@ class Dictionary:
     `values` may grow at the end while queries read it: read `len()` once and use only codes below it.
     """
 
-    __slots__ = ("_array", "_codes", "_lock", "arrow", "converted", "values")
+    __slots__ = ("_array", "_codes", "_lock", "arrow", "converted", "hashes", "values")
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
         self.arrow: Any = None  # the values as an Arrow array, made and kept by arrow.py, perhaps of fewer values
         self.converted = 0  # rows that arrow.py converted without it
+        self.hashes: Array | None = None  # of the values, perhaps of fewer; made and kept by hash_index.py
         self.values: list[Any] = values if isinstance(values, list) else list(values)
         self._codes: dict[Any, int] | None = None
         self._array: Array | None = None
@@ -91,6 +92,7 @@ class SpelledDictionary(Dictionary):
     def __init__(self, starts: Array, heap: Array, *, text: bool, distinct: bool = False) -> None:
         """`starts` are positions in the uint8 array `heap`, one more than there are values."""
         self.converted = 0
+        self.hashes = None
         self.starts = starts
         self.heap = heap
         self.distinct = distinct
@@ -283,12 +285,13 @@ class RecordBatch:
         return list(zip(*[column.to_pylist() for column in self.columns], strict=True))
 
     @staticmethod
-    def concat(batches: Sequence[RecordBatch]) -> RecordBatch:
-        """All rows, in order. Needs at least one batch; all must have the same types."""
+    def concat(batches: Sequence[RecordBatch], check: Callable[[], None] | None = None) -> RecordBatch:
+        """All rows, in order. Needs at least one batch; all must have the same types. `check` is called now and then,
+        and may raise."""
         if len(batches) == 1:
             return batches[0]
         first = batches[0]
-        columns = [concat_columns([b.columns[i] for b in batches]) for i in range(len(first.columns))]
+        columns = [concat_columns([b.columns[i] for b in batches], check) for i in range(len(first.columns))]
         weight = None
         if any(b.weight is not None for b in batches):
             ones = [np.ones(len(b), np.int64) if b.weight is None else b.weight for b in batches]
@@ -296,8 +299,9 @@ class RecordBatch:
         return RecordBatch(first.names, columns, sum(len(b) for b in batches), weight)
 
 
-def concat_columns(columns: Sequence[Column]) -> Column:
-    """One column holding the rows of all; different dictionaries are merged into a new one."""
+def concat_columns(columns: Sequence[Column], check: Callable[[], None] | None = None) -> Column:
+    """One column holding the rows of all; different dictionaries are merged into a new one. `check` is called for each
+    of those, and may raise."""
     first = columns[0]
     if len(columns) == 1:
         return first
@@ -312,6 +316,8 @@ def concat_columns(columns: Sequence[Column]) -> Column:
     parts = []
     for column in columns:
         assert column.dictionary is not None
+        if check is not None:
+            check()
         if len(column.dictionary) > 2 * len(column):  # few of its values are used
             used, places = np.unique(column.values, return_inverse=True)
             picked = column.dictionary.pick(used.tolist())

@@ -17,7 +17,7 @@ from zlib import crc32
 
 import apsw
 
-from eventdb.definitions import TopicInfo, ViewInfo, check_name
+from eventdb.definitions import PLAIN, TopicInfo, ViewInfo, check_name
 from eventdb.errors import (
     CatalogError,
     CorruptionError,
@@ -179,6 +179,7 @@ class Catalog:
         self._loaded = -1
         self._topics: list[TopicInfo] = []
         self._views: list[ViewInfo] = []
+        self._plain: dict[str, ViewInfo] = {}
         self._topics_by_id: dict[int, TopicInfo] = {}
         self._topics_by_name: dict[str, TopicInfo] = {}
         self._views_by_id: dict[int, ViewInfo] = {}
@@ -285,7 +286,9 @@ class Catalog:
                 path=self.path,
             )
         self._topics = [_topic_of(row) for row in topics]
-        self._views = [_view_of(row) for row in views]
+        every = [_view_of(row) for row in views]
+        self._views = [info for info in every if not info.is_plain]
+        self._plain = {info.name.lower(): info for info in every if info.is_plain}
         self._topics_by_id = {info.id: info for info in self._topics}
         self._topics_by_name = {info.name.lower(): info for info in self._topics if info.kind != "view"}
         self._views_by_id = {info.id: info for info in self._views}
@@ -298,9 +301,16 @@ class Catalog:
             return list(self._topics)
 
     def views(self) -> list[ViewInfo]:
+        """The materialized views."""
         with self._lock:
             self._load()
             return list(self._views)
+
+    def plain_views(self) -> dict[str, ViewInfo]:
+        """The views that are not materialized, by lower-case name."""
+        with self._lock:
+            self._load()
+            return dict(self._plain)
 
     def topic(self, name: str) -> TopicInfo:
         """The topic of that name, found without case. TopicNotFound lists near names, or says that it is a view."""
@@ -313,6 +323,8 @@ class Catalog:
                 raise TopicNotFound(
                     f"{name!r} is a materialized view: query it with SELECT or subscribe to it", name=name
                 )
+            if name.lower() in self._plain:
+                raise TopicNotFound(f"{name!r} is a view: query it with SELECT", name=name)
             near = self.near(name)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise TopicNotFound(f"no topic, table or view {name!r}{hint}", name=name, near=near)
@@ -343,7 +355,7 @@ class Catalog:
         with self._lock:
             self._load()
             names = {topic.name.lower(): topic.name for topic in self._topics_by_name.values()}
-            names |= {view.name.lower(): view.name for view in self._views}
+            names |= {view.name.lower(): view.name for view in [*self._views, *self._plain.values()]}
         return tuple(names[found] for found in get_close_matches(name.lower(), names, 3))
 
     def copy_to(self, path: str) -> set[int]:
@@ -403,10 +415,12 @@ class Catalog:
     def create_topic(
         self, name: str, schema: Schema, *, key: str | None = None, event_time: str | None = None,
         watermark_delay_us: int | None = None, idle_after_us: int | None = None, max_future_us: int | None = None,
-        kind: str = "topic", options: dict[str, str] | None = None,
+        kind: str = "topic", options: dict[str, str] | None = None, hidden: bool = False,
     ) -> TopicInfo:  # fmt: skip
-        """Adds a topic. TopicExists if the name is taken by a topic or a view; UsageError if no topic may have it."""
-        check_name(name)
+        """Adds a topic. TopicExists if the name is taken by a topic or a view; UsageError if no topic may have it,
+        unless it is `hidden` until it is renamed."""
+        if not hidden:
+            check_name(name)
         chosen = "\n".join(f"{option}\t{value}" for option, value in (options or {}).items())
 
         def work() -> int:
@@ -439,6 +453,46 @@ class Catalog:
         """Removes a topic. TopicNotFound if there is none."""
         info = self.topic(name)
         self._change(lambda: self._connection.execute("DELETE FROM topics WHERE id = ?", (info.id,)))
+
+    def replace_topic(self, name: str, by: TopicInfo) -> None:
+        """`by` takes the name; the topic or table that has it, if there is one, is gone."""
+        check_name(name)
+
+        def work() -> None:
+            self._connection.execute("DELETE FROM topics WHERE name = ? AND id <> ? AND kind <> 'view'", (name, by.id))
+            if name.lower() != by.name.lower():
+                self._refuse_taken(name)
+            self._connection.execute("UPDATE topics SET name = ? WHERE id = ?", (name, by.id))
+
+        self._change(work)
+
+    def rename_topic(self, info: TopicInfo, to: str) -> None:
+        """TopicExists if the name is taken."""
+        check_name(to)
+
+        def work() -> None:
+            if to.lower() != info.name.lower():
+                self._refuse_taken(to)
+            self._connection.execute("UPDATE topics SET name = ? WHERE id = ?", (to, info.id))
+
+        self._change(work)
+
+    def create_plain_view(self, name: str, sql: str, schema: Schema, *, or_replace: bool) -> None:
+        """Keeps a query under a name. TopicExists if it is taken, by a plain view only without `or_replace`."""
+        check_name(name)
+
+        def work() -> None:
+            if or_replace:
+                self._connection.execute("DELETE FROM views WHERE name = ? AND state = ?", (name, PLAIN))
+            self._refuse_taken(name)
+            view = {"name": name, "sql": sql, "schema": schema.to_text(), "created_us": _now_us(), "state": PLAIN}
+            self._insert("views", view)
+
+        self._change(work)
+
+    def drop_plain_view(self, name: str) -> None:
+        """Forgets the query."""
+        self._change(lambda: self._connection.execute("DELETE FROM views WHERE name = ? AND state = ?", (name, PLAIN)))
 
     def create_view(self, name: str, sql: str, schema: Schema, *, stores_rows: bool) -> ViewInfo:
         """Adds a view and, when its rows are stored, its hidden output topic. TopicExists if the name is taken."""

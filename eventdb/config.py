@@ -35,6 +35,7 @@ COMPACT_PATIENCE_MS = 15_000  # how long a background compaction waits for reade
 # --- journal and checkpoints ----------------------------------------------------------------------
 JOURNAL_FIRST_BYTES = 64 * KIB
 JOURNAL_MAX_BYTES = 16 * MIB
+JOURNAL_PIECE_BYTES = 64 * KIB  # of zeros, where a file is full in moments; one page elsewhere
 SPARE_PIECE_BYTES = 1 * MIB  # the next journal file is flushed in pieces while it is made ahead
 SPARE_AFTER_MS = 2_000  # a file that was full sooner has its successor made at once, others when they are half full
 MAX_PAYLOAD_BYTES = 256 * KIB  # larger batches go to the segment first and the record names them

@@ -13,13 +13,20 @@ import weakref
 
 from eventdb.catalog import Catalog
 from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
-from eventdb.definitions import DEFAULT, PRIMARY_KEY, default_option
 from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UsageError
 from eventdb.extensions import Extensions
 from eventdb.headers import BESIDE, HEADERS
-from eventdb.options import checked_opening, checked_options, inferred_schema, require_same, schema_of, seal_after_us
-from eventdb.schema import Field, Schema
-from eventdb.storage.index.key_index import row_count
+from eventdb.options import (
+    add_table,
+    checked_opening,
+    checked_options,
+    inferred_schema,
+    key_positions,
+    require_same,
+    schema_of,
+    seal_after_us,
+)
+from eventdb.schema import Schema
 from eventdb.storage.segment.limits import Limits
 from eventdb.storage.store import Store
 from eventdb.topic import Topic
@@ -41,7 +48,6 @@ if TYPE_CHECKING:
     from eventdb.snapshot import Snapshot
     from eventdb.sql_session import SqlSession
     from eventdb.storage.segment.log import PartitionLog
-    from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.subscription import Subscription
     from eventdb.table import Table
     from eventdb.transaction import Transaction
@@ -266,45 +272,25 @@ class Database(Upkeep, Extensions):
         self._drop(name, "topic", if_exists)
 
     def _drop(self, name: str, kind: str, if_exists: bool) -> None:
-        self._check_writable()
-        with self._lock:
-            self._refresh_catalog()
-            try:
-                info = self._catalog.topic(name)
-            except TopicNotFound:
-                if if_exists:
-                    return
-                raise
-            if info.kind != kind:
-                raise UsageError(f"{info.name!r} is a {info.kind}: DROP {info.kind.upper()} {info.name}")
-            readers = self._views_of().readers_of(info.id) if self._catalog.views() else []
-            if readers:
-                raise UsageError(f"topic {info.name!r} feeds the view {readers[0]!r}: drop the view first")
-            self._catalog.drop_topic(info.name)
-            self._refresh_catalog()
-            self._store.forget(info.id)
+        from eventdb.making import drop_named
+
+        drop_named(self, name, kind, if_exists)
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
     def create_table(
-        self, name: str, columns: Mapping[str, str] | Schema, *, primary_key: str | Sequence[str],
+        self, name: str, columns: Mapping[str, str] | Schema, *, primary_key: str | Sequence[str] | None = None,
         if_not_exists: bool = False,
     ) -> Table:  # fmt: skip
         """Creates a table, a topic that keeps one current row for each key, and returns its handle.
 
         `columns` maps names to SQL types; `primary_key` names the key's column or columns, which become NOT NULL.
-        TopicExists unless `if_not_exists`, SchemaMismatch if that one is another table; UsageError for a name or type.
+        Without one every row that is inserted is a row of its own, and SQL alone changes it. TopicExists unless
+        `if_not_exists`, SchemaMismatch if that one is another table; UsageError for a name or type.
         """
         self._check_writable()
         schema = schema_of(columns)
-        if not isinstance(primary_key, str | list | tuple):
-            raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
-        names = [primary_key] if isinstance(primary_key, str) else list(primary_key)
-        if not names or not all(isinstance(column, str) for column in names):
-            raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
-        positions = tuple(schema.index_of(column) for column in names)
-        if len(set(positions)) != len(positions):
-            raise UsageError(f"primary_key names a column twice: {', '.join(names)}")
+        positions = key_positions(schema, primary_key)
         made = self._create_table(name, schema, positions, if_not_exists=if_not_exists)
         require_same(made._info, schema, primary_key=positions)
         return made
@@ -314,14 +300,9 @@ class Database(Upkeep, Extensions):
         defaults: Mapping[int, Any] | None = None,
     ) -> Table:  # fmt: skip
         self._check_writable()
-        options = {f"{DEFAULT}{i}": default_option(v) for i, v in (defaults or {}).items() if v is not None}
-        schema = Schema(Field(f.name, f.type, f.nullable and i not in key) for i, f in enumerate(schema))
         with self._lock:
             try:
-                info = self._catalog.create_topic(
-                    name, schema, key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
-                    options=options | {PRIMARY_KEY: ",".join(map(str, key))},
-                )  # fmt: skip
+                info = add_table(self._catalog, name, schema, key, defaults or {})
             except TopicExists:
                 if not if_not_exists:
                     raise
@@ -358,13 +339,6 @@ class Database(Upkeep, Extensions):
             if table is None:
                 table = self._tables[info.id] = Table(self, info)
             return table
-
-    def _row_count(self, info: TopicInfo, snapshot: StoreSnapshot) -> int:
-        """The events of a topic, or the rows of a table, in the snapshot."""
-        logs = self._logs_of(info)
-        if info.kind == "table":
-            return row_count(snapshot, logs[0])
-        return sum(map(snapshot.held_rows, logs))
 
     def _handle(self, info: TopicInfo) -> Topic:
         with self._lock:

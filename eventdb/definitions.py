@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 PRIMARY_KEY = "primary_key"  # the option that holds a table's key: positions of columns
+ROW_ID = "_row"  # the hidden column, the last one, that is the key of a table without a primary key
+PLAIN = "plain"  # the state of a view that is not materialized
 DEFAULT = "default."  # begins the option that holds the default of a table's column: its position, then JSON
 
 
@@ -53,6 +55,16 @@ class TopicInfo:
         """The positions of a table's key columns; () for a topic."""
         text = self.options.get(PRIMARY_KEY, "")
         return tuple(map(int, text.split(","))) if text else ()
+
+    @property
+    def is_keyless(self) -> bool:
+        """Whether it is a table without a primary key: its key is a hidden column, ROW_ID."""
+        return self.kind == "table" and self.schema.names[-1] == ROW_ID
+
+    @property
+    def visible(self) -> Schema:
+        """The schema without the hidden column."""
+        return Schema(self.schema.fields[:-1]) if self.is_keyless else self.schema
 
     @property
     def defaults(self) -> dict[int, Any]:
@@ -98,6 +110,11 @@ class ViewInfo:
         self.created_us = created_us
         self.state = state
         self.error = error
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a name for a query, which is run when it is read."""
+        return self.state == PLAIN
 
     def __repr__(self) -> str:
         return f"ViewInfo({self.id}, {self.name!r}, {self.state})"

@@ -18,6 +18,7 @@
     |   |-- BindError              unknown or ambiguous name, wrong type
     |   |-- UnsupportedSQL         a construct EventDB does not execute (construct)
     |   |-- EvaluationError        a value broke an expression: overflow, bad cast, division by zero
+    |   |   `-- FunctionError        a function written in Python raised, or gave no such value (function, original)
     |   |-- QueryCancelled         interrupted by the user
     |   |-- QueryTimeout           ran longer than its timeout
     |   `-- MemoryLimitExceeded    needs more than memory_limit
@@ -161,6 +162,21 @@ class UnsupportedSQL(QueryError):
 
 class EvaluationError(QueryError):
     """A value broke an expression: overflow, division by zero, a cast that does not fit."""
+
+
+class FunctionError(EvaluationError):
+    """A function written in Python raised `original`, or what it gave is not of its type (`original` is None).
+
+    `repeatable`: it may be called again for the same rows, to find out which one it was.
+    """
+
+    def __init__(
+        self, message: str, function: str, repeatable: bool = True, original: BaseException | None = None
+    ) -> None:
+        super().__init__(message)
+        self.function = function
+        self.repeatable = repeatable
+        self.original = original
 
 
 class QueryCancelled(QueryError):

@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 
 from eventdb.config import SEAL_AFTER_US
+from eventdb.definitions import DEFAULT, PRIMARY_KEY, ROW_ID, default_option
 from eventdb.errors import SchemaMismatch, UnsupportedError, UsageError
 from eventdb.partitioner import MAX_PARTITIONS
-from eventdb.schema import Field, Schema
+from eventdb.schema import BIGINT, Field, Schema
 from eventdb.values import parse_duration_us, parse_size_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    from eventdb.catalog import Catalog
     from eventdb.definitions import TopicInfo
 
 SETTINGS = ("retention", "max_bytes", "max_rows", "on_full", "seal_after")
@@ -144,6 +146,40 @@ def schema_of(columns: Mapping[str, str] | Schema) -> Schema:
     return Schema.from_mapping(columns)
 
 
+def key_positions(schema: Schema, primary_key: str | Sequence[str] | None) -> tuple[int, ...]:
+    """The positions of the columns of a primary key; () if there is none. UsageError if it names none or one twice."""
+    if primary_key is None:
+        return ()
+    if not isinstance(primary_key, str | list | tuple):
+        raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
+    names = [primary_key] if isinstance(primary_key, str) else list(primary_key)
+    if not names or not all(isinstance(column, str) for column in names):
+        raise UsageError(f"primary_key names a column or several, not {primary_key!r}")
+    positions = tuple(schema.index_of(column) for column in names)
+    if len(set(positions)) != len(positions):
+        raise UsageError(f"primary_key names a column twice: {', '.join(names)}")
+    return positions
+
+
+def stored_schema(schema: Schema, key: tuple[int, ...]) -> Schema:
+    """What a table stores: its columns, those of the key NOT NULL; without a key a hidden column for one, the last."""
+    fields = [Field(f.name, f.type, f.nullable and i not in key) for i, f in enumerate(schema)]
+    return Schema(fields if key else [*fields, Field(ROW_ID, BIGINT, nullable=False)])
+
+
+def add_table(
+    catalog: Catalog, name: str, schema: Schema, key: tuple[int, ...], defaults: Mapping[int, Any],
+    hidden: bool = False,
+) -> TopicInfo:  # fmt: skip
+    """Adds a table to the catalog: see Catalog.create_topic."""
+    options = {f"{DEFAULT}{i}": default_option(value) for i, value in defaults.items() if value is not None}
+    options[PRIMARY_KEY] = ",".join(map(str, key or (len(schema),)))
+    return catalog.create_topic(
+        name, stored_schema(schema, key), key=schema.names[key[0]] if len(key) == 1 else None, kind="table",
+        options=options, hidden=hidden,
+    )  # fmt: skip
+
+
 def require_same(
     info: TopicInfo, columns: Schema, key: str | None = None, event_time: str | None = None,
     primary_key: tuple[int, ...] = (),
@@ -158,15 +194,16 @@ def require_same(
             expected=found,
         )
 
-    for i in range(max(len(info.schema.fields), len(columns.fields))):
-        there, asked = (s.fields[i] if i < len(s.fields) else None for s in (info.schema, columns))
+    for i in range(max(len(info.visible), len(columns))):
+        there, asked = (s.fields[i] if i < len(s) else None for s in (info.visible, columns))
         if asked is not None and i in primary_key:
             asked = Field(asked.name, asked.type, nullable=False)
         if repr(there).lower() != repr(asked).lower():
             shown = ("" if field is None else repr(field) for field in (there, asked))
             raise differs(f"column {i + 1}", *shown)
-    if info.primary_key != primary_key:
-        named = [", ".join(columns.names[i] for i in positions) for positions in (info.primary_key, primary_key)]
+    known = () if info.is_keyless else info.primary_key
+    if known != primary_key:
+        named = [", ".join(columns.names[i] for i in positions) for positions in (known, primary_key)]
         raise differs("the primary key", *named)
     for what, found, wanted in (("the key", info.key, key), ("event_time", info.event_time, event_time)):
         if wanted is not None and (found or "").lower() != wanted.lower():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from eventdb.sql.context import Parameters, literal_of, parameters_of
 
 ENTRIES = 256
 LONGEST_TEXT = 16_384  # characters of a statement that is kept
-PLANNED = (st.Query, st.Insert, st.InsertRows, st.Update, st.Delete)
+PLANNED = (st.Query, st.Insert, st.InsertRows, st.Update, st.Delete, st.Merge, st.CreateAs, st.CopyTo)
 """Statements that run a plan; theirs is optimised."""
 
 
@@ -49,9 +49,11 @@ class PlanCache:
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def statement(self, text: str, given: Any, names: Names, generation: int, disabled: frozenset[str]) -> st.Statement:
-        """The statement of a text with these parameters, its plan optimised. `generation` tells states of the catalog
-        that `names` looks into apart. Errors: those of `bind`."""
+    def statement(
+        self, text: str, given: Any, names: Names, generation: Hashable, disabled: frozenset[str]
+    ) -> st.Statement:
+        """The statement of a text with these parameters, its plan optimised. `generation` tells states of what
+        `names` looks into apart. Errors: those of `bind`."""
         parameters = parameters_of(given)
         values = _literals(parameters)
         if values is None:  # a value without a SQL type: the binder says which

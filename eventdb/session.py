@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eventdb.aside import run_aside
 from eventdb.batch import Column, RecordBatch
 from eventdb.config import DEFAULT_RECURSION_ROUNDS, MIB
 from eventdb.errors import (
@@ -22,18 +23,23 @@ from eventdb.errors import (
     UsageError,
 )
 from eventdb.logical.optimizer import optimize
-from eventdb.logical.plan import Plan, explain_lines
-from eventdb.options import checked_options, described_options, shown_options
+from eventdb.logical.plan import ExternalScan, Plan, explain_lines
+from eventdb.logical.python_functions import Callee, PythonTable
+from eventdb.physical.bounds import is_small
 from eventdb.physical.budget import MemoryBudget
 from eventdb.physical.context import CancelToken, QueryContext
-from eventdb.physical.planner import plan_physical, run
+from eventdb.physical.fused import LEAST_COMPILED_ROWS
+from eventdb.physical.planner import fix_now, plan_physical, run
+from eventdb.physical.short import short_rows
 from eventdb.physical.spill import SpilledRows
 from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
-from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field, Schema
+from eventdb.schema import BIGINT, VARCHAR, Field, Schema
+from eventdb.schema_statements import SchemaStatements, text_result
 from eventdb.sql import statements as st
+from eventdb.sql.parser import has_parameters
 from eventdb.transaction import refuse_beside
-from eventdb.values import decode_value, parse_duration_us, parse_size_bytes
+from eventdb.values import parse_duration_us, parse_size_bytes
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from eventdb.subscription import Subscription
 
 CLOSE_WAIT_S = 5.0
+_READING = (st.Query, st.CopyTo, st.Explain, st.Describe, st.ShowTopics)
 EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
@@ -61,6 +68,9 @@ class Names:
         for view in catalog.views():
             if view.name.lower() == name.lower():
                 return st.TableInfo("view", view.id, view.name, view.schema)
+        plain = catalog.plain_views().get(name.lower())
+        if plain is not None:
+            return st.TableInfo("query", plain.id, plain.name, plain.schema, query=plain.sql)
         try:
             info = catalog.topic(name)
         except TopicNotFound:
@@ -69,9 +79,10 @@ class Names:
                 raise
             self.read_files = True
             return st.TableInfo("object", 0, source.name, source.schema, source=source)
+        key = () if info.is_keyless else info.primary_key
         return st.TableInfo(
-            info.kind, info.id, info.name, info.schema, info.event_time, info.watermark_delay_us, key=info.key,
-            primary_key=info.primary_key, defaults=tuple(info.defaults.items()),
+            info.kind, info.id, info.name, info.visible, info.event_time, info.watermark_delay_us, key=info.key,
+            primary_key=key, defaults=tuple(info.defaults.items()),
         )  # fmt: skip
 
     def file(self, path: str) -> st.TableInfo:
@@ -88,24 +99,29 @@ class Names:
         source = read_function(reader, paths, options, self._database._filesystems)
         return st.TableInfo("file", 0, source.name, source.schema, source=source)
 
+    def format_of(self, path: str) -> str:
+        from eventdb.external.files import detect_format
+
+        return detect_format(path)
+
+    def function(self, name: str) -> Callee | None:
+        return self._database._functions.get(name)
+
+    def call(self, function: PythonTable, arguments: Sequence[Any]) -> st.TableInfo:
+        from eventdb.external.table_calls import CallSource
+
+        self.read_files = True
+        source = CallSource(function.name, function.function, arguments, function.schema)
+        return st.TableInfo("object", 0, function.name, function.schema, source=source)
+
+    def function_names(self) -> list[str]:
+        return list(self._database._functions)
+
     def names(self) -> list[str]:
         catalog = self._database._catalog
         topics = [info.name for info in catalog.topics() if info.kind != "view"]
-        return topics + [view.name for view in catalog.views()] + [s.name for s in self._database._objects.values()]
-
-
-def text_result(columns: Mapping[str, tuple[DataType, list[Any]]]) -> Result:
-    """A result from Python lists of str, int, bool or None."""
-    made = []
-    for type, values in columns.values():
-        if type.is_coded:
-            made.append(Column.encode(type, values))
-            continue
-        present = np.array([v is not None for v in values], dtype=bool)
-        numbers = np.array([0 if v is None else v for v in values], dtype=type.physical)
-        made.append(Column(type, numbers, None if present.all() else present))
-    names = list(columns)
-    return Result(names, [type for type, _ in columns.values()], [RecordBatch(names, made)])
+        views = [*catalog.views(), *catalog.plain_views().values()]
+        return topics + [view.name for view in views] + [s.name for s in self._database._objects.values()]
 
 
 class Session:
@@ -115,6 +131,7 @@ class Session:
         self._database = database
         self._names = Names(database)
         self._plans = PlanCache()
+        self._prepared: dict[str, str] = {}  # texts of PREPARE, of all threads
         self._running: set[CancelToken] = set()
         self._budget = MemoryBudget()
         self._lock = threading.Lock()
@@ -127,22 +144,30 @@ class Session:
             "disabled_optimizers": frozenset(),
             "python_enable_replacements": True,
         }
+        self._schema = SchemaStatements(database, self)
         self._execute: dict[type, Callable[[Any, Any, float | None], Result]] = {
             st.Query: self._query,
-            st.CreateTopic: self._create_topic,
-            st.AlterTopic: self._alter_topic,
-            st.DropTopic: self._drop_topic,
-            st.CreateTable: self._create_table,
-            st.DropTable: self._drop_table,
+            st.CreateTopic: self._schema.create_topic,
+            st.AlterTopic: self._schema.alter_topic,
+            st.DropTopic: self._schema.drop_topic,
+            st.CreateTable: self._schema.create_table,
+            st.DropTable: self._schema.drop_table,
             st.InsertRows: self._change_table,
             st.Update: self._change_table,
             st.Delete: self._change_table,
-            st.Describe: self._describe,
-            st.ShowTopics: self._show_tables,
+            st.Merge: self._change_table,
+            st.Describe: self._schema.describe,
+            st.ShowTopics: self._schema.show_tables,
             st.Insert: self._insert,
+            st.CopyTo: self._copy_to,
             st.Explain: self._explain,
-            st.CreateView: self._create_view,
-            st.DropView: self._drop_view,
+            st.CreateView: self._schema.create_view,
+            st.DropView: self._schema.drop_view,
+            st.CreateAs: self._schema.create_as,
+            st.CreatePlainView: self._schema.create_plain_view,
+            st.Rename: self._schema.rename,
+            st.Prepare: self._prepare_statement,
+            st.Deallocate: self._deallocate,
             st.SetOption: self._set_option,
             st.ShowSetting: self._show_setting,
         }
@@ -156,9 +181,12 @@ class Session:
         """One statement: over `snapshot`, in the transaction of its owner, or over a new snapshot."""
         timeout = checked_timeout(timeout)
         statement = self.bind(text, parameters)
+        if isinstance(statement, st.Execute):
+            text, parameters = self._prepared_text(statement.name), statement.values or dict(statement.named) or None
+            statement = self.bind(text, parameters)
         if isinstance(statement, st.Subscribe):
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
-        if snapshot is not None and not isinstance(statement, st.Query | st.Explain | st.Describe | st.ShowTopics):
+        if snapshot is not None and not isinstance(statement, _READING):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
         execute = None if owner is None else owner.takes(statement)
         execute = execute or self._execute[type(statement)]
@@ -183,7 +211,29 @@ class Session:
             raise UsageError(f"SQL is a string, not {type(text).__name__}")
         database, disabled = self._database, self.settings["disabled_optimizers"]
         names = Names(database, self.settings["python_enable_replacements"])
-        return self._plans.statement(text, parameters, names, database._generation, disabled)
+        generation = (database._generation, database._functions_generation)
+        return self._plans.statement(text, parameters, names, generation, disabled)
+
+    def _prepared_text(self, name: str) -> str:
+        text = self._prepared.get(name)
+        if text is None:
+            known = ", ".join(sorted(self._prepared)) or "none"
+            raise UsageError(f"no prepared statement {name!r}; there are: {known}. PREPARE {name} AS ... makes it")
+        return text
+
+    def _prepare_statement(self, statement: st.Prepare, snapshot: Any, timeout: float | None) -> Result:
+        if not has_parameters(statement.text):
+            self.bind(statement.text)  # what is wrong with it is said now
+        self._prepared[statement.name] = statement.text
+        return Result([], [], [])
+
+    def _deallocate(self, statement: st.Deallocate, snapshot: Any, timeout: float | None) -> Result:
+        if statement.name:
+            self._prepared_text(statement.name)
+            self._prepared.pop(statement.name, None)
+        else:
+            self._prepared.clear()
+        return Result([], [], [])
 
     def _optimize(self, plan: Plan) -> Plan:
         return optimize(plan, self.settings["disabled_optimizers"])
@@ -240,6 +290,7 @@ class Session:
                 threads=self.settings["threads"],
                 cancel=token,
                 execution=self.settings["execution"],
+                orders_joins="order_joins" not in self.settings["disabled_optimizers"],
                 recursion_limit=self.settings["recursion_limit"],
                 budget=self._budget,
                 spill_folder=None if database.read_only else os.path.join(database.path, "spill"),
@@ -259,16 +310,20 @@ class Session:
         return None if info is None else info.key
 
     def _collect(self, plan: Plan, context: QueryContext) -> Sequence[RecordBatch]:
+        return self._bounded(run(plan, context), context)
+
+    @staticmethod
+    def _bounded(rows: Iterable[RecordBatch], context: QueryContext) -> Sequence[RecordBatch]:
         """All batches. Rows beyond memory_limit that are not views of mapped files go to disk; MemoryLimitExceeded
         where nothing may be written."""
         if context.spill_folder is not None:
-            rows = SpilledRows(context.spill_folder, context.memory_limit_bytes // 4)
-            for batch in run(plan, context):
-                rows.append(batch)
-            return rows if rows.is_spilled else list(rows)
+            kept = SpilledRows(context.spill_folder, context.memory_limit_bytes // 4)
+            for batch in rows:
+                kept.append(batch)
+            return kept if kept.is_spilled else list(kept)
         batches = []
         held = 0
-        for batch in run(plan, context):
+        for batch in rows:
             batches.append(batch)
             held += sum(column.values.nbytes for column in batch.columns if column.values.flags.owndata)
             if held > context.memory_limit_bytes:
@@ -278,15 +333,49 @@ class Session:
                 )
         return batches
 
+    @staticmethod
+    def _first(batches: Iterator[RecordBatch], context: QueryContext) -> list[RecordBatch]:
+        """The next batches, about a quarter of the memory limit; [] after the last."""
+        found: list[RecordBatch] = []
+        held = 0
+        for batch in batches:
+            found.append(batch)
+            held += batch.nbytes
+            if held > context.memory_limit_bytes // 4:
+                break
+        return found
+
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
-        with self.context(snapshot, timeout) as context:
-            batches = self._collect(plan, context)
+        if snapshot is None:
+            batches = self._rows(plan, timeout)
+        else:  # which somebody may close or use as soon as this returns
+            with self.context(snapshot, timeout) as context:
+                batches = self._collect(plan, context)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
+
+    def _rows(self, plan: Plan, timeout: float | None) -> Sequence[RecordBatch]:
+        """All batches of a query over a new snapshot. If it is not done in a moment, another thread runs it."""
+        opened = ExitStack()
+        with opened:
+            context = opened.enter_context(self.context(None, timeout))
+            plan = fix_now(plan)
+            short = short_rows(plan, context)
+            if short is not None:
+                return self._bounded(short, context)
+            if is_small(plan, context, LEAST_COMPILED_ROWS):
+                return self._bounded(plan_physical(plan, context).batches(), context)
+            closing = opened.pop_all()
+
+        def rows() -> Sequence[RecordBatch]:
+            with closing:
+                return self._bounded(plan_physical(plan, context).batches(), context)
+
+        return run_aside(rows, context.cancel)
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement
-        changes = st.Insert | st.InsertRows | st.Update | st.Delete
+        changes = st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge | st.CopyTo
         plan = inner.plan if isinstance(inner, st.Query | changes) else None
         if isinstance(inner, st.CreateView):
             plan = inner.query
@@ -325,19 +414,34 @@ class Session:
         database._check_writable()
         refuse_beside(self._database, "a statement that writes", "tx.append or tx.put")
         topic = database.topic(statement.topic.name)
-        with self.context(None, timeout) as context:
-            batches = self._collect(statement.plan, context)
-        prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in batches if len(batch)]
         offsets: list[Any] = []
-        with database._store.write() as transaction:
-            for columns in prepared:
-                found = topic._place_columns(transaction, columns, None, None)
-                offsets.append(np.asarray(found if isinstance(found, range) else found.offsets, dtype=np.int64))
+        kept: list[list[Column]] = []
+        with self.context(None, timeout) as context:
+            # Rows from outside that memory does not hold are read on while the writer lock is held.
+            rest = run(statement.plan, context) if _is_external(statement.plan) else None
+            first = self._first(rest, context) if rest is not None else self._collect(statement.plan, context)
+            prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in first if len(batch)]
+            with database._store.write() as transaction:
+                while prepared:
+                    for columns in prepared:
+                        found = topic._place_columns(transaction, columns, None, None)
+                        offsets.append(np.asarray(found if isinstance(found, range) else found.offsets, dtype=np.int64))
+                    kept += prepared if statement.returning is not None else []
+                    more = self._first(rest, context) if rest is not None else []
+                    prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in more]
         count = sum(len(part) for part in offsets)
-        if not statement.returning_offset:
+        if statement.returning is None:
             return Result([], [], [], rowcount=count)
-        batches = [RecordBatch(["_offset"], [Column(BIGINT, part)]) for part in offsets]
-        return Result(["_offset"], [BIGINT], batches)
+        from eventdb.table_changes import returned_batches
+
+        parts = [[*columns, Column(BIGINT, part)] for columns, part in zip(kept, offsets, strict=True)]
+        return returned_batches(statement.returning, [RecordBatch([""] * len(part), part) for part in parts])
+
+    def _copy_to(self, statement: st.CopyTo, snapshot: Any, timeout: float | None) -> Result:
+        from eventdb.copies import copy_to
+
+        with self.context(snapshot, timeout) as context:
+            return copy_to(statement, context, self._database._filesystems)
 
     @staticmethod
     def _prepare(schema: Schema, positions: Sequence[int], batch: RecordBatch) -> list[Column]:
@@ -361,36 +465,8 @@ class Session:
 
     # --- topics, views and settings -----------------------------------------------------------------------------------
 
-    def _create_topic(self, statement: st.CreateTopic, snapshot: Any, timeout: float | None) -> Result:
-        options = checked_options(dict(statement.options))
-        delays = (statement.watermark_delay_us, statement.idle_after_us, statement.max_future_us)
-        self._database._create_topic(
-            statement.name, statement.schema, statement.key, statement.event_time, delays, statement.if_not_exists,
-            options,
-        )  # fmt: skip
-        return Result([], [], [])
-
-    def _alter_topic(self, statement: st.AlterTopic, snapshot: Any, timeout: float | None) -> Result:
-        self._database.alter_topic(statement.name, **dict(statement.options))
-        return Result([], [], [])
-
-    def _drop_topic(self, statement: st.DropTopic, snapshot: Any, timeout: float | None) -> Result:
-        self._database.drop_topic(statement.name, if_exists=statement.if_exists)
-        return Result([], [], [])
-
-    def _create_table(self, statement: st.CreateTable, snapshot: Any, timeout: float | None) -> Result:
-        self._database._create_table(
-            statement.name, statement.schema, statement.primary_key, if_not_exists=statement.if_not_exists,
-            defaults=dict(statement.defaults),
-        )  # fmt: skip
-        return Result([], [], [])
-
-    def _drop_table(self, statement: st.DropTable, snapshot: Any, timeout: float | None) -> Result:
-        self._database.drop_table(statement.name, if_exists=statement.if_exists)
-        return Result([], [], [])
-
     def _change_table(
-        self, statement: st.InsertRows | st.Update | st.Delete, snapshot: Any, timeout: float | None
+        self, statement: st.InsertRows | st.Update | st.Delete | st.Merge, snapshot: Any, timeout: float | None
     ) -> Result:
         from eventdb.table_changes import TableChange
 
@@ -407,88 +483,6 @@ class Session:
                 with self.context(None, timeout) as context:
                     change.read(self._collect(plan, context), plan, context)
             return change.apply(transaction)
-
-    def _create_view(self, statement: st.CreateView, snapshot: Any, timeout: float | None) -> Result:
-        self._database._check_writable()
-        self._database._views_of().create(statement)
-        return Result([], [], [])
-
-    def _drop_view(self, statement: st.DropView, snapshot: Any, timeout: float | None) -> Result:
-        self._database._check_writable()
-        self._database._views_of().drop(statement.name, statement.if_exists)
-        return Result([], [], [])
-
-    def _describe(self, statement: st.Describe, snapshot: Any, timeout: float | None) -> Result:
-        roles: dict[str, str] = {}
-        settings: str | None = None
-        if statement.plan is not None:
-            fields = [Field(f.name, f.type, f.nullable) for f in statement.plan.fields]
-        else:
-            assert statement.table is not None
-            fields = list(statement.table.schema)
-            if statement.table.kind == "topic":
-                settings = described_options(self._database._catalog.topic(statement.name))
-            if statement.table.key:
-                roles[statement.table.key] = "key"
-            for position in statement.table.primary_key:
-                roles[fields[position].name] = "primary key"
-            for position, value in statement.table.defaults:
-                shown = f"default {decode_value(fields[position].type, value)!r}"
-                known = roles.get(fields[position].name)
-                roles[fields[position].name] = shown if known is None else f"{known}, {shown}"
-            if statement.table.event_time:
-                delay = statement.table.watermark_delay_us
-                watermark = "" if delay is None else f", watermark {delay / 1e6:g} s behind"
-                role = f"event time{watermark}"
-                known = roles.get(statement.table.event_time)
-                roles[statement.table.event_time] = role if known is None else f"{known}, {role}"
-        return text_result(
-            {
-                "column_name": (VARCHAR, [f.name for f in fields]),
-                "column_type": (VARCHAR, [str(f.type) for f in fields]),
-                "nullable": (BOOLEAN, [f.nullable for f in fields]),
-                "role": (VARCHAR, [roles.get(f.name) for f in fields]),
-                "settings": (VARCHAR, [settings, *[None] * (len(fields) - 1)]),  # of the topic, not of a column
-            }
-        )
-
-    def _show_tables(self, statement: st.ShowTopics, snapshot: Any, timeout: float | None) -> Result:
-        database = self._database
-        catalog = database._catalog
-        names: list[str] = []
-        kinds: list[str] = []
-        rows: list[int | None] = []
-        created: list[int] = []
-        partitions: list[int | None] = []
-        options: list[str | None] = []
-        with self.context(snapshot, timeout) as context:
-            if statement.kind in ("topics", "tables"):
-                for info in sorted(catalog.topics(), key=lambda i: i.name):
-                    if info.kind == "topic" or (info.kind == "table" and statement.kind == "tables"):
-                        names.append(info.name)
-                        kinds.append(info.kind)
-                        partitions.append(info.partitions)
-                        options.append(shown_options(info.options))
-                        rows.append(database._row_count(info, context.snapshot))
-                        created.append(info.created_us)
-            if statement.kind in ("views", "tables"):
-                for view in sorted(catalog.views(), key=lambda v: v.name):
-                    names.append(view.name)
-                    kinds.append("view" if view.state == "running" else f"view ({view.state})")
-                    rows.append(None)
-                    partitions.append(None)
-                    options.append(None)
-                    created.append(view.created_us)
-        return text_result(
-            {
-                "name": (VARCHAR, names),
-                "kind": (VARCHAR, kinds),
-                "rows": (BIGINT, rows),
-                "created": (TIMESTAMP, created),
-                "partitions": (BIGINT, partitions),
-                "options": (VARCHAR, options),
-            }
-        )
 
     def _set_option(self, statement: st.SetOption, snapshot: Any, timeout: float | None) -> Result:
         name, value = statement.name.lower(), statement.value
@@ -536,6 +530,13 @@ class Session:
         values = [None if v is None else ", ".join(sorted(v)) if isinstance(v, frozenset) else str(v)
                   for v in shown.values()]  # fmt: skip
         return text_result({"name": (VARCHAR, list(shown)), "value": (VARCHAR, values)})
+
+
+def _is_external(plan: Plan) -> bool:
+    """Whether all rows come from files and Python objects."""
+    if plan.children:
+        return all(map(_is_external, plan.children))
+    return isinstance(plan, ExternalScan)
 
 
 def checked_timeout(value: Any) -> float | None:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from eventdb.batch import RecordBatch
 from eventdb.errors import SchemaMismatch, UnsupportedError, UsageError
 from eventdb.logical.plan import Plan
 from eventdb.physical.context import QueryContext
 from eventdb.result import Result
 from eventdb.sql import statements as st
-from eventdb.table_changes import TableChange
+from eventdb.table_changes import TableChange, returned_batches
 from eventdb.transaction import refuse_beside
 from eventdb.uncommitted import TableRows, TopicRows, own_rows
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PASSIVE = (st.Describe, st.ShowTopics, st.Explain, st.SetOption, st.ShowSetting)
+_PASSIVE = (st.Describe, st.ShowTopics, st.Explain, st.SetOption, st.ShowSetting, st.Prepare, st.Deallocate)
 _BARE_INSERT = re.compile(
     r"\s*INSERT\s+INTO\s+[^()'?$]+(\([^()'?$]*\))?\s*VALUES\s*\(\s*(\?|\$\w+)(\s*,\s*(\?|\$\w+))*\s*\)\s*;?\s*",
     re.IGNORECASE,
@@ -106,7 +107,7 @@ class SqlTransaction:
             if self._reads_begin:
                 self._begin()
             return self._query if self.is_open else None
-        if isinstance(statement, st.Insert | st.InsertRows | st.Update | st.Delete):
+        if isinstance(statement, st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge):
             return self._change
         if isinstance(statement, st.Begin):
             if self.is_open:
@@ -136,14 +137,16 @@ class SqlTransaction:
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
 
     def _change(
-        self, statement: st.Insert | st.InsertRows | st.Update | st.Delete, snapshot: Any, timeout: float | None
+        self,
+        statement: st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge,
+        snapshot: Any,
+        timeout: float | None,
     ) -> Result:
         database = self._database
         database._check_writable()
         if self._read_only:
             raise UsageError("the transaction is READ ONLY: it began with BEGIN READ ONLY")
-        returned = statement.returning_offset if isinstance(statement, st.Insert) else -1 in (statement.returning or ())
-        if returned:
+        if statement.returning is not None and statement.returning.reads_offset:
             raise UnsupportedError(
                 "RETURNING _offset: a row gets its offset when the transaction commits; run it in autocommit",
                 construct="RETURNING _offset in a transaction",
@@ -158,7 +161,10 @@ class SqlTransaction:
                     prepared = [session._prepare(rows.topic.schema, statement.columns, b) for b in batches if len(b)]
                     for columns in prepared:
                         rows.add_columns(columns)
-                    return Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
+                    if statement.returning is None:
+                        return Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
+                    parts = [RecordBatch([""] * len(columns), columns) for columns in prepared]
+                    return returned_batches(statement.returning, parts)
                 change = TableChange(database.table(statement.table.name), statement)
                 change.read(batches, statement.plan, context)
             return self._changing(self._table_rows(statement.table), change.change)
@@ -205,6 +211,7 @@ class SqlTransaction:
                 table_rows = self._table_rows(info)
                 encode = table_rows.table._codec.encode
                 rows = [encode(dict(zip(names, row, strict=True))) for row in values]
+                rows = table_rows.table._identified(table_rows, rows)
                 self._changing(table_rows, lambda table: table.insert(rows, [table.key_of(row) for row in rows]))
         except SchemaMismatch:
             return None

@@ -2,9 +2,10 @@
 
 `eventdb:///relative/path`, `eventdb:////absolute/path`, `eventdb://` (a private temporary one); options of
 `eventdb.connect` follow as a query: `?durability=os&read_only=true`. A Table with a primary key is a table of EventDB,
-one without is a topic (`eventdb_key` and `eventdb_event_time` name columns). Keys are given by the program: there is no
-autoincrement. EventDB has no foreign keys and no secondary indexes: those of a Table are left out with a warning;
-UNIQUE and CHECK are refused. Transactions are those of `eventdb.dbapi`, with its isolation levels and "AUTOCOMMIT".
+one without is a topic (`eventdb_key` and `eventdb_event_time` name columns) unless `eventdb_kind="table"`. Keys are
+given by the program: there is no autoincrement. EventDB has no foreign keys and no secondary indexes: those of a Table
+are left out with a warning; UNIQUE and CHECK are refused. Transactions are those of `eventdb.dbapi`, with its isolation
+levels and "AUTOCOMMIT".
 """
 
 from __future__ import annotations
@@ -33,6 +34,17 @@ def column_type(type: DataType) -> types.TypeEngine[Any]:
     if type.name == "DECIMAL":
         return types.DECIMAL(type.precision, type.scale)
     return _TYPES[type.name]()
+
+
+def _kind(table: schema.Table) -> str:
+    """TABLE or TOPIC."""
+    keyed = bool(table.primary_key.columns)
+    kind = table.dialect_options["eventdb"]["kind"] or ("table" if keyed else "topic")
+    if kind not in ("table", "topic") or (keyed and kind == "topic"):
+        raise exc.CompileError(
+            f"table {table.name!r}: eventdb_kind is 'table' or 'topic', which has no primary key, not {kind!r}"
+        )
+    return str(kind).upper()
 
 
 class EventDBCompiler(compiler.SQLCompiler):
@@ -96,7 +108,7 @@ class EventDBDDLCompiler(compiler.DDLCompiler):
         table = create.element
         if table.schema:
             raise exc.CompileError(f"table {table.name!r}: EventDB has no schemas, but it is in {table.schema!r}")
-        kind = "TABLE" if table.primary_key.columns else "TOPIC"
+        kind = _kind(table)
         exists = "IF NOT EXISTS " if create.if_not_exists else ""
         parts = [self.process(column) for column in create.columns]
         parts += self._clauses(table)
@@ -112,7 +124,7 @@ class EventDBDDLCompiler(compiler.DDLCompiler):
         options = table.dialect_options["eventdb"]
         for option, clause in (("key", "KEY"), ("event_time", "TIMESTAMP")):
             if options[option]:
-                if names:
+                if _kind(table) == "TABLE":
                     raise exc.CompileError(f"table {table.name!r}: eventdb_{option} is for topics, without primary key")
                 clauses.append(f"{clause} ({self.preparer.quote(options[option])})")
         for constraint in sorted(table.constraints, key=lambda c: str(c.name)):
@@ -138,7 +150,7 @@ class EventDBDDLCompiler(compiler.DDLCompiler):
 
     def visit_drop_table(self, drop: Any, **kw: Any) -> str:
         table = drop.element
-        kind = "TABLE" if table.primary_key.columns else "TOPIC"
+        kind = _kind(table)
         exists = "IF EXISTS " if drop.if_exists else ""
         return f"\nDROP {kind} {exists}{self.preparer.format_table(table)}"
 
@@ -166,7 +178,7 @@ class EventDBDialect(default.DefaultDialect):
     ddl_compiler = EventDBDDLCompiler
     type_compiler_cls = EventDBTypeCompiler
     preparer = EventDBPreparer
-    construct_arguments = [(schema.Table, {"key": None, "event_time": None})]  # noqa: RUF012
+    construct_arguments = [(schema.Table, {"kind": None, "key": None, "event_time": None})]  # noqa: RUF012
     supports_statement_cache = True
     supports_native_boolean = True
     supports_native_decimal = True
@@ -300,6 +312,13 @@ class EventDBDialect(default.DefaultDialect):
     def get_pk_constraint(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> Any:
         info = self._info(connection, table_name)
         return {"constrained_columns": [info.schema.names[i] for i in info.primary_key], "name": None}
+
+    @reflection.cache
+    def get_table_options(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> Any:
+        info = self._info(connection, table_name)
+        if info.kind != "topic":
+            return {"eventdb_kind": info.kind} if info.kind == "table" else {}
+        return {"eventdb_kind": info.kind, "eventdb_key": info.key, "eventdb_event_time": info.event_time}
 
     def get_foreign_keys(self, connection: Any, table_name: str, schema: str | None = None, **kw: Any) -> Any:
         return self._none(connection, table_name)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eventdb.database import Database
     from eventdb.definitions import TopicInfo
     from eventdb.errors import EventDBError
+    from eventdb.table_changes import Writer
 
 READ_CHUNK_ROWS = 1_024
 
@@ -60,10 +61,13 @@ class Table:
         self._info = info
         self._store = database._store
         self._log = database._log_of(info)
-        self._codec = RowCodec(info.schema, info.defaults)
-        self._defaults = tuple(info.defaults.get(i) for i in range(len(info.schema)))
-        self._names = info.schema.names
-        self._key_names = [self._names[i] for i in info.primary_key]
+        self._is_keyless = info.is_keyless
+        self._schema = info.visible
+        self._codec = RowCodec(self._schema, info.defaults)
+        self._defaults = tuple(info.defaults.get(i) for i in range(len(self._schema)))
+        self._names = self._schema.names
+        self._width = len(self._names)
+        self._key_names = [] if self._is_keyless else [self._names[i] for i in info.primary_key]
         self._key_codec = RowCodec(Schema([info.schema.fields[i] for i in info.primary_key]))
         self._encode_key = key_encoder(info.schema, info.primary_key)
         self._retired: EventDBError | None = None
@@ -75,11 +79,11 @@ class Table:
 
     @property
     def schema(self) -> Schema:
-        return self._info.schema
+        return self._schema
 
     @property
     def primary_key(self) -> tuple[str, ...]:
-        """The names of the key's columns, in the key's order."""
+        """The names of the key's columns, in the key's order; () of a table without a primary key."""
         return tuple(self._key_names)
 
     def __repr__(self) -> str:
@@ -119,12 +123,14 @@ class Table:
         `commit` mode.
         """
         self._check_write()
+        self._check_key("put")
         values = self._codec.encode(row)
         offset = self._store.put_row(self._log, values, self._log.key_of(values))
         return Position(0, offset) if offset >= 0 else self._write("put", [values])[0]
 
     def put_many(self, rows: Iterable[Mapping[str, Any]]) -> list[Position]:
         """Puts all rows in one commit, or none; of rows with the same key the last one stays."""
+        self._check_key("put_many")
         return self._write("put", self._encoded(rows))
 
     def insert(self, row: Mapping[str, Any]) -> Position:
@@ -160,16 +166,27 @@ class Table:
             first = self._apply(KeyedWriter(transaction, self._log, self.name), operation, rows)
         return [Position(0, offset) for offset in range(first, first + len(rows))]
 
-    @staticmethod
-    def _apply(writer: KeyedWriter, operation: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    def _apply(self, writer: KeyedWriter, operation: str, rows: Sequence[tuple[Any, ...]]) -> int:
         """The offset of the first row, or for "delete" of keys how many had a row."""
         if operation == "delete":
             return writer.delete([writer.encode_key(key) for key in rows])
+        rows = self._identified(writer, rows)
         keys = [writer.key_of(row) for row in rows]
         return writer.put(rows, keys) if operation == "put" else writer.insert(rows, keys)
 
+    def _identified(self, writer: Writer, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Rows to insert as the log has them: without a primary key each gets a number of its own."""
+        if not self._is_keyless:
+            return list(rows)
+        return [(*row, number) for row, number in zip(rows, writer.row_ids(len(rows)), strict=True)]
+
+    def _check_key(self, call: str) -> None:
+        if self._is_keyless:
+            raise UsageError(f"table {self.name!r} has no primary key, which {call} needs: use insert, or SQL")
+
     def _key(self, key: Any) -> tuple[Any, ...]:
         """The physical values of a key: one value, or a tuple, list or dict of several."""
+        self._check_key("a key")
         names = self._key_names
         if hasattr(key, "keys"):
             return self._key_codec.encode(key)
@@ -211,13 +228,13 @@ class Table:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The current rows, in the order they were put; all of one moment, that of the first row."""
         self._check_usable()
-        names, decode = self._names, self._codec.decode
+        names, decode, width = self._names, self._codec.decode, self._width
         with self._store.snapshot() as snapshot:
             start, end = snapshot.offsets(self._log)
             for chunk in snapshot.rows(self._log, start, end):
                 for _, _, row in chunk:
                     if row[-1] == 0 or row[-1] > end:
-                        yield dict(zip(names, decode(row[:-1]), strict=True))
+                        yield dict(zip(names, decode(row[:width]), strict=True))
 
     def offsets(self) -> tuple[int, int]:
         """(earliest offset, offset the next version will get) of the changelog."""
@@ -245,7 +262,7 @@ class Table:
         return self._read(start, follow, timeout)
 
     def _read(self, position: int, follow: bool, timeout: float | None) -> Iterator[RowChange]:
-        names, decode = self._names, self._codec.decode
+        names, decode, width = self._names, self._codec.decode, self._width
         waited_from = time.monotonic()
         while True:
             self._check_usable()
@@ -256,7 +273,7 @@ class Table:
                 commit = snapshot.commit_id
             for offset, append_us, row in found:
                 op = "delete" if row[-1] == offset + 1 else "put"
-                yield RowChange(op, dict(zip(names, decode(row[:-1]), strict=True)), offset, append_us)
+                yield RowChange(op, dict(zip(names, decode(row[:width]), strict=True)), offset, append_us)
             if stop > position:
                 position, waited_from = stop, time.monotonic()
                 continue

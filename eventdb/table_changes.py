@@ -1,4 +1,4 @@
-"""INSERT, UPDATE and DELETE on tables: what a bound statement does inside a write transaction.
+"""INSERT, UPDATE, DELETE and MERGE on tables: what a bound statement does inside a write transaction.
 
 The rows a statement works on are found at a snapshot; they count only if nothing they come from has changed when the
 writer lock is held (`is_current`), so every statement does what it would do alone.
@@ -16,10 +16,11 @@ from eventdb.batch import Array, Column, RecordBatch
 from eventdb.errors import SchemaMismatch
 from eventdb.logical.expressions import ColumnRef, columns_of
 from eventdb.logical.plan import Plan, Scan
+from eventdb.merge_rows import MergeRows, rows_of
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import evaluate
 from eventdb.result import Result
-from eventdb.schema import BIGINT, BOOLEAN, DataType, Schema
+from eventdb.schema import BIGINT, BOOLEAN, VARCHAR, DataType, Schema
 from eventdb.sql import statements as st
 from eventdb.storage.tables.keyed import KeyedWriter
 from eventdb.storage.transaction import WriteTransaction
@@ -28,11 +29,15 @@ from eventdb.table import Table
 Row = tuple[Any, ...]
 
 
+TableStatement = st.InsertRows | st.Update | st.Delete | st.Merge
+
+
 class Writer(Protocol):
     """What takes changes of a table: see KeyedWriter."""
 
     @property
     def key_of(self) -> Callable[[Sequence[Any]], bytes]: ...
+    def row_ids(self, count: int) -> range: ...
     def find(self, key: bytes) -> int: ...
     def find_all(self, keys: Sequence[bytes]) -> list[int]: ...
     def rows(self, offsets: Sequence[int]) -> list[Row]: ...
@@ -45,17 +50,21 @@ class Writer(Protocol):
 class TableChange:
     """One execution of a statement: `read` rows, then `apply` them."""
 
-    def __init__(self, table: Table, statement: st.InsertRows | st.Update | st.Delete) -> None:
+    def __init__(self, table: Table, statement: TableStatement) -> None:
         self._table = table
         self._statement = statement
         self._schema = table.schema
         self._rows: list[Row] = []
         self._ends: dict[int, int] = {}  # end offset by topic id of everything the rows come from
+        self._batches: list[RecordBatch] = []
         self._done: list[tuple[int, Row]] = []  # (offset, row) of what RETURNING returns
+        self._actions: list[str] = []  # MERGE: what was done with each of them
 
     def read(self, batches: Sequence[RecordBatch], plan: Plan, context: QueryContext) -> None:
         """The rows of the statement's plan, and what they depend on."""
-        self._rows = [row for batch in batches for row in rows_of(batch.columns)]
+        self._batches = list(batches)
+        if not isinstance(self._statement, st.Merge):
+            self._rows = [row for batch in batches for row in rows_of(batch.columns)]
         self._ends = {scan.topic_id: context.snapshot.offsets(context.logs(scan.topic_id))[1] for scan in _scans(plan)}
 
     def is_current(self, transaction: WriteTransaction, logs: Callable[[int], Any]) -> bool:
@@ -74,9 +83,13 @@ class TableChange:
             self._insert(writer, statement)
         elif isinstance(statement, st.Update):
             self._update(writer)
-        else:
+        elif isinstance(statement, st.Delete):
             self._delete(writer)
-        return self._result(statement.returning)
+        else:
+            self._merge(writer, statement)
+        if statement.returning is None:
+            return Result([], [], [], rowcount=len(self._done))
+        return returned_rows(statement.returning, self._schema, self._done, self._actions)
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
@@ -90,15 +103,16 @@ class TableChange:
                     values[position] = value
                 rows.append(tuple(values))
         _require_values(self._schema, rows)
+        if statement.conflict is None or self._table._is_keyless:
+            self._add(writer, rows)
+            return
         keys = [writer.key_of(row) for row in rows]
-        if statement.conflict is None:
-            self._add(writer, rows, keys)
-        elif statement.conflict.values is None:
+        if statement.conflict.values is None:
             fresh: dict[bytes, Row] = {}
             for row, key in zip(rows, keys, strict=True):
                 if key not in fresh and writer.find(key) < 0:
                     fresh[key] = row
-            self._add(writer, list(fresh.values()), list(fresh))
+            self._add(writer, list(fresh.values()))
         else:
             self._upsert(writer, rows, keys, statement.conflict)
 
@@ -111,7 +125,7 @@ class TableChange:
             places = dict(zip(turn.values(), writer.find_all(list(turn)), strict=True))
             fresh = [i for i, offset in places.items() if offset < 0]
             taken = [i for i, offset in places.items() if offset >= 0]
-            self._add(writer, [rows[i] for i in fresh], [keys[i] for i in fresh])
+            self._add(writer, [rows[i] for i in fresh])
             if taken:
                 offsets = [places[i] for i in taken]
                 old = writer.rows(offsets)
@@ -147,42 +161,82 @@ class TableChange:
 
     def _update(self, writer: Writer) -> None:
         width = len(self._schema)
+        rows = self._once(self._rows)
         self._replace(
-            writer, [row[width] for row in self._rows], [row[:width] for row in self._rows],
-            [row[width + 1 :] for row in self._rows],
-        )  # fmt: skip
+            writer, [row[width] for row in rows], [row[:width] for row in rows], [row[width + 1 :] for row in rows]
+        )
 
     def _delete(self, writer: Writer) -> None:
         width = len(self._schema)
-        rows = [row[:width] for row in self._rows]
-        if rows:
-            first = writer.remove([row[width] for row in self._rows], rows)
-            self._done += enumerate(rows, first)
+        rows = self._once(self._rows)
+        self._remove(writer, [row[width] for row in rows], [row[:width] for row in rows])
 
-    def _add(self, writer: Writer, rows: list[Row], keys: list[bytes]) -> None:
+    def _once(self, rows: list[Row]) -> list[Row]:
+        """The first row of each offset."""
+        width = len(self._schema)
+        found: dict[int, Row] = {}
+        for row in rows:
+            found.setdefault(row[width], row)
+        return list(found.values())
+
+    def _merge(self, writer: Writer, statement: st.Merge) -> None:
+        """Rows are deleted first, then updated, then inserted: a key that one of them gives up is free for the next."""
+        chosen = MergeRows(statement, len(self._schema))
+        for batch in self._batches:
+            chosen.add(batch)
+        chosen.check(self._table.name)
+        self._remove(writer, [offset for offset, _ in chosen.deleted], [row for _, row in chosen.deleted])
+        self._actions += ["DELETE"] * len(self._done)
+        self._replace(
+            writer, [offset for offset, _, _ in chosen.updated], [old for _, old, _ in chosen.updated],
+            [new for _, _, new in chosen.updated],
+        )  # fmt: skip
+        self._actions += ["UPDATE"] * (len(self._done) - len(self._actions))
+        _require_values(self._schema, chosen.inserted)
+        self._add(writer, chosen.inserted)
+        self._actions += ["INSERT"] * (len(self._done) - len(self._actions))
+
+    def _remove(self, writer: Writer, offsets: list[int], rows: list[Row]) -> None:
         if rows:
-            self._done += enumerate(rows, writer.insert(rows, keys))
+            held = writer.rows(offsets) if self._table._is_keyless else rows
+            self._done += enumerate(held, writer.remove(offsets, held))
+
+    def _add(self, writer: Writer, rows: list[Row]) -> None:
+        if rows:
+            rows = self._table._identified(writer, rows)
+            self._done += enumerate(rows, writer.insert(rows, [writer.key_of(row) for row in rows]))
 
     def _replace(
         self, writer: Writer, offsets: list[int], old: list[Row], new: list[Row], keeps_key: bool = False
     ) -> None:
         if new:
             _require_values(self._schema, new)
+            if self._table._is_keyless:
+                old = writer.rows(offsets)
+                new = [row + before[-1:] for row, before in zip(new, old, strict=True)]
             if keeps_key:
                 self._done += enumerate(new, writer.put(new, [writer.key_of(row) for row in old]))
             else:
                 self._done += zip(writer.replace(offsets, old, new), new, strict=True)
 
-    def _result(self, returning: tuple[int, ...] | None) -> Result:
-        if returning is None:
-            return Result([], [], [], rowcount=len(self._done))
-        names = ["_offset" if i < 0 else self._schema.names[i] for i in returning]
-        types = [BIGINT if i < 0 else self._schema.types[i] for i in returning]
-        columns = [
-            column_of(type, [offset if i < 0 else row[i] for offset, row in self._done])
-            for i, type in zip(returning, types, strict=True)
-        ]
-        return Result(names, types, [RecordBatch(names, columns)] if self._done else [])
+
+def returned_rows(
+    returning: st.Returning, schema: Schema, done: Sequence[tuple[int, Row]], actions: Sequence[str]
+) -> Result:
+    """What RETURNING makes of rows and their offsets, and in MERGE of what was done with them."""
+    columns = [column_of(type, [row[i] for _, row in done]) for i, type in enumerate(schema.types)]
+    columns.append(column_of(BIGINT, [offset for offset, _ in done]))
+    if actions:
+        columns.append(column_of(VARCHAR, list(actions)))
+    batch = RecordBatch([""] * len(columns), columns, len(done))
+    return returned_batches(returning, [batch] if done else [])
+
+
+def returned_batches(returning: st.Returning, batches: Sequence[RecordBatch]) -> Result:
+    """What RETURNING makes of batches of the columns it reads."""
+    names, types = list(returning.names), [value.type for value in returning.values]
+    made = [RecordBatch(names, [evaluate(value, b) for value in returning.values], len(b)) for b in batches if len(b)]
+    return Result(names, types, made)
 
 
 def _unread(rows: int) -> Column:
@@ -195,17 +249,6 @@ def _keeps_key(conflict: st.Conflict, primary_key: Sequence[int]) -> bool:
     assert conflict.values is not None
     values = [conflict.values[i] for i in primary_key]
     return all(isinstance(e, ColumnRef) and e.index == i for e, i in zip(values, primary_key, strict=True))
-
-
-def rows_of(columns: Sequence[Column]) -> Iterator[Row]:
-    """Tuples of physical values: str and bytes decoded, NULL as None."""
-    lists = []
-    for column in columns:
-        raw = column.texts() if column.type.is_coded else column.values.tolist()
-        if column.validity is not None:
-            raw = [v if ok else None for v, ok in zip(raw, column.validity.tolist(), strict=True)]
-        lists.append(raw)
-    return zip(*lists, strict=True)
 
 
 def column_of(type: DataType, values: list[Any]) -> Column:

@@ -112,6 +112,7 @@ class Transaction:
     def put(self, table: str | Table, row: Mapping[str, Any]) -> None:
         """The row becomes the current one of its key when the block ends. SchemaMismatch is raised here."""
         handle = self._table(table)
+        handle._check_key("put")
         self._change(handle, "put", handle._codec.encode(row))
 
     def insert(self, table: str | Table, row: Mapping[str, Any]) -> None:

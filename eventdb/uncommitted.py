@@ -118,6 +118,11 @@ class TableRows:
                 found.append(next(iter(self._snapshot.rows(self.log, offset, offset + 1)))[0][2][:-1])
         return found
 
+    def row_ids(self, count: int) -> range:
+        """Numbers of rows until the commit, which gives them others."""
+        first = OWN_OFFSETS + len(self._rows)
+        return range(first, first + count)
+
     def put(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int:
         for row, key in zip(rows, keys, strict=True):
             self._set(key, row)
@@ -201,6 +206,11 @@ class TableRows:
         if gone:
             writer.remove(gone, writer.rows(gone))
         kept = [(key, row) for key, _, row in changed if row is not None]
+        if self.table._is_keyless and kept:
+            rows = [row for _, row in kept]
+            numbers = writer.row_ids(len(rows))
+            rows = [r if r[-1] < OWN_OFFSETS else (*r[:-1], n) for r, n in zip(rows, numbers, strict=True)]
+            kept = [(self.key_of(row), row) for row in rows]
         if kept:
             writer.put([row for _, row in kept], [key for key, _ in kept])
 
@@ -215,7 +225,8 @@ class TableRows:
         if self._columns is None:
             held = [(i, row) for i, row in enumerate(self._rows) if row is not None and row is not _UNTOUCHED]
             offsets = np.array([OWN_OFFSETS + i for i, _ in held], dtype=np.int64)
-            values = zip(*[row for _, row in held], strict=True) if held else iter([()] * len(self.table.schema))
+            width = len(self.table.schema)
+            values = zip(*[row[:width] for _, row in held], strict=True) if held else iter([()] * width)
             columns = [column_of(type, list(v)) for type, v in zip(self.table.schema.types, values, strict=True)]
             self._columns = columns, offsets
         columns, offsets = self._columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from eventdb.errors import CorruptionError, UsageError
+from eventdb.storage.index.key_index import row_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from eventdb.catalog import Catalog
     from eventdb.definitions import TopicInfo
+    from eventdb.storage.segment.log import PartitionLog
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
     from eventdb.table import Table
@@ -27,9 +29,9 @@ class Upkeep:
     _check_open: Callable[[], None]
     _check_writable: Callable[[], None]
     _refresh_catalog: Callable[[], None]
-    _row_count: Callable[[TopicInfo, StoreSnapshot], int]
     _views_of: Callable[[], Views]
     _table_handle: Callable[[TopicInfo], Table]
+    _logs_of: Callable[[TopicInfo], list[PartitionLog]]
 
     @property
     def recovery_report(self) -> dict[str, object]:
@@ -125,3 +127,10 @@ class Upkeep:
         if self._catalog.views():
             found["views"] = self._views_of().stats()
         return found
+
+    def _row_count(self, info: TopicInfo, snapshot: StoreSnapshot) -> int:
+        """The events of a topic, or the rows of a table, in the snapshot."""
+        logs = self._logs_of(info)
+        if info.kind == "table":
+            return row_count(snapshot, logs[0])
+        return sum(map(snapshot.held_rows, logs))

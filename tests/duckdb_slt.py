@@ -1,10 +1,10 @@
 """A runner for DuckDB's sqllogictest scripts: what of them EventDB keeps, what not, and why records are skipped.
 
 The dialect, beyond slt_runner.py: rows with tabs or one value a line, hashes of all values, `<REGEX>:`, `loop` and
-`foreach`, `require`, `skipif`. Statements are translated where EventDB has another word for the same thing: a table
-without a primary key is a topic, CREATE TABLE AS is CREATE TOPIC and INSERT, integers of 128 bits or without sign are
-BIGINT. What EventDB has nothing for is skipped; every reason stands in duckdb_skips.txt, and a record that needs a
-table which was not made is skipped with it.
+`foreach`, `require`, `skipif`, connections with names. A change that is a query gives the number of rows. Statements
+are translated where EventDB has another word for the same thing: integers of 128 bits or without sign are BIGINT, `/`
+leaves the integers. What EventDB has nothing for is skipped, or counted as not built where the dialect has it; every
+reason stands in duckdb_skips.txt, and a record that needs a table which was not made is skipped with it.
 
     python -m tests.duckdb_slt FOLDER ...        counts, reasons and the classes of failures
 """
@@ -27,7 +27,11 @@ import eventdb
 from eventdb.errors import EventDBError, InternalError
 from eventdb.sql.parser import split
 
-FOLDERS = ("aggregate", "window", "order", "topn", "limit", "projection", "conjunction", "filter")
+FOLDERS = (
+    "aggregate", "window", "order", "topn", "limit", "projection", "conjunction", "filter", "insert", "merge",
+    "returning", "update", "delete", "upsert", "prepared", "select", "subquery", "setops", "cte", "join", "overflow",
+    "error",
+)  # fmt: skip
 SKIPS = Path(__file__).parent / "duckdb_skips.txt"
 TIMEOUT_S = 10
 LATER = "not built: "
@@ -51,6 +55,8 @@ class Record:
     sort: str = "nosort"
     expected: list[str] = field(default_factory=list)
     skipped: str = ""
+    connection: str = ""
+    label: str = ""  # queries with one label have the same result
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +137,15 @@ def _record(
 
     kind = "query" if words[0] == "query" else f"statement {words[1]}"
     record = Record(offset + position, kind, "")
+    rest = words[2:]
     if kind == "query":
         record.types = words[1]
-        record.sort = words[2] if len(words) > 2 else "nosort"
+        if rest[:1] and rest[0] in ("nosort", "rowsort", "valuesort"):
+            record.sort, record.label, rest = rest[0], "".join(rest[1:2]), []
+    record.connection = rest[0] if rest else ""
     sql: list[str] = []
     while position < len(lines) and lines[position].strip() and lines[position] != "----":
-        sql.append(lines[position])
+        sql += [] if lines[position].startswith("#") else [lines[position]]
         position += 1
     record.sql = put_in("\n".join(sql)).strip().rstrip(";")
     if position < len(lines) and lines[position] == "----":
@@ -173,39 +182,22 @@ class Skips:
         return next((reason for pattern, reason in rules if pattern.search(text)), "")
 
 
-_CREATE = re.compile(
-    r"^create\s+(or\s+replace\s+)?(?:temp\s+|temporary\s+)?table\s+(if\s+not\s+exists\s+)?([\w.\"]+)\s*(.*)$",
-    re.I | re.S,
-)
+_MAKES = re.compile(
+    r"(?:^\s*create\s+(?:or\s+replace\s+)?(?:temp\s+|temporary\s+)?(?:table|view|type|macro|function|sequence|"
+    r"(?:unique\s+)?index\s+\w*\s*on)\s+(?:if\s+not\s+exists\s+)?|^\s*(?:alter\s+table|copy|prepare)\s+|\binsert\s+(?:or\s+\w+\s+)?into\s+"
+    r"|\bupdate\s+|\bdelete\s+from\s+|\bmerge\s+into\s+)([\w.\"]+)", re.I,
+)  # fmt: skip
 _WIDE = re.compile(r"\b(hugeint|uhugeint|utinyint|usmallint|uinteger|ubigint|uint128|int128)\b", re.I)
 
 
-_SERIES = re.compile(
-    r"\b(range|generate_series)\(\s*(-?\d+)\s*(?:,\s*(-?\d+)\s*)?(?:,\s*(-?\d+)\s*)?\)(\s+(?:as\s+)?(?!where|group|order|limit|"
-    r"join|left|right|full|cross|on|using|window|qualify|union|having|select|inner|natural|semi|anti|asof|positional|offset"
-    r"|intersect|except)\w+)?", re.I,
-)  # fmt: skip
-_MAX_SERIES = 20_000
 _DIVISION = re.compile(r"('(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|/\*.*?\*/|//)|(?<!/)/(?![/*])", re.S)
 
 
 def translated(sql: str) -> str:
-    """A statement with EventDB's words: BIGINT for wider integers, _offset for rowid, range(n) as VALUES, and
-    a division that leaves the integers, as DuckDB's does."""
+    """A statement with EventDB's words: BIGINT for wider integers, _offset for rowid, and a
+    division that leaves the integers, as DuckDB's does."""
     sql = re.sub(r"\browid\b", "_offset", _WIDE.sub("BIGINT", sql), flags=re.I)
-    sql = re.sub(r"((?:\bfrom|\bjoin|,)\s+)" + _SERIES.pattern, _values, sql, flags=re.I)
     return _DIVISION.sub(lambda found: found.group(1) or "* 1e0 /", sql)
-
-
-def _values(match: re.Match[str]) -> str:
-    before, name, first, second, third, alias = match.groups()
-    start, stop = (0, int(first)) if second is None else (int(first), int(second))
-    step = int(third or 1)
-    numbers = range(start, stop + (name.lower() == "generate_series"), step) if step > 0 else range(0)
-    if not 0 < len(numbers) <= _MAX_SERIES:
-        return match.group(0)
-    rows = ", ".join(f"({number})" for number in numbers)
-    return f'{before}(SELECT col0::BIGINT AS "{name}" FROM (VALUES {rows}))' + (alias or f' AS "{name}"')
 
 
 class Script:
@@ -218,6 +210,9 @@ class Script:
         self.text = path.read_text(encoding="utf-8", errors="replace")
         self.execution = execution
         self.own_order = False  # the script chose where NULLs stand
+        self.sessions: dict[str, Any] = {}
+        self.at_once = False
+        self.labels: dict[str, list[str]] = {}
 
     def run(self) -> Iterator[Outcome]:
         with eventdb.open(":memory:") as db:
@@ -234,11 +229,12 @@ class Script:
         if not reason:
             needs = [why for table, why in self.missing.items() if re.search(rf"\b{re.escape(table)}\b", sql, re.I)]
             reason = f"needs a table that was not made ({needs[0]})" if needs else ""
+        self.at_once = self.at_once or "immediate_transaction_mode" in sql
         if reason:
             self._forget(sql, reason)
             return ("later" if LATER in reason else "skipped"), reason
         try:
-            names, types, rows = self._execute(db, sql)
+            names, types, rows = self._execute(db, sql, record.connection)
         except InternalError as error:
             return "failed", f"InternalError: {error}"
         except EventDBError as error:
@@ -248,6 +244,11 @@ class Script:
         if record.kind != "query":
             return "passed", ""
         del names, types
+        if record.label:
+            bag = sorted(map(repr, rows))
+            same = self.labels.setdefault(record.label, bag) == bag
+            if not record.expected:
+                return ("passed", "") if same else ("failed", f"not the rows of {record.label}")
         verdict = compare(record, rows)
         inner = re.search(r"\border\s+by\b.*\border\s+by\b", sql, re.I | re.S)  # a window, too
         if self.own_order and (verdict[1] == "wrong order" or (verdict[1] == "wrong result" and inner)):
@@ -267,44 +268,31 @@ class Script:
 
     def _forget(self, sql: str, reason: str) -> None:
         """A table that could not be made or filled is not to be counted on."""
-        made = re.match(
-            r"\s*(?:create\s+(?:or\s+replace\s+)?(?:temp\s+|temporary\s+)?(?:table|view|type|macro|function|sequence)\s+"
-            r"(?:if\s+not\s+exists\s+)?|insert\s+(?:or\s+\w+\s+)?into\s+|update\s+|delete\s+from\s+|alter\s+table\s+"
-            r"|copy\s+|prepare\s+|with\s+\w+\s+as.*insert\s+into\s+)"
-            r"([\w.\"]+)", sql, re.I,
-        )  # fmt: skip
-        if made:
+        for made in _MAKES.finditer(sql):
             self.missing.setdefault(made.group(1).strip('"').split(".")[-1], reason.split(" (")[0])
 
-    def _execute(self, db: Any, sql: str) -> tuple[list[str], list[str], list[tuple[Any, ...]]]:
-        created = _CREATE.match(sql) if len(split(sql)) == 1 else None
-        if created:
-            self._create(db, *created.groups())
-            return [], [], []
-        *before, last = split(sql)
-        for statement in before:
-            self._execute(db, statement)
-        if before:
-            return self._execute(db, last)
-        result = db.sql(re.sub(r"^\s*drop\s+table\b", "DROP TOPIC", sql, flags=re.I))
+    def _execute(self, db: Any, sql: str, connection: str) -> tuple[list[str], list[str], list[tuple[Any, ...]]]:
+        sql = re.sub(r"^(\s*create\s+(?:or\s+replace\s+)?)(?:temp|temporary)\s+", r"\1", sql, flags=re.I)
+        session = self.sessions.get(connection)
+        if session is None:
+            session = self.sessions[connection] = db.session()
+        for statement in split(sql):
+            result = session.sql(statement)
+            if self.at_once and session.in_transaction:
+                session.sql("SELECT 1")  # BEGIN takes the snapshot, not the first statement after it
+        made = re.match(
+            r"\s*create\s+(?:or\s+replace\s+)?(?:table|view)\s+(?:if\s+not\s+exists\s+)?([\w.\"]+)", sql, re.I
+        )
+        if made:
+            self.missing.pop(made.group(1).strip('"').split(".")[-1], None)
+        if not result.columns and _CHANGE.match(sql):
+            return ["Count"], ["BIGINT"], [(result.rowcount,)]
         return list(result.columns), [str(type) for type in result.types], result.fetchall()
 
-    def _create(self, db: Any, replaced: str | None, if_not_exists: str | None, name: str, rest: str) -> None:
-        name = name.split(".")[-1]
-        if replaced:
-            db.sql(f"DROP TOPIC IF EXISTS {name}")
-        self.missing.pop(name.strip('"'), None)
-        rest = rest.strip()
-        query = re.match(r"as\b(.*)$", rest, re.I | re.S)
-        if query is None:
-            rest = re.sub(r"\b(primary\s+key|unique)\b(\s*\([^)]*\))?", "", rest, flags=re.I)
-            rest = re.sub(r",\s*\)", ")", rest)
-            db.sql(f"CREATE TOPIC {if_not_exists or ''} {name} {rest}")
-            return
-        found = db.sql(f"SELECT * FROM ({query.group(1)}) LIMIT 0")
-        columns = ", ".join(f'"{c}" {t}' for c, t in zip(found.columns, found.types, strict=True))
-        db.sql(f"CREATE TOPIC {if_not_exists or ''} {name} ({columns})")
-        db.sql(f"INSERT INTO {name} {query.group(1)}")
+
+_CHANGE = re.compile(
+    r"\s*(insert|update|delete|merge|truncate|with|execute|create\s+(or\s+replace\s+)?table\s.*\bas\b)", re.I | re.S
+)
 
 
 # --- comparing ----------------------------------------------------------------------------------------------------

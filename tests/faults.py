@@ -335,6 +335,20 @@ class SimulatedFiles(Files):
     def fdatasync(self, fd: int) -> None:  # type: ignore[override]
         self._flush("fdatasync", self.open_files[fd])
 
+    def begin_fdatasync(self, fd: int) -> Callable[[], None]:
+        """Done at once, so that every run meets the same operations in the same order."""
+        errors: list[OSError] = []
+        try:
+            self.fdatasync(fd)
+        except OSError as error:
+            errors.append(error)
+
+        def finish() -> None:
+            if errors:
+                raise errors[0]
+
+        return finish
+
     def fsync(self, fd: int) -> None:
         self._flush("fsync", self.open_files[fd])
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
 
+import eventdb
 from eventdb.arrow import batch_to_arrow, columns_for, infer_schema
 from eventdb.batch import Column, Dictionary, RecordBatch
 from eventdb.errors import SchemaMismatch, UsageError
@@ -161,3 +162,17 @@ def test_a_batch_does_not_import_pandas(tmp_path: Path) -> None:
             assert [tuple(e.row.values()) for e in topic.read()] == [(0, False), (None, True), (0, True)]
         assert "pandas" not in sys.modules"""
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "db")], check=True, timeout=120)
+
+
+def test_few_rows_of_a_large_dictionary_are_the_same_however_often_they_are_asked_for(path: Path) -> None:
+    """At first their values are made for each answer, then they are taken from all of them, though more come."""
+    with eventdb.open(path, durability="os") as db:
+        topic = db.create_topic("t", {"n": "BIGINT", "word": "VARCHAR"})
+        topic.append_many([{"n": n, "word": f"word-{n}"} for n in range(400)])
+        for turn in range(12):
+            low = 60 * turn % 350
+            found = db.sql("SELECT word FROM t WHERE n >= $low AND n < $high", low=low, high=low + 50).arrow()
+            assert found["word"].to_pylist() == [f"word-{n}" for n in range(low, low + 50)]
+            topic.append({"n": 1_000 + turn, "word": f"new-{turn}" if turn % 3 else None})
+            found = db.sql("SELECT word FROM t WHERE n >= 1000").arrow()
+            assert found["word"].to_pylist() == [f"new-{n}" if n % 3 else None for n in range(turn + 1)]

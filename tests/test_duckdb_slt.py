@@ -25,8 +25,10 @@ from .duckdb_slt import (
 )
 
 LEAST_PASSED = {
-    "aggregate": 0.93, "window": 0.94, "order": 0.93, "topn": 1.0, "projection": 0.95, "conjunction": 1.0,
-    "filter": 1.0,
+    "aggregate": 0.97, "window": 0.95, "order": 0.95, "topn": 1.0, "projection": 0.94, "conjunction": 1.0,
+    "filter": 1.0, "select": 0.95, "subquery": 0.95, "setops": 0.95, "cte": 0.95, "join": 0.95, "overflow": 0.95,
+    "error": 0.95, "limit": 1.0, "insert": 1.0, "merge": 0.98, "returning": 1.0, "update": 1.0, "delete": 0.97,
+    "upsert": 0.96, "prepared": 0.98,
 }  # fmt: skip
 """The share of the records that are not skipped which pass at least, by folder."""
 DRAWN = (
@@ -41,6 +43,14 @@ DRAWN = (
     "order/test_order_by.test",
     "projection/select_star_rename.test",
     "conjunction/or_comparison.test",
+    "insert/insert_by_name.test",
+    "merge/merge_into.test",
+    "merge/merge_into_by_source.test",
+    "returning/returning_insert.test",
+    "update/test_update_from.test",
+    "delete/test_using_delete.test",
+    "upsert/upsert_set_expressions.test",
+    "prepared/prepare_mixed_types.test",
 )
 
 
@@ -160,13 +170,9 @@ def test_rows_without_an_order_are_compared_as_a_bag() -> None:
     assert compare(record, [(2,), (1,)])[0] == "passed"
 
 
-def test_series_become_values_and_wide_integers_bigint() -> None:
-    assert translated("SELECT * FROM range(2) t(i)") == (
-        'SELECT * FROM (SELECT col0::BIGINT AS "range" FROM (VALUES (0), (1))) t(i)'
-    )
-    assert translated("SELECT x::HUGEINT FROM generate_series(1, 2) WHERE rowid = 1").endswith(
-        '(VALUES (1), (2))) AS "generate_series" WHERE _offset = 1'
-    )
+def test_statements_get_the_words_of_eventdb() -> None:
+    assert translated("SELECT x::HUGEINT FROM t WHERE rowid = 1") == "SELECT x::BIGINT FROM t WHERE _offset = 1"
+    assert translated("SELECT a/2, b // 2, '/' /* / */ -- /") == "SELECT a* 1e0 /2, b // 2, '/' /* / */ -- /"
 
 
 def test_every_skip_has_a_reason() -> None:

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import eventdb
+from eventdb import session
 from eventdb.errors import EventDBError
-from eventdb.physical import planner
 
 TYPES = {
     "k": "VARCHAR", "ts": "TIMESTAMP", "b": "BOOLEAN", "i1": "TINYINT", "i2": "SMALLINT", "i4": "INTEGER",
@@ -152,7 +152,7 @@ def queries(draw: st.DrawFn, is_table: bool) -> tuple[str, dict[str, Any], dict[
 def _ordinary(history: History, text: str, parameters: Any) -> list[tuple[Any, ...]]:
     """The rows the operators give."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planner, "short_rows", lambda plan, context: None)
+        patch.setattr(session, "short_rows", lambda plan, context: None)
         return history.db.sql(text, parameters).fetchall()
 
 
@@ -359,14 +359,14 @@ def test_statements_that_are_large_or_hold_their_values_are_not_kept(db: eventdb
 
 def test_a_point_query_goes_the_short_way(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
-    real = planner.short_rows
+    real = session.short_rows
 
     def watched(plan: Any, context: Any) -> Any:
         rows = real(plan, context)
         taken.append(rows is not None)
         return rows
 
-    monkeypatch.setattr(planner, "short_rows", watched)
+    monkeypatch.setattr(session, "short_rows", watched)
     history.db.sql("SELECT ts FROM h WHERE k = ? AND i8 = ?", ["a", 5])
     history.db.sql("SELECT coalesce(s, '-') FROM h WHERE k = ? AND i8 = 5 AND (i2 % 2 = 1 OR f4 > 0)", ["a"])
     assert taken == [True, True]

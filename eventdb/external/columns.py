@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,13 @@ def repeated(type: DataType, value: Any, count: int) -> Column:
         empty = "" if type.name == "VARCHAR" else b""
         return Column(type, np.zeros(count, np.int32), valid, Dictionary([empty if value is None else value]))
     return Column(type, np.full(count, 0 if value is None else value, dtype=type.physical), valid)
+
+
+def parts(row_count: int) -> Iterator[int]:
+    """So many rows as the sizes of batches."""
+    while row_count > 0:
+        yield min(row_count, BATCH_ROWS)
+        row_count -= BATCH_ROWS
 
 
 class Converter:

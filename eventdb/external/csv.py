@@ -25,7 +25,8 @@ from eventdb.external.locations import Location
 DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_BYTES = 1 << 20  # as much as Arrow's reader infers types from
 _PIECE_BYTES = 16 << 20  # parsed at a time
-_BLOCK_BYTES = 2 << 20  # by one core
+_FIRST_BYTES = 1 << 20  # so that a LIMIT need not wait for more
+_BLOCK_BYTES = 4 << 20  # by one core
 _NULLS = ["", "NA", "NULL", "null"]
 _LEADING_ZERO = r"^\s*[+-]?0[0-9]"
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9.]+,[0-9]+\s*")
@@ -54,20 +55,29 @@ class CsvOptions:
     compression: str | None = None
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """What was found out of a file."""
+
+    delimiter: str
+    names: list[str] | None
+    quoted: bool
+    schema: pa.Schema
+
+
 def open_csv(
-    file: Location, options: CsvOptions, known: Mapping[str, pa.DataType], wanted: Sequence[str] | None = None
-) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    file: Location, options: CsvOptions, known: Mapping[str, pa.DataType], wanted: Sequence[str] | None = None,
+    shapes: dict[str, _Shape] | None = None,
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:  # fmt: skip
     """The schema and a lazy stream of batches; `known` are the types of some columns, `wanted` the only ones read (then
-    the schema has them alone). UsageError, ArrowInvalid."""
+    the schema has them alone). `shapes` keeps by file what its first megabyte says. UsageError, ArrowInvalid."""
     path = file.name
-    sample = _sample(file, options)
-    delimiter = options.delimiter or _delimiter(path, sample, options.quote)
-    rows = list(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quotechar=options.quote or None))
-    names = list(options.names) or (
-        None if options.header or not rows else [f"column{i + 1}" for i in range(len(rows[0]))]
-    )
+    shape = None if shapes is None or wanted is None else shapes.get(path)
+    if shape is None:
+        delimiter, names, quoted, rows = _look(file, options)
+    else:
+        delimiter, names, quoted, rows = shape.delimiter, shape.names, shape.quoted, []
     checked = {n: t for n, t in known.items() if options.keeps_zeros and pa.types.is_integer(t)}
-    quoted = bool(options.quote) and options.quote in sample
 
     def parsing(newlines: bool) -> pa_csv.ParseOptions:
         return pa_csv.ParseOptions(
@@ -102,61 +112,87 @@ def open_csv(
     def sequential(threads: bool) -> pa_csv.CSVStreamingReader:
         return opened(known, wanted or schema.names[:1], threads)
 
-    types = {**known, **dict.fromkeys(checked, pa.string())}
-    reader = opened(types)
-    if options.all_varchar:
-        types = {**dict.fromkeys(reader.schema.names, pa.string()), **types}
+    if shape is not None:
+        schema = pa.schema([pa.field(f.name, known.get(f.name, f.type)) for f in shape.schema])
+    else:
+        types = {**known, **dict.fromkeys(checked, pa.string())}
         reader = opened(types)
-    texts = _texts(reader.schema, rows[1:] if options.header else rows, types)
-    zeros = {name: pa.string() for name, _, found in texts if any(re.match(_LEADING_ZERO, text) for text in found)}
-    if zeros:
-        reader = opened({**types, **zeros})
-    for name, i, found in texts if options.refuses_commas else ():
-        if found and pa.types.is_string(reader.schema.field(i).type) and all(map(_DECIMAL_COMMA.fullmatch, found)):
-            raise UsageError(
-                f"{path!r}: column {name!r} holds numbers with a decimal comma ({found[0].strip()!r}): write them "
-                "with a point, or import them as text, into a topic that has a VARCHAR column of that name"
-            )
-    if wanted is None:
-        return reader.schema, _batches(path, reader, checked, 1 + options.header)
-    schema = reader.schema
+        if options.all_varchar:
+            types = {**dict.fromkeys(reader.schema.names, pa.string()), **types}
+            reader = opened(types)
+        texts = _texts(reader.schema, rows[1:] if options.header else rows, types)
+        zeros = {name: pa.string() for name, _, found in texts if any(re.match(_LEADING_ZERO, text) for text in found)}
+        if zeros:
+            reader = opened({**types, **zeros})
+        if options.refuses_commas:
+            _refuse_commas(path, reader.schema, texts)
+        if shapes is not None:
+            shapes[path] = _Shape(delimiter, names, quoted, reader.schema)
+        if wanted is None:
+            return reader.schema, _batches(path, reader, checked, 1 + options.header)
+        schema = reader.schema
+    assert wanted is not None
     missing = [name for name in wanted if name not in schema.names]
     if missing:
         raise UsageError(f"{path!r} has no column {missing[0]!r}; the columns are {', '.join(schema.names)}")
     known = {field.name: field.type for field in schema}
-    if codecs.lookup(options.encoding).name != "utf-8" or (options.escape and quoted):
+    if codecs.lookup(options.encoding).name != "utf-8" or options.escape:
         return schema, sequential(True)
     first = skipped + (names is None)
     pieces = _pieces(file, options)
-    return schema, _parsed(pieces, schema.names, first, parsing, converting(known, wanted or schema.names[:1]), options,
+    return schema, _parsed(pieces, schema.names, first, parsing, converting(known, wanted or schema.names[:1]),
                            sequential)  # fmt: skip
 
 
-def _pieces(file: Location, options: CsvOptions) -> Iterator[bytes]:
-    """The text in pieces that end at the end of a row."""
+def _look(file: Location, options: CsvOptions) -> tuple[str, list[str] | None, bool, list[list[str]]]:
+    """(delimiter, names unless the header has them, whether there are quotes, rows) of the first megabyte."""
+    sample = _sample(file, options)
+    delimiter = options.delimiter or _delimiter(file.name, sample, options.quote)
+    rows = list(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quotechar=options.quote or None))
+    names = list(options.names) or (
+        None if options.header or not rows else [f"column{i + 1}" for i in range(len(rows[0]))]
+    )
+    return delimiter, names, bool(options.quote) and options.quote in sample, rows
+
+
+def _refuse_commas(path: str, schema: pa.Schema, texts: Sequence[tuple[str, int, list[str]]]) -> None:
+    for name, i, found in texts:
+        if found and pa.types.is_string(schema.field(i).type) and all(map(_DECIMAL_COMMA.fullmatch, found)):
+            raise UsageError(
+                f"{path!r}: column {name!r} holds numbers with a decimal comma ({found[0].strip()!r}): write them "
+                "with a point, or import them as text, into a topic that has a VARCHAR column of that name"
+            )
+
+
+def _pieces(file: Location, options: CsvOptions) -> Iterator[tuple[bytes, bool]]:
+    """The text in pieces that end at the end of a row, and whether a line may end inside a value."""
     quote = options.quote.encode()
+    others = bytes(byte for byte in range(256) if byte not in quote + b"\n")
     with file.open_stream(options.compression) as stream:
-        held = b""
-        while data := stream.read(_PIECE_BYTES):
+        held, size = b"", _FIRST_BYTES
+        while data := stream.read(size):
+            size = _PIECE_BYTES
             held = held + data if held else data
             cut = held.rfind(b"\n") + 1
-            while quote and cut and held.count(quote, 0, cut) % 2:  # that line end is inside quotes
-                cut = held.rfind(b"\n", 0, cut - 1) + 1
+            piece = held[:cut]
+            # Of quotes and line ends alone: those of each line in pairs, if every line ends outside quotes.
+            broken = bool(quote) and quote in piece.translate(None, others).replace(quote + quote, b"")
+            if broken:
+                while cut and held.count(quote, 0, cut) % 2:  # that line end is inside quotes
+                    cut = held.rfind(b"\n", 0, cut - 1) + 1
+                piece = held[:cut]
             if cut:
-                yield held[:cut]
+                yield piece, broken
                 held = held[cut:]
         if held:
-            yield held
+            yield held, bool(quote) and quote in held
 
 
 def _parsed(
-    pieces: Iterator[bytes], names: list[str], skipped: int, parsing: Any, convert: Any, options: CsvOptions,
-    sequential: Any,
+    pieces: Iterator[tuple[bytes, bool]], names: list[str], skipped: int, parsing: Any, convert: Any, sequential: Any,
 ) -> Iterator[pa.RecordBatch]:  # fmt: skip
-    quote = options.quote.encode()
-    for number, piece in enumerate(pieces):
+    for number, (piece, quoted) in enumerate(pieces):
         read = pa_csv.ReadOptions(column_names=names, skip_rows=0 if number else skipped, block_size=_BLOCK_BYTES)
-        quoted = bool(quote) and quote in piece
         try:
             table = pa_csv.read_csv(pa.BufferReader(piece), read, parsing(quoted), convert)
         except pa.ArrowInvalid:

@@ -12,13 +12,13 @@ from eventdb.arrow import arrow_type
 from eventdb.batch import RecordBatch
 from eventdb.errors import EventDBError, SchemaMismatch, UsageError
 from eventdb.external import hive
-from eventdb.external.columns import BATCH_ROWS, Converter, fields_of, repeated, require_readable
+from eventdb.external.columns import BATCH_ROWS, Converter, fields_of, parts, repeated, require_readable
 from eventdb.external.csv import CsvOptions, explain, open_csv
 from eventdb.external.ipc import open_ipc
 from eventdb.external.json_lines import open_json
 from eventdb.external.locations import COMPRESSIONS, Location, locate
 from eventdb.external.options import READERS, ReadOptions, checked
-from eventdb.external.parquet import open_parquet
+from eventdb.external.parquet import open_fragment, read_fragment
 from eventdb.external.source import Terms
 from eventdb.schema import VARCHAR, DataType, Field, Schema
 
@@ -88,6 +88,8 @@ class FileSource:
         self.options = options
         self._csv = csv
         self._found: pa.Schema | None = None
+        self._fragments: dict[str, Any] = {}
+        self._shapes: dict[str, Any] = {}
         self._values: list[dict[str, Any]] = [{} for _ in files]
         self.schema = self._schema()
 
@@ -156,11 +158,11 @@ class FileSource:
         require_readable(self.files[0].name, [field.name for field in fields], self._refused)
         for file, values in zip(self.files, self._values, strict=True):
             if hive.may_hold(values, terms):
-                yield from self._file_batches(file, values, [f.name for f in fields], chosen, wanted, (terms, limit))
+                yield from self._file_batches(file, values, [f.name for f in fields], chosen, wanted, terms, limit)
 
     def _file_batches(
         self, file: Location, values: Mapping[str, Any], names: list[str], shown: list[str], types: list[DataType],
-        wish: tuple[Terms, int | None],
+        terms: Terms, limit: int | None,
     ) -> Iterator[RecordBatch]:  # fmt: skip
         added = {n: v for n, v in values.items() if n in names and (self.options.hive or not self._has(n))}
         if self.options.filename is not None:
@@ -169,8 +171,13 @@ class FileSource:
         if self.options.union_by_name:
             there = set(self._file_schema(file).names)
             own = [(n, t) for n, t in own if n in there]
+        if self.format == "parquet" and not own and not terms:
+            for count in parts(self._guarded(file, lambda: self._fragment(file)).metadata.num_rows):
+                columns = [repeated(type, added.get(name), count) for name, type in zip(names, types, strict=True)]
+                yield RecordBatch(shown, columns, count)
+            return
         convert = Converter()
-        _, stream = self._guarded(file, lambda: self._open(file, own, *wish))
+        _, stream = self._guarded(file, lambda: self._open(file, own, terms, limit))
         stream = iter(stream)
         while True:
             batch = self._guarded(file, lambda: next(stream, None))
@@ -194,6 +201,13 @@ class FileSource:
                         made.append(repeated(type, None, count))
                 yield RecordBatch(shown, made, count)
 
+    def _fragment(self, file: Location) -> Any:
+        """A Parquet file whose footer was read once."""
+        found = self._fragments.get(file.name)
+        if found is None:
+            found = self._fragments[file.name] = open_fragment(file)
+        return found
+
     def _has(self, name: str) -> bool:
         return self._found is not None and name in self._found.names
 
@@ -207,13 +221,13 @@ class FileSource:
         """The file's schema and its batches; `own` None: only the schema."""
         names = None if own is None else [n for n, _ in own]
         if self.format == "parquet":
-            if names:
-                schema, _ = open_parquet(file)
-                for name in names:
-                    if name not in schema.names:
-                        self._lacks(file, name, schema.names)
-            types = {f.name: f.type for f in getattr(self, "schema", ())}
-            return open_parquet(file, names, types, terms, limit)
+            fragment = self._fragment(file)
+            schema = fragment.physical_schema
+            for name in names or ():
+                if name not in schema.names:
+                    self._lacks(file, name, schema.names)
+            types = {} if names is None else {f.name: f.type for f in self.schema}
+            return schema, iter(()) if names is None else read_fragment(file, fragment, names, types, terms, limit)
         if self.format == "arrow":
             return open_ipc(file, self.options.compression, names)
         known = {n: _text_type(t) for n, t in self.options.types.items()}
@@ -222,12 +236,12 @@ class FileSource:
         if self.format != "csv":
             raise UsageError(f"format {self.format!r} is not one of csv, json, parquet, arrow")
         if own is None:
-            return open_csv(file, self._csv, known)
+            return open_csv(file, self._csv, known, None, self._shapes)
         known |= {n: _text_type(t) for n, t in own if n not in known and (t.is_numeric or t == VARCHAR)}
         if self._csv.keeps_zeros:
             return open_csv(file, self._csv, known)
         known |= {n: _CODED for n, t in known.items() if t == pa.string()}
-        return open_csv(file, self._csv, known, names)
+        return open_csv(file, self._csv, known, names, self._shapes)
 
 
 def _text_type(type: DataType) -> pa.DataType:

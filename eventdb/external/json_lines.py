@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -105,3 +107,42 @@ def chosen(batches: Iterator[pa.RecordBatch], columns: Sequence[str]) -> Iterato
     """The batches with these columns alone."""
     for batch in batches:
         yield batch.select(list(columns)) if columns else batch
+
+
+class JsonWriter:
+    """Rows as JSON: an object a line, or one array of them. What JSON has no number or type for is a string."""
+
+    def __init__(self, sink: Any, array: bool) -> None:
+        self._sink = sink
+        self._array = array
+        self._row_count = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        names = [json.dumps(name, ensure_ascii=False) + ":" for name in batch.schema.names]
+        columns = [
+            [label + _text(value) for value in column.to_pylist()]
+            for label, column in zip(names, batch.columns, strict=True)
+        ]
+        lines = ["{" + ",".join(row) + "}" for row in zip(*columns, strict=True)]
+        if not lines:
+            return
+        if self._array:
+            lead = ",\n" if self._row_count else "[\n"
+            self._sink.write((lead + ",\n".join(lines)).encode())
+        else:
+            self._sink.write(("\n".join(lines) + "\n").encode())
+        self._row_count += len(lines)
+
+    def finish(self) -> None:
+        if self._array:
+            self._sink.write(b"\n]\n" if self._row_count else b"[]\n")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'"{"NaN" if value != value else "Infinity" if value > 0 else "-Infinity"}"'
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if value is None or isinstance(value, bool | int | float | str):
+        return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value.hex() if isinstance(value, bytes) else str(value), ensure_ascii=False)

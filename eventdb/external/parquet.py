@@ -20,50 +20,54 @@ _CODED_BYTES = 4  # a column of strings that needs no more a value, uncompressed
 _OPERATORS = {"eq": "__eq__", "lt": "__lt__", "le": "__le__", "gt": "__gt__", "ge": "__ge__"}
 
 
-def open_parquet(
-    file: Location, columns: Sequence[str] | None = None, types: Mapping[str, DataType] | None = None,
-    terms: Terms = (), limit: int | None = None,
-) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:  # fmt: skip
-    """The file's schema and a lazy stream of the chosen columns. ArrowInvalid, OSError."""
-    format = pa_dataset.ParquetFileFormat()
-    fragment = format.make_fragment(file.path, file.filesystem)
+def open_fragment(file: Location) -> Any:
+    """The file with its footer. ArrowInvalid, OSError."""
+    fragment = pa_dataset.ParquetFileFormat().make_fragment(file.path, file.filesystem)
+    fragment.ensure_complete_metadata()
+    return fragment
+
+
+def read_fragment(
+    file: Location, fragment: Any, columns: Sequence[str], types: Mapping[str, DataType], terms: Terms,
+    limit: int | None,
+) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    """A lazy stream of the chosen columns, without the row groups that the terms rule out. ArrowInvalid, OSError."""
     schema = fragment.physical_schema
-    if columns is None:
-        return schema, iter(())
-    if not columns and not terms:
-        return schema, _counted(fragment.metadata.num_rows)
     coded = _coded(fragment.metadata, schema, columns)
-    if coded:
-        options = pa_dataset.ParquetReadOptions(dictionary_columns=coded)
-        fragment = pa_dataset.ParquetFileFormat(read_options=options).make_fragment(file.path, file.filesystem)
     if limit is not None and limit <= _FEW_ROWS and not terms:  # no thread reads ahead
-        whole = pa_parquet.ParquetFile(file.open_file(), read_dictionary=coded)
-        return schema, whole.iter_batches(min(_BATCH_ROWS, max(limit, 1)), columns=list(columns), use_threads=False)
+        whole = pa_parquet.ParquetFile(file.open_file(), metadata=fragment.metadata, read_dictionary=coded)
+        return iter(whole.iter_batches(min(_BATCH_ROWS, max(limit, 1)), columns=list(columns), use_threads=False))
+    wanted = condition(terms, schema, types)
+    if wanted is not None:
+        # Rows are not filtered here: for most conditions that costs more than it saves the filter above.
+        fragment = fragment.subset(wanted)
+        if not fragment.row_groups:
+            return iter(())
+    groups = [group.id for group in fragment.row_groups] if wanted is not None else None
+    if coded:
+        format = pa_dataset.ParquetFileFormat(read_options=pa_dataset.ParquetReadOptions(dictionary_columns=coded))
+        fragment = format.make_fragment(file.path, file.filesystem, row_groups=groups)
     scanner = fragment.scanner(
-        columns=list(columns), filter=condition(terms, schema, types or {}),
-        batch_size=_BATCH_ROWS, batch_readahead=4, fragment_readahead=1, cache_metadata=False,
-    )  # fmt: skip
-    return schema, iter(scanner.to_batches())
-
-
-def _counted(row_count: int) -> Iterator[pa.RecordBatch]:
-    """So many rows without columns."""
-    while row_count > 0:
-        part = min(row_count, _BATCH_ROWS)
-        yield pa.RecordBatch.from_struct_array(pa.array([{}] * part, pa.struct([])))
-        row_count -= part
+        columns=list(columns), batch_size=_BATCH_ROWS, batch_readahead=4, fragment_readahead=1, cache_metadata=False
+    )
+    return iter(scanner.to_batches())
 
 
 def _coded(metadata: Any, schema: pa.Schema, columns: Sequence[str]) -> list[str]:
     """The columns of strings whose pages hold codes: they are read as such."""
     wanted = {name for name in columns if name in schema.names and pa.types.is_string(schema.field(name).type)}
+    if not wanted or not metadata.num_row_groups:
+        return []
     found = []
-    for i in range(metadata.num_columns if wanted and metadata.num_row_groups else 0):
-        groups = [metadata.row_group(g).column(i) for g in range(metadata.num_row_groups)]
-        if groups[0].path_in_schema in wanted:
+    first = metadata.row_group(0)
+    for i in range(metadata.num_columns):
+        name = metadata.schema.column(i).path
+        if name in wanted:
+            groups = [metadata.row_group(g).column(i) for g in range(1, min(metadata.num_row_groups, 8))]
+            groups.append(first.column(i))
             size, count = sum(g.total_uncompressed_size for g in groups), sum(g.num_values for g in groups)
             if size <= _CODED_BYTES * count:
-                found.append(groups[0].path_in_schema)
+                found.append(name)
     return found
 
 

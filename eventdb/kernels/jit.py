@@ -177,7 +177,13 @@ def build(source: str, tokens: tuple[str, ...]) -> Callable[..., int]:
 
 def warm_families(source: str) -> None:
     """Compiles or loads the hand-written kernels that a generated source is run together with."""
-    if "gk[" in source:
+    from eventdb.kernels.family import JOIN_MARK
+
+    if source.startswith(JOIN_MARK):
+        from eventdb.kernels import join
+
+        join.warm()
+    elif "gk[" in source:
         from eventdb.kernels import hashing
 
         hashing.warm()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eventdb.logical.expressions import Aggregation
+from eventdb.logical.python_functions import PythonAggregation
 from eventdb.logical.signatures import Function, Resolution, define, overloads
 from eventdb.schema import (
     BIGINT,
@@ -185,5 +186,6 @@ COLLECTED = frozenset(
 
 
 def is_collected(aggregation: Aggregation) -> bool:
-    """Whether the rows of a group must be kept: for these functions, and where an order decides (first, last)."""
-    return aggregation.function in COLLECTED or bool(aggregation.order)
+    """Whether the rows of a group must be kept: for these functions and those written in Python, and where an order
+    decides (first, last)."""
+    return aggregation.function in COLLECTED or bool(aggregation.order) or isinstance(aggregation, PythonAggregation)

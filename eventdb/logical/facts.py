@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from eventdb.logical.aggregates import AGGREGATES
 from eventdb.logical.expressions import Aggregation, Call, Case, Cast, ColumnRef, Expression, InList, Literal, walk
+from eventdb.logical.python_functions import PythonAggregation, PythonCall
 from eventdb.logical.scalars import SCALARS
 from eventdb.logical.types import cast_may_fail
 from eventdb.schema import DataType
@@ -14,6 +15,8 @@ from eventdb.schema import DataType
 def may_raise(expression: Expression) -> bool:
     """Whether evaluating the expression on some row could raise, so that it must not be evaluated on more rows."""
     for node in walk(expression):
+        if isinstance(node, PythonCall):
+            return True
         if isinstance(node, Call):
             function = SCALARS[node.function]
             if function.raises and not _float_only(node):
@@ -36,12 +39,18 @@ def ends_in_escape(pattern: str | None) -> bool:
 
 
 def is_volatile(expression: Expression) -> bool:
-    """Whether the value depends on more than the row (now())."""
-    return any(isinstance(node, Call) and SCALARS[node.function].volatile for node in walk(expression))
+    """Whether the value depends on more than the row: now(), a Python function that says so."""
+    return any(
+        (isinstance(node, Call) and SCALARS[node.function].volatile)
+        or (isinstance(node, PythonCall) and node.function.volatile)
+        for node in walk(expression)
+    )
 
 
 def aggregation_type(aggregation: Aggregation) -> DataType:
     """The result type the registry gives an aggregation."""
+    if isinstance(aggregation, PythonAggregation):
+        return aggregation.aggregate.returns
     resolved = AGGREGATES[aggregation.function].resolve([arg.type for arg in aggregation.args])
     assert resolved is not None, aggregation
     return resolved[1]

@@ -9,6 +9,7 @@ from eventdb.logical.expressions import Expression, SortKey
 from eventdb.logical.over import Over
 from eventdb.logical.plan import Aggregate, DistinctOn, Filter, GroupSets, Join, Plan, Project, Sort, TimeWindow
 from eventdb.logical.relational import LimitBy
+from eventdb.logical.series import Series
 
 
 def expressions_of(plan: Plan) -> Iterator[Expression]:
@@ -19,6 +20,8 @@ def expressions_of(plan: Plan) -> Iterator[Expression]:
         yield from plan.expressions
     elif isinstance(plan, TimeWindow):
         yield plan.time
+    elif isinstance(plan, Series):
+        yield from (plan.start, plan.stop, plan.step)
     elif isinstance(plan, Sort):
         for key in plan.keys:
             yield key.expression
@@ -49,6 +52,8 @@ def map_expressions(plan: Plan, change: Callable[[Expression], Expression]) -> P
         new = replace(plan, expressions=all_of(plan.expressions))
     elif isinstance(plan, TimeWindow):
         new = replace(plan, time=change(plan.time))
+    elif isinstance(plan, Series):
+        new = replace(plan, start=change(plan.start), stop=change(plan.stop), step=change(plan.step))
     elif isinstance(plan, Sort):
         new = replace(plan, keys=tuple(SortKey(change(k.expression), k.descending, k.nulls_first) for k in plan.keys))
     elif isinstance(plan, Join):

@@ -13,6 +13,7 @@ from eventdb.logical.parameters import fill_of
 from eventdb.logical.plan import Filter, Plan, transform_plan
 from eventdb.logical.rules.connect_joins import connect_joins
 from eventdb.logical.rules.drop_dependent_keys import drop_dependent_keys
+from eventdb.logical.rules.factor_terms import factor_terms
 from eventdb.logical.rules.fold_constants import fold_constants
 from eventdb.logical.rules.join_filters import join_filters
 from eventdb.logical.rules.key_lookups import key_lookups
@@ -33,6 +34,7 @@ _REPEATED: tuple[Rule, ...] = (
     tumble_to_bucket,
     fold_constants,
     merge_filters,
+    factor_terms,
     push_filters,
     join_filters,
     connect_joins,
@@ -43,7 +45,8 @@ _REPEATED: tuple[Rule, ...] = (
 _LAST: tuple[Rule, ...] = (push_limit, scan_ranges, key_lookups, prune_columns, merge_projects)
 _OF_VALUES: tuple[Rule, ...] = (scan_ranges, key_lookups)
 """Rules of _LAST that ask what a literal's value is. They change filters right above scans and nothing else."""
-RULES: tuple[str, ...] = tuple(dict.fromkeys(rule.__name__ for rule in (*_REPEATED, *_LAST)))
+RULES: tuple[str, ...] = (*dict.fromkeys(rule.__name__ for rule in (*_REPEATED, *_LAST)), "order_joins")
+"""`order_joins` runs when a query starts: what it asks about the rows is asked of the query's snapshot."""
 _MAX_ROUNDS = 4
 
 

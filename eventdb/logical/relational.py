@@ -83,6 +83,25 @@ class RecursiveUnion(Plan):
 
 
 @dataclass(frozen=True, slots=True)
+class LimitValue(Plan):
+    """Limit by what a plan of one row gives: how many rows and how many skipped, BIGINT; NULL is all and none."""
+
+    input: Plan
+    counts: Plan
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
+
+    @property
+    def children(self) -> tuple[Plan, ...]:
+        return (self.input, self.counts)
+
+    def with_children(self, children: tuple[Plan, ...]) -> Plan:
+        return replace(self, input=children[0], counts=children[1])
+
+
+@dataclass(frozen=True, slots=True)
 class LimitBy(Unary):
     """Limit within the groups of equal `keys` (NULL equals NULL); rows keep their order."""
 

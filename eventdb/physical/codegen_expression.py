@@ -18,7 +18,9 @@ from eventdb.errors import QueryError
 from eventdb.logical.expressions import Call, Case, Cast, ColumnRef, Expression, InList, Literal, columns_of
 from eventdb.logical.functions import is_volatile, may_raise
 from eventdb.physical.codegen import DEFAULTS, CannotCompile, PipelineText, Value, register_kind, token_of
+from eventdb.physical.codegen_join import write_fetched, write_fetched_validity
 from eventdb.physical.evaluate import Evaluator, Frame
+from eventdb.physical.lookup import Lookup
 from eventdb.schema import DataType
 
 SECOND_US = 1_000_000
@@ -52,6 +54,9 @@ class Input(Protocol):
     @property
     def dictionary_limit(self) -> int:
         """The largest dictionary worth evaluating an expression for."""
+
+    def lookup(self, index: int) -> tuple[Lookup, int] | None:
+        """The lookup that gives the column, and its position there; None for a column of the scan."""
 
     def column_range(self, index: int) -> tuple[int, int] | None:
         """Bounds of an integer-like column over all rows, None if unknown or wide."""
@@ -141,19 +146,26 @@ class ExpressionWriter:
             return None
         marker = Literal(self.source.type_of(index), ("validity", index))
         found = self.text.known(marker)
-        if found is None:
-            name = self._array("v", "b1[]", index, self.source.validity(index))
+        fetched = self.source.lookup(index)
+        if found is None and fetched is not None:
+            found = self.text.remember(marker, Value(write_fetched_validity(self, *fetched, index), "b"))
+        elif found is None:
+            name = self.array("v", "b1[]", index, self.source.validity(index))
             found = self.text.remember(marker, Value(self.text.assign(f"{name}[i]"), "b"))
         return found.code
 
     def _stored(self, index: int, token: str) -> str:
         """What column `index` holds in this row."""
+        fetched = self.source.lookup(index)
+        if fetched is not None:
+            return write_fetched(self, *fetched, index, token)
         fill = self.source.tile(index)
         if fill is not None:
             return self.text.tile(index, token, fill)
-        return f"{self._array('c', f'{token}[]', index, self.source.values(index))}[i]"
+        return f"{self.array('c', f'{token}[]', index, self.source.values(index))}[i]"
 
-    def _array(self, prefix: str, token: str, index: int, fill: Callable[[Any], Array]) -> str:
+    def array(self, prefix: str, token: str, index: int, fill: Callable[[Any], Array]) -> str:
+        """The argument that holds the array of column `index`."""
         for argument in self.text.arguments:
             if argument.name == f"{prefix}_{index}":
                 return argument.name

@@ -16,12 +16,14 @@ from eventdb.batch import Array, Column, RecordBatch
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Aggregation, Expression, Literal
 from eventdb.logical.functions import AGGREGATES
+from eventdb.logical.python_functions import PythonAggregation
 from eventdb.physical.accumulators import accumulator
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.grouping import factorize
 from eventdb.physical.operands import from_values, null_column
 from eventdb.physical.ordering import sort_rows
 from eventdb.physical.pair_statistics import PAIR_STATISTICS, pair_statistic
+from eventdb.physical.python_call import python_aggregate
 from eventdb.physical.shape_statistics import SHAPE_STATISTICS
 from eventdb.schema import BIGINT, DOUBLE
 
@@ -42,7 +44,11 @@ class CollectedEvaluator:
         self._evaluators = [Evaluator(part) for part in parts]
         self._value_count = len(value_arguments(aggregation))
         self._filter = None if aggregation.filter is None else Evaluator(aggregation.filter)
-        self._strict = AGGREGATES[aggregation.function].strict
+        self._strict = (
+            not aggregation.aggregate.sees_nulls
+            if isinstance(aggregation, PythonAggregation)
+            else AGGREGATES[aggregation.function].strict
+        )
 
     def __call__(self, batch: RecordBatch) -> CollectedInput:
         rows: Array | None = None
@@ -61,6 +67,8 @@ class CollectedEvaluator:
 
 def value_arguments(aggregation: Aggregation) -> tuple[Expression, ...]:
     """The arguments that differ from row to row; the others (a separator, a fraction) are literals."""
+    if isinstance(aggregation, PythonAggregation):
+        return aggregation.args
     literals = AGGREGATES[aggregation.function].literals
     return tuple(arg for i, arg in enumerate(aggregation.args) if i not in literals)
 
@@ -101,7 +109,7 @@ def aggregate_rows(aggregation: Aggregation, columns: Sequence[Column] | None, i
     if aggregation.distinct and len(ids):
         first = np.sort(factorize([Column(BIGINT, ids), *columns[:width]], len(ids)).first)
         columns, ids = [column.take(first) for column in columns], ids[first]
-    compute = _COMPUTED.get(aggregation.function)
+    compute = _python if isinstance(aggregation, PythonAggregation) else _COMPUTED.get(aggregation.function)
     if compute is None:
         plain = accumulator(aggregation.function, aggregation.type, columns[0].type if width else None)
         plain.resize(count)
@@ -255,6 +263,11 @@ def _entropy(aggregation: Aggregation, groups: _Stretches) -> Column:
         share = np.bincount(pairs.ids, minlength=pairs.count) / groups.counts[owner]
         total = np.bincount(owner, weights=-share * np.log2(share), minlength=len(total))
     return Column(DOUBLE, total + 0.0)
+
+
+def _python(aggregation: Aggregation, groups: _Stretches) -> Column:
+    assert isinstance(aggregation, PythonAggregation)
+    return python_aggregate(aggregation.aggregate, groups.columns, groups.starts.tolist(), groups.stops.tolist())
 
 
 _COMPUTED: dict[str, Callable[[Aggregation, _Stretches], Column]] = {

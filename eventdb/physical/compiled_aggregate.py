@@ -84,7 +84,7 @@ class FusedAggregate(FusedPipeline):
         """Reads what the generated text depends on. CannotCompile if some part has no generated form."""
         shape = self.shape
         assert shape.aggregations is not None
-        source = ScanInput(shape.scan, self.context)
+        source = shape.input(self.context)
         if not source.row_count:
             raise CannotCompile("no rows")
         text = PipelineText(tiled=source.has_blocks)

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
-from eventdb.config import TILE_ROWS
+from eventdb.config import COMPILE_MIN_ROWS, TILE_ROWS
 from eventdb.logical.plan import Scan
 from eventdb.physical.codegen import CannotCompile, frozen
 from eventdb.physical.context import QueryContext
@@ -19,6 +19,9 @@ from eventdb.physical.morsels import Morsel
 from eventdb.physical.scan import offset_at, offsets_of
 from eventdb.physical.skipping import find_parts
 from eventdb.schema import DataType
+
+if TYPE_CHECKING:
+    from eventdb.physical.lookup import Lookup
 
 _ALL_PRESENT = frozen(np.ones(1 << 20, dtype=bool))
 _MAX_RANGE = 1 << 40
@@ -43,6 +46,8 @@ class ScanInput:
             self._partitions += [getattr(log, "partition", 0)] * len(parts)
         self.row_counts = [int(s.row_count) for s in self.slices]
         self.row_count = sum(self.row_counts)
+        # Encoding plain strings costs most of such a query, and few rows will hardly be compiled: not twice.
+        self._is_short = context.execution == "auto" and self.row_count < COMPILE_MIN_ROWS
         self._columns: dict[int, _Columns] = {}
         self._arrays: dict[int, list[Array | None]] = {}
         self._present: dict[int, list[Array | None]] = {}
@@ -111,6 +116,10 @@ class ScanInput:
         found: int = self._log.schema.index_of(name)
         return found
 
+    def lookup(self, index: int) -> tuple[Lookup, int] | None:
+        """None: all columns are the scan's own."""
+        return None
+
     def type_of(self, index: int) -> DataType:
         return self.scan.output[index].type
 
@@ -123,7 +132,8 @@ class ScanInput:
         """The one dictionary of a coded column and its size now; CannotCompile when slices have different ones."""
         if not self.slices:
             return Dictionary(), 0
-        if index not in self._columns and len(self.slices) > 1 and self._has_plain_slice(index):
+        alone = len(self.slices) == 1 and not self._is_short
+        if index not in self._columns and not alone and self._has_plain_slice(index):
             raise CannotCompile("segments that store the strings plainly")
         found = self.columns(index).dictionaries()
         first = next(found)

@@ -7,6 +7,7 @@ there the whole query is interpreted, and the kernel serves the next one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,12 +111,17 @@ def _plan(shape: Shape, keys: tuple[Expression, ...], aggregations: tuple[Aggreg
     node: Plan = shape.scan
     columns = tuple(ColumnRef(field.type, i, field.name) for i, field in enumerate(shape.scan.output))
     for step in shape.steps:
-        if step.keeps:
+        lookup = step.lookup
+        if lookup is not None:
+            node = replace(lookup.join, left=node, left_keys=lookup.keys, residual=None)
+            columns = tuple(ColumnRef(field.type, i, field.name) for i, field in enumerate(node.fields))
+        elif step.keeps:
             node = Filter(node, step.expressions[0])
         else:
             extra = tuple(OutputField(str(e), e.type) for e in step.expressions)
-            node = Project(node, (*columns, *step.expressions), (*shape.scan.output, *extra))
-            node = Project(node, columns, shape.scan.output)
+            fields = node.fields
+            node = Project(node, (*columns, *step.expressions), (*fields, *extra))
+            node = Project(node, columns, fields)
     types = [key.type for key in keys] + [aggregation.type for aggregation in aggregations]
-    fields = tuple(OutputField(str(i), type) for i, type in enumerate(types))
-    return Aggregate(node, keys, aggregations, fields)
+    output = tuple(OutputField(str(i), type) for i, type in enumerate(types))
+    return Aggregate(node, keys, aggregations, output)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from eventdb.batch import Array, Column, RecordBatch
+from eventdb.batch import Array, Column, Dictionary, RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.kernels.service import Kernel
 from eventdb.logical.expressions import ColumnRef, Expression
@@ -37,11 +37,16 @@ class Outputs:
 
 @dataclass(slots=True)
 class Computed:
-    """An output column the kernel writes: its place among `values`, and among `present` if it can be NULL."""
+    """An output column the kernel writes: its place among `values`, and among `present` if it can be NULL.
+
+    Of a string it writes the code in `dictionary`; `table` maps that column to the output.
+    """
 
     type: DataType
     value: int
     valid: int | None
+    dictionary: Dictionary | None = None
+    table: CodeTable | None = None
 
 
 class SelectSink:
@@ -62,17 +67,24 @@ class SelectSink:
             text.named_argument("rows", "i8[w]", lambda morsel: morsel.state.rows)
             stores.append("rows[m] = i")
         for output in self._outputs:
-            if isinstance(output, ColumnRef):
-                self._plan.append(output.index)
-            elif output.type.is_coded:
-                self._plan.append(writer.code_table(output))
+            table = writer.code_table(output) if output.type.is_coded and not isinstance(output, ColumnRef) else None
+            index = table.column if table is not None else output.index if isinstance(output, ColumnRef) else -1
+            if index >= 0 and writer.source.lookup(index) is not None:
+                fetched = ColumnRef(writer.source.type_of(index), index, "")
+                stores.extend(self._compute(fetched, text, writer, table))
+            elif table is not None:
+                self._plan.append(table)
+            elif index >= 0:
+                self._plan.append(index)
             else:
                 stores.extend(self._compute(output, text, writer))
         for line in stores:
             text.emit(line)
         text.emit("m += 1")
 
-    def _compute(self, output: Expression, text: PipelineText, writer: ExpressionWriter) -> Iterator[str]:
+    def _compute(
+        self, output: Expression, text: PipelineText, writer: ExpressionWriter, table: CodeTable | None = None
+    ) -> Iterator[str]:
         value = writer.value(output)
         number = len(self._types)
         self._types.append(output.type)
@@ -87,7 +99,9 @@ class SelectSink:
             self._valid_count += 1
             flags = text.named_argument(f"w{place}", "b1[w]", lambda m: m.state.present[at])
             yield f"{flags}[m] = {value.valid}"
-        self._plan.append(Computed(output.type, number, place))
+        coded = isinstance(output, ColumnRef) and output.type.is_coded
+        dictionary = writer.source.dictionary(output.index)[0] if coded else None  # type: ignore[attr-defined]
+        self._plan.append(Computed(output.type, number, place, dictionary, table))
 
     def new_outputs(self, row_count: int) -> Outputs:
         return Outputs(
@@ -114,7 +128,8 @@ class SelectSink:
                 result.append(_recode(stored(item.column), item))
             else:
                 valid = None if item.valid is None else outputs.present[item.valid][:count]
-                result.append(Column(item.type, outputs.values[item.value][:count], valid))
+                column = Column(item.type, outputs.values[item.value][:count], valid, item.dictionary)
+                result.append(column if item.table is None else _recode(column, item.table))
         return result
 
 
@@ -143,7 +158,7 @@ class FusedSelect(FusedPipeline):
         return 2 * max(1, self.context.threads)
 
     def _prepare(self, shape: Shape) -> tuple[ScanInput, PipelineText, SelectSink]:
-        source = ScanInput(shape.scan, self.context, self._in_flight + 1)
+        source = shape.input(self.context, self._in_flight + 1)
         if not source.row_count:
             raise CannotCompile("no rows")
         text = PipelineText(tiled=source.has_blocks)
@@ -154,7 +169,7 @@ class FusedSelect(FusedPipeline):
             sink.write(text, writer, drops)
         text.finish("0", "m")
         for output in shape.outputs:
-            if isinstance(output, ColumnRef):
+            if isinstance(output, ColumnRef) and source.lookup(output.index) is None:
                 if output.type.is_coded:
                     source.dictionary(output.index)  # plainly stored strings are better encoded as they stream past
                 source.columns(output.index)  # fetched here, not by many threads at once (sealed blocks excepted)

@@ -49,17 +49,22 @@ class StoreSnapshot(Protocol):
 
 
 class CancelToken:
-    """Stops a query from another thread or at a deadline. `check` is called at least once per batch."""
+    """Stops a query from another thread or at a deadline. `check` is called at least once per batch. `wake`, if it is
+    set, is called by `cancel`: somebody waits for the query."""
 
-    __slots__ = ("_cancelled", "deadline_s", "timeout_s")
+    __slots__ = ("_cancelled", "deadline_s", "timeout_s", "wake")
 
     def __init__(self, timeout_s: float | None = None) -> None:
         self._cancelled = False
+        self.wake: Callable[[], None] | None = None
         self.timeout_s = timeout_s
         self.deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
 
     def cancel(self) -> None:
         self._cancelled = True
+        wake = self.wake
+        if wake is not None:
+            wake()
 
     @property
     def cancelled(self) -> bool:
@@ -113,6 +118,7 @@ class QueryContext:
     threads: int = 1
     cancel: CancelToken = field(default_factory=CancelToken)
     execution: str = "auto"
+    orders_joins: bool = True  # False: the rule order_joins is disabled
     metrics: dict[int, OperatorMetrics] | None = None
     counted: tuple[Any, Any] | None = None  # a scan whose slices were looked up to count them, and what was found
     recursion_limit: int = DEFAULT_RECURSION_ROUNDS
@@ -164,7 +170,7 @@ class QueryContext:
     def may_hold(self, operator: object, held_bytes: int) -> bool:
         """Whether `operator` can hold so much and leave half of what the others do not hold to them."""
         if self.budget is not None:
-            others = self.budget.others_bytes(id(self)) + self.held_bytes - self._held.get(id(operator), 0)
+            others = self.budget.others_bytes(id(self._held)) + self.held_bytes - self._held.get(id(operator), 0)
         else:
             others = self.held_bytes - self._held.get(id(operator), 0)
         return held_bytes <= (self.memory_limit_bytes - others) // 2
@@ -172,7 +178,7 @@ class QueryContext:
     def _held_bytes(self) -> int:
         """What counts against the limit."""
         own = sum(self._held.values())
-        return own if self.budget is None else self.budget.hold(id(self), own)
+        return own if self.budget is None else self.budget.hold(id(self._held), own)  # copies of a context share it
 
     @property
     def held_bytes(self) -> int:

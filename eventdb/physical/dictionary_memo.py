@@ -64,18 +64,22 @@ class _Table:
 class DictionaryMemo:
     """`function` over the values of a dictionary column; it may return None for NULL and may raise EvaluationError.
 
-    `absent` is the (string) result of NULL rows; without it they stay NULL.
+    `absent` is the (string) result of NULL rows; without it they stay NULL. `of_all` gives the results of a list of
+    values, where that is faster than calling `function` for each.
 
     The result has `type`: codes of an output dictionary for VARCHAR and BLOB, physical values otherwise. Safe to share
     between threads.
     """
 
-    __slots__ = ("_absent", "_function", "_lock", "_output", "_tables", "type")
+    __slots__ = ("_absent", "_lock", "_of_all", "_output", "_tables", "type")
 
-    def __init__(self, function: Callable[[Any], Any], type: DataType, absent: Any = None) -> None:
+    def __init__(
+        self, function: Callable[[Any], Any], type: DataType, absent: Any = None,
+        of_all: Callable[[list[Any]], list[Any]] | None = None,
+    ) -> None:  # fmt: skip
         self.type = type
         self._absent = absent
-        self._function = function
+        self._of_all = of_all or (lambda values: [function(value) for value in values])
         self._output = OutputValues() if type.is_coded else None
         self._tables: dict[int, _Table] = {}
         self._lock = threading.Lock()
@@ -123,9 +127,7 @@ class DictionaryMemo:
 
     def _learn(self, table: _Table, codes: Array) -> None:
         used = distinct_integers(codes, len(table.known))
-        values = table.source.values
-        function = self._function
-        results = [function(values[code]) for code in used.tolist()]
+        results = self._of_all(table.source.pick(used.tolist()))
         if None in results:
             if table.missing is None:
                 table.missing = np.zeros(len(table.known), dtype=bool)

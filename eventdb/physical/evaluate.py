@@ -28,12 +28,14 @@ from eventdb.logical.expressions import (
     columns_of,
 )
 from eventdb.logical.functions import may_raise
+from eventdb.logical.python_functions import PythonCall
 from eventdb.physical.cast import cast_kernel
 from eventdb.physical.dictionary_memo import DictionaryUnion
 from eventdb.physical.evaluate_numeric import NUMERIC
 from eventdb.physical.evaluate_text import TEXT, in_memo
 from eventdb.physical.evaluate_time import TIME
 from eventdb.physical.operands import KernelBuilder, constant, null_column, stretch
+from eventdb.physical.python_call import python_call
 from eventdb.schema import BOOLEAN, DataType
 
 KERNELS: dict[str, KernelBuilder] = {**NUMERIC, **TEXT, **TIME}
@@ -121,6 +123,8 @@ def compile_expression(expression: Expression) -> Node:
         return _case(expression)
     if isinstance(expression, InList):
         return _in_list(expression)
+    if isinstance(expression, PythonCall):
+        return python_call(expression, [compile_expression(arg) for arg in expression.args])
     raise InternalError(f"no evaluation for {type(expression).__name__}")
 
 

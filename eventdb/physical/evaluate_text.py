@@ -11,7 +11,7 @@ from eventdb.config import MAX_VALUE_BYTES, MIB
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Call, Literal
 from eventdb.physical.dictionary_memo import DictionaryMemo
-from eventdb.physical.like import Matcher, like_matcher
+from eventdb.physical.like import Matcher, like_matcher, match_all
 from eventdb.physical.operands import Kernel, KernelBuilder, constant, map_distinct
 
 TextFunction = Callable[..., Any]
@@ -169,7 +169,10 @@ def _like_builder(function: Callable[[str, str], bool], lower: bool) -> KernelBu
             matcher = like_matcher(text)
         except EvaluationError:
             return general(call)
-        memo = DictionaryMemo((lambda value: matcher(value.lower())) if lower else matcher, call.type)
+        if lower:
+            memo = DictionaryMemo(lambda value: matcher(value.lower()), call.type)
+        else:
+            memo = DictionaryMemo(matcher, call.type, of_all=lambda values: match_all(text, values))
         return lambda args: memo(args[0])
 
     return build

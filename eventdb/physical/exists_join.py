@@ -14,9 +14,11 @@ from eventdb.batch import Array, Column, RecordBatch
 from eventdb.logical.expressions import Call, Expression
 from eventdb.logical.plan import Join
 from eventdb.logical.predicates import all_of, equal_sides, terms_of
+from eventdb.physical.built import Built
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
-from eventdb.physical.join import join_label
+from eventdb.physical.join import built_table, join_label
+from eventdb.physical.join_table import JoinTable
 from eventdb.physical.operator import Operator
 from eventdb.physical.pairs import PairCondition, Partners, held_rows
 from eventdb.schema import BOOLEAN
@@ -27,9 +29,9 @@ class _Search:
 
     def __init__(
         self, rows: RecordBatch, left_keys: Sequence[Evaluator], right_keys: Sequence[Evaluator],
-        null_matches: Sequence[bool], condition: PairCondition | None,
+        null_matches: Sequence[bool], condition: PairCondition | None, table: JoinTable | None = None,
     ) -> None:  # fmt: skip
-        self.partners = Partners(rows, [key(rows) for key in right_keys], null_matches)
+        self.partners = Partners(rows, [key(rows) for key in right_keys], null_matches, table)
         self._left_keys = left_keys
         self._condition = condition
 
@@ -62,9 +64,11 @@ class ExistsJoin(Operator):
         return join_label(self.plan)
 
     def produce(self) -> Iterator[RecordBatch]:
-        right = held_rows(self, self.children[1], "a subquery")
+        built = self.plan.right if isinstance(self.plan.right, Built) else None
+        right = held_rows(self, self.children[1], "a subquery") if built is None else built.rows
         if right is not None:
             self._prepare(right)
+        if right is not None and built is None:
             searches = [s for s in (self._true, self._unknown, self._any) if s is not None]
             self.context.hold(self, "a subquery", sum(search.partners.nbytes for search in searches))
         kind = self.plan.kind
@@ -97,7 +101,8 @@ class ExistsJoin(Operator):
         compared = plan.compared
         sides = equal_sides(compared, width) if isinstance(compared, Call) and compared.function == "eq" else None
         if compared is None:
-            self._true = self._search(right, terms)
+            keys = self._left_keys, self._right_keys, self._nulls
+            self._true = _Search(right, *keys, self._condition(terms), built_table(plan))
         elif sides is None:
             self._true = self._search(right, [*terms, compared])
             self._unknown = self._search(right, [*terms, Call(BOOLEAN, "is_null", (compared,))])

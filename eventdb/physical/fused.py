@@ -22,12 +22,15 @@ from eventdb.logical.expressions import (
     walk,
 )
 from eventdb.logical.functions import may_raise
-from eventdb.logical.plan import Aggregate, Filter, Plan, Project, Scan, TimeWindow, transform_plan
+from eventdb.logical.plan import Aggregate, Filter, Join, Plan, Project, Scan, TimeWindow, transform_plan
+from eventdb.physical.built import Built
 from eventdb.physical.codegen import CannotCompile, PipelineText
 from eventdb.physical.codegen_expression import ExpressionWriter
 from eventdb.physical.codegen_group import value_bounds
+from eventdb.physical.codegen_join import write_partner
 from eventdb.physical.compiled_input import ScanInput
 from eventdb.physical.context import QueryContext
+from eventdb.physical.lookup import JoinedInput, Lookup, is_lookup
 from eventdb.physical.morsels import Morsel
 from eventdb.physical.operands import GREATEST_TIMESTAMP, LEAST_TIMESTAMP
 from eventdb.physical.operator import Operator
@@ -39,7 +42,7 @@ _MAX_NODES = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A predicate that keeps rows, or expressions that must be computed here because they can raise.
+    """A predicate that keeps rows, or a lookup, or expressions that must be computed here because they can raise.
 
     `window_us` marks the guard of a TimeWindow: windows around the first time must lie in the years 1 to 9999.
     """
@@ -47,11 +50,12 @@ class Step:
     expressions: tuple[Expression, ...]
     keeps: bool
     window_us: int = 0
+    lookup: Lookup | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A fused pipeline: everything is an expression over the scan's columns."""
+    """A fused pipeline: everything is an expression over the scan's columns and those of its lookups."""
 
     plan: Plan
     scan: Scan
@@ -60,18 +64,29 @@ class Shape:
     keys: tuple[Expression, ...]
     aggregations: tuple[Aggregation, ...] | None
 
+    @property
+    def lookups(self) -> tuple[Lookup, ...]:
+        return tuple(step.lookup for step in self.steps if step.lookup is not None)
+
+    def input(self, context: QueryContext, in_flight: int = 0) -> ScanInput:
+        """The columns its expressions read."""
+        if not self.lookups:
+            return ScanInput(self.scan, context, in_flight)
+        return JoinedInput(self.scan, self.lookups, context, in_flight)
+
 
 def recognise(plan: Plan) -> Shape | None:
     """The shape of a plan, None if it is not a pipeline over a topic."""
     node: Plan = plan.input if isinstance(plan, Aggregate) else plan
     chain: list[Plan] = []
-    while isinstance(node, Filter | Project | TimeWindow):
+    while isinstance(node, Filter | Project | TimeWindow) or (isinstance(node, Join) and is_lookup(node)):
         chain.append(node)
-        node = node.input
+        node = node.children[0]
     if not isinstance(node, Scan) or node.keys is not None:
         return None
     outputs: tuple[Expression, ...] = tuple(ColumnRef(f.type, i, f.name) for i, f in enumerate(node.output))
     steps: list[Step] = []
+    width = len(outputs)
     for step in reversed(chain):
         if isinstance(step, Filter):
             steps.append(Step((substitute(step.predicate, outputs),), True))
@@ -80,6 +95,17 @@ def recognise(plan: Plan) -> Shape | None:
             raising = tuple(e for e in outputs if may_raise(e))
             if raising:
                 steps.append(Step(raising, False))
+        elif isinstance(step, Join):
+            built = step.right
+            assert isinstance(built, Built)
+            keys = tuple(substitute(key, outputs) for key in step.left_keys)
+            lookup = Lookup(sum(1 for s in steps if s.lookup is not None), step, built, keys, width)
+            steps.append(Step((), False, lookup=lookup))
+            if lookup.adds_columns:
+                outputs += tuple(ColumnRef(f.type, width + i, f.name) for i, f in enumerate(built.fields))
+                width += len(built.fields)
+            if step.residual is not None:
+                steps.append(Step((substitute(step.residual, outputs),), True))
         elif isinstance(step, TimeWindow):
             if step.size_us != step.slide_us:
                 return None
@@ -115,6 +141,12 @@ def write_steps(shape: Shape, text: PipelineText, writer: ExpressionWriter, stac
     """Writes filters and raising expressions; what follows runs for the rows kept. Returns whether rows are dropped."""
     drops = False
     for step in shape.steps:
+        if step.lookup is not None:
+            partner = write_partner(writer, step.lookup)
+            if not step.lookup.keeps_all:
+                stack.enter_context(text.only_if(f"{partner} {'<' if step.lookup.join.kind == 'anti' else '>='} 0"))
+                drops = True
+            continue
         if not step.keeps:
             if step.window_us and _is_safe(step, writer):
                 continue

@@ -57,7 +57,16 @@ def distinct_integers(codes: Array, size: int) -> Array:
         seen = np.zeros(size, dtype=bool)
         seen[codes] = True
         return np.flatnonzero(seen)
-    result: Array = np.unique(codes)
+    return distinct_values(codes)
+
+
+def distinct_values(values: Array) -> Array:
+    """The distinct values, ascending. np.unique would hash them: 30 times as long where most differ, and deaf to
+    cancellation meanwhile."""
+    ordered = np.sort(values)
+    new = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    result: Array = ordered[new]
     return result
 
 
@@ -179,7 +188,7 @@ class _ValueIndex:
             keys = keys[column.validity]
         self._low = 0
         self._table: Array | None = None
-        self._distinct = np.unique(keys)
+        self._distinct = distinct_values(keys)
         self.size = len(self._distinct)
         if self.size:
             self._low = int(self._distinct[0])
@@ -241,7 +250,7 @@ class KeyIndex:
                 numbers = own
             else:
                 pairs = _pairs(numbers, own, index.span)
-                distinct = np.unique(pairs[pairs >= 0])
+                distinct = distinct_values(pairs[pairs >= 0])
                 self._steps.append(distinct)
                 numbers = _find(distinct, pairs)
         present = np.flatnonzero(numbers >= 0)

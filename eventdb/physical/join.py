@@ -14,8 +14,10 @@ from eventdb.batch import Array, Column, Dictionary, RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError
 from eventdb.logical.plan import Join
+from eventdb.physical.built import Built
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
+from eventdb.physical.join_table import JoinTable
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
 from eventdb.physical.pairs import PairCondition, Partners, held_rows
@@ -35,13 +37,19 @@ class HashJoin(Operator):
         return join_label(self.plan)
 
     def produce(self) -> Iterator[RecordBatch]:
-        right = held_rows(self, self.children[1], "the right side of a JOIN")
+        built = self.plan.right if isinstance(self.plan.right, Built) else None
+        if built is None:
+            right = held_rows(self, self.children[1], "the right side of a JOIN")
+        else:
+            right = built.rows if built.rows.row_count else None
         if right is None and not self._outer:
             return
         partners = None
         if right is not None:
-            partners = Partners(right, [key(right) for key in self._right_keys], self.plan.null_matches)
-            self.context.hold(self, "the right side of a JOIN", partners.nbytes)
+            keys = [key(right) for key in self._right_keys]
+            partners = Partners(right, keys, self.plan.null_matches, built_table(self.plan))
+            if built is None:
+                self.context.hold(self, "the right side of a JOIN", partners.nbytes)
         seen = np.zeros(0 if right is None else right.row_count, dtype=bool)
         for batch in self.children[0].batches():
             if partners is None:
@@ -84,6 +92,11 @@ class HashJoin(Operator):
     def _without_left(self, right: RecordBatch) -> RecordBatch:
         missing = [null_column(field.type, right.row_count) for field in self.fields[: self._width]]
         return RecordBatch(self.names, [*missing, *right.columns], right.row_count)
+
+
+def built_table(plan: Join) -> JoinTable | None:
+    """The table of the right side's keys, if it is there already."""
+    return plan.right.table if isinstance(plan.right, Built) else None
 
 
 def join_label(plan: Join) -> str:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from eventdb.batch import RecordBatch
-from eventdb.errors import EvaluationError
+from eventdb.errors import EvaluationError, FunctionError
 from eventdb.logical.plan import Fields
 from eventdb.physical.context import QueryContext
 
@@ -76,6 +76,8 @@ class Operator(ABC):
 
         Rows break an expression one by one, so halving finds the first in as much time as evaluating the batch twice.
         """
+        if isinstance(error, FunctionError) and not error.repeatable:
+            return error
         low, high = 0, batch.row_count
         while high - low > 1:
             middle = (low + high) // 2
@@ -90,7 +92,9 @@ class Operator(ABC):
         except EvaluationError as first:
             error = first
         offset = self.children[0].locate(low)
-        return error if offset is None else EvaluationError(f"{error.message} (row at offset {offset})")
+        if offset is not None:
+            error.message = f"{error.message} (row at offset {offset})"
+        return error
 
     def release(self) -> None:
         """Tells the budget that this operator holds nothing any more."""

@@ -47,7 +47,7 @@ class OverRows(Operator):
             self.context.hold(self, "OVER", 2 * held + 160 * row_count)
         if not batches:
             return
-        whole = RecordBatch.concat(batches)
+        whole = RecordBatch.concat(batches, self.context.cancel.check)
         batches.clear()
         columns = [*whole.columns, *self._calls(whole)]
         result = RecordBatch(self.names, columns, whole.row_count)

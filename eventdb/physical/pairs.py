@@ -15,18 +15,20 @@ from eventdb.logical.expressions import Expression, columns_of, remap
 from eventdb.physical.context import CancelToken
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.grouping import KeyIndex
+from eventdb.physical.join_table import JoinTable
 from eventdb.physical.operator import Operator
 
 
-def held_rows(operator: Operator, child: Operator, what: str) -> RecordBatch | None:
-    """All rows of a child, counted as held by the operator; None without rows. MemoryLimitExceeded names `what`."""
+def held_rows(operator: Operator, child: Operator, what: str, held_bytes: int = 0) -> RecordBatch | None:
+    """All rows of a child, counted as held by the operator, beside `held_bytes`; None without rows.
+    MemoryLimitExceeded names `what`."""
     batches: list[RecordBatch] = []
     held = 0
     for batch in child.batches():
         batches.append(batch)
         held += batch.nbytes
-        operator.context.hold(operator, what, 2 * held)
-    return RecordBatch.concat(batches) if batches else None
+        operator.context.hold(operator, what, held_bytes + 2 * held)
+    return RecordBatch.concat(batches, operator.context.cancel.check) if batches else None
 
 
 class PairCondition:
@@ -48,9 +50,12 @@ class PairCondition:
 class Partners:
     """The rows of a held batch by their keys, ready to be looked up by the keys of other rows."""
 
-    def __init__(self, rows: RecordBatch, keys: Sequence[Column], null_matches: Sequence[bool] = ()) -> None:
+    def __init__(
+        self, rows: RecordBatch, keys: Sequence[Column], null_matches: Sequence[bool] = (),
+        table: JoinTable | None = None,
+    ) -> None:  # fmt: skip
         self.rows = rows
-        self._index = KeyIndex(keys, rows.row_count, null_matches)
+        self._index = KeyIndex(keys, rows.row_count, null_matches) if table is None else table
 
     @property
     def nbytes(self) -> int:
@@ -66,6 +71,9 @@ class Partners:
     def pairs(self, found: Array, counts: Array, cancel: CancelToken) -> Iterator[tuple[Array, Array]]:
         """Positions of paired rows, at most MORSEL_ROWS at a time however often a key repeats."""
         index = self._index
+        if isinstance(index, JoinTable):
+            yield from index.pairs(found, cancel)
+            return
         ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
         for start in range(0, total, MORSEL_ROWS):

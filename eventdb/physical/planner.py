@@ -30,24 +30,32 @@ from eventdb.logical.plan import (
     ViewScan,
     transform_plan,
 )
-from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.rules.order_joins import order_joins
+from eventdb.logical.rules.prune_columns import prune_columns
+from eventdb.logical.series import Series
 from eventdb.physical.aggregate import GroupRows, GroupSetRows
+from eventdb.physical.built import Built, BuiltRows
 from eventdb.physical.context import QueryContext
 from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.exists_join import ExistsJoin
 from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
+from eventdb.physical.fused import LEAST_COMPILED_ROWS
 from eventdb.physical.join import HashJoin
-from eventdb.physical.limit import LimitRows
+from eventdb.physical.limit import LimitRows, LimitRowsByValue
 from eventdb.physical.limit_by import LimitRowsBy
 from eventdb.physical.operator import Operator
 from eventdb.physical.over import OverRows
 from eventdb.physical.project import ProjectColumns
 from eventdb.physical.recursive import RecursiveRows, WorkingRows
 from eventdb.physical.scan import KeyLookup, LogScan
+from eventdb.physical.scan_statistics import ScanStatistics
+from eventdb.physical.series import SeriesRows
 from eventdb.physical.set_operation import SetRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
+from eventdb.physical.staged_joins import stage_joins
 from eventdb.physical.time_window import WindowRows
 from eventdb.physical.top_scan import top_of_scan
 from eventdb.physical.union import UnionRows
@@ -59,12 +67,31 @@ from eventdb.schema import TIMESTAMP
 TOP_ROWS_LIMIT = 1 << 20
 """ORDER BY ... LIMIT beyond so many rows sorts everything: keeping the best would keep most rows anyway."""
 
-_PIPELINE_ENDS = (Aggregate, Filter, Project, TimeWindow)
+_PIPELINE_ENDS = (Aggregate, Filter, Join, Project, TimeWindow)
 
 
 def plan_physical(plan: Plan, context: QueryContext) -> Operator:
     """The operators that give the plan's rows. Nothing is read before the first batch is asked for."""
-    return _build(fix_now(visible_rows(plan, context)), context)
+    return _build(fix_now(visible_rows(_ordered(plan, context), context)), context)
+
+
+def _ordered(plan: Plan, context: QueryContext) -> Plan:
+    """The plan with its joins ordered by what is known of the rows; as it is where few rows are read."""
+    if context.execution == "interpreted" or not context.orders_joins or not _has_join(plan):
+        return plan
+    statistics = ScanStatistics(context)
+    if context.execution == "auto" and _scanned(plan, statistics) < LEAST_COMPILED_ROWS:
+        return plan
+    ordered = order_joins(plan, statistics)
+    return plan if ordered is plan else prune_columns(ordered)
+
+
+def _has_join(plan: Plan) -> bool:
+    return isinstance(plan, Join) or any(map(_has_join, plan.children))
+
+
+def _scanned(plan: Plan, statistics: ScanStatistics) -> int:
+    return statistics.row_count(plan) if isinstance(plan, Scan) else sum(_scanned(c, statistics) for c in plan.children)
 
 
 def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:
@@ -75,6 +102,10 @@ def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:
 
 
 def _build(plan: Plan, context: QueryContext) -> Operator:
+    return stage_joins(plan, context, _build, _build_plain) or _build_plain(plan, context)
+
+
+def _build_plain(plan: Plan, context: QueryContext) -> Operator:
     compiled = _compiled(plan, context)
     if compiled is not None:
         return compiled
@@ -124,7 +155,8 @@ def _join(plan: Join, children: tuple[Operator, ...], context: QueryContext) -> 
 
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
     Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context),
-    ExternalScan: ExternalRows, ViewScan: ViewRows, Values: ConstantRows, WorkingTable: WorkingRows,
+    ExternalScan: ExternalRows, ViewScan: ViewRows, Built: BuiltRows, Values: ConstantRows,
+    WorkingTable: WorkingRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {
     Filter: lambda plan, children, context: FilterRows(plan, children[0], context),
@@ -139,7 +171,9 @@ _INNER: dict[type[Plan], Callable[..., Operator]] = {
     DistinctOn: lambda plan, children, context: FirstRows(plan, children[0], context),
     UnionAll: lambda plan, children, context: UnionRows(plan, children, context),
     TimeWindow: lambda plan, children, context: WindowRows(plan, children[0], context),
+    Series: lambda plan, children, context: SeriesRows(plan, children[0], context),
     SetOperation: lambda plan, children, context: SetRows(plan, children[0], children[1], context),
+    LimitValue: lambda plan, children, context: LimitRowsByValue(plan, children[0], children[1], context),
     LimitBy: lambda plan, children, context: LimitRowsBy(plan, children[0], context),
     RecursiveUnion: lambda plan, children, context: RecursiveRows(plan, children[0], children[1], _build, context),
 }

@@ -68,14 +68,13 @@ class RecursiveRows(Operator):
         working = self.context.working
         before = working.get(self.plan.number)
         working[self.plan.number] = rows
-        try:
-            step = self._build(self.plan.step, self.context)
+        try:  # joins plan a part of it when they run
+            return self._named(self._build(self.plan.step, self.context), seen)
         finally:
             if before is None:
                 del working[self.plan.number]
             else:
                 working[self.plan.number] = before
-        return self._named(step, seen)
 
     def _named(self, operator: Operator, seen: _Seen | None) -> list[RecordBatch]:
         found = [RecordBatch(self.names, batch.columns, batch.row_count) for batch in operator.batches()]

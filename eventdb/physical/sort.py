@@ -82,9 +82,13 @@ class SortRows(Operator):
     def _sorted(self, batches: list[RecordBatch]) -> Iterator[RecordBatch]:
         if not batches:
             return
-        whole = RecordBatch.concat(batches)
+        check = self.context.cancel.check
+        whole = RecordBatch.concat(batches, check)
         batches.clear()
-        rows = self._order.rows(self._order.columns(whole), whole.row_count)
+        columns = self._order.columns(whole)
+        check()
+        rows = self._order.rows(columns, whole.row_count)
+        check()
         for start in range(0, len(rows), MORSEL_ROWS):
             yield whole.take(rows[start : start + MORSEL_ROWS])
 
@@ -145,7 +149,7 @@ class TopRows(Operator):
 
     def _best(self, batches: list[RecordBatch]) -> tuple[RecordBatch, int | None]:
         """The best rows, sorted, and the place of the last of them in the first key's order if rows must beat it."""
-        whole = RecordBatch.concat(batches)
+        whole = RecordBatch.concat(batches, self.context.cancel.check)
         columns = self._order.columns(whole)
         rows = self._order.rows(columns, whole.row_count)[: self._wanted]
         best = whole.take(rows)

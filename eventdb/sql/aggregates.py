@@ -10,11 +10,13 @@ from sqlglot import exp
 
 from eventdb.logical.expressions import Aggregation, Call, Case, ColumnRef, Expression, Literal, SortKey, walk
 from eventdb.logical.functions import AGGREGATES
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.logical.rankings import SKIPS_NULLS
 from eventdb.logical.subqueries import OuterRef
 from eventdb.schema import BIGINT, BOOLEAN, DOUBLE, VARCHAR
 from eventdb.sql import functions
 from eventdb.sql.context import Context
+from eventdb.sql.python_calls import python_aggregation
 from eventdb.sql.references import AggregateRef
 from eventdb.sql.subqueries import inside
 from eventdb.sql.tokens import FUNCTION_PREFIX
@@ -31,6 +33,7 @@ _EXTREMES = {
     "arg_min_nulls_last": False, "arg_max_nulls_last": True,
 }  # fmt: skip
 _MEDIANS = ("median", "percentile_cont", "percentile_disc", "quantile")
+_QUANTILES = ("approx_quantile", "reservoir_quantile")
 _AS_DOUBLE = {"fsum": "sum", "kahan_sum": "sum", "sumkahan": "sum", "favg": "avg"}
 _IN_ORDER = ("string_agg", "first", "last", "any_value", "mode")  # ORDER BY changes nothing for the others
 _SAME_WHEN_DISTINCT = ("min", "max", "bool_and", "bool_or", "any_value", "first", "last", "bit_and", "bit_or")
@@ -158,10 +161,17 @@ def _unfiltered(binder: ExpressionBinder, call: CallParts, bind: Bind, condition
     name, node = call.name, call.node
     if call.within:
         call = _within_group(binder, call)
+    if name == "approx_count_distinct":  # exact: there is no sketch that would be faster and not be kept whole
+        name, call = "count", replace(call, distinct=True)
+    if name in _QUANTILES:
+        name, call = "quantile_disc", replace(call, name="quantile_disc", arguments=call.arguments[:2])
     if name in ("count", "count_star") and (not call.arguments or isinstance(call.arguments[0], exp.Star)):
         return _count_rows(binder, call, condition)
     order = tuple(_sort_key(bind, item) for item in call.order)
     args = [bind(argument) for argument in call.arguments]
+    callee = binder.context.resolver.function(name)
+    if isinstance(callee, PythonAggregate):
+        return python_aggregation(binder, callee, args, call.distinct, condition, order, node)
     if name in _COUNT_IF:
         if len(args) != 1:
             binder.context.fail(f"{name}() takes one condition", node)

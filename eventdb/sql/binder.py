@@ -17,11 +17,15 @@ from eventdb.logical.expressions import IntervalValue, Literal
 from eventdb.logical.plan import ExternalScan, Plan, Scan, ViewScan
 from eventdb.schema import TIMESTAMP
 from eventdb.sql import transactions
+from eventdb.sql.changes import delete, truncate, update
 from eventdb.sql.context import Context, Parameters
 from eventdb.sql.continuous import check_continuous, check_output, refuse_table
+from eventdb.sql.copies import copy
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.inserts import insert
+from eventdb.sql.merges import merge
 from eventdb.sql.parser import deep_stack, parse
+from eventdb.sql.prepared import deallocate, execute, prepare
 from eventdb.sql.queries import QueryBinder
 from eventdb.sql.relations import RelationBinder
 from eventdb.sql.scope import Scope
@@ -33,6 +37,7 @@ from eventdb.sql.statements import (
     DropView,
     Explain,
     Query,
+    Rename,
     Resolver,
     SetOption,
     ShowSetting,
@@ -41,7 +46,7 @@ from eventdb.sql.statements import (
     Subscribe,
     TableInfo,
 )
-from eventdb.sql.tables import create_table, delete, update
+from eventdb.sql.tables import create_as, create_plain_view, create_table, is_query_next
 from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import alter_topic, create_topic
 from eventdb.sql.words import Words
@@ -51,8 +56,8 @@ __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 
 _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
-    """MERGE COPY TRUNCATE GRANT REVOKE ATTACH DETACH
-    USE PRAGMA CALL PREPARE EXECUTE DEALLOCATE VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
+    """GRANT REVOKE ATTACH DETACH
+    USE PRAGMA CALL VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
     REFRESH
     VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
 )
@@ -85,6 +90,13 @@ def bind(sql: str, resolver: Resolver, parameters: Parameters = None) -> Stateme
 
 def _statement(words: Words, context: Context) -> Statement:
     first = words.word()
+    if first == "WITH" and (changed := _change_behind(words)) is not None:
+        tree = words.source.ctes(words.index, changed)
+        with QueryBinder(context).nested({}):
+            named = QueryBinder(context).named_queries(tree)
+        context.ctes = named
+        words.index = changed + 1
+        return _STATEMENTS[words.word(-1)](words, context)
     if first in _QUERIES:
         return _query(words, context)
     handler = _STATEMENTS.get(first)
@@ -100,6 +112,13 @@ def _statement(words: Words, context: Context) -> Statement:
     near = get_close_matches(first, [*_QUERIES, *_STATEMENTS, *_ELSEWHERE], 1)
     hint = f"; did you mean {near[0]}?" if near else "; statements begin with SELECT, INSERT, CREATE, DROP, SHOW, ..."
     raise words.error(f"{words.text()!r} does not begin a statement{hint}", words.index)
+
+
+def _change_behind(words: Words) -> int | None:
+    """Where INSERT, UPDATE, DELETE or MERGE stands behind a WITH clause."""
+    places = [words.at_depth_zero(words.index, word) for word in ("INSERT", "UPDATE", "DELETE", "MERGE")]
+    found = min([place for place in places if place is not None], default=None)
+    return found if found is not None and words.word_at(found - 1) == ")" else None
 
 
 # --- queries ------------------------------------------------------------------------------------------------------
@@ -187,17 +206,24 @@ def _explain_options(words: Words) -> tuple[bool, str]:
 
 def _create(words: Words, context: Context) -> Statement:
     start = words.index - 1
-    if words.accept("OR", "REPLACE"):
-        raise words.unsupported("CREATE OR REPLACE", "DROP it first", start)
+    or_replace = words.accept("OR", "REPLACE")
+    if words.accept("VIEW"):
+        return create_plain_view(words, context, or_replace)
+    if words.accept("TABLE"):
+        return create_table(words, context, or_replace)
+    if or_replace and words.word() in ("TOPIC", "MATERIALIZED"):
+        raise words.unsupported(f"CREATE OR REPLACE {words.word()}", "DROP it first", start)
     if words.accept("TOPIC"):
+        at = words.index
+        if_not_exists = words.accept("IF", "NOT", "EXISTS")
+        name = words.name("the topic's name")
+        if is_query_next(words):
+            return create_as(words, context, "topic", name, if_not_exists, False)
+        words.index = at
         return create_topic(words, context)
     if words.accept("MATERIALIZED", "VIEW"):
         return _create_view(words, context)
     word = words.word()
-    if word == "VIEW":
-        raise words.unsupported("CREATE VIEW", "write CREATE MATERIALIZED VIEW", start)
-    if words.accept("TABLE"):
-        return create_table(words, context)
     if word in ("TEMP", "TEMPORARY"):
         raise words.unsupported("CREATE TEMPORARY TABLE", "write CREATE TABLE", start)
     if word:
@@ -290,10 +316,20 @@ def _start(words: Words, context: Context) -> str | int:
 
 
 def _alter(words: Words, context: Context) -> Statement:
-    if words.word() == "TABLE":
-        raise words.unsupported("ALTER TABLE", "a table has no options to alter", words.index - 1)
-    if not words.accept("TOPIC"):
-        raise words.unsupported(f"ALTER {words.word()}", "write ALTER TOPIC", words.index - 1)
+    at, kind = words.index, words.word().lower()
+    if kind not in ("table", "topic"):
+        raise words.unsupported(f"ALTER {words.word()}", "write ALTER TOPIC or ALTER TABLE", words.index - 1)
+    words.index += 1
+    name = words.name(f"the {kind}'s name")
+    if words.accept("RENAME", "TO"):
+        to = words.name("the new name")
+        words.end()
+        return Rename(kind, name, to)
+    if kind == "table":
+        change = f"ALTER TABLE ... {words.word()} {words.word(1)}".rstrip()
+        fix = f"make another one of it: CREATE OR REPLACE TABLE {name} AS SELECT ... FROM {name}"
+        raise words.unsupported(change, fix, words.index)
+    words.index = at + 1
     return alter_topic(words, context)
 
 
@@ -314,8 +350,7 @@ def _drop(words: Words, context: Context) -> Statement:
         words.wrong("expected TOPIC, TABLE or VIEW")
     if_exists = words.accept("IF", "EXISTS")
     name = words.name(f"the {kind}'s name")
-    if words.word() in ("CASCADE", "RESTRICT"):
-        raise words.unsupported(words.word())
+    words.accept("CASCADE") or words.accept("RESTRICT")  # what a materialized view reads is never dropped
     words.end()
     return {"topic": DropTopic, "table": DropTable, "view": DropView}[kind](name, if_exists)
 
@@ -434,6 +469,8 @@ def _subscribe(words: Words, context: Context) -> Statement:
     if query is not None:
         return _subscribe_query(words, context, query, mode, limit)
     table = _table(words, context, name, begin)
+    if table.kind == "query":
+        raise words.unsupported(f"SUBSCRIBE TO the plain view {name}", f"write SUBSCRIBE TO (SELECT * FROM {name})")
     refuse_table(context, table, None)
     plan, _ = RelationBinder(context, {}, QueryBinder(context).bind).scan(table)
     assert not isinstance(plan, ExternalScan)
@@ -453,7 +490,8 @@ def _subscribe_query(words: Words, context: Context, at: tuple[int, int], mode: 
 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
     "EXPLAIN": _explain, "CREATE": _create, "DROP": _drop, "DESCRIBE": _describe, "DESC": _describe, "SHOW": _show,
-    "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "INSERT": insert, "UPDATE": update,
-    "DELETE": delete, "BEGIN": transactions.begin, "START": transactions.start, "COMMIT": transactions.commit,
+    "ALTER": _alter, "SET": _set, "SUBSCRIBE": _subscribe, "COPY": copy, "INSERT": insert, "UPDATE": update,
+    "DELETE": delete, "MERGE": merge, "TRUNCATE": truncate, "PREPARE": prepare, "EXECUTE": execute,
+    "DEALLOCATE": deallocate, "BEGIN": transactions.begin, "START": transactions.start, "COMMIT": transactions.commit,
     "END": transactions.commit, "ROLLBACK": transactions.rollback, "ABORT": transactions.rollback,
 }  # fmt: skip

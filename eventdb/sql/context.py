@@ -47,7 +47,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-_ITEM_STARTS = frozenset((TokenType.SELECT, TokenType.DISTINCT))
+_ITEM_STARTS = frozenset((TokenType.SELECT, TokenType.DISTINCT, TokenType.RETURNING))
 _ITEM_ENDS = frozenset(
     (
         TokenType.COMMA, TokenType.FROM, TokenType.WHERE, TokenType.GROUP_BY, TokenType.HAVING, TokenType.ORDER_BY,
@@ -73,6 +73,8 @@ class Context:
             tuple[Plan, int]
         ] = []  # WITH queries that read a query around them, and how deep they stand
         self.recursions = 0
+        self.viewing: tuple[str, ...] = ()  # the plain views around what is bound
+        self.viewed: set[str] = set()  # those that were read, lower-case
 
     # -- errors ----------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,8 @@ from eventdb.logical.plan import (
     UnionAll,
     ViewScan,
 )
-from eventdb.logical.relational import RecursiveUnion, SetOperation
+from eventdb.logical.python_functions import calls_python
+from eventdb.logical.relational import LimitValue, RecursiveUnion, SetOperation
 from eventdb.logical.subqueries import Apply, holds_subquery
 from eventdb.logical.windows import window_of
 from eventdb.sql.context import Context
@@ -37,6 +38,7 @@ _REFUSED = {
     Join: ("a join in a continuous query", "join when you read the view"),
     Sort: ("ORDER BY in a continuous query", "sort when you read it: SELECT * FROM view ORDER BY ..."),
     Limit: ("LIMIT in a continuous query", "limit when you read it: SELECT * FROM view LIMIT ..."),
+    LimitValue: ("LIMIT in a continuous query", "limit when you read it: SELECT * FROM view LIMIT ..."),
     Distinct: ("DISTINCT in a continuous query", "GROUP BY the columns instead"),
     SetOperation: ("INTERSECT or EXCEPT in a continuous query", "create one view for each side"),
     RecursiveUnion: ("WITH RECURSIVE in a continuous query", "run it when you read the view"),
@@ -79,6 +81,12 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
         for expression in expressions_of(node):
             if holds_subquery(expression):
                 context.unsupported("a subquery in a continuous query", where, "compare when you read the view")
+            if calls_python(expression):
+                context.unsupported(
+                    "a Python function in a continuous query", where,
+                    "other processes that keep the view do not have it: call it when you read the view, or store its "
+                    "value in the topic",
+                )  # fmt: skip
             if is_volatile(expression):
                 context.unsupported(
                     "now() in a continuous query", where, "use the event time of the rows, or filter when you read it"

@@ -24,13 +24,16 @@ from eventdb.logical.expressions import (
 )
 from eventdb.logical.functions import RANKINGS, ends_in_escape
 from eventdb.logical.over import OverCall
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.schema import BIGINT, BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
 from eventdb.sql import functions
 from eventdb.sql.aggregates import bind_aggregate, is_aggregate, parts_of
 from eventdb.sql.calls import Calls
+from eventdb.sql.comparisons import collate, in_rows, special
 from eventdb.sql.context import Context, decimal_literal, integer_literal
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.overs import bind_over
+from eventdb.sql.python_calls import python_scalar
 from eventdb.sql.references import GroupingRef, OverRef
 from eventdb.sql.scope import Scope
 from eventdb.sql.subqueries import QUERIES, exists_subquery, in_subquery, outer_column, quantified, scalar_subquery
@@ -96,9 +99,11 @@ class ExpressionBinder(Calls):
         name = node.name
         if isinstance(node.this, exp.Star):
             self.context.fail("* is not allowed here", node)
-        if node.args.get("db") or node.args.get("catalog"):
+        qualifiers = [node.args[part].name for part in ("catalog", "db", "table") if node.args.get(part) is not None]
+        table = ".".join(qualifiers)
+        if len(qualifiers) > 1 and not self.scope.has_table(table):
             self.context.fail(f"a column is written table.column, not {node.sql()!r}", node)
-        return self.column(name, node.table, node)
+        return self.column(name, table, node)
 
     def column(self, name: str, table: str, node: exp.Expr) -> Expression:
         """The column, or what the name stands for: a window bound of GROUP BY, then a select alias."""
@@ -200,6 +205,9 @@ class ExpressionBinder(Calls):
         function = _BINARY[type(node)]
         if isinstance(node.expression, (exp.Any, exp.All)):
             return quantified(self, node, function)
+        found = special(self, node, function)
+        if found is not None:
+            return found
         left, right = self.bind(node.this), self.bind(node.expression)
         if function in ("add", "multiply") and _goes_second(left, right):
             left, right = right, left
@@ -267,6 +275,8 @@ class ExpressionBinder(Calls):
             return in_subquery(self, node.this, node.expressions[0], node)
         if node.args.get("unnest") is not None or node.args.get("field") is not None:
             self.context.unsupported("IN over a list value", node)
+        if isinstance(node.this, exp.Tuple):
+            return in_rows(self, node)
         operand = self.bind(node.this)
         values = [self.bind(value) for value in node.expressions]
         if all(isinstance(value, Literal) for value in values):
@@ -347,14 +357,20 @@ class ExpressionBinder(Calls):
             return self._window_bound(name, node)
         if is_aggregate(name):
             return bind_aggregate(self, call)
+        callee = self.context.resolver.function(name)
+        if isinstance(callee, PythonAggregate):
+            return bind_aggregate(self, call)
         if name in RANKINGS:
             self.context.fail(f"{name}() needs a window: {name}(...) OVER (ORDER BY ...)", node)
         call.only_plain(self.context)
+        if callee is not None:
+            return python_scalar(self, callee, [self.bind(argument) for argument in call.arguments], node)
         if name in functions.KNOWN_ELSEWHERE:
             self.context.unsupported(f"the function {name}()", node, functions.FIXES.get(name, ""))
         bound = functions.scalar(self, name, [self.bind(arg) for arg in call.arguments], node)
         if bound is None:
-            near = get_close_matches(name, sorted(functions.FUNCTION_NAMES), 1)
+            known = sorted((*functions.FUNCTION_NAMES, *self.context.resolver.function_names()))
+            near = get_close_matches(name, known, 1)
             self.context.fail(f"no function {name}(){f'; did you mean {near[0]}()?' if near else ''}", node)
         return bound
 
@@ -455,7 +471,7 @@ _BINDERS: dict[type, Callable[[ExpressionBinder, Any], Expression]] = {
     exp.In: _E._in, exp.Like: _E._like, exp.ILike: _E._like, exp.Escape: _E._escape, exp.Case: _E._case,
     exp.Cast: _E._cast, exp.TryCast: _E._cast, exp.Anonymous: _E._function, exp.Filter: _E._function,
     exp.WithinGroup: _E._function, exp.IgnoreNulls: _E._function, exp.RespectNulls: _E._function,
-    exp.Grouping: _E._grouping,
+    exp.Grouping: _E._grouping, exp.Collate: collate,
     exp.Extract: _E._extract, exp.StrPosition: _E._position, exp.Substring: _E._substring, exp.Trim: _E._trim,
     exp.Subquery: _E._subquery, exp.Select: _E._subquery, exp.Exists: _E._exists, exp.Window: _E._over,
 }  # fmt: skip

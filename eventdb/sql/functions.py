@@ -56,7 +56,7 @@ _PART_NAMES = {
 }  # fmt: skip
 
 KNOWN_ELSEWHERE = frozenset(
-    """list array_agg approx_count_distinct approx_quantile reservoir_quantile approx_top_k histogram
+    """list array_agg approx_top_k histogram
     regexp_matches regexp_replace
     regexp_extract regexp_full_match regexp_like json_extract json_value json_query json_object json_array unnest
     generate_series range struct_pack list_value map array_length format printf levenshtein soundex sha1 sha256 hash
@@ -64,7 +64,7 @@ KNOWN_ELSEWHERE = frozenset(
     session_end generate_subscripts""".split()
 )
 FIXES = {
-    "approx_count_distinct": "count(DISTINCT x) is exact", "approx_quantile": "quantile_cont(x, fraction) is exact",
+
     "list": "there is no type LIST; string_agg(x, ',') gives text",
     "array_agg": "there is no type LIST; string_agg(x, ',') gives text",
     "histogram": "there is no type MAP; GROUP BY x with count(*)",
@@ -273,7 +273,7 @@ _BUILDERS: dict[str, Builder] = {
 WINDOW_FUNCTIONS = ("tumble", "hop", "window", "tumble_start", "tumble_end", "hop_start", "hop_end")
 AGGREGATE_SPELLINGS = frozenset(
     """count_if countif arg_min argmin min_by arg_max argmax max_by arg_min_null min_by_null arg_max_null max_by_null
-    arg_min_nulls_last arg_max_nulls_last weighted_avg wavg
+    approx_count_distinct approx_quantile reservoir_quantile arg_min_nulls_last arg_max_nulls_last weighted_avg wavg
     median quantile percentile_cont percentile_disc fsum kahan_sum sumkahan favg group_concat listagg""".split()
 )
 """Aggregates that are spelled out in others (aggregates.py)."""

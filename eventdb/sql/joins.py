@@ -13,13 +13,14 @@ from sqlglot import exp
 
 from eventdb.errors import BindError
 from eventdb.logical.expressions import ColumnRef, Expression, columns_of, remap
-from eventdb.logical.plan import Join, Plan
+from eventdb.logical.plan import Filter, Join, Plan
 from eventdb.logical.predicates import all_of, split_pairs, terms_of
 from eventdb.logical.subqueries import Apply, holds_subquery
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import project
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
+from eventdb.sql.series import bind_series, series_call
 from eventdb.sql.subqueries import bind_nested
 
 if TYPE_CHECKING:
@@ -160,6 +161,9 @@ class JoinBinder:
             if error is not None:
                 raise error
             self.context.unsupported("LATERAL in this join", node, "use CROSS, INNER or LEFT JOIN LATERAL ... ON")
+        call = series_call(lateral)
+        if call is not None:
+            return self._series(left, node, kind, call)
         query = lateral if error is not None else lateral.this
         if not isinstance(query, exp.Subquery):
             self.context.unsupported("LATERAL of anything but a subquery", lateral)
@@ -180,6 +184,16 @@ class JoinBinder:
             return self._relation(left, right, kind, terms)
         applied = Apply(kind, left.plan, plan, tuple(enclosing.args), all_of(terms))
         return Relation(applied, left.scope.joined(right.scope, len(left.plan.fields)))
+
+    def _series(self, left: Relation, node: exp.Join, kind: str, call: exp.Anonymous) -> Relation:
+        if kind != "inner":
+            self.context.unsupported("LEFT JOIN of a series that reads the row before it", node, "use a subquery")
+        found = bind_series(self.context, call, node.this, left)
+        on = node.args.get("on")
+        if on is None:
+            return found
+        condition = ExpressionBinder(self.context, found.scope, "ON").predicate(on)
+        return Relation(Filter(found.plan, condition), found.scope)
 
 
 def join_plan(left: Plan, right: Plan, kind: str, terms: list[Expression]) -> Plan:

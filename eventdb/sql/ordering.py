@@ -7,7 +7,8 @@ from sqlglot import exp
 from eventdb.logical.constants import cast_literal
 from eventdb.logical.expressions import Call, ColumnRef, Expression, IntervalValue, Literal, SortKey, walk
 from eventdb.logical.over import Over, OverCall
-from eventdb.logical.plan import Distinct, DistinctOn, Filter, Limit, OutputField, Plan, Sort
+from eventdb.logical.plan import Distinct, DistinctOn, Filter, Limit, OutputField, Plan, Sort, Values
+from eventdb.logical.relational import LimitValue
 from eventdb.logical.rules.fold_constants import fold
 from eventdb.logical.subqueries import holds_subquery
 from eventdb.schema import BIGINT, BOOLEAN, DOUBLE, NULL
@@ -90,8 +91,11 @@ class TailBinder:
         return plan if row_count is None and not skip else Limit(plan, row_count, skip or 0)
 
     def _computed(self, plan: Plan, row_count: RowCount, skip: RowCount, node: exp.Expr) -> Plan:
-        """LIMIT and OFFSET by the values of subqueries: the rows whose number lies between."""
+        """LIMIT and OFFSET by the values of subqueries; inside a subquery as the rows whose number lies between."""
         binder = ExpressionBinder(self.context, Scope([], []), "LIMIT")
+        if not self.context.enclosing:
+            values = [v if isinstance(v, Expression) else Literal(BIGINT, v) for v in (row_count, skip)]
+            return LimitValue(plan, project(Values(((),), ()), values, ["limit", "offset"]))
         width = len(plan.fields)
         call = OverCall("row_number", (), BIGINT)
         place = ColumnRef(BIGINT, width, str(call))
@@ -111,24 +115,30 @@ class TailBinder:
         """LIMIT p%: that share of all rows, rounded down, after those that OFFSET skips."""
         tree = limit.args.get("count") if isinstance(limit, exp.Fetch) else limit.expression
         binder = ExpressionBinder(self.context, Scope([], []), "LIMIT")
-        share = binder.bind(tree) if tree is not None else binder.null()
-        percent = cast_literal(share, DOUBLE) if isinstance(share, Literal) and share.type.is_numeric else None
-        if percent is None or percent.value is None or not 0 <= percent.value <= 100:
-            self.context.fail("LIMIT needs a percentage between 0 and 100", tree)
-        skip = self._count(offset.expression if offset is not None else None, "OFFSET") or 0
-        if isinstance(skip, Expression):
-            self.context.unsupported("OFFSET by a subquery beside LIMIT with %", offset, "write the number")
+        percent = self._share(binder, tree)
+        skip = self._count(offset.expression if offset is not None else None, "OFFSET")
+        skipped = skip if isinstance(skip, Expression) else Literal(BIGINT, skip or 0)
         calls = (OverCall("count_star", (), BIGINT), OverCall("row_number", (), BIGINT))
         width = len(plan.fields)
         counted = Over(plan, calls, tuple(OutputField(str(call), BIGINT, False) for call in calls))
         rows, place = (ColumnRef(BIGINT, width + i, str(call)) for i, call in enumerate(calls))
         part = binder.call("divide", [binder.call("multiply", [rows, percent], tree), Literal(DOUBLE, 100.0)], tree)
-        last = binder.call("add", [binder.call("floor", [part], tree), Literal(DOUBLE, float(skip))], tree)
+        last = binder.call("add", [binder.call("floor", [part], tree), skipped], tree)
         kept: Expression = binder.call("le", [place, last], tree)
         if skip:
-            kept = Call(BOOLEAN, "and", (binder.call("gt", [place, Literal(BIGINT, skip)], tree), kept))
+            kept = Call(BOOLEAN, "and", (binder.call("gt", [place, skipped], tree), kept))
         refs = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
         return project(Filter(counted, kept), refs, [f.name for f in plan.fields])
+
+    def _share(self, binder: ExpressionBinder, tree: exp.Expr | None) -> Expression:
+        """A percentage: a constant from 0 to 100, or what a subquery gives."""
+        share = fold(binder.bind(tree)) if tree is not None else binder.null()
+        if holds_subquery(share) and share.type.is_numeric:
+            return binder.cast(share, DOUBLE, tree)
+        percent = cast_literal(share, DOUBLE) if isinstance(share, Literal) and share.type.is_numeric else None
+        if percent is None or percent.value is None or not 0 <= percent.value <= 100:
+            self.context.fail("LIMIT needs a percentage between 0 and 100", tree)
+        return percent
 
     def _count(self, tree: exp.Expr | None, clause: str) -> RowCount:
         """A row count: a constant or parameter, NULL and ALL meaning no limit; or what a subquery gives."""
@@ -145,6 +155,15 @@ class TailBinder:
         if bound.value is not None and bound.value < 0:
             self.context.fail(f"{clause} must not be negative", tree)
         return None if bound.value is None else int(bound.value)
+
+
+def is_constant(tree: exp.Expr) -> bool:
+    """Whether an ORDER BY item is a literal that orders nothing (a number without a sign is a place)."""
+    inner = tree.this if isinstance(tree, exp.Neg) else tree
+    return isinstance(inner, (exp.Literal, exp.Boolean, exp.Null))
+
+
+CONSTANT = "a constant changes nothing; name a column, or its place as a number"
 
 
 def _place(expression: Expression, columns: list[Expression]) -> int:

@@ -17,6 +17,7 @@ from eventdb.logical.over import (
     Frame,
     OverCall,
 )
+from eventdb.logical.python_functions import PythonAggregate
 from eventdb.logical.rankings import FRAMELESS, SKIPS_NULLS
 from eventdb.schema import BIGINT, TIMESTAMP
 from eventdb.sql.aggregates import CallParts, aggregation_of, is_aggregate, parts_of
@@ -37,6 +38,8 @@ def bind_over(binder: ExpressionBinder, node: exp.Window) -> OverCall:
     frame = DEFAULT_FRAME if spec is None else _frame(binder, spec, order)
     if is_aggregate(call.name):
         return _aggregate(binder, call, keys, order, frame)
+    if isinstance(binder.context.resolver.function(call.name), PythonAggregate):
+        binder.context.unsupported(f"{call.name}() with OVER", node, "aggregates written in Python go with GROUP BY")
     if call.name not in RANKINGS:
         binder.context.fail(f"{call.name}() is not an aggregate or window function, so it takes no OVER", node)
     return _ranking(binder, call, keys, order, frame)

@@ -65,17 +65,33 @@ class Source:
         key = (-1 - start, stop)
         tree = self._trees.get(key)
         if tree is None:
-            select = self._parse([Token(TokenType.SELECT, "SELECT"), *self.tokens[start:stop]], start)
-            if not isinstance(select, exp.Select):
-                raise self.unsupported(f"{type(select).__name__.upper()} in {place}", select)
-            for name, value in select.args.items():
-                if value and name != "expressions":
-                    part = value[0] if isinstance(value, list) else value
-                    raise self.unsupported(f"{shown(name)} in {place}", part)
+            select = self.select(start, stop, "SELECT", place)
             if len(select.expressions) != 1:
                 raise self.error("expected one expression", start)
             tree = self._trees[key] = self._checked(select.expressions[0])
         return tree
+
+    def select(self, start: int, stop: int, head: str, place: str) -> exp.Select:
+        """The tree of tokens [start, stop) behind a head: "SELECT" makes a select list of them, "SELECT * FROM" a FROM.
+        UnsupportedSQL if another clause follows; `place` names the statement for the message."""
+        words = {"SELECT": TokenType.SELECT, "*": TokenType.STAR, "FROM": TokenType.FROM}
+        before = [Token(words[word], word) for word in head.split()]
+        select = self._parse([*before, *self.tokens[start:stop]], start)
+        if not isinstance(select, exp.Select):
+            raise self.unsupported(f"{type(select).__name__.upper()} in {place}", select)
+        allowed = ("expressions",) if head == "SELECT" else ("expressions", "from_", "joins")
+        for name, value in select.args.items():
+            if value and name not in allowed:
+                part = value[0] if isinstance(value, list) else value
+                raise self.unsupported(f"{shown(name)} in {place}", part)
+        checked = self._checked(select)
+        assert isinstance(checked, exp.Select)
+        return checked
+
+    def ctes(self, start: int, stop: int) -> exp.Expr:
+        """The tree of the WITH clause in tokens [start, stop), on a query of nothing."""
+        one = [Token(TokenType.SELECT, "SELECT"), Token(TokenType.NUMBER, "1")]
+        return self._checked(self._parse([*self.tokens[start:stop], *one], start))
 
     def check_bound(self) -> None:
         """UnsupportedSQL if a tree that was bound holds a kind of node that the binder does not know."""
@@ -138,6 +154,11 @@ class Source:
         else:
             message = f"syntax error at {found!r}"
         return ParseError(message, sql=self.sql, line=line, column=column)
+
+
+def has_parameters(sql: str) -> bool:
+    """Whether a statement has parameters. ParseError if it is none."""
+    return any(token.token_type in (TokenType.PARAMETER, TokenType.PLACEHOLDER) for token in parse(sql).tokens)
 
 
 @contextmanager

@@ -12,15 +12,17 @@ from eventdb.logical.expressions import ColumnRef, Expression, Literal
 from eventdb.logical.functions import may_be_null
 from eventdb.logical.plan import OutputField, Plan, Project, UnionAll, Values
 from eventdb.logical.subqueries import is_correlated
-from eventdb.schema import DataType
+from eventdb.schema import BOOLEAN, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
-from eventdb.sql.ordering import TailBinder, Target
+from eventdb.sql.ordering import CONSTANT, TailBinder, Target, is_constant
 from eventdb.sql.projection import assign, renamed
 from eventdb.sql.recursion import bind_recursive, is_recursive
 from eventdb.sql.scope import Scope
 from eventdb.sql.selects import SelectBinder
-from eventdb.sql.set_operations import SetOperationBinder
+from eventdb.sql.set_operations import SetOperationBinder, written_items
+
+DESCRIBED = ("column_name", "column_type", "nullable", "role", "settings")
 
 
 class QueryBinder:
@@ -59,11 +61,26 @@ class QueryBinder:
             if node.args.get("joins"):
                 self.context.unsupported("JOIN in a parenthesised query", node, "write SELECT * FROM (...) JOIN ...")
             return self._tail(self.bind(node.this, ctes), node)
+        if isinstance(node, exp.Describe):
+            return self._described(node.this, ctes)
         if isinstance(node, exp.Paren):
             return self.bind(node.this, ctes)
         if not isinstance(node, exp.Query):
             self.context.fail("expected a query: SELECT, VALUES, WITH or FROM", node)
         self.context.unsupported(type(node).__name__.upper(), node)
+
+    def named_queries(self, node: exp.Expr) -> dict[str, Plan]:
+        """The plans of the WITH clause of a tree."""
+        return self._with(node.args["with_"], {})
+
+    def _described(self, node: exp.Expr, ctes: dict[str, Plan]) -> Plan:
+        """FROM (DESCRIBE query): its columns, as the statement DESCRIBE shows them."""
+        query = exp.select("*").from_(node.copy()) if isinstance(node, exp.Table) else node
+        fields = self.bind(query, ctes).fields
+        rows = [(f.name, str(f.type), f.nullable, None, None) for f in fields]
+        types = (VARCHAR, VARCHAR, BOOLEAN, VARCHAR, VARCHAR)
+        output = tuple(OutputField(name, type) for name, type in zip(DESCRIBED, types, strict=True))
+        return Values(tuple(tuple(map(Literal, types, row)) for row in rows), output)
 
     def _with(self, node: exp.Expr, ctes: dict[str, Plan]) -> dict[str, Plan]:
         known = dict(ctes)
@@ -133,13 +150,22 @@ class QueryBinder:
         refs: list[Expression] = [ColumnRef(f.type, i, f.name) for i, f in enumerate(plan.fields)]
         if order is not None:
             binder = ExpressionBinder(self.context, Scope.of_fields(plan.fields, ""), "ORDER BY")
+            places = written_items(node, [f.name for f in plan.fields])
+            own = {f.name.lower() for f in plan.fields}
             for item in order.expressions:
                 tree = item.this
-                if isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
+                place = places.get(tree.sql().lower())
+                if isinstance(tree, exp.Var) and tree.name.upper() == "ALL":
+                    keys.extend((i, item) for i in range(len(refs)))
+                elif place is not None and not (isinstance(tree, exp.Column) and tree.sql().lower() in own):
+                    keys.append((place, item))
+                elif isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
                     number = int(tree.this)
                     if not 1 <= number <= len(refs):
                         self.context.fail(f"ORDER BY {number}: the query has {len(refs)} columns", tree)
                     keys.append((number - 1, item))
+                elif is_constant(tree):
+                    self.context.fail(f"ORDER BY {CONSTANT}", tree)
                 else:
                     keys.append((binder.bind(tree), item))
         if not keys:

@@ -10,19 +10,24 @@ from sqlglot import exp
 
 from eventdb.errors import BindError, EventDBError, QueryError, TopicNotFound
 from eventdb.external.options import READERS
-from eventdb.logical.expressions import Expression
+from eventdb.logical.expressions import Expression, Literal
 from eventdb.logical.plan import ExternalScan, Fields, OutputField, Plan, Scan, TimeWindow, Values, ViewScan
+from eventdb.logical.python_functions import PythonTable
 from eventdb.schema import BIGINT, INTEGER, TIMESTAMP, VARCHAR
 from eventdb.sql.arguments import arguments, constant, options
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.functions import width_of
 from eventdb.sql.joins import JoinBinder
-from eventdb.sql.parser import locate
+from eventdb.sql.parser import locate, parse
+from eventdb.sql.projection import renamed
+from eventdb.sql.python_calls import coerced
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
+from eventdb.sql.series import bind_series, series_call
 from eventdb.sql.statements import TableInfo
 from eventdb.sql.tokens import FUNCTION_PREFIX
+from eventdb.values import decode_value
 
 _ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".arrows")
 FILE_ENDINGS = tuple(ending + packed for ending in _ENDINGS for packed in ("", ".gz", ".zst", ".bz2", ".lz4"))
@@ -64,7 +69,8 @@ class RelationBinder:
         """A FROM item bound without those before it; None for LATERAL, and why a subquery cannot be bound so."""
         if isinstance(node, exp.Lateral):
             return None
-        if not isinstance(node, exp.Subquery) or _holds_from(node.this):
+        movable = isinstance(node, exp.Subquery) and not _holds_from(node.this)
+        if not movable and series_call(node) is None:
             return self.item(node)
         taken = [len(around.args) for around in self.context.enclosing]
         try:
@@ -86,6 +92,8 @@ class RelationBinder:
             relation = self.item(node.this)
         elif isinstance(node, (exp.Subquery, exp.Values)):
             relation = self._derived(node)
+        elif isinstance(node, exp.Lateral) and isinstance(node.this, exp.Anonymous):
+            relation = self._table_function(exp.Table(this=node.this, alias=node.args.get("alias")), node.this)
         elif isinstance(node, exp.Lateral) and isinstance(node.this, exp.Subquery):
             relation = self.named(self.bind_query(_unwrapped(node.this), self.ctes), node, "")  # first: nothing before
         else:
@@ -120,7 +128,10 @@ class RelationBinder:
             if any(plan is cte and stands != depth for plan, stands in self.context.correlated):
                 self.context.unsupported("a correlated WITH query in a subquery of its query", node, "repeat it there")
             return self.named(cte, node, name)
-        return self._renamed(self._resolve(name, node), node)
+        table = self._resolve(name, node)
+        if table.query is not None:
+            return self.named(self._viewed(table, node), node, _base_name(name))
+        return self._renamed(table, node)
 
     def _renamed(self, table: TableInfo, node: exp.Expr) -> Relation:
         """The scan of a table under its alias."""
@@ -133,6 +144,16 @@ class RelationBinder:
         bound = [replace(n, table=shown, name=renamed[i] if i < len(renamed) else n.name) for i, n in enumerate(names)]
         return Relation(plan, Scope(bound, [shown]))
 
+    def _called(self, callee: PythonTable, call: exp.Anonymous) -> TableInfo:
+        """The rows of a table function written in Python."""
+        binder = ExpressionBinder(self.context, Scope([], []), f"the arguments of {callee.name}()")
+        bound = coerced(binder, callee, [binder.bind(argument) for argument in call.expressions], call)
+        if not all(isinstance(argument, Literal) for argument in bound):
+            self.context.fail(f"the arguments of {callee.name}() must be constants", call)
+        values = [decode_value(a.type, a.value) if a.value is not None else None for a in bound
+                  if isinstance(a, Literal)]  # fmt: skip
+        return self.context.resolver.call(callee, values)
+
     def _read(self, reader: str, call: exp.Anonymous) -> TableInfo:
         """The files that read_csv('...') and its like name."""
         positional, named = options(self.context, call, reader)
@@ -144,6 +165,34 @@ class RelationBinder:
             return self.context.resolver.files(reader, paths, named)
         except EventDBError as error:
             self.context.fail(str(error), call)
+
+    def _viewed(self, table: TableInfo, node: exp.Expr) -> Plan:
+        """The plan of a plain view's query, with the view's names. BindError naming the view if it no longer binds."""
+        outer = self.context
+        if table.name in outer.viewing:
+            outer.fail(f"view {table.name!r} reads itself", node)
+        inner = Context(parse(table.query or ""), outer.resolver, None)
+        inner.viewed = outer.viewed
+        inner.viewed.add(table.name.lower())
+        inner.viewing = (*outer.viewing, table.name)
+        inner.recursions = outer.recursions
+        try:
+            source = inner.source
+            plan = type(self)(inner, {}, self.bind_query).query_of(source.query(0, len(source.tokens)))
+            source.check_bound()
+        except QueryError as error:
+            first = str(error).splitlines()[0]
+            outer.fail(f"view {table.name!r} cannot be read any more: {first}", node)
+        outer.recursions = inner.recursions
+        if len(plan.fields) != len(table.schema):
+            outer.fail(f"view {table.name!r} has other columns than when it was created: create it again", node)
+        return renamed(plan, table.schema.names)
+
+    def query_of(self, tree: exp.Expr) -> Plan:
+        """The plan of a query that stands alone."""
+        from eventdb.sql.queries import QueryBinder
+
+        return QueryBinder(self.context).bind(tree, {})
 
     def _resolve(self, name: str, node: exp.Expr) -> TableInfo:
         line, column = locate(self.context.sql, node)
@@ -200,9 +249,14 @@ class RelationBinder:
     # -- TUMBLE and HOP --------------------------------------------------------------------------------------------
 
     def _table_function(self, node: exp.Table, call: exp.Anonymous) -> Relation:
+        if series_call(node) is not None:
+            return bind_series(self.context, call, node, Relation(Values(((),), ()), Scope([], [])))
         name = str(call.this).removeprefix(FUNCTION_PREFIX).lower()
         if name in READERS:
             return self._renamed(self._read(name, call), node)
+        callee = self.context.resolver.function(name)
+        if isinstance(callee, PythonTable):
+            return self._renamed(self._called(callee, call), node)
         if name not in ("tumble", "hop"):
             self.context.unsupported(f"the table function {name}()", call)
         named, positional = arguments(call)

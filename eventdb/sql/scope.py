@@ -51,13 +51,22 @@ class Scope:
 
     def has_table(self, table: str) -> bool:
         """Whether an alias is in scope."""
-        return table.lower() in (known.lower() for known in self.tables)
+        return self._table(table) is not None
+
+    def _table(self, table: str) -> str | None:
+        """The alias in lower case that a qualifier means: itself, or the one that ends in .qualifier (b for s.b)."""
+        known = [alias.lower() for alias in self.tables]
+        if table.lower() in known:
+            return table.lower()
+        found = [alias for alias in known if alias.endswith(f".{table.lower()}")]
+        return found[0] if len(found) == 1 else None
 
     def find(self, name: str, table: str, context: Context, node: Any) -> ColumnRef | None:
         """The column, or None. BindError if the name is ambiguous or the table is not in scope."""
         if table:
-            found = self._qualified.get((table.lower(), name.lower()), [])
-            if not found and table.lower() not in (known.lower() for known in self.tables):
+            alias = self._table(table)
+            found = self._qualified.get((alias or table.lower(), name.lower()), [])
+            if not found and alias is None:
                 near = get_close_matches(table, self.tables, 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; in scope: {', '.join(self.tables) or 'nothing'}"
                 context.fail(f"no table {table!r} in this FROM{hint}", node)
@@ -81,9 +90,10 @@ class Scope:
 
     def star(self, table: str = "") -> Iterator[Name]:
         """The columns of `*` or `table.*`."""
+        alias = self._table(table) if table else None
         for name in self.names:
             if table:
-                if name.table.lower() == table.lower() and (name.in_star or not name.bare):
+                if name.table.lower() == alias and (name.in_star or not name.bare):
                     yield name
             elif name.in_star:
                 yield name

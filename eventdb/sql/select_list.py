@@ -64,7 +64,7 @@ class SelectList:
     def _star(self, tree: exp.Expr, star: exp.Star) -> list[Item]:
         scope = self.scope
         table = tree.table if isinstance(tree, exp.Column) else ""
-        if table and table.lower() not in (known.lower() for known in scope.tables):
+        if table and not scope.has_table(table):
             scope.find("*", table, self.context, tree)
         columns = list(scope.star(table))
         if not columns:

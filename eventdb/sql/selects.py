@@ -18,7 +18,7 @@ from eventdb.logical.predicates import all_of, terms_of
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.grouping import GroupBinder, Groups, OverGroups, aggregate, put_in_windows
-from eventdb.sql.ordering import TailBinder, Target
+from eventdb.sql.ordering import CONSTANT, TailBinder, Target, is_constant
 from eventdb.sql.references import AggregateRef, GroupingRef, OverRef
 from eventdb.sql.relation import Relation
 from eventdb.sql.relations import RelationBinder, conjunct_trees
@@ -207,8 +207,8 @@ class SelectBinder:
         """An ordinal or the name of a select item as its position, anything else as an expression."""
         if isinstance(tree, exp.Literal) and not tree.is_string and tree.this.isdigit():
             return selection.items.index(self._ordinal(tree, selection, clause))
-        if isinstance(tree, (exp.Literal, exp.Boolean, exp.Null)):
-            self.context.fail(f"{clause} a constant changes nothing; name a column, or its place as a number", tree)
+        if is_constant(tree):
+            self.context.fail(f"{clause} {CONSTANT}", tree)
         named = self._output_named(tree, selection)
         return named if named is not None else selection.binder.bind(tree)
 

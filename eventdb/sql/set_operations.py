@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from sqlglot import exp
 
+from eventdb.logical.constants import cast_literal
 from eventdb.logical.expressions import ColumnRef, Expression, Literal
 from eventdb.logical.functions import common_type
-from eventdb.logical.plan import Distinct, OutputField, Plan, UnionAll
+from eventdb.logical.plan import Distinct, OutputField, Plan, Project, UnionAll
 from eventdb.logical.relational import SetOperation
-from eventdb.schema import NULL, DataType
+from eventdb.schema import NULL, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.projection import project
@@ -76,6 +77,7 @@ class SetOperationBinder:
             if len(plan.fields) != width:
                 self.context.fail(f"{what}: {width} columns above, {len(plan.fields)} here", tree)
         types: list[DataType] = []
+        plans = self._readable(plans)
         for i in range(width):
             merged: DataType | None = plans[0].fields[i].type
             for plan, tree in zip(plans, trees, strict=True):
@@ -98,7 +100,68 @@ class SetOperationBinder:
         )
         return cast, fields
 
+    @staticmethod
+    def _readable(plans: list[Plan]) -> list[Plan]:
+        """Text that is written in a query as a value of the type its column has in the others, as in PostgreSQL."""
+        result = list(plans)
+        for place, plan in enumerate(plans):
+            if not isinstance(plan, Project):
+                continue
+            expressions = list(plan.expressions)
+            for i, value in enumerate(expressions):
+                wanted = {p.fields[i].type for p in plans} - {value.type, NULL}
+                if isinstance(value, Literal) and value.type == VARCHAR and len(wanted) == 1:
+                    expressions[i] = cast_literal(value, wanted.pop()) or value
+            if tuple(expressions) != plan.expressions:
+                result[place] = project(plan.input, expressions, [f.name for f in plan.fields])
+        return result
+
 
 def has_tail(node: exp.Expr) -> bool:
     """Whether clauses stand behind a query as a whole."""
     return any(node.args.get(part) is not None for part in ("order", "limit", "offset", "with_"))
+
+
+def written_items(node: exp.Expr, names: list[str]) -> dict[str, int]:
+    """The places of the columns of a set operation under what its queries wrote: names, aliases and expressions, those
+    of the first query that has them. Its ORDER BY may say these besides `names`, its own columns."""
+    columns = _written(node) if isinstance(node, exp.SetOperation) else None
+    if columns is None:
+        return {}
+    places = {name.lower(): i for i, name in reversed(list(enumerate(names)))}
+    found: dict[str, int] = {}
+    for name, texts in columns:
+        for text in texts:
+            if name in places:
+                found.setdefault(text, places[name])
+    return found
+
+
+def _written(node: exp.Expr) -> list[tuple[str, list[str]]] | None:
+    """For each column of a query its name and what is written for it; None where that cannot be told."""
+    while isinstance(node, (exp.Subquery, exp.Paren)):
+        node = node.this
+    if isinstance(node, exp.Select):
+        if any(item.is_star or item.find(exp.Columns) is not None for item in node.expressions):
+            return None
+        columns = []
+        for item in node.expressions:
+            tree = item.this if isinstance(item, exp.Alias) else item
+            text = tree.sql().lower()
+            name = item.alias_or_name.lower() or text
+            texts = [name] if isinstance(tree, exp.Literal) else [name, text]
+            if isinstance(tree, exp.Column):
+                texts += [f"{table.alias_or_name}.{tree.name}".lower() for table in node.find_all(exp.Table)]
+            columns.append((name, texts))
+        return columns
+    if not isinstance(node, exp.SetOperation):
+        return None
+    left, right = _written(node.this), _written(node.expression)
+    if left is None or right is None:
+        return left
+    if not node.args.get("by_name"):
+        return [(name, [*texts, *more]) for (name, texts), (_, more) in zip(left, right, strict=False)]
+    merged = {name: list(texts) for name, texts in left}
+    for name, texts in right:
+        merged.setdefault(name, []).extend(texts)
+    return list(merged.items())

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eventdb.external.source import Source
-from eventdb.logical.expressions import Expression
+from eventdb.logical.expressions import Expression, Literal, columns_of
 from eventdb.logical.plan import Plan
+from eventdb.logical.python_functions import Callee, PythonTable
 from eventdb.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
     """Something FROM can name. `kind` is 'topic', 'table' (`primary_key` is the positions of its key columns,
-    `defaults` physical values by position), 'view' (materialized), 'file' or 'object' (with a `source`)."""
+    `defaults` physical values by position; without a key both are ()), 'view' (materialized), 'query' (a plain view:
+    `query` is its text), 'file' or 'object' (with a `source`)."""
 
     kind: str
     id: int
@@ -27,6 +29,7 @@ class TableInfo:
     key: str | None = None
     primary_key: tuple[int, ...] = ()
     defaults: tuple[tuple[int, object], ...] = ()
+    query: str | None = None
 
     def default(self, position: int) -> object:
         """The physical value a column has that a row does not name; None for NULL."""
@@ -46,6 +49,22 @@ class Resolver(Protocol):
 
     def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> TableInfo:
         """The files of a call of a reader (READERS in external/options.py), as `file`."""
+        ...
+
+    def format_of(self, path: str) -> str:
+        """csv, json, parquet or arrow, by the file's name."""
+        ...
+
+    def function(self, name: str) -> Callee | None:
+        """The function written in Python of a lower-case name."""
+        ...
+
+    def call(self, function: PythonTable, arguments: Sequence[Any]) -> TableInfo:
+        """The rows a table function gives for these values."""
+        ...
+
+    def function_names(self) -> list[str]:
+        """Of all functions written in Python, for suggestions."""
         ...
 
     def names(self) -> list[str]:
@@ -97,13 +116,15 @@ class DropTopic(Statement):
 
 @dataclass(frozen=True, slots=True)
 class CreateTable(Statement):
-    """`primary_key` are positions in the schema, in the order of the key; `defaults` (position, physical value)."""
+    """`primary_key` are positions in the schema, in the order of the key, () if there is none; `defaults` (position,
+    physical value)."""
 
     name: str
     schema: Schema
     primary_key: tuple[int, ...]
     if_not_exists: bool = False
     defaults: tuple[tuple[int, object], ...] = ()
+    or_replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +150,32 @@ class ShowTopics(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Returning:
+    """RETURNING: one expression a column of the result, over the `width` columns of each row that was changed, its
+    `_offset` and, in MERGE, what was done with it."""
+
+    values: tuple[Expression, ...]
+    names: tuple[str, ...]
+    width: int
+
+    @property
+    def reads_offset(self) -> bool:
+        """Whether `_offset` is among what is returned."""
+        return any(self.width in columns_of(value) for value in self.values)
+
+
+@dataclass(frozen=True, slots=True)
 class Insert(Statement):
     """Append the plan's rows. Plan field i goes to schema position columns[i], already cast to that column's type.
 
     Columns not listed are NULL; the binder has refused a NOT NULL column that is left out, the NULL values themselves
-    are found when rows are made. `returning_offset`: the result is one BIGINT column `_offset` of the new rows.
+    are found when rows are made.
     """
 
     topic: TableInfo
     columns: tuple[int, ...]
     plan: Plan
-    returning_offset: bool = False
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,34 +192,67 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class InsertRows(Statement):
-    """INSERT into a table. `columns` and `plan` as in Insert; without `conflict` a taken key is a ConstraintError.
-
-    `returning`: positions of the columns of the new rows to return, -1 = `_offset`; None = nothing is returned.
-    """
+    """INSERT into a table. `columns` and `plan` as in Insert; without `conflict` a taken key is a ConstraintError."""
 
     table: TableInfo
     columns: tuple[int, ...]
     plan: Plan
     conflict: Conflict | None = None
-    returning: tuple[int, ...] | None = None
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Update(Statement):
-    """The plan gives, of each row to change: its columns, its `_offset`, and its columns as they shall be."""
+    """The plan gives, of each row to change: its columns, its `_offset`, and its columns as they shall be. Of several
+    with one offset (UPDATE ... FROM) the first counts."""
 
     table: TableInfo
     plan: Plan
-    returning: tuple[int, ...] | None = None
+    returning: Returning | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delete(Statement):
-    """The plan gives, of each row to delete: its columns and its `_offset`."""
+    """The plan gives, of each row to delete: its columns and its `_offset`, perhaps several times (USING)."""
 
     table: TableInfo
     plan: Plan
-    returning: tuple[int, ...] | None = None
+    returning: Returning | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MergeClause:
+    """WHEN ... THEN. `when`: 'matched', 'unmatched' (no row of the target) or 'sourceless' (no row of the source).
+
+    `action`: 'update' and 'insert' (`values`: the new row, one expression a column), 'delete', 'nothing' or 'error'
+    (`values`: the message, if one is given). Expressions are over the plan's fields.
+    """
+
+    when: str
+    condition: Expression | None
+    action: str
+    values: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(Statement):
+    """The plan gives pairs of rows: the target's columns and `_offset`, NULL if there is none; the source's columns and
+    at position `mark` a field that is NULL if there is none. Of each the first clause that fits counts."""
+
+    table: TableInfo
+    plan: Plan
+    mark: int
+    clauses: tuple[MergeClause, ...]
+    returning: Returning | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTo(Statement):
+    """The plan's rows into a file, or, with `partition_by` among the options, into the files of a folder."""
+
+    plan: Plan
+    path: str
+    options: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,3 +336,60 @@ class Commit(Statement):
 @dataclass(frozen=True, slots=True)
 class Rollback(Statement):
     """The end of a transaction: nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAs(Statement):
+    """CREATE TABLE | TOPIC ... AS query: the rows of the plan, in columns of the schema; none of them without data."""
+
+    kind: str
+    name: str
+    schema: Schema
+    plan: Plan
+    if_not_exists: bool = False
+    or_replace: bool = False
+    with_data: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePlainView(Statement):
+    """A name for a query, whose text is kept."""
+
+    name: str
+    schema: Schema
+    query: str
+    if_not_exists: bool = False
+    or_replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rename(Statement):
+    """ALTER TABLE | TOPIC ... RENAME TO."""
+
+    kind: str
+    name: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(Statement):
+    """A statement's text under a name."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Execute(Statement):
+    """A prepared statement with values, by position or by name."""
+
+    name: str
+    values: tuple[Literal, ...] = ()
+    named: tuple[tuple[str, Literal], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Deallocate(Statement):
+    """Forget a prepared statement; all of them if `name` is ''."""
+
+    name: str

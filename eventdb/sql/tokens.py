@@ -44,6 +44,8 @@ _PIECES = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+_PARAMETER = re.compile(r"(?<![\w$])\$(?=\w)")
+
 # Words before a parenthesis that are not functions, or that sqlglot must see to read their own grammar.
 _NOT_FUNCTIONS = frozenset(
     """AND OR NOT IN EXISTS ANY ALL SOME VALUES USING OVER FILTER AS ON WHEN THEN ELSE CASE WHERE HAVING BY SELECT FROM
@@ -109,7 +111,7 @@ def tokenize(sql: str) -> list[Token]:
     if "\0" in sql:
         raise syntax_error(sql, "the statement contains a NUL character", sql.index("\0"))
     try:
-        tokens = DIALECT.tokenize(sql)
+        tokens = DIALECT.tokenize(_without_tags(sql))
     except TokenError as error:
         raise _token_error(sql, error) from None
     except RecursionError:
@@ -126,6 +128,17 @@ def tokenize(sql: str) -> list[Token]:
                 token.start,
             )
     return _rewrite(tokens, _match_brackets(tokens, sql), sql)
+
+
+def _without_tags(sql: str) -> str:
+    """`$1` and `$name` as `?1` and `?name`: in `$1,$2` sqlglot sees the tag of a dollar quote."""
+    if "$" not in sql:
+        return sql
+    parts, position = [], 0
+    for piece in _PIECES.finditer(sql):
+        parts += [_PARAMETER.sub("?", sql[position : piece.start()]), piece.group()]
+        position = piece.end()
+    return "".join(parts) + _PARAMETER.sub("?", sql[position:])
 
 
 def _token_error(sql: str, error: Exception) -> ParseError:
@@ -164,7 +177,9 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
 
     token = tokens[i]
     name = token.text.upper()
-    if name in _NOT_FUNCTIONS or (token.token_type is not TokenType.VAR and name.lower() not in FUNCTION_NAMES):
+    if name in _NOT_FUNCTIONS:
+        return False
+    if token.token_type not in (TokenType.VAR, TokenType.RANGE) and name.lower() not in FUNCTION_NAMES:
         return False
     before = tokens[i - 1].token_type if i else None
     if before in _BEFORE_NAMES and not (before is TokenType.VAR and tokens[i - 1].text.upper() in ("BOTH", "LEADING")):
@@ -215,10 +230,14 @@ def _rewrite(tokens: list[Token], pairs: dict[int, int], sql: str) -> list[Token
             continue
         after = tokens[i + 1] if i + 1 < len(tokens) else None
         touching = after is not None and after.start == token.end + 1
-        if kind is TokenType.PLACEHOLDER:
+        if kind is TokenType.PLACEHOLDER and sql[token.start] == "$":
+            result.append(_copy(token, TokenType.PARAMETER, "$"))
+        elif kind in (TokenType.PLACEHOLDER, TokenType.QDCOLON):
             parameters += 1
             result.append(_copy(token, TokenType.PARAMETER, "$"))
             result.append(_copy(token, TokenType.NUMBER, str(parameters)))
+            if kind is TokenType.QDCOLON:  # ?::type
+                result.append(_copy(token, TokenType.DCOLON, "::"))
         elif kind is TokenType.HEREDOC_STRING:
             result.append(_copy(token, TokenType.STRING, token.text))
         elif after is not None and touching and kind is TokenType.NUMBER and after.text.lower() in UNITS:

@@ -29,8 +29,6 @@ def create_topic(words: Words, context: Context) -> CreateTopic:
     """The statement after CREATE TOPIC. ParseError, BindError or UnsupportedSQL with the place."""
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
     name = words.name("the topic's name")
-    if words.word() == "AS":
-        context.unsupported("CREATE TOPIC ... AS SELECT", None, "create the topic, then INSERT INTO it")
     parts = _Parts()
     words.elements(lambda: _element(words, parts, context))
     options = _options(words) if words.accept("WITH") else ()

@@ -41,6 +41,10 @@ class Words:
             return ""
         return self.text(ahead).upper()
 
+    def word_at(self, index: int) -> str:
+        """`word` of the token at an index."""
+        return self.word(index - self.index)
+
     def accept(self, *words: str) -> bool:
         """Skip these words if they come next."""
         for i, word in enumerate(words):

@@ -163,7 +163,7 @@ RECORD_BYTES = RECORD_HEAD.size + 4
 OPEN_RECORD = 1  # first of a file
 COMMIT_RECORD = 2
 ROLL_RECORD = 3  # last of a file: the log goes on in the next one
-BULK_UNSYNCED = 1  # flag: the rows named by the record were not flushed before it
+BULK_UNSYNCED = 1  # flag: the rows named by the record were not flushed before it; they may be gone
 ROLL_PAYLOAD = Struct("<IIQ")  # next file number, crc of its first record, its size in bytes
 ROLL_BYTES = RECORD_BYTES + ROLL_PAYLOAD.size
 

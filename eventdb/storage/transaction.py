@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from eventdb.batch import Column
     from eventdb.storage.commit.commit import Writer
+    from eventdb.storage.commit.durability import Bulk
     from eventdb.storage.commit.marks import Marks
     from eventdb.storage.device.files import Files
     from eventdb.storage.notify import Notifier
@@ -357,12 +358,6 @@ class WriteTransaction:
             if staged.log.limits is not None:
                 require_room(self, staged)
             self._describe(staged, parts, bulk)
-        unsynced = False
-        if bulk:
-            if writer.synced:
-                self._flush_bulk(bulk)
-            else:
-                unsynced = True
         for position, checksum in self._checksums:
             parts[position] = bytes(parts[position]) + U32.pack(checksum.result())
         parts.extend(self._key_ops)
@@ -371,12 +366,16 @@ class WriteTransaction:
                 self._mark_dirty(key, False)
             self._marks.note(writer.tail.checkpoint_sequence)
             parts.extend(self._marks.describe())
+        segments = self._segments_of(bulk)
         self._committing = True
         payload = b"".join(parts) if self._journaled else None
-        if payload is None or self._index_changed or not self._commit_head(payload, unsynced):
+        if payload is None or self._index_changed or not self._commit_head(payload, segments):
             for key, state in self._ahead.items():
                 self._run(self._txn.put, key, state)
-            writer.commit(self._txn, payload, bulk=unsynced, marks=self._marks)
+            writer.commit(self._txn, payload, bulk=segments, marks=self._marks)
+        if writer.synced:
+            for staged, segment in bulk:
+                staged.log.durable_base = segment.base
         for staged in self._staged.values():
             log = staged.log
             log.adopt(staged.state, staged.segment)
@@ -385,21 +384,18 @@ class WriteTransaction:
                 assert dictionary is not None
                 dictionary.publish(pending)
 
-    def _flush_bulk(self, bulk: list[tuple[Staged, Segment]]) -> None:
-        """The rows are on the device, and their files can be found there, before the record that names them."""
+    def _segments_of(self, bulk: list[tuple[Staged, Segment]]) -> Bulk:
         found = []
         for staged, segment in bulk:
             log = staged.log
             # A file that is new since the checkpoint, made by this commit or an earlier one, may have no durable entry.
             mark = self._txn.get(dirty_key(log.topic_id, log.partition, segment.base))
             found.append((log, segment, mark == b"\1" and log.durable_base != segment.base))
-        self._writer.flush_bulk(found)
-        for staged, segment in bulk:
-            staged.log.durable_base = segment.base
+        return found
 
-    def _commit_head(self, payload: bytes, unsynced: bool) -> bool:
+    def _commit_head(self, payload: bytes, bulk: Bulk) -> bool:
         """The commit goes to the head, if it fits; the index transaction ends without a trace."""
-        if not self._writer.commit_head(payload, self._ahead, bulk=unsynced):
+        if not self._writer.commit_head(payload, self._ahead, bulk=bulk):
             return False
         self._txn.abort()
         return True

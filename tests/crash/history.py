@@ -1,8 +1,8 @@
 """The history of a crash test: what writers began, what they were told is stored, what checkers found.
 
 One line per fact, each written with one O_APPEND write to a file outside the database, so that killing the writer
-cannot tear or lose it. An operation without an acknowledgement may have happened or not; the next checker finds out
-and records that, and from then on it is a fact too.
+cannot lose it, nor tear it but at the edge of a page: then it did not happen. An operation without an acknowledgement
+may have happened or not; the next checker finds out and records that, and from then on it is a fact too.
 
     ["begin", writer, op, kind, [[topic, first n, rows], ...], monotonic s]
     ["ack",   writer, op, [runs of offsets per part], monotonic s]
@@ -47,7 +47,7 @@ class Recorder:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def _write(self, *fact: Any) -> None:
-        os.write(self._fd, json.dumps(fact, separators=(",", ":")).encode() + b"\n")
+        os.write(self._fd, b"\n" + json.dumps(fact, separators=(",", ":")).encode() + b"\n")  # apart from a torn one
 
     def begin(self, writer: str, op: str, kind: str, parts: list[tuple[str, int, int]]) -> None:
         self._write("begin", writer, op, kind, parts, time.monotonic())
@@ -148,8 +148,18 @@ class Tail:
         begun = text.rfind(f'["begin","{writer}",'.encode())
         if begun < 0 or max(text.rfind(f'["{what}","{writer}",'.encode()) for what in ("ack", "found")) > begun:
             return None
-        kind: str = json.loads(text[begun : text.index(b"\n", begun)])[3]
-        return kind
+        line, whole, _ = text[begun:].partition(b"\n")
+        fact = _fact(line) if whole else None
+        return None if fact is None else fact[3]
+
+
+def _fact(line: bytes) -> list[Any] | None:
+    """None if the line was torn."""
+    try:
+        found: list[Any] = json.loads(line)
+    except ValueError:
+        return None
+    return found
 
 
 def read_history(path: str) -> History:
@@ -163,7 +173,10 @@ def read_history(path: str) -> History:
     except FileNotFoundError:
         return history
     for line in lines:
-        what, writer, *rest = json.loads(line)
+        fact = _fact(line)
+        if fact is None:
+            continue
+        what, writer, *rest = fact
         if what == "begin":
             op, kind, parts, at = rest
             known[writer, op] = Operation(writer, op, kind, [tuple(part) for part in parts], at)

@@ -49,6 +49,11 @@ def ack_before_flush() -> None:
     Writer.flush = later  # type: ignore[method-assign]
 
 
+def ack_before_bulk_flush() -> None:
+    """The rows of a large batch are left to the kernel: only the record that names them is flushed."""
+    Writer.flush_bulk = lambda self, bulk, descriptors: None  # type: ignore[method-assign]
+
+
 class Released:
     """Stands in for a pin that was let go."""
 
@@ -135,6 +140,7 @@ def stale_reader() -> None:
 
 PLANTS: dict[str, Callable[[], None]] = {
     "ack-before-flush": ack_before_flush,
+    "ack-before-bulk-flush": ack_before_bulk_flush,
     "checkpoint-without-pin": checkpoint_without_pin,
     "split-transaction": split_transaction,
     "write-behind": write_behind,

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -169,12 +170,14 @@ class CutCampaign(Lives):
         run_s: float = 0.3,
         views: bool = False,
         file_system: str = "ext4",
+        kinds: Sequence[str] = (),
     ) -> None:
         super().__init__(zygote, work, durability, seed, plant)
         self._seed = seed
         self._run_s = run_s
         self._file_system = file_system
-        self._more = ["--view"] if views else []
+        self._more = [*(["--view"] if views else []), *(["--kinds", *kinds] if kinds else [])]
+        self._views = views
         self._fresh = True
         self._boot = 0
         self.tally = CutTally()
@@ -220,7 +223,8 @@ class CutCampaign(Lives):
         tally.counted += facts.running(name) is not None
         disk.power_on()
         self._boot += 1
-        report = self.judge("--power", "--cut-s", cut_s, "--boot-id", f"boot-{self._boot}", *self._more)
+        more = ["--view"] if self._views else []
+        report = self.judge("--power", "--cut-s", cut_s, "--boot-id", f"boot-{self._boot}", *more)
         self._note(report, f"seed {self._seed} cut {tally.cuts}")
         os.sync()
         disk.power_off()

@@ -2,8 +2,8 @@
 
 strace does both to a real process (sweep_victim.py), which has everything imported, or open, before strace comes. A dry
 run lists the calls that touch the directory; a point is the n-th call of one name and what happens to it. Only the main
-thread is traced: strace counts per thread, and no other one has anything to do here. What is left is judged by the
-next process to open it (sweep_judge.py).
+thread is traced: strace counts per thread, and no other one has anything to do here (the victim flushes in turn what
+would be flushed side by side). What is left is judged by the next process to open it (sweep_judge.py).
 
 A fault counts if strace says that it was injected into a call on the directory. Reading fails with EIO alone and
 mapping with ENOMEM: what they fail with. A short write is one of no bytes: strace replaces a call, so a longer one

@@ -8,7 +8,7 @@ import pytest
 
 import eventdb
 from tests.crash.checker import check
-from tests.crash.history import SEND, Recorder, read_history
+from tests.crash.history import SEND, Recorder, Tail, read_history
 from tests.crash.workload import COLUMNS, TOPICS, event
 
 FIRST, SECOND = TOPICS
@@ -136,6 +136,23 @@ def test_offsets_survive_the_history_file(scene: Scene) -> None:
 
 def sight(scene: Scene, began_s: float, ends: tuple[int, int], first: int, *seen: tuple[str, int]) -> None:
     scene.history.saw("eye", began_s, dict(zip(TOPICS, ends, strict=True)), FIRST, first, list(seen))
+
+
+def test_a_line_torn_at_the_edge_of_a_page_did_not_happen_and_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    whole = Recorder(str(path))
+    whole.begin("w1", "1.0", "append", [("alpha", 0, 1)])
+    whole.ack("w1", "1.0", [[0]])
+    whole.close()
+    path.write_bytes(path.read_bytes()[:-9])
+    other = Recorder(str(path))
+    other.begin("w2", "2.0", "append", [("alpha", 0, 1)])
+    other.ack("w2", "2.0", [[1]])
+    other.close()
+    first, second = read_history(str(path)).operations
+    assert (first.acked_s, second.offsets) == (None, [[1]])
+    path.write_bytes(path.read_bytes() + b'\n["begin","w2","2.1","many",[["al')
+    assert Tail(str(path)).running("w2") is None
 
 
 def test_true_sights_are_no_problem(scene: Scene) -> None:

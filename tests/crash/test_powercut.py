@@ -6,7 +6,7 @@ Needs root and loop devices: `pytest -m power tests/crash`. EVENTDB_CUTS sets ho
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.power, pytest.mark.timeout(0), pytest.mark.skipif(_REA
 CUTS = int(os.environ.get("EVENTDB_CUTS", "50"))
 SEED = int(os.environ.get("EVENTDB_SEED", "1"))
 PLANT_CUTS = 60
+BATCHES = ("batch", "checkpoint")  # a quarter of the batches is too large for the journal
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,21 @@ def test_the_promises_hold_on_xfs(
     assert durability != "commit" or tally.lost_acked == 0
 
 
+@pytest.mark.parametrize("file_system", ["ext4", "xfs"])
+def test_batches_that_are_flushed_beside_their_record_lose_nothing_acknowledged(
+    zygote: Zygote, tmp_path: Path, file_system: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if (reason := unavailable(file_system)) is not None:
+        pytest.skip(reason)
+    campaign = CutCampaign(zygote, tmp_path, "commit", SEED, file_system=file_system, kinds=BATCHES)
+    tally = campaign.run(CUTS)
+    with capsys.disabled():
+        print(f"\nbatches on {file_system}: {tally}")
+    assert not tally.problems
+    assert tally.counted >= CUTS
+    assert tally.lost_acked == 0
+
+
 @pytest.mark.parametrize("durability", ["interval:50ms", "os"])
 def test_other_modes_lose_only_the_newest_commits(
     zygote: Zygote, tmp_path: Path, durability: str, capsys: pytest.CaptureFixture[str]
@@ -76,12 +92,19 @@ def test_a_view_is_what_its_query_gives_after_a_cut(
 
 
 @pytest.mark.parametrize(
-    ("plant", "durability"), [("ack-before-flush", "commit"), ("checkpoint-without-pin", "interval:20ms")]
+    ("plant", "durability", "kinds"),
+    [
+        ("ack-before-flush", "commit", ()),
+        ("ack-before-bulk-flush", "commit", BATCHES),
+        ("checkpoint-without-pin", "interval:20ms", ()),
+    ],
 )
 def test_the_harness_notices_a_planted_bug(
-    zygote: Zygote, tmp_path: Path, plant: str, durability: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tally = CutCampaign(zygote, tmp_path, durability, SEED, plant=plant).run(PLANT_CUTS, until_broken=True)
+    zygote: Zygote, tmp_path: Path, plant: str, durability: str, kinds: Sequence[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    campaign = CutCampaign(zygote, tmp_path, durability, SEED, plant=plant, kinds=kinds)
+    tally = campaign.run(PLANT_CUTS, until_broken=True)
     with capsys.disabled():
         print(f"\n{plant}: {tally} {tally.problems[:1]}")
     assert tally.broken, f"{plant} went unnoticed through {tally}"

@@ -193,6 +193,32 @@ def test_the_inspector_shows_topics_tables_and_views(engine: Any) -> None:
     assert sa.inspect(copied).get_table_names() == []
 
 
+def test_what_is_reflected_is_made_again_and_dropped_as_it_was(engine: Any) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE loose (a BIGINT, b VARCHAR)")
+    for name in ("events", "loose", "Device"):
+        reflected = sa.Table(name, sa.MetaData(), autoload_with=engine)
+        copied = sa.create_engine("eventdb://")
+        reflected.create(copied)
+        again = sa.Table(name, sa.MetaData(), autoload_with=copied)
+        assert again.dialect_options["eventdb"] == reflected.dialect_options["eventdb"]
+        reflected.drop(copied)
+        assert sa.inspect(copied).get_table_names() == []
+        copied.dispose()
+    assert dict(sa.Table("events", sa.MetaData(), autoload_with=engine).dialect_options["eventdb"]) == {
+        "kind": "topic", "key": "name", "event_time": "at",
+    }  # fmt: skip
+    loose = sa.Table("loose", sa.MetaData(), autoload_with=engine)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(loose), [{"a": 1, "b": "x"}, {"a": 1, "b": "x"}, {"a": 2, "b": None}])
+        assert connection.execute(sa.update(loose).where(loose.c.a == 1).values(b="y")).rowcount == 2
+        assert connection.execute(sa.delete(loose).where(loose.c.a == 2)).rowcount == 1
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(loose)).all() == [(1, "y"), (1, "y")]
+    with pytest.raises(sa.exc.CompileError, match="eventdb_kind"):
+        sa.Table("k", sa.MetaData(), sa.Column("a", sa.Integer, primary_key=True), eventdb_kind="topic").create(engine)
+
+
 def test_pandas_writes_and_reads(engine: Any) -> None:
     frame = pd.DataFrame(
         {

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.skipif(not checksum.is_supported(), reason="the process
 def test_the_checksum_of_any_bytes_at_any_address_is_that_of_zlib(seed: bytes, size: int, start: int) -> None:
     data = memoryview((seed * ((size + start) // len(seed) + 1))[: size + start])[start:]
     assert checksum.checksum(data) == crc32(data)
+    for way in checksum.ways():
+        assert checksum.checksum(data, way) == crc32(data)
 
 
 @given(st.integers(0, 8 * checksum.LEAST_BYTES + 77))

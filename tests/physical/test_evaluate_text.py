@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Expression, Literal
-from eventdb.physical.like import like_matcher
+from eventdb.physical.like import like_matcher, match_all
 
 from .building import batch_of, call, col, lit, value_of
 
@@ -171,3 +171,12 @@ def test_blobs_have_a_length_in_bytes_and_a_digest() -> None:
 def test_mapped_strings_that_become_equal_share_one_code() -> None:
     batch = batch_of({"s": ("VARCHAR", ["a", "A", "b", "B", "a"])})
     assert value_of(call("upper", col(batch, "s")), batch) == ["A", "A", "B", "B", "A"]
+
+
+_pattern_parts = st.lists(st.sampled_from(["%", "_", "a", "ab", "\\%", "\\\\", "\0", "ß"]), max_size=6).map("".join)
+_texts = st.lists(st.text(alphabet="ab%\\\0ß", max_size=6), max_size=5).map(lambda texts: texts * 30)
+
+
+@given(_pattern_parts, _texts)
+def test_a_pattern_matches_many_texts_as_it_matches_each(pattern: str, texts: list[str]) -> None:
+    assert match_all(pattern, texts) == [like_matcher(pattern)(text) for text in texts]

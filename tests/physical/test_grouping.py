@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eventdb.batch import Column, RecordBatch
-from eventdb.physical.grouping import KeyIndex, factorize, shared_codes
+from eventdb.physical.grouping import KeyIndex, distinct_values, factorize, shared_codes
 from eventdb.physical.ordering import rank_codes, sort_rows
 
 from .building import batch_of
@@ -153,3 +154,13 @@ def test_what_lies_under_null_does_not_matter() -> None:
     column = Column(batch.columns[0].type, np.array([1, 7, 2**62]), valid)
     assert factorize([column], 3).ids.tolist().count(0) == 2
     assert factorize([column], 3).count == 2
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint64, np.bool_])
+def test_distinct_values_are_those_of_numpy(kind: type) -> None:
+    random = np.random.default_rng(1)
+    for count, below in ((0, 5), (1, 5), (1000, 3), (1000, 1 << 31)):
+        values = random.integers(0, below, count).astype(kind)
+        found = distinct_values(values)
+        assert found.dtype == values.dtype
+        assert found.tolist() == sorted(set(values.tolist()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,10 @@ def test_one_budget_counts_all_queries() -> None:
     assert not two.may_hold(two, 200)
     with pytest.raises(MemoryLimitExceeded):
         two.hold(two, "a join", 300)
+    copy = replace(two, execution="compiled")  # as an operator that falls back makes it: the same query
+    with pytest.raises(MemoryLimitExceeded):
+        copy.hold(copy, "a join", 100)
+    assert budget.held_bytes == 1_200
     two.release_all()
     one.release_all()
     assert budget.held_bytes == 0

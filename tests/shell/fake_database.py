@@ -54,6 +54,9 @@ class FakeDatabase:
         self.closed = False
         self.live = False
 
+    def session(self) -> FakeDatabase:
+        return self
+
     def sql(self, text: str) -> Result:
         self.log.append(text)
         word = text.split()[0]

@@ -70,6 +70,18 @@ class Tables:
     def files(self, reader: str, paths: Sequence[str], options: Mapping[str, Any]) -> TableInfo:
         return self.file(f"{reader}({', '.join(paths)}, {options})")
 
+    def format_of(self, path: str) -> str:
+        return path.rsplit(".", 1)[-1]
+
+    def function(self, name: str) -> None:
+        return None
+
+    def call(self, function: Any, arguments: Sequence[Any]) -> TableInfo:
+        raise AssertionError("there are no table functions here")
+
+    def function_names(self) -> list[str]:
+        return []
+
     def names(self) -> list[str]:
         return list(TABLES)
 

@@ -145,7 +145,6 @@ def test_a_wrong_expression_says_what_and_where(sql: str, message: str, column: 
         ("[1, 2]", "a list value"),
         ("{'a': 1}", "a struct value"),
         ("device -> 'a'", "the JSON operator ->"),
-        ("approx_count_distinct(n)", "the function approx_count_distinct()"),
         ("n & 1", "the operator &"),
         ("ts AT TIME ZONE 'UTC'", "AT TIME ZONE"),
         ("CAST(n AS INTEGER[])", "type ARRAY"),

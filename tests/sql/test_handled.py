@@ -32,6 +32,9 @@ def test_a_change_of_rows_refuses_every_clause_it_would_leave_out(statement: str
         with pytest.raises(UnsupportedSQL) as caught:
             bound(f"{statement}{where} {clause}")
         assert name in {caught.value.construct.partition(" in ")[0], caught.value.construct.removeprefix("UPDATE ... ")}
+    if statement.startswith("UPDATE") and name == "FROM":
+        bound(f"{statement} {clause}")  # where it belongs, it means something
+        return
     with pytest.raises(UnsupportedSQL, match=name.split()[0]):
         bound(f"{statement} {clause}")
 
@@ -58,15 +61,11 @@ def test_a_change_of_rows_refuses_every_clause_it_would_leave_out(statement: str
         ("WITH x USING KEY (a) AS (SELECT 1) SELECT * FROM x", "USING KEY in WITH"),
         ("SELECT INTERVAL '1' DAY TO HOUR", "INTERVALSPAN"),
         ("INSERT INTO stock SELECT 1, 2 FOR UPDATE", "FOR UPDATE"),
-        ("INSERT INTO stock DEFAULT VALUES", "DEFAULT VALUES"),
         ("INSERT INTO stock VALUES (1, 1) ON CONFLICT (k) DO UPDATE SET v = 1 LIMIT 1", "LIMIT in SET"),
         ("INSERT INTO stock VALUES (1, 1) ON CONFLICT (k) DO UPDATE SET v = 1 WHERE v > 1 LIMIT 1",
          "LIMIT in ON CONFLICT"),
-        ("UPDATE stock SET v = devices.rank FROM devices", "UPDATE ... FROM"),
-        ("DROP TABLE stock CASCADE", "CASCADE"),
-        ("DROP TABLE stock RESTRICT", "RESTRICT"),
         ("CREATE TABLE x (k INTEGER PRIMARY KEY) WITH (a = 1)", "WITH (...) of a table"),
-        ("ALTER TABLE stock ADD COLUMN x INTEGER", "ALTER TABLE"),
+        ("ALTER TABLE stock ADD COLUMN x INTEGER", "ALTER TABLE ... ADD COLUMN"),
         ("SHOW CREATE TABLE stock", "SHOW CREATE TABLE"),
         ("SHOW MATERIALIZED VIEWS", "SHOW MATERIALIZED VIEWS"),
     ],

@@ -244,13 +244,10 @@ def test_a_wrong_query_says_what_and_where(sql: str, message: str, column: int) 
         ("SELECT 1 EXCEPT BY NAME SELECT 1", "EXCEPT BY NAME"),
         ("SELECT * FROM readings PIVOT (sum(n) FOR device IN ('a'))", "PIVOT in FROM"),
         ("SELECT * FROM unnest([1])", "UNNEST in FROM"),
-        ("SELECT * FROM generate_series(1, 5)", "the table function generate_series()"),
+        ("SELECT * FROM glob('*')", "the table function glob()"),
         ("UPDATE readings SET n = 1", "UPDATE of a topic"),
         ("DELETE FROM readings", "DELETE of a topic"),
-        ("MERGE INTO readings USING devices ON true WHEN MATCHED THEN DELETE", "MERGE"),
-        ("CREATE TABLE x AS SELECT 1", "CREATE TABLE ... AS SELECT"),
-        ("ALTER TOPIC readings RENAME TO x", "ALTER TOPIC ... RENAME"),
-        ("COPY readings TO 'x.csv'", "COPY"),
+        ("MERGE INTO readings USING devices ON true WHEN MATCHED THEN DELETE", "MERGE of a topic"),
     ],
 )
 def test_an_unsupported_query_is_named_with_its_place(sql: str, construct: str) -> None:

@@ -40,6 +40,7 @@ SMALL_LIMITS = {
     "segment.cells.MAX_SEGMENT_ROWS": 64,
     "segment.columns.DICTIONARY_LIMIT": 24,
     "segment.columns.PWRITE_BYTES": 64,
+    "segment.columns.WRITE_BYTES": 200,
     "segment.columns.MAX_PAYLOAD_BYTES": 700,
     "segment.columns.TIME_STRIDE_ROWS": 5,
     "segment.segment.TIME_STRIDE_ROWS": 5,

@@ -69,7 +69,7 @@ def test_a_bad_sector_is_a_typed_error_where_it_is_and_nowhere_else(tmp_path: Pa
     assert (found["good"], found["good sql"], found["append"]) == (total, total, ROWS)
     for name in ("bad sql", "bad read", "bad time", "backup"):
         assert victim.name in found[name], found
-        assert found[name].startswith(("CorruptionError", "StorageError")), found
+        assert found[name].startswith(("CorruptionError", "Unreadable", "StorageError")), found
     assert any(victim.name in problem for problem in found["check"]), found["check"]
     assert all(victim.name in problem or "topic 2/0" in problem for problem in found["check"]), found["check"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eventdb.errors import SchemaMismatch
 from eventdb.schema import DataType, Field, Schema
 from eventdb.storage import Store
-from eventdb.storage.commit.checksum import crc_zeros
+from eventdb.storage.commit.checksum import Checksum, crc_zeros
 from tests.storage.test_rows import Row, as_columns, assert_same, by_columns, by_rows
 
 SCHEMA = Schema([Field("n", DataType("BIGINT")), Field("s", DataType("VARCHAR")), Field("d", DataType("DOUBLE"))])
@@ -41,6 +41,20 @@ def assert_rows(store: Store, log: Any, expected: list[Row]) -> None:
 @given(st.binary(max_size=40), st.integers(0, 3000))
 def test_the_crc_of_zeros_is_computed_without_them(before: bytes, count: int) -> None:
     assert crc_zeros(crc32(before), count) == crc32(before + bytes(count))
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_checksum_is_that_of_its_parts_in_turn_with_a_thread_or_without(
+    monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    def no_thread(*arguments: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    if not threads:
+        monkeypatch.setattr("_thread.start_new_thread", no_thread)
+    checksum = Checksum(lambda: [b"abc", 5_000, b"d" * 10_000])
+    checksum.begin()
+    assert checksum.result() == checksum.result() == crc32(b"abc" + bytes(5_000) + b"d" * 10_000)
 
 
 def test_every_row_has_the_append_time_of_its_commit_wherever_reading_begins(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,47 @@ def test_compiled_decoders_have_one_signature_per_type() -> None:
     from eventdb.kernels import decimals, jit, lookup, packing, prefix, runs
 
     kernels()
-    wanted = {packing.unpack: 2, prefix.accumulate: 1, decimals.divide: 1, decimals.rescale: 1, runs.expand: 2}
+    wanted = {
+        packing.unpack: 2,
+        prefix.accumulate: 1,
+        prefix.steps: 1,
+        decimals.divide: 1,
+        decimals.rescale: 1,
+        runs.expand: 2,
+    }
     wanted |= {lookup.gather: 2, lookup.join64: 1}
     for kernel, count in wanted.items():
         assert not hasattr(kernel, "signatures") or jit.signature_count(kernel) == count
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    count=st.sampled_from([1, 2, 100, 4_097]), batch=st.integers(1, 90), step=st.integers(-5, 5),
+    factor=st.sampled_from([1, 3, 1_000_000, -7]), seed=st.integers(0, 1 << 30), item=st.sampled_from([4, 8]),
+)  # fmt: skip
+def test_times_of_rows_in_batches_come_back_bit_by_bit(
+    count: int, batch: int, step: int, factor: int, seed: int, item: int
+) -> None:
+    """Differences that are one number but in some rows: there is a kernel for what NumPy does in four passes."""
+    random = np.random.default_rng(seed)
+    starts = np.cumsum(random.integers(-3, 1 << 12, count // batch + 1))
+    values = np.repeat(starts, batch)[:count] + np.arange(count) % batch * step
+    check((values * factor).astype(INTEGERS[item]))
+
+
+@given(rows=st.lists(st.integers(-3, 12), max_size=6), step=st.integers(0, 1 << 63), factor=st.integers(0, 1 << 63))
+def test_a_kernel_for_steps_does_what_a_loop_does(rows: list[int], step: int, factor: int) -> None:
+    from eventdb.kernels import prefix
+
+    values = np.arange(7, 7 + len(rows), dtype=np.uint64) << np.uint64(60)
+    places, out = np.array(rows, np.int32), np.zeros(9, np.uint64)
+    values.flags.writeable = places.flags.writeable = False
+    done = prefix.steps(places, values, np.uint64(step), np.uint64(11), np.uint64(factor), np.uint64(13), out)
+    ascending = all(0 <= row < 9 for row in rows) and all(a < b for a, b in pairwise(rows))
+    assert done == (0 if ascending else -1)
+    if ascending:
+        total, expected = 11, []
+        for i in range(9):
+            total += int(values[rows.index(i)]) if i in rows else step
+            expected.append((total * factor + 13) % (1 << 64))
+        assert out.tolist() == expected

@@ -4,17 +4,22 @@ whatever a reader saw after the database was opened again, stays when the power 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eventdb.errors import OutcomeUnknown, PoisonedError, StorageError
 from eventdb.storage import Store
+from eventdb.storage.commit.commit import Writer
+from eventdb.storage.device.files import Files
 from eventdb.storage.device.lock import WriterLock
+from eventdb.storage.format import SHARED_POISON
 from tests.faults import SimulatedDisk, SimulatedFiles
 from tests.storage.simulation import SMALL_LIMITS, Row
-from tests.storage.test_io_errors import a_batch, a_roll, checkpoint, one_row
+from tests.storage.test_io_errors import a_batch, a_bulk, a_roll, checkpoint, one_row
 from tests.storage.test_recovery import append, crash, rows, start
 
 FLUSHES = frozenset({"fdatasync", "fsync", "sync_index"})
@@ -71,7 +76,7 @@ def fail_each_flush(disks: Iterator[SimulatedDisk], scenario: Callable[[Store], 
     raise AssertionError
 
 
-SCENARIOS = [one_row, a_batch, a_roll, checkpoint]
+SCENARIOS = [one_row, a_batch, a_bulk, a_roll, checkpoint]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -114,3 +119,51 @@ def test_a_planted_bug_is_caught(
             print(f"{scenario.__name__}: {error!r}"[:300])
             return
     pytest.fail(f"nothing noticed {plant.__name__}")
+
+
+def test_a_batch_is_not_acknowledged_whose_segment_another_flushed_in_vain(
+    disks: Iterator[SimulatedDisk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint's flush that runs at the same time may be the one that the kernel tells of the error."""
+    disk = next(disks)
+    store = start(disk)
+    kept = append(store, 3)
+    whole = Writer.flush_bulk
+
+    def flush_bulk(self: Writer, *arguments: Any) -> None:
+        self.shared[SHARED_POISON] = 1
+        whole(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "flush_bulk", flush_bulk)
+        with pytest.raises(OutcomeUnknown, match="another thread or process"):
+            append(store, 60)
+    with pytest.raises(PoisonedError):
+        append(store, 1)
+    store.close()
+    store = start(disk)
+    assert rows(store)[: len(kept)] == kept
+    store.close()
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_flush_beside_reports_every_error_to_who_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    def no_thread(*arguments: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    if not threads:
+        monkeypatch.setattr("_thread.start_new_thread", no_thread)
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    Files().begin_fdatasync(fd)()
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Files().begin_fdatasync(fd)()
+
+    class Scarce(Files):
+        def fdatasync(self, fd: int) -> None:  # type: ignore[override]
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        Scarce().begin_fdatasync(fd)()

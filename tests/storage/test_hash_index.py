@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import eventdb
 from eventdb.errors import CorruptionError
 from eventdb.storage.index import hash_index
 from eventdb.storage.sealed import blocks, seal
-from eventdb.storage.segment import lookup
+from eventdb.storage.segment import indexer, lookup
+from eventdb.storage.segment.indexer import INDEXER
 from tests.storage.simulation import SMALL_LIMITS
 
 SMALL = {
@@ -91,6 +93,13 @@ def test_a_key_or_a_time_is_found_where_a_plain_filter_finds_it(
 
 
 def look(db: eventdb.Database, topic: eventdb.Topic, keys: list[Any]) -> None:
+    """Through the rows while their indexes are made, and through the indexes."""
+    look_once(db, topic, keys)
+    INDEXER.wait()
+    look_once(db, topic, keys)
+
+
+def look_once(db: eventdb.Database, topic: eventdb.Topic, keys: list[Any]) -> None:
     events = [(e.partition, e.offset, e["k"], e["ts"], e["x"]) for e in topic.read()]
     for execution in ("auto", "interpreted"):
         db.sql(f"SET execution = '{execution}'")
@@ -136,6 +145,8 @@ def test_a_look_up_reads_as_many_rows_from_a_long_history_as_from_a_short_one(tm
                 db.compact(full=True)
             log = db._log_by_id(topic._info.id)
             with db._store.snapshot() as snapshot:
+                snapshot.slices(log, 0, rows, (None, None), 17)
+                INDEXER.wait()
                 by_key = snapshot.slices(log, 0, rows, (None, None), 17)
                 seen.append(sum(part.row_count for part in by_key))
                 minute = snapshot.slices(log, 0, rows, (30_000_000, 30_999_000))
@@ -153,6 +164,7 @@ def test_an_index_grows_with_the_segment_that_is_appended_to(tmp_path: Path, mon
             if n % 10 == 0:
                 found = db.sql("SELECT n FROM t WHERE k = $key", key=f"key-{n % 7}").fetchall()
                 assert found == [(i,) for i in range(n % 7, n + 1, 7)]
+                INDEXER.wait()
         ((_, covered, _),) = db._log_by_id(topic._info.id).hash_indexes.values()
         assert covered >= 400
 
@@ -176,3 +188,59 @@ def test_a_damaged_hash_index_is_named_and_not_believed(tmp_path: Path) -> None:
         with pytest.raises(CorruptionError, match="key index does not verify"):
             db.sql("SELECT x FROM t WHERE k = 5")
         assert any("key index" in problem for problem in db.check(deep=True))
+
+
+def test_the_first_look_up_does_not_wait_for_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks through the rows; once the index is there, nobody does."""
+    gate, looked = threading.Event(), []
+    made, found_in = indexer._made, lookup._found_in
+
+    def slow(*arguments: Any) -> Any:
+        assert gate.wait(20)
+        return made(*arguments)
+
+    def found(log: Any, segment: Any, row: int, end: int, key: Any) -> list[int]:
+        looked.append(end - row)
+        return found_in(log, segment, row, end, key)
+
+    monkeypatch.setattr(indexer, "_made", slow)
+    monkeypatch.setattr(lookup, "_found_in", found)
+    with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
+        topic = db.create_topic("t", {"k": "VARCHAR", "n": "BIGINT"}, key="k")
+        n = np.arange(200_000)
+        topic.append_batch({"k": [f"key-{i % 30_000}" for i in n], "n": n})
+        query = "SELECT n FROM t WHERE k = 'key-7' ORDER BY n"
+        for _ in range(2):
+            assert db.sql(query).fetchall() == [(i,) for i in range(7, 200_000, 30_000)]
+        assert sum(looked) == 400_000
+        gate.set()
+        INDEXER.wait()
+        looked.clear()
+        assert db.sql(query).fetchall() == [(i,) for i in range(7, 200_000, 30_000)]
+        assert sum(looked) == 0
+
+
+def test_an_index_of_a_database_that_was_closed_meanwhile_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, made = threading.Event(), indexer._made
+
+    def slow(*arguments: Any) -> Any:
+        assert gate.wait(20)
+        return made(*arguments)
+
+    monkeypatch.setattr(indexer, "_made", slow)
+    with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
+        topic = db.create_topic("t", {"k": "BIGINT"}, key="k")
+        topic.append_batch({"k": np.arange(70_000)})
+        log = db._log_by_id(topic._info.id)
+        assert db.sql("SELECT count(*) FROM t WHERE k = 5").fetchall() == [(1,)]
+    gate.set()
+    INDEXER.wait()
+    assert log.hash_indexes == {}
+
+
+@given(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 3) | st.integers(0, 3).map(lambda n: n << 16), max_size=200))
+def test_equal_hashes_stay_in_the_order_of_their_rows(hashes: list[int]) -> None:
+    order = hash_index._by_hash(np.array(hashes, np.uint32)).tolist()
+    assert order == sorted(range(len(hashes)), key=lambda row: (hashes[row], row))

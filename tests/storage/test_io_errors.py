@@ -36,6 +36,11 @@ def a_batch(store: Store) -> list[Row]:
     return append(store, 30)
 
 
+def a_bulk(store: Store) -> list[Row]:
+    """More than a journal record holds, in one segment."""
+    return append(store, 60)
+
+
 def a_roll(store: Store) -> list[Row]:
     """More than a segment and a journal file hold."""
     return append(store, 150)
@@ -55,7 +60,7 @@ def checkpoint(store: Store) -> list[Row]:
     return []
 
 
-SCENARIOS = [one_row, a_batch, a_roll, columns, checkpoint]
+SCENARIOS = [one_row, a_batch, a_bulk, a_roll, columns, checkpoint]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -160,6 +165,35 @@ def test_a_failure_while_recovering_is_typed_and_the_next_open_recovers(
     else:
         pytest.fail("recovery never passed")
     assert fired > 15
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_flushed_rows_that_cannot_be_looked_at_while_recovering_are_not_taken_for_lost(
+    tmp_path: Path, code: int, is_new: bool
+) -> None:
+    refused = 0
+    for count in range(1, 100):
+        (tmp_path / f"{count}").mkdir()
+        disk = SimulatedDisk(str(tmp_path / f"{count}"))
+        store = start(disk)
+        kept = append(store, 1 if is_new else 90)
+        store.checkpoint()
+        kept += append(store, 60)
+        crash(disk, store, power=True)
+        files = disk.files()
+        files.fail_at(count, code, frozenset({"open", "mmap"}))
+        try:
+            store = start(disk, files=files)
+        except StorageError:
+            refused += 1
+            store = start(disk)
+        files.heal()
+        assert rows(store) == kept, (count, files.log)
+        store.close()
+        if not files.fired:
+            break
+    assert refused > 5
 
 
 @pytest.mark.parametrize("durability", ["commit", "os"])

@@ -283,10 +283,10 @@ def marked_segments_are_not_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
 def marks_before_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Writer.write_record
 
-    def write_record(self: Writer, record: bytes, position: int) -> None:
+    def write_record(self: Writer, *arguments: Any) -> None:
         if _committing:
             _committing[-1].store()
-        whole(self, record, position)
+        whole(self, *arguments)
 
     commit = Writer.commit
     _committing: list[Marks] = []

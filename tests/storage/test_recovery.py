@@ -6,6 +6,7 @@ import fcntl
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage import PartitionLog, Store
 from eventdb.storage.commit.commit import Writer
 from eventdb.storage.commit.journal import Tail
+from eventdb.storage.commit.state import CommittedState
 from eventdb.storage.format import SHARED_BYTES
 from tests.faults import Crash, SimulatedDisk, SimulatedFiles, let_go
 from tests.storage.simulation import EVENT_TIMES, SCHEMAS, Row
@@ -99,6 +101,77 @@ def test_a_commit_whose_unflushed_rows_are_gone_leaves_no_part_of_itself(disk: S
         assert snapshot.get(b"key") is None
     assert store.recovery_report["bytes_cut"]
     store.close()
+
+
+@pytest.mark.parametrize("power", [True, False])
+def test_a_record_on_the_device_without_the_rows_flushed_beside_it_is_no_commit(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch, power: bool
+) -> None:
+    store = start(disk)
+    kept = append(store, 1)
+    files = store._files
+    assert isinstance(files, SimulatedFiles)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "flush_bulk", lambda self, bulk, descriptors: files.crash(power=power))
+        with pytest.raises(Crash):
+            append(store, 60, first=1)
+    let_go(store)
+    disk.restart(files.left, power=power)
+    store = start(disk)
+    after = rows(store)
+    assert len(after) == (1 if power else 61)  # the next process completes the commit of one that was only killed
+    assert after[:1] == kept
+    assert bool(store.recovery_report["bytes_cut"]) == power
+    after += append(store, 60, first=200)
+    crash(disk, store, power=True)
+    store = start(disk)
+    assert rows(store) == after
+    assert store.check(deep=True) == []
+    store.close()
+
+
+def interrupted_between_the_flushes(disk: SimulatedDisk) -> tuple[list[Row], list[Row]]:
+    """Ctrl-C comes when the record is flushed and the rows it names are not; then one more row is committed and the
+    power fails. (What is left, what must be)"""
+    store = start(disk)
+    append(store, 1)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def flush_bulk(self: Writer, *arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Writer, "flush_bulk", flush_bulk)
+        with pytest.raises(KeyboardInterrupt):
+            append(store, 60, first=1)
+    append(store, 1, first=100)
+    kept = rows(store)
+    assert len(kept) == 62
+    crash(disk, store, power=True)
+    store = start(disk)
+    left = rows(store)
+    assert store.check(deep=True) == []
+    store.close()
+    return left, kept
+
+
+def test_nothing_is_acknowledged_behind_a_record_before_the_rows_it_names_are_flushed(disk: SimulatedDisk) -> None:
+    left, kept = interrupted_between_the_flushes(disk)
+    assert left == kept
+
+
+def test_going_on_behind_rows_that_were_not_flushed_would_be_noticed(
+    disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = CommittedState._complete_dead_writer
+
+    def complete(self: CommittedState, txn: Any) -> Any:
+        txn = whole(self, txn)
+        self.tail.bulk_lsn = 0
+        return txn
+
+    monkeypatch.setattr(CommittedState, "_complete_dead_writer", complete)
+    left, kept = interrupted_between_the_flushes(disk)
+    assert left == kept[:1]
 
 
 @pytest.mark.parametrize("seed", range(3))

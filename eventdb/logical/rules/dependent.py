@@ -11,7 +11,7 @@ from dataclasses import replace
 from eventdb.errors import UnsupportedError
 from eventdb.logical.expressions import Call, ColumnRef, Expression, Literal, remap, transform
 from eventdb.logical.functions import may_be_null
-from eventdb.logical.node_expressions import expressions_of
+from eventdb.logical.node_expressions import expressions_of, map_expressions
 from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
@@ -31,6 +31,7 @@ from eventdb.logical.plan import (
 )
 from eventdb.logical.relational import LimitBy, SetOperation
 from eventdb.logical.rules.correlation import over_groups
+from eventdb.logical.series import Series
 from eventdb.logical.subqueries import OuterRef, is_correlated, outer_refs
 from eventdb.schema import BIGINT, BOOLEAN
 
@@ -74,8 +75,8 @@ class _Domain:
             return self._aggregate(plan)
         if isinstance(plan, GroupSets):
             return self.carried(_sets_apart(plan))
-        if isinstance(plan, Over):
-            return self._windows(plan)
+        if isinstance(plan, Over | Series):
+            return self._added(plan)
         if isinstance(plan, Join):
             return self._join(plan)
         if isinstance(plan, UnionAll):
@@ -134,15 +135,15 @@ class _Domain:
         )
         return Project(joined, (*values, *domain), (*plan.output, *self.plan.fields))
 
-    def _windows(self, plan: Over) -> Plan:
-        below = self.carried(plan.input)
-        width, size, count = len(plan.input.fields), self.width, len(plan.calls)
-        calls = [call.map(lambda e: self._over(e, width)) for call in plan.calls]
-        apart = tuple(replace(call, partition=(*call.partition, *self._columns(width))) for call in calls)
-        computed = Over(below, apart, plan.added)
-        return _ordered(
-            computed, [*range(width), *range(width + size, width + size + count), *range(width, width + size)]
-        )
+    def _added(self, plan: Over | Series) -> Plan:
+        width, size = len(plan.input.fields), self.width
+        count = len(plan.fields) - width
+        computed = map_expressions(plan, lambda e: self._over(e, width))
+        if isinstance(computed, Over):
+            calls = (replace(call, partition=(*call.partition, *self._columns(width))) for call in computed.calls)
+            computed = replace(computed, calls=tuple(calls))
+        order = [*range(width), *range(width + size, width + size + count), *range(width, width + size)]
+        return _ordered(computed.with_children((self.carried(plan.input),)), order)
 
     def _join(self, plan: Join) -> Plan:
         """The left side carries the domain; the right side too if it reads it, and then both must agree."""

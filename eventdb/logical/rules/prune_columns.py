@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from eventdb.logical.expressions import ColumnRef, Expression, SortKey, columns_of, remap
+from eventdb.logical.node_expressions import expressions_of, map_expressions
 from eventdb.logical.over import Over
 from eventdb.logical.plan import (
     Aggregate,
@@ -25,7 +26,8 @@ from eventdb.logical.plan import (
     Values,
     ViewScan,
 )
-from eventdb.logical.relational import LimitBy, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.series import Series
 
 Places = dict[int, int]  # old position -> new position
 
@@ -88,6 +90,8 @@ def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
     if isinstance(plan, Limit):
         below, places = _prune(plan.input, needed)
         return replace(plan, input=below), places
+    if isinstance(plan, Series):
+        return _prune_series(plan, needed)
     if isinstance(plan, TimeWindow):
         return _prune_window(plan, needed)
     if isinstance(plan, UnionAll):
@@ -95,6 +99,10 @@ def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
     if isinstance(plan, LimitBy):
         below, places = _prune(plan.input, needed | _read(plan.keys))
         return replace(plan, input=below, keys=_move(plan.keys, places)), places
+    if isinstance(plan, LimitValue):
+        below, places = _prune(plan.input, needed)
+        counts = _exactly(*_prune(plan.counts, {0, 1}), [0, 1], plan.counts)
+        return LimitValue(below, counts), places
     every = set(range(len(plan.fields)))
     if isinstance(plan, WorkingTable):
         return plan, {i: i for i in every}
@@ -169,6 +177,13 @@ def _prune_join(plan: Join, needed: set[int]) -> tuple[Plan, Places]:
     if plan.kind in ("semi", "anti", "mark"):
         places = left_places | ({width: new_width} if plan.kind == "mark" else {})
     return joined, places
+
+
+def _prune_series(plan: Series, needed: set[int]) -> tuple[Plan, Places]:
+    width = len(plan.input.fields)
+    below, places = _prune(plan.input, {i for i in needed if i < width} | _read(expressions_of(plan)))
+    moved = map_expressions(plan, lambda e: remap(e, places))
+    return moved.with_children((below,)), places | {width: len(below.fields)}
 
 
 def _prune_window(plan: TimeWindow, needed: set[int]) -> tuple[Plan, Places]:

@@ -19,6 +19,7 @@ from eventdb.logical.functions import may_raise
 from eventdb.logical.over import Over
 from eventdb.logical.plan import Aggregate, Distinct, Filter, Join, Plan, Project, Sort, TimeWindow, UnionAll
 from eventdb.logical.predicates import all_of, terms_of
+from eventdb.logical.python_functions import calls_python
 
 
 def push_filters(plan: Plan) -> Plan:
@@ -45,6 +46,8 @@ def _push(plan: Filter) -> Plan:
             Filter(below.input, all_of([*terms_of(below.predicate), *terms_of(plan.predicate)]) or plan.predicate)
         )
     if isinstance(below, Project):
+        if any(calls_python(below.expressions[i]) for i in columns_of(plan.predicate)):
+            return plan
         moved = substitute(plan.predicate, below.expressions)
         return replace(below, input=Filter(below.input, moved))
     if isinstance(below, (Sort, Distinct)):
@@ -77,7 +80,7 @@ def _split(terms: list[Expression], width: range, same_values: bool) -> tuple[li
 
 def _push_into_aggregate(plan: Filter, below: Aggregate) -> Plan:
     """A term over the keys holds for all rows of a group or for none. Without keys there is always one row."""
-    if not below.keys:
+    if not below.keys or any(map(calls_python, below.keys)):
         return plan
     moved, kept = _split(terms_of(plan.predicate), range(len(below.keys)), same_values=True)
     if not moved:

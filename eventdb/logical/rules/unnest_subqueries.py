@@ -32,6 +32,7 @@ from eventdb.logical.predicates import all_of, split_pairs, terms_of
 from eventdb.logical.rules.correlation import pull_aggregate, pull_up
 from eventdb.logical.rules.dependent import depend
 from eventdb.logical.rules.pair_conditions import over_pairs, reads_both
+from eventdb.logical.series import Series
 from eventdb.logical.subqueries import Apply, Subquery, bind_outer, holds_subquery, is_correlated
 
 
@@ -55,8 +56,8 @@ def _expand(plan: Plan) -> Plan:
         attached = _Attached(plan.input)
         rewritten = map_expressions(plan, attached.rewrite)
         return rewritten.with_children((attached.plan,))
-    if isinstance(plan, Over):
-        return _over(plan)
+    if isinstance(plan, Over | Series):
+        return _added(plan)
     if isinstance(plan, Join) and plan.kind == "inner":
         terms = terms_of(plan.residual)
         plain = [term for term in terms if not holds_subquery(term)]
@@ -69,12 +70,12 @@ def _expand(plan: Plan) -> Plan:
     return plan
 
 
-def _over(plan: Over) -> Plan:
+def _added(plan: Over | Series) -> Plan:
     attached = _Attached(plan.input)
-    calls = tuple(call.map(attached.rewrite) for call in plan.calls)
-    computed = Over(attached.plan, calls, plan.added)
+    rewritten = map_expressions(plan, attached.rewrite)
+    computed = rewritten.with_children((attached.plan,))
     old, new = len(plan.input.fields), len(attached.plan.fields)
-    places = [*range(old), *range(new, new + len(calls))]
+    places = [*range(old), *range(new, new + len(plan.fields) - old)]
     refs = tuple(ColumnRef(computed.fields[i].type, i, computed.fields[i].name) for i in places)
     return Project(computed, refs, plan.fields)
 

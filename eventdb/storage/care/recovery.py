@@ -23,6 +23,7 @@ from eventdb.errors import CorruptionError, StorageError
 from eventdb.storage.commit.journal import Record, Tail
 from eventdb.storage.commit.marks import clear_stale_marks, restore_marks
 from eventdb.storage.device.files import storage_error
+from eventdb.storage.device.readable import Unreadable
 from eventdb.storage.format import (
     BULK_UNSYNCED,
     GONE,
@@ -56,7 +57,7 @@ from eventdb.storage.index.kv import (
 )
 from eventdb.storage.index.live_pages import live_crc
 from eventdb.storage.segment.layout import SegmentLayout
-from eventdb.storage.segment.segment import Segment, create_segment, open_segment
+from eventdb.storage.segment.segment import Segment, create_segment, open_segment, segment_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,11 +69,12 @@ if TYPE_CHECKING:
     from eventdb.storage.device.files import Files
 
 _RECORDS_PER_TRANSACTION = 4096
+Place = tuple[int, int, int]  # of a segment: topic, partition, base
 KINDS = (b"p", b"s", b"d", b"D", b"w", b"k", b"n", b"g", b"c")  # of index keys that begin with a topic id
 
 
-class UnsyncedRows(Exception):
-    """A record names rows that were never flushed and are gone: the log ends before it."""
+class UnsyncedRows(CorruptionError):
+    """A record names rows that were not flushed before it, and they are not there: the log ends before it."""
 
 
 class Operation:
@@ -123,16 +125,20 @@ def parse(record: Record) -> Iterator[Operation]:
 
 class RecordApplier:
     """Applies journal records to a write transaction and segment files. Each may have been applied before,
-    fully or not."""
+    fully or not. `fresh`: a flush has failed, so what the cache holds of a segment says nothing of the device."""
 
-    def __init__(self, files: Files, path: str, uuid: bytes, txn: Any, live: Container[int], sequence: int) -> None:
+    def __init__(
+        self, files: Files, path: str, uuid: bytes, txn: Any, live: Container[int], sequence: int, *,
+        fresh: bool = False,
+    ) -> None:  # fmt: skip
+        self._fresh = fresh
         self._files = files
         self._path = path
         self._uuid = uuid
         self.txn = txn
         self._live = live
         self._sequence = sequence
-        self._segments: dict[tuple[int, int, int], Segment] = {}
+        self._segments: dict[Place, Segment] = {}
 
     def apply(self, record: Record) -> None:
         """UnsyncedRows, nothing changed, if the record names unflushed rows that are gone."""
@@ -171,7 +177,7 @@ class RecordApplier:
             self._create(*place, bytes(operation.data))
             return
         row, count = operation.row, operation.count
-        segment = self._segment(*place)
+        segment = self._segment(place)
         if op == OP_MARKS:
             restore_marks(segment, operation.data)
             self.txn.put(dirty_key(*place), b"\1")
@@ -190,47 +196,68 @@ class RecordApplier:
 
     def _require_rows(self, record: Record) -> None:
         """All rows the record names without holding them are in their segments, or UnsyncedRows. Changes nothing."""
-        made: dict[tuple[int, int, int], SegmentLayout] = {}
+        made: dict[Place, SegmentLayout] = {}
         for operation in parse(record):
             place = (operation.topic_id, operation.partition, operation.base)
             if operation.op == OP_SEGMENT:
                 made[place] = SegmentLayout.unpack(bytes(operation.data))
             elif operation.op == OP_BULK and operation.topic_id in self._live:
-                try:
-                    layout = made.get(place)
-                    if layout is None:
-                        segment = self._segment(*place)
-                    else:
-                        segment = open_segment(self._files, self._path, self._uuid, *place, layout, write=False)
-                    found = segment.rows_crc(operation.row, operation.count)
-                except (StorageError, ValueError):
-                    raise UnsyncedRows from None
-                if found != operation.crc:
-                    raise UnsyncedRows
+                layout = made.get(place) or self._layout(place)
+                if self._found_crc(place, layout, operation) != operation.crc:
+                    path = segment_path(self._path, *place, layout.generation)
+                    raise UnsyncedRows(f"{path} lacks the rows that journal record {record.lsn} names", path=path)
+
+    def _found_crc(self, place: Place, layout: SegmentLayout, operation: Operation) -> int | None:
+        """Of the rows an OP_BULK names; None if their file is not there, not whole, or not as any rows left it.
+        StorageError if they cannot be read now: they may be there, and acknowledged."""
+        try:
+            segment = self._segments.get(place) or self._open(place, layout, write=False)
+            if self._fresh:
+                self._drop_cache(segment.path)
+            return segment.rows_crc(operation.row, operation.count)
+        except Unreadable:
+            raise
+        except CorruptionError:
+            return None
+
+    def _drop_cache(self, path: str) -> None:
+        try:
+            fd = self._files.open(path)
+            try:
+                self._files.drop_cache(fd)
+            finally:
+                self._files.close(fd)
+        except OSError as error:
+            raise storage_error(error, "opening", path) from error
 
     def _create(self, topic_id: int, partition: int, base: int, value: bytes) -> None:
         """The file exists, whole, and the index knows it. Bulk rows that are in it already stay."""
         layout = SegmentLayout.unpack(value)
         place = (topic_id, partition, base)
         try:
-            self._segments[place] = open_segment(self._files, self._path, self._uuid, *place, layout, write=True)
-        except StorageError:
+            self._segments[place] = self._open(place, layout, write=True)
+        except CorruptionError:  # it is not there, or not whole; any other error may pass, and rows of bulk are in it
             self._segments[place] = create_segment(self._files, self._path, self._uuid, *place, layout)
         self.txn.put(segment_key(*place), value)
         self.txn.put(dirty_key(*place), b"\1")
 
-    def _segment(self, topic_id: int, partition: int, base: int) -> Segment:
-        place = (topic_id, partition, base)
+    def _segment(self, place: Place) -> Segment:
         segment = self._segments.get(place)
         if segment is None:
-            value = self.txn.get(segment_key(*place))
-            if value is None:
-                raise CorruptionError(
-                    f"{self._path}: the journal names segment {base} of topic {topic_id}, which the index does not know"
-                )
-            segment = open_segment(self._files, self._path, self._uuid, *place, SegmentLayout.unpack(value), write=True)
-            self._segments[place] = segment
+            segment = self._segments[place] = self._open(place, self._layout(place), write=True)
         return segment
+
+    def _open(self, place: Place, layout: SegmentLayout, *, write: bool) -> Segment:
+        return open_segment(self._files, self._path, self._uuid, *place, layout, write=write)
+
+    def _layout(self, place: Place) -> SegmentLayout:
+        value = self.txn.get(segment_key(*place))
+        if value is None:
+            topic_id, _, base = place
+            raise CorruptionError(
+                f"{self._path}: the journal names segment {base} of topic {topic_id}, which the index does not know"
+            )
+        return SegmentLayout.unpack(value)
 
 
 def forget_keys(txn: Any, topic_id: int) -> int:
@@ -351,7 +378,9 @@ def recover(writer: Writer, slot: Slot, *, restored: bool, poisoned: bool) -> di
         writer.reload(txn)
         writer.fold_into(txn)
         tail = writer.tail
-        applier = RecordApplier(writer.files, writer.path, writer.uuid, txn, live, tail.checkpoint_sequence)
+        applier = RecordApplier(
+            writer.files, writer.path, writer.uuid, txn, live, tail.checkpoint_sequence, fresh=poisoned
+        )
         count, cut = 0, None
         try:
             for record in writer.journal.walk(tail, fresh=poisoned):

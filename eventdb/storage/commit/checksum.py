@@ -6,7 +6,7 @@ x**(8n) modulo the CRC's polynomial.
 
 from __future__ import annotations
 
-import threading
+import _thread
 from functools import lru_cache
 from zlib import crc32
 
@@ -15,6 +15,7 @@ from eventdb.errors import InternalError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
 
 _POLYNOMIAL = 0xEDB88320  # of zlib's CRC, as it is everywhere here with the coefficient of x**0 in the highest bit
@@ -54,11 +55,22 @@ class Checksum:
     def __init__(self, parts: Callable[[], Iterable[bytes | memoryview | int]]) -> None:
         self._parts = parts
         self._crc: int | None = None
-        self._thread: threading.Thread | None = None
+        self._running: Any = None  # a lock that is held until a begun computation has ended
 
     def begin(self) -> None:
-        self._thread = threading.Thread(target=self._compute, daemon=True)
-        self._thread.start()
+        """Does not wait for the thread to run, as threading.Thread does: a millisecond on a busy machine."""
+        self._running = _thread.allocate_lock()
+        self._running.acquire()
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError:  # no more threads: then when it is asked for
+            self._running = None
+
+    def _run(self) -> None:
+        try:
+            self._compute()
+        finally:
+            self._running.release()
 
     def _compute(self) -> None:
         crc = 0
@@ -67,8 +79,9 @@ class Checksum:
         self._crc = crc
 
     def result(self) -> int:
-        if self._thread is not None:
-            self._thread.join()
+        if self._running is not None:
+            with self._running:
+                pass
         elif self._crc is None:
             self._compute()
         if self._crc is None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from eventdb.storage.segment.log import PartitionLog
     from eventdb.storage.segment.segment import Segment
 
+    Bulk = list[tuple[PartitionLog, Segment, bool]]  # rows too many for the journal; whether their file is new
+
 
 _ROOM_POLL_S = 0.001
 _ROOM_AGAIN_NS = 100_000_000  # how long to leave a map as it is that could not be replaced
@@ -385,19 +387,26 @@ class Durability(CommittedState):
         except OSError as error:
             raise storage_error(error, "opening", file.path) from error
 
-    def flush_bulk(self, segments: list[tuple[PartitionLog, Segment, bool]]) -> None:
-        """Rows too many for the journal are on the device before the record that names them. (log, segment, whether it
-        is new)."""
-        for _, segment, _ in segments:
-            try:
-                fd = self.files.open(segment.path)
-            except OSError as error:
-                raise storage_error(error, "opening", segment.path) from error
-            try:
-                self.flush(fd, segment.path)
-            finally:
-                self.files.close(fd)
-        self.flush_directories({(log.topic_id, log.partition) for log, _, created in segments if created})
+    def open_bulk(self, bulk: Bulk) -> list[int]:
+        """A descriptor for each segment of rows that a record names without holding them."""
+        found: list[int] = []
+        try:
+            for _, segment, _ in bulk:
+                found.append(self.files.open(segment.path))
+        except OSError as error:
+            self.close_all(found)
+            raise storage_error(error, "opening", segment.path) from error
+        return found
+
+    def close_all(self, descriptors: list[int]) -> None:
+        for fd in descriptors:
+            self.files.close(fd)
+
+    def flush_bulk(self, bulk: Bulk, descriptors: list[int]) -> None:
+        """The rows are on the device, and their files can be found there."""
+        for (_, segment, _), fd in zip(bulk, descriptors, strict=True):
+            self.flush(fd, segment.path)
+        self.flush_directories({(log.topic_id, log.partition) for log, _, created in bulk if created})
 
     def drop(self) -> None:
         """Descriptors and mappings go; LMDB is not touched (the index closes itself)."""

@@ -262,8 +262,7 @@ class Journal:
         fd = files.create(path)
         try:
             files.allocate(fd, size)
-            # Filled in larger pieces, it would be flushed in larger pieces: 1 MB for an event of 100 bytes.
-            files.fill_zeros(fd, size, PAGE_BYTES)
+            files.fill_zeros(fd, size, self.spare.piece_bytes)
         except BaseException:
             files.close(fd)
             files.unlink(path)

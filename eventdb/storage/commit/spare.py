@@ -27,6 +27,7 @@ class SpareFile:
 
     def __init__(self, files: Files, directory: str) -> None:
         self._files = files
+        self.piece_bytes = PAGE_BYTES  # what zeros are written in
         self._directory = directory
         self._ready: list[tuple[int, int]] = []  # descriptor and size; whoever pops it has it
         self._exists = True  # the file system has files without a name
@@ -61,7 +62,7 @@ class SpareFile:
         files = self._files
         files.allocate(fd, size_bytes)
         for start in range(0, size_bytes, SPARE_PIECE_BYTES):
-            files.fill_zeros(fd, min(size_bytes, start + SPARE_PIECE_BYTES), PAGE_BYTES, start)
+            files.fill_zeros(fd, min(size_bytes, start + SPARE_PIECE_BYTES), self.piece_bytes, start)
             files.fdatasync(fd)
         files.fsync(fd)
 

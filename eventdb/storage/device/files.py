@@ -7,6 +7,7 @@ Modes are explicit (0600, directories 0700), whatever the umask.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import mmap
@@ -111,6 +112,31 @@ class Files:
 
     def pread(self, fd: int, length_bytes: int, position_bytes: int) -> bytes:
         return os.pread(fd, length_bytes, position_bytes)
+
+    def begin_fdatasync(self, fd: int) -> Callable[[], None]:
+        """fdatasync beside whatever the caller does next. The function waits for its end and raises its error."""
+        errors: list[BaseException] = []
+        running = _thread.allocate_lock()
+
+        def work() -> None:
+            try:
+                self.fdatasync(fd)
+            except BaseException as error:  # whatever it is, nothing may count as flushed
+                errors.append(error)
+            finally:
+                running.release()
+
+        def finish() -> None:
+            with running:
+                if errors:
+                    raise errors[0]
+
+        running.acquire()
+        try:
+            _thread.start_new_thread(work, ())
+        except RuntimeError:  # no more threads: then one after the other
+            work()
+        return finish
 
     def fsync(self, fd: int) -> None:
         os.fsync(fd)

@@ -196,12 +196,15 @@ class WriterLock:
         try:
             self.files.fdatasync(fd)
         except OSError as error:
-            reason = f"flushing {path} failed: {error.strerror or error}"
-            self.poison(reason)
-            raise OutcomeUnknown(
-                f"{reason}. The commit may or may not survive; close every handle, reopen the database and look",
-                path=path,
-            ) from error
+            raise self.failed_flush(path, error) from error
+
+    def failed_flush(self, path: str, error: OSError) -> OutcomeUnknown:
+        """The database is poisoned; what to raise."""
+        reason = f"flushing {path} failed: {error.strerror or error}"
+        self.poison(reason)
+        return OutcomeUnknown(
+            f"{reason}. The commit may or may not survive; close every handle, reopen the database and look", path=path
+        )
 
     def poison(self, reason: str) -> None:
         self.poison_reason = self.poison_reason or reason

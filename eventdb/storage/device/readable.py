@@ -22,6 +22,10 @@ PIECE_BITS = 16
 _POPULATE_READ = 22  # MADV_POPULATE_READ, for which the mmap module has no name
 
 
+class Unreadable(CorruptionError):
+    """The device does not give the bytes: what they are, nobody knows."""
+
+
 class Readable:
     """Which pieces of a mapped file have been read."""
 
@@ -33,7 +37,7 @@ class Readable:
         self._seen = bytearray((len(mapping) >> PIECE_BITS) + 1)
 
     def require(self, position_bytes: int, length_bytes: int) -> None:
-        """The bytes can be read. CorruptionError if the device cannot give them."""
+        """The bytes can be read. Unreadable if the device cannot give them."""
         stop = ((position_bytes + length_bytes - 1) >> PIECE_BITS) + 1
         piece = self._seen.find(0, position_bytes >> PIECE_BITS, stop)
         while piece >= 0:
@@ -48,7 +52,7 @@ class Readable:
                 self._mapping.madvise(_POPULATE_READ, start, length)
         except OSError as error:
             if error.errno != errno.EINVAL:
-                raise CorruptionError(
+                raise Unreadable(
                     f"{self._path}: bytes {start} to {start + length} cannot be read, the device is damaged or the "
                     "file was cut short; save what can be read, run repair, or restore a backup",
                     path=self._path,

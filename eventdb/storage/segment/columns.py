@@ -28,7 +28,10 @@ _BOOL = np.dtype(bool)
 _INT32 = np.dtype("<i4")
 _INT64 = np.dtype("<i8")
 FEW_VALUES = 4_096
-PWRITE_BYTES = 65_536  # a column's part of at least this size is written by pwrite
+PWRITE_BYTES = 16_384  # a column's part of at least this size is written by pwrite
+# At a time: the kernel caches what one call writes in pages as large, and to find one of 2 MB costs several times the
+# copy where memory is not at hand; and the device begins with the first part while the next one is copied.
+WRITE_BYTES = MIB
 
 
 class SegmentSlice:
@@ -278,30 +281,33 @@ def _copy(
         put(position, np.full(count, staged.state.append_us, dtype=_INT64))
     size = sum(data if isinstance(data, int) else len(data) for _, data in pieces)
     checksum = Checksum(lambda: (data for _, data in pieces))
+    stored = [(position, data) for position, data in pieces if not isinstance(data, int)]
+    stored.sort(key=lambda piece: len(piece[1]))
     beside = size > _BESIDE_BYTES
+    _write(files, segment, stored[:-1])
     if beside:
-        checksum.begin()
-    _write(files, segment, pieces)
+        checksum.begin()  # not before: it would take the processor from the small pieces, each a moment's work
+    _write(files, segment, stored[-1:])
     if size > MAX_PAYLOAD_BYTES:
         staged.checksums[segment.base, row, count] = checksum
         if not beside:
             checksum.result()  # now, while the device writes
 
 
-def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview | int]]) -> None:
+def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview]]) -> None:
     """Large pieces go through pwrite: a store into a fresh page of the mapping costs a fault, five times as much."""
     fd = -1
     try:
         for position, data in pieces:
-            if isinstance(data, int):
-                continue
             if len(data) < PWRITE_BYTES:
                 segment.memory[position : position + len(data)] = data
                 continue
             if fd < 0:
                 fd = files.open(segment.path, write=True)
-            files.write_fully(fd, data, position)
-            files.start_writing(fd, position, len(data))
+            for start in range(0, len(data), WRITE_BYTES):
+                part = data[start : start + WRITE_BYTES]
+                files.write_fully(fd, part, position + start)
+                files.start_writing(fd, position + start, len(part))
     except OSError as error:
         raise storage_error(error, "writing", segment.path) from error
     finally:

@@ -3,7 +3,7 @@ looked at.
 
 Event times: segments by the index, then strides of raw segments and blocks of sealed ones by their least and greatest
 time. A key: the rows its index names (hash_index.py); of a raw segment, the rows that the index does not cover yet are
-looked through, and one index is made or extended in a call. What is found are candidates: the query's filter decides.
+looked through (indexer.py makes it meanwhile). What is found are candidates: the query's filter decides.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventdb.storage.index import hash_index
-from eventdb.storage.index.hash_index import HashIndex, is_indexed
+from eventdb.storage.index.hash_index import is_indexed
 from eventdb.storage.sealed import blocks
 from eventdb.storage.sealed.sealed import SealedSegment
 from eventdb.storage.segment.columns import SegmentSlice
+from eventdb.storage.segment.indexer import INDEXER
 from eventdb.storage.segment.picked import PickedRows
 from eventdb.storage.segment.segment import STRIDE_ROWS, Segment
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["is_indexed", "matching_slices"]
 
 NARROWED_BLOCKS = 4
-HASH_INDEX_SEGMENTS = 16  # raw segments of a log whose index is kept, 4.5 MB each; the sealer leaves hardly more
 _Part = tuple[Segment | SealedSegment, int, int, tuple[int, int] | None]
 _Times = tuple[int | None, int | None]
 
@@ -39,7 +39,6 @@ def matching_slices(log: PartitionLog, parts: Iterable[_Part], times: _Times, ke
     """In offset order. `times` is the range of event times looked for, `key` the key (None: any)."""
     found: list[Any] = []
     picked: list[tuple[Segment | SealedSegment, list[int]]] = []
-    may_build = True
 
     def flush() -> None:
         if picked:
@@ -53,9 +52,7 @@ def matching_slices(log: PartitionLog, parts: Iterable[_Part], times: _Times, ke
             index = segment.hash_index()
             places = None if index is None else index.find(hash_index.hash_of(key))
         elif key is not None and isinstance(segment, Segment) and end <= hash_index.MAX_ROWS:
-            at, blocks_of, built = _raw_places(log, segment, end, key, may_build)
-            places = at, blocks_of
-            may_build = may_build and not built
+            places = _raw_places(log, segment, end, key)
         if places is None:
             flush()
             found += _slices(log, segment, row, end, held, times)
@@ -126,35 +123,17 @@ def _extremes(values: Any) -> tuple[int, int]:
     return int(array.min()), int(array.max())
 
 
-def _raw_places(
-    log: PartitionLog, segment: Segment, end: int, key: Any, may_build: bool
-) -> tuple[list[int], list[int], bool]:
-    """(rows, blocks) that may hold the key among the rows before `end`, and whether the index was made longer."""
-    indexes = log.hash_indexes
-    kept = indexes.get(segment.base)
+def _raw_places(log: PartitionLog, segment: Segment, end: int, key: Any) -> tuple[list[int], list[int]]:
+    """(rows, blocks) that may hold the key among the rows before `end`. What the index does not cover is looked
+    through; if that is much, a longer index is asked for."""
+    kept = log.hash_indexes.get(segment.base)
     if kept is not None and kept[0] is not segment:
         kept = None
     covered = 0 if kept is None else kept[1]
-    built = False
-    if may_build and end - covered > max(hash_index.BLOCK_ROWS, covered // 4):
-        for base in [base for base, (other, _, _) in list(indexes.items()) if not log.holds(other)]:
-            indexes.pop(base, None)
-        if kept is not None or len(indexes) < HASH_INDEX_SEGMENTS:
-            kept = indexes[segment.base] = (segment, end, _built(log, segment, end))
-            covered, built = end, True
+    if end - covered > max(hash_index.BLOCK_ROWS, covered // 4):
+        INDEXER.ask(log, segment, end)
     rows, whole = kept[2].find(hash_index.hash_of(key)) if kept is not None else ([], [])
-    return rows + _found_in(log, segment, covered, end, key), whole, built
-
-
-def _built(log: PartitionLog, segment: Segment, end: int) -> HashIndex:
-    column = log.schema.key
-    assert column is not None
-    values = SegmentSlice(log, segment, 0, end, None).column(column)
-    rows = np.arange(end)
-    hashes = hash_index.hashes_of(values)
-    if values.validity is not None:
-        rows, hashes = rows[values.validity], hashes[values.validity]
-    return hash_index.build(hashes, rows)
+    return rows + _found_in(log, segment, covered, end, key), whole
 
 
 def _found_in(log: PartitionLog, segment: Segment, row: int, end: int, key: Any) -> list[int]:
@@ -185,12 +164,12 @@ def _found_in_heap(segment: Segment, index: int, row: int, end: int, key: bytes)
         empty: list[int] = (np.flatnonzero(lengths == 0) + row).tolist()
         return empty
     start = segment.heap_end(index, row)
-    heap = bytes(segment.memory[layout.heap_position + start : layout.heap_position + ends[end - 1]])
+    first, last = layout.heap_position, layout.heap_position + ends[end - 1]
     found = []
-    at = heap.find(key)
+    at = segment.mapping.find(key, first + start, last)
     while at >= 0:
-        held = bisect_right(ends, start + at, row, end)
-        if segment.heap_end(index, held) == start + at and ends[held] == start + at + len(key):
+        held = bisect_right(ends, at - first, row, end)
+        if segment.heap_end(index, held) == at - first and ends[held] == at - first + len(key):
             found.append(held)
-        at = heap.find(key, at + 1)
+        at = segment.mapping.find(key, at + 1, last)
     return found

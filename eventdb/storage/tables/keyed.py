@@ -156,6 +156,11 @@ class KeyedWriter:
 
     # -- changing ------------------------------------------------------------------------------
 
+    def row_ids(self, count: int) -> range:
+        """Numbers that no row of a table without a primary key has had, for rows that are inserted next."""
+        first = self.transaction.end_offset(self.log)
+        return range(first, first + count)
+
     def put(self, rows: Sequence[Row], keys: Sequence[bytes]) -> int:
         """Each row takes the place of the row with its key, if there is one. Returns the offset of the first."""
         first = self._append(rows)

@@ -1,0 +1,329 @@
+"""COPY TO: batches into a file, or into the files of a folder, whole or not at all.
+
+A file is written beside its place under a name of its own, flushed to the device where it is local, and renamed; what
+stood there before is replaced. A folder of partitions is made the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.dataset as pa_dataset
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pa_parquet
+
+from eventdb.arrow import arrow_schema, batch_to_arrow
+from eventdb.batch import RecordBatch
+from eventdb.errors import EventDBError, StorageError, UnsupportedError, UsageError
+from eventdb.external.files import detect_format
+from eventdb.external.json_lines import JsonWriter
+from eventdb.external.locations import COMPRESSIONS, Location, resolve
+from eventdb.schema import DataType
+
+_SYNONYMS = {"ndjson": "json", "jsonl": "json", "feather": "arrow", "ipc": "arrow"}
+_KNOWN = {
+    "parquet": ("compression", "compression_level", "row_group_size"),
+    "csv": ("compression", "header", "delim", "delimiter", "sep", "force_quote"),
+    "json": ("compression", "array"),
+    "arrow": ("compression",),
+}
+_COMMON = ("format", "partition_by", "overwrite")
+_CODECS = {
+    "parquet": ("snappy", "zstd", "gzip", "lz4", "brotli", "uncompressed"),
+    "arrow": ("uncompressed", "lz4", "zstd"),
+    "csv": ("uncompressed", "gzip", "zstd", "bz2", "lz4"),
+    "json": ("uncompressed", "gzip", "zstd", "bz2", "lz4"),
+}
+_ROW_GROUP_ROWS = 122_880
+_MAX_PARTITIONS = 100_000
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """Checked options of COPY TO. `compression` is a codec of the format, "uncompressed" for none."""
+
+    format: str
+    compression: str
+    level: int | None = None
+    row_group_rows: int = _ROW_GROUP_ROWS
+    header: bool = True
+    delimiter: str = ","
+    quotes_all: bool = False
+    array: bool = False
+    partition_by: tuple[str, ...] = ()
+    overwrite: bool = False
+
+
+def write_options(path: str, given: Mapping[str, Any], names: Sequence[str]) -> WriteOptions:
+    """The options; the format is that of the file's name unless it is said. UsageError naming what is wrong."""
+    format = str(given["format"]).lower() if "format" in given else detect_format(path)
+    format = _SYNONYMS.get(format, format)
+    if format not in _KNOWN:
+        raise UsageError(f"COPY: format is {', '.join(_KNOWN)}, not {given['format']!r}")
+    allowed = (*_COMMON, *_KNOWN[format])
+    for name in given:
+        if name not in allowed:
+            near = get_close_matches(name, allowed, 1)
+            hint = f"did you mean {near[0]}?" if near else f"{format} takes {', '.join(allowed)}"
+            raise UsageError(f"COPY: no option {name!r} for {format}; {hint}")
+    quoting = given.get("force_quote", False)
+    if quoting not in (False, True, "*"):
+        raise UnsupportedError("COPY: force_quote of some columns is not supported; write FORCE_QUOTE *",
+                               construct="FORCE_QUOTE")  # fmt: skip
+    delimiter = next((given[n] for n in ("delim", "delimiter", "sep") if n in given), ",")
+    delimiter = {"\\t": "\t"}.get(delimiter, delimiter)
+    if not isinstance(delimiter, str) or len(delimiter.encode()) != 1:
+        raise UsageError(f"COPY: delim is one (ASCII) character, not {delimiter!r}")
+    return WriteOptions(
+        format, _compression(path, format, given.get("compression")),
+        _number(given, "compression_level", None), _number(given, "row_group_size", _ROW_GROUP_ROWS) or 1,
+        _flag(given, "header", True), delimiter, bool(quoting), _flag(given, "array", False),
+        _partitions(given.get("partition_by"), names), _flag(given, "overwrite", False),
+    )  # fmt: skip
+
+
+def _compression(path: str, format: str, given: Any) -> str:
+    if given is None or str(given).lower() == "auto":
+        if format == "parquet":
+            return "snappy"
+        if format == "arrow":
+            return "uncompressed"
+        return COMPRESSIONS.get(os.path.splitext(path.lower())[1], "uncompressed")
+    codec = str(given).lower()
+    codec = {"none": "uncompressed", "gz": "gzip", "zst": "zstd", "lz4_raw": "lz4"}.get(codec, codec)
+    if codec not in _CODECS[format]:
+        raise UsageError(f"COPY: compression of {format} is {', '.join(_CODECS[format])}, not {given!r}")
+    return codec
+
+
+def _number(given: Mapping[str, Any], name: str, default: int | None) -> int | None:
+    value = given.get(name, default)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UsageError(f"COPY: {name} is a whole number from 1, not {value!r}")
+    return value
+
+
+def _flag(given: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = given.get(name, default)
+    if value in (True, False):
+        return bool(value)
+    raise UsageError(f"COPY: {name} is true or false, not {value!r}")
+
+
+def _partitions(given: Any, names: Sequence[str]) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    wanted = [given] if isinstance(given, str) else given
+    if not isinstance(wanted, list) or not wanted or not all(isinstance(name, str) for name in wanted):
+        raise UsageError(f"COPY: partition_by lists columns: PARTITION_BY (a, b), not {given!r}")
+    spelled = {name.lower(): name for name in names}
+    for name in wanted:
+        if name.lower() not in spelled:
+            raise UsageError(f"COPY: partition_by names no column {name!r}; the columns are {', '.join(names)}")
+    if len({name.lower() for name in wanted}) == len(spelled):
+        raise UsageError("COPY: partition_by leaves no column for the files")
+    return tuple(spelled[name.lower()] for name in wanted)
+
+
+def write(
+    batches: Iterable[RecordBatch], names: Sequence[str], types: Sequence[DataType], path: str, options: WriteOptions,
+    filesystems: Mapping[str, Any],
+) -> int:  # fmt: skip
+    """Writes all rows and returns how many. StorageError naming the file; then, and when the rows end in an error,
+    nothing of it is left."""
+    if len({name.lower() for name in names}) != len(names):
+        twice = next(n for n in names if [m.lower() for m in names].count(n.lower()) > 1)
+        raise UsageError(f"COPY: column {twice!r} is there twice; give one of them another name")
+    place = resolve(path, filesystems)
+    counted = _Counted(batches)
+    schema = arrow_schema(names, types)
+    work = _write_folder if options.partition_by else _write_file
+    try:
+        work(counted, schema, place, options)
+    except EventDBError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StorageError(f"cannot write {path!r}: {error}", path=path) from error
+    return counted.row_count
+
+
+class _Counted:
+    """Arrow batches of the rows, counted as they pass."""
+
+    def __init__(self, batches: Iterable[RecordBatch]) -> None:
+        self._batches = batches
+        self.row_count = 0
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches:
+            self.row_count += batch.row_count
+            yield batch_to_arrow(batch)
+
+
+def _beside(place: Location) -> str:
+    folder, _, name = place.path.rstrip("/").rpartition("/")
+    hidden = f".{name}.{uuid.uuid4().hex[:12]}.tmp"
+    return f"{folder}/{hidden}" if folder or place.path.startswith("/") else hidden
+
+
+def _write_file(batches: _Counted, schema: pa.Schema, place: Location, options: WriteOptions) -> None:
+    system = place.filesystem
+    if system.get_file_info(place.path).type == pa_fs.FileType.Directory:
+        raise UsageError(f"{place.name!r} is a folder: COPY writes a file; PARTITION_BY (column) writes a folder")
+    draft = _beside(place)
+    try:
+        with system.open_output_stream(draft) as raw:
+            _WRITERS[options.format](batches, schema, raw, options)
+        if place.is_local:
+            _flush(draft)
+        system.move(draft, place.path)
+    except BaseException:
+        _forget(lambda: system.delete_file(draft))
+        raise
+
+
+def _flush(path: str) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _forget(delete: Callable[[], None]) -> None:
+    """Takes a draft away, if it came to be."""
+    try:
+        delete()
+    except (pa.ArrowException, OSError):
+        return
+
+
+def _write_parquet(batches: _Counted, schema: pa.Schema, raw: Any, options: WriteOptions) -> None:
+    codec = "none" if options.compression == "uncompressed" else options.compression
+    with pa_parquet.ParquetWriter(raw, schema, compression=codec, compression_level=options.level) as writer:
+        held: list[pa.RecordBatch] = []
+        count = 0
+        for batch in batches:
+            held.append(batch)
+            count += batch.num_rows
+            if count >= options.row_group_rows:
+                writer.write_table(pa.Table.from_batches(held, schema), options.row_group_rows)
+                held, count = [], 0
+        if held:
+            writer.write_table(pa.Table.from_batches(held, schema), options.row_group_rows)
+
+
+def _write_csv(batches: _Counted, schema: pa.Schema, raw: Any, options: WriteOptions) -> None:
+    with _compressed(raw, options) as sink, pa_csv.CSVWriter(sink, schema, write_options=_csv_options(options)) as out:
+        for batch in batches:
+            out.write_batch(batch)
+
+
+def _csv_options(options: WriteOptions) -> pa_csv.WriteOptions:
+    quoting = "all_valid" if options.quotes_all else "needed"
+    return pa_csv.WriteOptions(
+        include_header=options.header, delimiter=options.delimiter, quoting_style=quoting, quoting_header=quoting
+    )
+
+
+def _write_json(batches: _Counted, schema: pa.Schema, raw: Any, options: WriteOptions) -> None:
+    with _compressed(raw, options) as sink:
+        writer = JsonWriter(sink, options.array)
+        for batch in batches:
+            writer.write(batch)
+        writer.finish()
+
+
+def _write_arrow(batches: _Counted, schema: pa.Schema, raw: Any, options: WriteOptions) -> None:
+    codec = None if options.compression == "uncompressed" else options.compression
+    with pa.ipc.new_file(raw, schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+_WRITERS: dict[str, Callable[[_Counted, pa.Schema, Any, WriteOptions], None]] = {
+    "parquet": _write_parquet, "csv": _write_csv, "json": _write_json, "arrow": _write_arrow,
+}  # fmt: skip
+
+
+def _compressed(raw: Any, options: WriteOptions) -> Any:
+    if options.compression == "uncompressed":
+        return raw
+    return pa.CompressedOutputStream(raw, options.compression)
+
+
+# --- folders of partitions --------------------------------------------------------------------------------------------
+
+
+def _write_folder(batches: _Counted, schema: pa.Schema, place: Location, options: WriteOptions) -> None:
+    if options.format == "json":
+        raise UnsupportedError("COPY: PARTITION_BY writes parquet, csv or arrow, not json", construct="PARTITION_BY")
+    system, path = place.filesystem, place.path.rstrip("/")
+    before = system.get_file_info(path)
+    if before.type == pa_fs.FileType.File:
+        raise UsageError(f"{place.name!r} is a file, and PARTITION_BY writes a folder")
+    exists = before.type == pa_fs.FileType.Directory
+    if exists and not options.overwrite and system.get_file_info(pa_fs.FileSelector(path)):
+        raise UsageError(f"{place.name!r} is not empty: OVERWRITE replaces all that is in it")
+    draft = _beside(place)
+    try:
+        _write_partitions(batches, schema, system, draft, options)
+        old = _beside(place) if exists else ""
+        if old:
+            system.move(path, old)
+        system.move(draft, path)
+        if old:
+            system.delete_dir(old)
+    except BaseException:
+        _forget(lambda: system.delete_dir(draft))
+        raise
+
+
+def _write_partitions(batches: _Counted, schema: pa.Schema, system: Any, folder: str, options: WriteOptions) -> None:
+    keys = pa.schema([schema.field(name) for name in options.partition_by])
+    kind, settings = _dataset_format(options)
+    system.create_dir(folder)
+    failure: list[BaseException] = []
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:  # Arrow makes another of it
+            failure.append(error)
+            raise
+
+    try:
+        pa_dataset.write_dataset(
+            pa.RecordBatchReader.from_batches(schema, rows()), folder, filesystem=system, format=kind,
+            file_options=settings, partitioning=pa_dataset.partitioning(keys, flavor="hive"),
+            basename_template=f"data_{{i}}.{options.format}", max_partitions=_MAX_PARTITIONS,
+            max_rows_per_group=options.row_group_rows, existing_data_behavior="overwrite_or_ignore",
+        )  # fmt: skip
+    except BaseException:
+        if failure:
+            raise failure[0] from None
+        raise
+
+
+def _dataset_format(options: WriteOptions) -> tuple[Any, Any]:
+    codec = None if options.compression == "uncompressed" else options.compression
+    if options.format == "parquet":
+        kind = pa_dataset.ParquetFileFormat()
+        return kind, kind.make_write_options(compression=codec or "none", compression_level=options.level)
+    if options.format == "arrow":
+        kind = pa_dataset.IpcFileFormat()
+        return kind, kind.make_write_options(compression=codec)
+    if codec is not None:
+        raise UnsupportedError("COPY: PARTITION_BY writes CSV without compression", construct="COMPRESSION")
+    kind = pa_dataset.CsvFileFormat()
+    settings = _csv_options(options)
+    return kind, kind.make_write_options(
+        include_header=settings.include_header, delimiter=settings.delimiter, quoting_style=settings.quoting_style
+    )
