@@ -111,9 +111,7 @@ def child(name: str, path: Path, rate: float, seconds: float) -> int:
 
 
 @contextlib.contextmanager
-def children(
-    places: dict[str, Path], rate: float, seconds: float
-) -> Iterator[dict[str, subprocess.Popen[str]]]:
+def children(places: dict[str, Path], rate: float, seconds: float) -> Iterator[dict[str, subprocess.Popen[str]]]:
     found: dict[str, subprocess.Popen[str]] = {}
     try:
         for name, place in places.items():

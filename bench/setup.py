@@ -69,9 +69,10 @@ def newer_nats() -> str:
     config = INSTALLED / "nats-test.conf"
     config.write_text('jetstream { store_dir: "/nonexistent", sync_interval: always }\n')
     for binary in (str(BINARIES / "nats-server"), "nats-server"):
-        if shutil.which(binary) and not subprocess.run(
-            [binary, "-c", str(config), "-t"], capture_output=True, check=False
-        ).returncode:
+        if (
+            shutil.which(binary)
+            and not subprocess.run([binary, "-c", str(config), "-t"], capture_output=True, check=False).returncode
+        ):
             return "there already"
     if shutil.which("go") is None:
         raise NotInstalled("the server knows no sync_interval (2.10 does), and there is no Go to build a newer one")

@@ -40,7 +40,9 @@ for line in open("/proc/self/status"):
     if line.startswith("VmHWM"):
         print(line.split()[1])
 """
-READ_BACK = OURS.replace("db.close()", """
+READ_BACK = OURS.replace(
+    "db.close()",
+    """
 t.append_many([{{"ts": 1704067200000000 + n, "device": f"d{{n % 9}}", "status": "ok", "temp": 20.5, "humidity": None,
                  "count": n}} for n in range(1000)])
 assert sum(event["count"] for event in t.read(-1000)) == 499500
@@ -50,7 +52,8 @@ kept = sorted({{name.partition(".")[0] for name, module in sys.modules.items()
 for line in open("/proc/self/status"):
     if line.startswith("VmRSS"):
         print(line.split()[1], *kept)
-db.close()""")
+db.close()""",
+)
 BEFORE = """
 import sys
 BEFORE = {{name.partition(".")[0] for name, module in sys.modules.items()

@@ -318,6 +318,11 @@ def concat_columns(columns: Sequence[Column], check: Callable[[], None] | None =
         assert column.dictionary is not None
         if check is not None:
             check()
+        if len(column.dictionary) > 2 * len(column):  # few of its values are used
+            used, places = np.unique(column.values, return_inverse=True)
+            picked = column.dictionary.pick(used.tolist())
+            parts.append(np.array([codes.setdefault(v, len(codes)) for v in picked], np.int32)[places])
+            continue
         table = column.dictionary.map(lambda v: codes.setdefault(v, len(codes)), np.int32)
         parts.append(table[column.values])
     if not codes:

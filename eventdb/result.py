@@ -21,13 +21,14 @@ _RIGHT = ' style="text-align: right"'
 
 class Result:
     """The answer to one statement. Rows are fetched once, like a cursor; `arrow`, `df`, `pl`, `batches` and `show`
-    always give all of them.
+    always give all of them. Rows of a result larger than memory_limit lie in a temporary file; those methods, except
+    `batches` and `show`, bring all of them into memory.
 
     A statement that returns no rows (DDL) has no columns. `rowcount` is the number of rows returned, or changed by an
     INSERT.
     """
 
-    __slots__ = ("_batch_index", "_batches", "_pending", "columns", "rowcount", "types")
+    __slots__ = ("_batch_index", "_batches", "_counts", "_pending", "columns", "rowcount", "types")
 
     def __init__(
         self,
@@ -38,8 +39,10 @@ class Result:
     ) -> None:
         self.columns = list(columns)
         self.types = list(types)
-        self._batches = [batch for batch in batches if len(batch)]
-        self.rowcount = sum(len(batch) for batch in self._batches) if rowcount is None else rowcount
+        self._batches = [batch for batch in batches if len(batch)] if isinstance(batches, list | tuple) else batches
+        counts: list[int] | None = getattr(self._batches, "row_counts", None)  # without reading them from disk
+        self._counts = [len(batch) for batch in self._batches] if counts is None else counts
+        self.rowcount = sum(self._counts) if rowcount is None else rowcount
         self._batch_index = 0
         self._pending: Iterator[tuple[Any, ...]] = iter(())
 
@@ -49,7 +52,7 @@ class Result:
         return f"Result({', '.join(self.columns)}; {len(self)} rows)"
 
     def __len__(self) -> int:
-        return sum(len(batch) for batch in self._batches)
+        return sum(self._counts)
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """The next row, None after the last."""
@@ -72,8 +75,8 @@ class Result:
     def fetchall(self) -> list[tuple[Any, ...]]:
         """All rows not fetched yet."""
         rows = list(self._pending)
-        for batch in self._batches[self._batch_index :]:
-            rows.extend(batch.to_pylist())
+        for i in range(self._batch_index, len(self._batches)):
+            rows.extend(self._batches[i].to_pylist())
         self._batch_index = len(self._batches)
         return rows
 
@@ -181,9 +184,9 @@ class Result:
     def _rows(self, start: int, stop: int) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
         first = 0
-        for batch in self._batches:
-            low, high = max(start - first, 0), min(stop - first, len(batch))
+        for i, count in enumerate(self._counts):
+            low, high = max(start - first, 0), min(stop - first, count)
             if low < high:
-                rows.extend(batch.slice(low, high).to_pylist())
-            first += len(batch)
+                rows.extend(self._batches[i].slice(low, high).to_pylist())
+            first += count
         return rows

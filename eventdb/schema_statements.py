@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class SchemaStatements:
                 return Result([], [], [])
             raise TopicExists(f"there is a {taken} named {statement.name!r} already", name=statement.name)
         check_name(statement.name)
-        batches: list[RecordBatch] = []
+        batches: Sequence[RecordBatch] = []
         if statement.with_data:
             with self._session.context(None, timeout) as context:
                 batches = self._session._collect(statement.plan, context)

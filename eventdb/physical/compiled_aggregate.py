@@ -133,6 +133,8 @@ class FusedAggregate(FusedPipeline):
         sink, arguments = prepared.sink, prepared.text.arguments
         states: dict[int, Any] = {}
         bad: list[Morsel] = []
+        full: list[bool] = []
+        can_spill = self.context.spill_folder is not None and isinstance(sink, HashSink)
 
         def work(thread: int, morsel: Morsel) -> bool:
             state = states.get(thread)
@@ -142,11 +144,16 @@ class FusedAggregate(FusedPipeline):
             if sink.call(kernel, arguments, replace(morsel, state=state), rows) < 0:
                 bad.append(morsel)
                 return False
+            if can_spill and not self.context.may_hold(self, sum(held.nbytes for held in list(states.values()))):
+                full.append(True)
+                return False
             return True
 
         run(morsels, max(1, self.context.threads), work, self.context.cancel)
         if bad:
             self._explain(prepared.source, min(bad, key=lambda morsel: morsel.number))
+        if full:
+            raise CannotCompile("more groups than fit in memory: those that go to disk are interpreted")
         return [states[thread] for thread in sorted(states)]
 
     def _interpret_meanwhile(

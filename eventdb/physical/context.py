@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from eventdb.batch import Array, Column, RecordBatch
 from eventdb.config import DEFAULT_MEMORY_BYTES, DEFAULT_RECURSION_ROUNDS, MIB
 from eventdb.errors import MemoryLimitExceeded, QueryCancelled, QueryTimeout, UnsupportedError
+from eventdb.physical.budget import MemoryBudget
 from eventdb.schema import Schema
 
 
@@ -122,6 +123,8 @@ class QueryContext:
     counted: tuple[Any, Any] | None = None  # a scan whose slices were looked up to count them, and what was found
     recursion_limit: int = DEFAULT_RECURSION_ROUNDS
     working: dict[int, list[RecordBatch]] = field(default_factory=dict)  # of each RecursiveUnion: its last round's rows
+    budget: MemoryBudget | None = None  # shared with the database's other queries; None: this query has its own
+    spill_folder: str | None = None  # where rows beyond the budget go; None: a query that needs it is refused
     _held: dict[int, int] = field(default_factory=dict)
 
     def logs_of(self, topic_id: int, partition: int | None = None) -> list[Any]:
@@ -146,7 +149,7 @@ class QueryContext:
         if self.metrics is not None:
             entry = self.metrics_of(operator)
             entry.memory_bytes = max(entry.memory_bytes, held_bytes)
-        total = sum(self._held.values())
+        total = self._held_bytes()
         if total > self.memory_limit_bytes:
             raise MemoryLimitExceeded(
                 f"{what} needs {total / MIB:.1f} MB, more than memory_limit ({self.memory_limit_bytes / MIB:.1f} MB): "
@@ -157,6 +160,25 @@ class QueryContext:
     def release(self, operator: object) -> None:
         """`operator` holds nothing any more. Never an error: another one may be past the limit and telling so."""
         self._held.pop(id(operator), None)
+        self._held_bytes()
+
+    def release_all(self) -> None:
+        """The query is over: whatever it held is free."""
+        self._held.clear()
+        self._held_bytes()
+
+    def may_hold(self, operator: object, held_bytes: int) -> bool:
+        """Whether `operator` can hold so much and leave half of what the others do not hold to them."""
+        if self.budget is not None:
+            others = self.budget.others_bytes(id(self._held)) + self.held_bytes - self._held.get(id(operator), 0)
+        else:
+            others = self.held_bytes - self._held.get(id(operator), 0)
+        return held_bytes <= (self.memory_limit_bytes - others) // 2
+
+    def _held_bytes(self) -> int:
+        """What counts against the limit."""
+        own = sum(self._held.values())
+        return own if self.budget is None else self.budget.hold(id(self._held), own)  # copies of a context share it
 
     @property
     def held_bytes(self) -> int:

@@ -8,7 +8,7 @@ group together (collected.py) keep them until the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,12 @@ class GroupInputs:
     collected: dict[int, CollectedInput]
 
 
+def by_place(places: Array, count: int) -> list[Array]:
+    """The rows at each place, ascending."""
+    rows = np.argsort(places.astype(np.int16), kind="stable")
+    return np.split(rows, np.cumsum(np.bincount(places, minlength=count))[:-1])
+
+
 class PartialGroups:
     """Groups by one set of keys. Without keys there is always one group."""
 
@@ -132,6 +138,31 @@ class PartialGroups:
             self._pending = [self._merge(self._pending)]
             self._group_count = self._merged_count = self._pending[0].count
             self._pending_bytes = self._pending[0].nbytes
+
+    def split(self, place: Callable[[Sequence[Column]], Array], count: int) -> list[PartialGroups]:
+        """The groups as `count` parts by the `place` of their keys, each to be added to and finished by itself."""
+        self.merge()
+        made = [PartialGroups(self.aggregations, self.has_keys) for _ in range(count)]
+        for partial in self._pending:
+            accumulators = partial.accumulators
+            for part, rows in zip(made, by_place(place(partial.keys), count), strict=True):
+                if len(rows):
+                    kept = [None if a is None else a.taken(rows) for a in accumulators]
+                    part._pending = [_Partial([key.take(rows) for key in partial.keys], len(rows), kept)]
+                    part.merge()
+        width = len(self._pending[0].keys) if self._pending else 0
+        for i, pairs in self._pairs.items():
+            columns = pairs.merge()
+            if columns is not None:
+                for part, rows in zip(made, by_place(place(columns[:width]), count), strict=True):
+                    if len(rows):
+                        part._pairs[i].add([column.take(rows) for column in columns], len(rows))
+        for i, kept_rows in self._rows.items():
+            columns = kept_rows.all()
+            if columns is not None:
+                for part, rows in zip(made, by_place(place(columns[:width]), count), strict=True):
+                    part._rows[i].add([column.take(rows) for column in columns])
+        return made
 
     def finish(self) -> tuple[list[Column], list[Column], int]:
         """The keys and the aggregates of all groups, and how many there are."""

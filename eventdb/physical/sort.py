@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch
-from eventdb.config import MORSEL_ROWS
+from eventdb.config import MIB, MORSEL_ROWS
 from eventdb.logical.plan import Limit, Sort
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.operator import Operator
 from eventdb.physical.ordering import order_values, sort_rows
+from eventdb.physical.sorted_runs import SortedRuns
 
 
 class _Order:
@@ -36,24 +37,49 @@ def _in_pieces(batch: RecordBatch) -> Iterator[RecordBatch]:
 
 
 class SortRows(Operator):
-    """All rows, sorted. Equal rows keep their input order. Holds its whole input."""
+    """All rows, sorted. Equal rows keep their input order. Holds its whole input, or sorts what fits
+    and merges it from disk."""
 
     def __init__(self, plan: Sort, child: Operator, context: QueryContext) -> None:
         super().__init__(plan.fields, context, (child,))
         self.plan = plan
         self._order = _Order(plan)
+        self.spilled_bytes = 0
 
     def label(self) -> str:
-        return self.plan.label()
+        spilled = f" ({self.spilled_bytes / MIB:.1f} MB spilled)" if self.spilled_bytes else ""
+        return self.plan.label() + spilled
 
     def produce(self) -> Iterator[RecordBatch]:
         batches: list[RecordBatch] = []
-        held = 0
-        for batch in self.children[0].batches():
-            batches.append(batch)
-            held += batch.nbytes
-            # The rows, once more when they are put together, and 8 bytes a row for their order.
-            self.context.hold(self, "ORDER BY", 2 * held + 8 * sum(len(b) for b in batches))
+        held = row_count = 0
+        runs: SortedRuns | None = None
+        try:
+            for batch in self.children[0].batches():
+                folder = self.context.spill_folder
+                more = _sorting_bytes(held + batch.nbytes, row_count + batch.row_count)
+                if batches and folder is not None and not self.context.may_hold(self, more):
+                    runs = runs or SortedRuns(folder, self._order.columns, self._order.rows)
+                    self._write(runs, batches, held // max(1, row_count))
+                    held = row_count = 0
+                batches.append(batch)
+                held += batch.nbytes
+                row_count += batch.row_count
+                if folder is None or len(batches) > 1:  # a batch alone is sorted whatever its size
+                    self.context.hold(self, "ORDER BY", _sorting_bytes(held, row_count))
+            if runs is None:
+                yield from self._sorted(batches)
+                return
+            self._write(runs, batches, held // max(1, row_count))
+            self.spilled_bytes = runs.size_bytes
+            for batch in runs.merged():
+                yield from _in_pieces(batch)
+        finally:
+            if runs is not None:
+                runs.close()
+            self.release()
+
+    def _sorted(self, batches: list[RecordBatch]) -> Iterator[RecordBatch]:
         if not batches:
             return
         check = self.context.cancel.check
@@ -65,7 +91,22 @@ class SortRows(Operator):
         check()
         for start in range(0, len(rows), MORSEL_ROWS):
             yield whole.take(rows[start : start + MORSEL_ROWS])
-        self.release()
+
+    def _write(self, runs: SortedRuns, batches: list[RecordBatch], row_bytes: int) -> None:
+        """The batches become a run; its blocks are so small that one of each run fits in memory."""
+        most = self.context.memory_limit_bytes // (8 * _MERGED_RUNS * max(8, row_bytes))
+        runs.add(batches, min(MORSEL_ROWS, max(_LEAST_BLOCK, most)))
+        batches.clear()
+        self.context.hold(self, "ORDER BY", 0)
+
+
+def _sorting_bytes(held: int, row_count: int) -> int:
+    """What sorting rows takes: they, once more while they are put together, their keys as integers and their order."""
+    return 2 * held + 24 * row_count
+
+
+_MERGED_RUNS = 32  # expected at most: input of 8 times the limit
+_LEAST_BLOCK = 1_024
 
 
 class TopRows(Operator):

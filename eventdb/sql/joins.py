@@ -185,7 +185,6 @@ class JoinBinder:
         applied = Apply(kind, left.plan, plan, tuple(enclosing.args), all_of(terms))
         return Relation(applied, left.scope.joined(right.scope, len(left.plan.fields)))
 
-
     def _series(self, left: Relation, node: exp.Join, kind: str, call: exp.Anonymous) -> Relation:
         if kind != "inner":
             self.context.unsupported("LEFT JOIN of a series that reads the row before it", node, "use a subquery")

@@ -17,6 +17,7 @@ from eventdb.errors import CorruptionError, EvaluationError
 from eventdb.logical.expressions import Aggregation, Expression
 from eventdb.logical.functions import AGGREGATES, COLLECTED
 from eventdb.logical.plan import Aggregate, OutputField
+from eventdb.physical import collected
 from eventdb.physical.accumulators import accumulator_of
 from eventdb.physical.aggregate_state import AggregateInputs, GroupedState, decode_key, encode_key
 from eventdb.physical.state_bytes import decode, encode
@@ -382,3 +383,20 @@ def test_bytes_of_another_query_are_refused() -> None:
         GroupedState(count, state.key_types).load(("a",), state.dump(int(group)))
     with pytest.raises(CorruptionError):
         state.load(("b",), encode(["text", 1, 2, True]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.one_of(st.none(), st.integers(-3, 3))), max_size=60),
+       st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]), st.sampled_from(["DOUBLE", "BIGINT", "TIMESTAMP"]))  # fmt: skip
+def test_a_quantile_selected_in_each_group_is_the_one_of_the_sorted_group(
+    rows: list[tuple[int, int | None]], fraction: float, type: str
+) -> None:
+    present = [(g, v) for g, v in rows if v is not None]
+    batch = batch_of({"g": ("BIGINT", [g for g, _ in present]), "v": (type, [v for _, v in present])})
+    for function in ("quantile_disc", "quantile_cont"):
+        wanted = aggregate(function, col(batch, "v"), lit("DOUBLE", fraction))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(collected, "_ROWS_PER_GROUP", 1 << 40)
+            expected = collected.aggregate_rows(wanted, [batch.columns[1]], batch.columns[0].values, 3)
+            patch.setattr(collected, "_ROWS_PER_GROUP", 0)
+            found = collected.aggregate_rows(wanted, [batch.columns[1]], batch.columns[0].values, 3)
+        assert physical(found) == physical(expected)

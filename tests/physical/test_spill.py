@@ -1,0 +1,182 @@
+"""Queries larger than the memory limit give what they give in memory, and leave nothing on disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import eventdb
+from eventdb.batch import Column, RecordBatch
+from eventdb.errors import DiskFullError, MemoryLimitExceeded
+from eventdb.logical.expressions import SortKey
+from eventdb.logical.plan import Sort
+from eventdb.physical import sort as sort_module
+from eventdb.physical.budget import MemoryBudget
+from eventdb.physical.planner import plan_physical
+from eventdb.physical.sorted_runs import SortedRuns
+from eventdb.physical.spill import SpillFile
+from eventdb.schema import BIGINT
+from tests.physical.building import MemoryLog, batch_of, col, context_of, plan_over, rows_of, scan_of, split
+
+VALUES = st.tuples(
+    st.one_of(st.none(), st.integers(-3, 3)),
+    st.one_of(st.none(), st.sampled_from(["", "a", "bb", "é\ud800", "zebra"])),
+    st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 2.5, float("inf"), float("nan")])),
+)
+TYPES = ("BIGINT", "VARCHAR", "DOUBLE")
+
+
+def table(rows: list[Any]) -> RecordBatch:
+    return batch_of({n: (t, [r[i] for r in rows]) for i, (n, t) in enumerate(zip("asx", TYPES, strict=True))})
+
+
+@given(st.lists(VALUES, min_size=1, max_size=40), st.permutations("asx"), st.integers(1, 3), st.integers(0, 63),
+       st.lists(st.integers(0, 40), max_size=5), st.integers(1, 5))  # fmt: skip
+def test_a_sort_through_disk_is_the_stable_sort_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], names: list[str], width: int, flags: int,
+    cuts: list[int], block_rows: int,
+) -> None:  # fmt: skip
+    batch = table(rows)
+    keys = tuple(
+        SortKey(col(batch, n), bool(flags >> i & 1), bool(flags >> (i + 3) & 1)) for i, n in enumerate(names[:width])
+    )
+    pieces = [piece for piece in split(batch, cuts) if piece.row_count]
+    scan, context = plan_over(*pieces)
+    sort = Sort(scan, keys)
+    expected = rows_of(sort, context)
+    order = sort_module._Order(sort)
+    runs = SortedRuns(str(tmp_path_factory.getbasetemp()), order.columns, order.rows)
+    for piece in pieces:
+        runs.add([piece], block_rows)
+    found = [tuple(row) for piece in runs.merged() for row in _physical(piece)]
+    runs.close()
+    assert repr(found) == repr(expected)
+
+
+def _physical(batch: RecordBatch) -> list[tuple[Any, ...]]:
+    from tests.physical.building import physical
+
+    return list(zip(*map(physical, batch.columns), strict=True))
+
+
+def test_a_sort_beyond_the_limit_spills_and_one_without_a_folder_is_refused(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(0, 50_000, 200_000)
+    batch = RecordBatch(("n", "i"), [Column(BIGINT, values), Column(BIGINT, np.arange(200_000))])
+    log = MemoryLog([batch.slice(i, i + 10_000) for i in range(0, 200_000, 10_000)])
+    plan = Sort(scan_of(log), (SortKey(col(batch, "n")),))
+    with pytest.raises(MemoryLimitExceeded, match="ORDER BY"):
+        rows_of(plan, context_of(log, memory_limit_bytes=2_000_000))
+    context = context_of(log, memory_limit_bytes=2_000_000, spill_folder=str(tmp_path))
+    operator = plan_physical(plan, context)
+    found = [row for piece in operator.batches() for row in _physical(piece)]
+    order = np.argsort(values, kind="stable")
+    assert [i for _, i in found] == order.tolist()
+    assert "spilled" in operator.label()
+    assert os.listdir(tmp_path) == []
+    assert context.held_bytes == 0
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(eventdb.StorageError, match=r"missing.*memory_limit"):
+        SpillFile(str(tmp_path / "missing"))
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    file = SpillFile(str(tmp_path))
+
+    class Full:
+        def seek(self, position: int) -> None: ...
+        def write(self, data: object) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(file, "_file", Full())
+    with pytest.raises(DiskFullError, match="free space"):
+        file.write(table([(1, "a", 2.0)]))
+
+
+def test_one_budget_counts_all_queries() -> None:
+    budget = MemoryBudget()
+    log = MemoryLog([table([(1, "a", 2.0)])])
+    one, two = (context_of(log, memory_limit_bytes=1_000, budget=budget) for _ in range(2))
+    one.hold(one, "ORDER BY", 800)
+    assert not two.may_hold(two, 200)
+    with pytest.raises(MemoryLimitExceeded):
+        two.hold(two, "a join", 300)
+    copy = replace(two, execution="compiled")  # as an operator that falls back makes it: the same query
+    with pytest.raises(MemoryLimitExceeded):
+        copy.hold(copy, "a join", 100)
+    assert budget.held_bytes == 1_200
+    two.release_all()
+    one.release_all()
+    assert budget.held_bytes == 0
+    two.hold(two, "a join", 300)
+
+
+@pytest.mark.parametrize("order", ["word DESC, n", "real DESC NULLS LAST, note"])
+def test_queries_of_a_database_spill_and_agree(tmp_path: Path, order: str) -> None:
+    random = np.random.default_rng(3)
+    count = 60_000
+    rows = pa.table(
+        {
+            "n": random.integers(0, 9_000, count), "real": random.normal(0, 1, count).round(2),
+            "word": [f"w{n}" for n in random.integers(0, 50, count)], "note": [f"note {n}" for n in range(count)],
+        }
+    )  # fmt: skip
+    with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
+        topic = db.create_topic("t", like=rows)
+        for start in range(0, count, 10_000):
+            topic.append_batch(rows.slice(start, 10_000))
+        sql = f"SELECT *, _offset FROM t ORDER BY {order}"
+        expected = db.sql(sql).fetchall()
+        db.sql("SET memory_limit = '2MB'")
+        plan = "\n".join(row[0] for row in db.sql(f"EXPLAIN ANALYZE {sql}").fetchall())
+        assert "spilled" in plan
+        result = db.sql(sql)
+        assert len(result) == count
+        assert result._rows(count - 2, count) == expected[-2:]
+        assert list(result) == expected
+        assert result.arrow().num_rows == count
+        assert os.listdir(tmp_path / "a.eventdb" / "spill") == []
+
+
+AGGREGATES = (
+    "count(*)", "sum(n)", "avg(real)", "min(word)", "max(note)", "count(DISTINCT word)", "median(real)", "any_value(n)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("execution", ["interpreted", "compiled"])
+@pytest.mark.parametrize("key", ["note", "n, word", "real"])
+def test_groups_beyond_the_limit_spill_and_agree(tmp_path: Path, key: str, execution: str) -> None:
+    random = np.random.default_rng(4)
+    count = 60_000
+    missing = random.integers(0, 9, count) == 0
+    rows = pa.table(
+        {
+            "n": pa.array(random.integers(0, 30_000, count) * 7_919_000_001, mask=missing),
+            "real": random.integers(0, 20_000, count) / 4, "word": [f"w{n}" for n in random.integers(0, 50, count)],
+            "note": [f"note {n}" for n in random.integers(0, 20_000, count)],
+        }
+    )  # fmt: skip
+    with eventdb.open(tmp_path / "a.eventdb", durability="os") as db:
+        topic = db.create_topic("t", like=rows)
+        for start in range(0, count, 10_000):
+            topic.append_batch(rows.slice(start, 10_000))
+        chosen = AGGREGATES[:2] if execution == "compiled" else AGGREGATES
+        sql = f"SELECT {key}, {', '.join(chosen)} FROM t GROUP BY {key}"
+        db.sql(f"SET execution = '{execution}'")
+        expected = sorted(map(repr, db.sql(sql).fetchall()))
+        db.sql("SET memory_limit = '3MB'")
+        plan = "\n".join(row[0] for row in db.sql(f"EXPLAIN ANALYZE {sql}").fetchall())
+        assert execution == "compiled" or "spilled" in plan
+        assert sorted(map(repr, db.sql(sql).fetchall())) == expected
+        assert os.listdir(tmp_path / "a.eventdb" / "spill") == []
