@@ -33,7 +33,7 @@ FOLDERS = (
     "error",
 )  # fmt: skip
 SKIPS = Path(__file__).parent / "duckdb_skips.txt"
-TIMEOUT_S = 10
+TIMEOUT_S = 30
 LATER = "not built: "
 
 
