@@ -1,6 +1,6 @@
 """How much memory do queries take that are larger than memory_limit?
 
-    python -m bench memory [--rows 5000000] [--limit 16MB] [--threads 2]
+    python -m bench memory [--rows 10000000] [--limit 64MB] [--threads 2]
 
 A sort of all rows and a GROUP BY of a key that is different in two rows of five, each in a process of its own that
 reads its result batch by batch. Measured is the process's own memory (RssAnon: without mapped files, which the system
@@ -96,8 +96,8 @@ def run(path: str, sql: str, limit: str, threads: int) -> dict[str, float | str]
 def main(arguments: Sequence[str]) -> int:
     """Prints the report; returns how many figures missed their bar."""
     parser = argparse.ArgumentParser(prog="python -m bench memory", description=__doc__)
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--limit", default="16MB")
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--limit", default="64MB")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", nargs=2, metavar=("PATH", "SQL"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
