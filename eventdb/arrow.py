@@ -311,6 +311,27 @@ def _spelled_from_arrow(array: pa.Array, target: DataType, name: str, validity: 
     return Column(target, codes, validity, SpelledDictionary(offsets, data, text=target.name == "VARCHAR"))
 
 
+def distinct_strings(bounds: Array, heap: bytes, *, text: bool) -> tuple[Array, SpelledDictionary] | None:
+    """(int32 code of each value, the distinct values) of values laid one after another: value i is heap[bounds[i] :
+    bounds[i + 1]]. None for texts that are not UTF-8 throughout, and for more bytes than an int32 counts."""
+    if len(heap) >= 1 << 31:
+        return None
+    starts = bounds.astype(np.int32)
+    array = pa.Array.from_buffers(pa.binary(), len(bounds) - 1, [None, pa.py_buffer(starts), pa.py_buffer(heap)])
+    encoded = array.dictionary_encode()
+    values = encoded.dictionary
+    if text:
+        try:
+            values.cast(pa.string())
+        except pa.ArrowInvalid:
+            return None
+    _, offsets, data = values.buffers()
+    spelled = np.frombuffer(b"" if data is None else data, dtype=np.uint8)
+    places = np.frombuffer(offsets, dtype=np.int32)[: len(values) + 1]
+    codes = np.frombuffer(encoded.indices.buffers()[1], dtype=np.int32)[: len(array)]
+    return codes, SpelledDictionary(places, spelled, text=text, distinct=True)
+
+
 def to_table(data: Any) -> pa.Table:
     """An Arrow table from a dict of arrays or anything with the Arrow PyCapsule interface (Arrow, pandas, Polars,
     DuckDB, an EventDB result). UsageError for anything else."""

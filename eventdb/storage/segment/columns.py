@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 _BOOL = np.dtype(bool)
 _INT32 = np.dtype("<i4")
 _INT64 = np.dtype("<i8")
+_ZERO = np.zeros(1, np.int64)
 FEW_VALUES = 4_096
+_MANY_VALUES = 1_024  # from here on Arrow gives plain strings their codes, if the process has it loaded
 PWRITE_BYTES = 16_384  # a column's part of at least this size is written by pwrite
 # At a time: the kernel caches what one call writes in pages as large, and to find one of 2 MB costs several times the
 # copy where memory is not at hand; and the device begins with the first part while the next one is copied.
@@ -124,6 +127,12 @@ class SegmentSlice:
                 path=segment.path,
             )
         heap = bytes(segment.memory[layout.heap_position + start : layout.heap_position + stop])
+        if count >= _MANY_VALUES and "pyarrow" in sys.modules:
+            from eventdb.arrow import distinct_strings
+
+            found = distinct_strings(np.concatenate([_ZERO, ends - start]), heap, text=layout.text)
+            if found is not None:
+                return Column(type, found[0], validity, found[1])
         bounds = (ends - start).tolist()
         codes: dict[bytes, int] = {}
         code = codes.setdefault
