@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eventdb.batch import Array, Column, Dictionary
+from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.physical.grouping import distinct_integers
 from eventdb.schema import DataType
 
@@ -65,19 +65,22 @@ class DictionaryMemo:
     """`function` over the values of a dictionary column; it may return None for NULL and may raise EvaluationError.
 
     `absent` is the (string) result of NULL rows; without it they stay NULL. `of_all` gives the results of a list of
-    values, where that is faster than calling `function` for each.
+    values, where that is faster than calling `function` for each; `of_spelled` those of a dictionary whose values are
+    no Python objects yet.
 
     The result has `type`: codes of an output dictionary for VARCHAR and BLOB, physical values otherwise. Safe to share
     between threads.
     """
 
-    __slots__ = ("_absent", "_lock", "_of_all", "_output", "_tables", "type")
+    __slots__ = ("_absent", "_lock", "_of_all", "_of_spelled", "_output", "_tables", "type")
 
     def __init__(
         self, function: Callable[[Any], Any], type: DataType, absent: Any = None,
         of_all: Callable[[list[Any]], list[Any]] | None = None,
+        of_spelled: Callable[[SpelledDictionary], list[Any]] | None = None,
     ) -> None:  # fmt: skip
         self.type = type
+        self._of_spelled = of_spelled
         self._absent = absent
         self._of_all = of_all or (lambda values: [function(value) for value in values])
         self._output = OutputValues() if type.is_coded else None
@@ -127,7 +130,7 @@ class DictionaryMemo:
 
     def _learn(self, table: _Table, codes: Array) -> None:
         used = distinct_integers(codes, len(table.known))
-        results = self._of_all(table.source.pick(used.tolist()))
+        results = self._results(table.source, used)
         if None in results:
             if table.missing is None:
                 table.missing = np.zeros(len(table.known), dtype=bool)
@@ -139,6 +142,12 @@ class DictionaryMemo:
             results = [0 if result is None else result for result in results]
         table.values[used] = results
         table.known[used] = True
+
+    def _results(self, source: Dictionary, used: Array) -> list[Any]:
+        if self._of_spelled is not None and isinstance(source, SpelledDictionary) and 2 * len(used) > len(source):
+            results = self._of_spelled(source)
+            return results if len(used) == len(source) else [results[code] for code in used.tolist()]
+        return self._of_all(source.pick(used.tolist()))
 
 
 class DictionaryUnion:

@@ -11,7 +11,7 @@ from eventdb.config import MAX_VALUE_BYTES, MIB
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Call, Literal
 from eventdb.physical.dictionary_memo import DictionaryMemo
-from eventdb.physical.like import Matcher, like_matcher, match_all
+from eventdb.physical.like import Matcher, like_matcher, match_all, match_spelled
 from eventdb.physical.operands import Kernel, KernelBuilder, constant, map_distinct
 
 TextFunction = Callable[..., Any]
@@ -172,7 +172,10 @@ def _like_builder(function: Callable[[str, str], bool], lower: bool) -> KernelBu
         if lower:
             memo = DictionaryMemo(lambda value: matcher(value.lower()), call.type)
         else:
-            memo = DictionaryMemo(matcher, call.type, of_all=lambda values: match_all(text, values))
+            memo = DictionaryMemo(
+                matcher, call.type, of_all=lambda values: match_all(text, values),
+                of_spelled=lambda values: match_spelled(text, values),
+            )  # fmt: skip
         return lambda args: memo(args[0])
 
     return build

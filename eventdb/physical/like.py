@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
+import numpy as np
+
+from eventdb.batch import SpelledDictionary
 from eventdb.errors import EvaluationError
 
 Matcher = Callable[[str], bool]
@@ -105,6 +108,27 @@ def match_all(pattern: str, texts: Sequence[str]) -> list[bool]:
         number = bisect_right(ends, place)
         found[number] = match(texts[number])
         place = whole.find(run, ends[number])
+    return found
+
+
+def match_spelled(pattern: str, texts: SpelledDictionary) -> list[bool]:
+    """The same for the texts of a dictionary: their bytes are searched, and only texts with the longest run in them
+    become str."""
+    run = max(("".join(symbols) for symbols in _runs(pattern)), key=len, default="").encode("utf-8", "surrogatepass")
+    if not run:
+        return match_all(pattern, texts.values)
+    match = like_matcher(pattern)
+    first = int(texts.starts[0])
+    whole = texts.heap[first : int(texts.starts[-1])].tobytes()
+    places = []
+    place = whole.find(run)
+    while place >= 0:
+        places.append(place + first)
+        place = whole.find(run, place + 1)
+    numbers = np.searchsorted(texts.starts, np.array(places, dtype=np.int64), "right") - 1
+    found = [False] * len(texts)
+    for number in np.unique(numbers).tolist():
+        found[number] = match(texts.value(number))  # type: ignore[arg-type]
     return found
 
 

@@ -6,13 +6,15 @@ import hashlib
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventdb.batch import SpelledDictionary
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Expression, Literal
-from eventdb.physical.like import like_matcher, match_all
+from eventdb.physical.like import like_matcher, match_all, match_spelled
 
 from .building import batch_of, call, col, lit, value_of
 
@@ -179,4 +181,9 @@ _texts = st.lists(st.text(alphabet="ab%\\\0ß", max_size=6), max_size=5).map(lam
 
 @given(_pattern_parts, _texts)
 def test_a_pattern_matches_many_texts_as_it_matches_each(pattern: str, texts: list[str]) -> None:
-    assert match_all(pattern, texts) == [like_matcher(pattern)(text) for text in texts]
+    expected = [like_matcher(pattern)(text) for text in texts]
+    assert match_all(pattern, texts) == expected
+    heap = ["xa", *texts]  # the first one belongs to nobody, as in a slice
+    starts = np.cumsum([0, *(len(text.encode()) for text in heap)]).astype(np.int32)
+    data = np.frombuffer("".join(heap).encode(), dtype=np.uint8)
+    assert match_spelled(pattern, SpelledDictionary(starts[1:], data, text=True, distinct=True)) == expected
