@@ -65,7 +65,10 @@ def run_aside(work: Callable[[], T], token: CancelToken) -> T:
         worker = _idle.pop() if _idle else None
     if worker is None:
         worker = _Worker()
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError:  # no more threads, or no memory for one: then here, as long as it takes
+            return work()
     token.wake = lambda: replies.put(None)
     worker.jobs.put((work, replies))
     # A signal that comes in the instant before the wait does not end it: its handler runs after the next one.

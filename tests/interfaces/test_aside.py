@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import eventdb
+from eventdb import aside
 from eventdb.aside import run_aside
 from eventdb.errors import QueryCancelled, QueryTimeout
 from eventdb.physical.context import CancelToken
@@ -153,3 +154,12 @@ def test_queries_of_many_threads_are_interrupted_together(db: eventdb.Database) 
         thread.join(60)
     assert outcomes == ["cancelled"] * 6
     assert db.sql("SELECT count(*) FROM t").fetchone() == (30_000,)
+
+
+def test_work_runs_here_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(worker: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(aside._Worker, "start", refuse)
+    monkeypatch.setattr(aside, "_idle", [])
+    assert run_aside(threading.get_ident, CancelToken()) == threading.get_ident()

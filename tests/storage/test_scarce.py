@@ -120,7 +120,9 @@ def test_a_query_that_finds_no_memory_fails_typed_while_a_writer_goes_on(tmp_pat
         numbers = np.arange(300_000)
         log.append_batch({"n": numbers, "word": np.array([f"w{n % 5000}" for n in numbers], dtype=object)})
         command = [sys.executable, "-c", HUNGRY, str(tmp_path / "db")]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as hungry:
+        # A thread's own arena would be 64 MB that count as used before they are.
+        arenas = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=arenas) as hungry:
             while hungry.poll() is None:
                 log.append({"n": 1, "word": "w"})
             assert hungry.stdout is not None
