@@ -233,9 +233,11 @@ class TopOfScan(Operator):
         return values
 
     def _rank_table(self, dictionary: Dictionary) -> Array:
+        """The rank of each code. Made once: the dictionary grows while others append, but not in this snapshot, and ranks
+        that are made anew do not compare with those that are held."""
         with self._lock:
             ranks = self._ranks
-            if ranks is None or ranks[0] is not dictionary or len(ranks[1]) < len(dictionary.values):
+            if ranks is None or ranks[0] is not dictionary:
                 texts = dictionary.values[:]
                 table = np.zeros(max(1, len(texts)), np.int64)
                 table[sorted(range(len(texts)), key=texts.__getitem__)] = np.arange(len(texts))

@@ -132,3 +132,26 @@ def test_the_newest_and_oldest_rows_are_found_without_reading_the_others(db: Any
         db.sql("SET threads = 2")
     read = int(plan.partition(" rows read)")[0].rpartition("(")[2].split(" of ")[0])
     assert read <= 10_001, plan
+
+
+def test_a_string_that_is_new_while_the_query_runs_moves_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks that were made anew in the middle of a query did not compare with those that it held."""
+    look = TopOfScan._look_at
+    with eventdb.open(tmp_path / "a.eventdb", durability="os", threads=1) as db:
+        topic = db.create_topic("t", {"word": "VARCHAR", "id": "BIGINT"})
+        words = ["b"] * 70_000 + ["a"] * 70_000
+        topic.append_batch(pa.table({"word": words, "id": list(range(len(words)))}))
+        looked: list[int] = []
+
+        def look_and_append(operator: Any, thread: int, rows: Any) -> bool:
+            found = look(operator, thread, rows)
+            looked.append(rows.place)
+            topic.append({"word": f"0{len(looked)}", "id": -1})  # before all others
+            return found
+
+        monkeypatch.setattr(TopOfScan, "_look_at", look_and_append)
+        db.sql("SET execution = 'compiled'")
+        assert db.sql("SELECT word, id FROM t ORDER BY word LIMIT 3").fetchall() == [("a", 70_000 + i) for i in range(3)]
+        assert len(looked) > 1
