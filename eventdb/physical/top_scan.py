@@ -233,8 +233,8 @@ class TopOfScan(Operator):
         return values
 
     def _rank_table(self, dictionary: Dictionary) -> Array:
-        """The rank of each code. Made once: the dictionary grows while others append, but not in this snapshot, and ranks
-        that are made anew do not compare with those that are held."""
+        """The rank of each code. Made once: the dictionary grows while others append, but not in this snapshot, and
+        ranks that are made anew do not compare with those that are held."""
         with self._lock:
             ranks = self._ranks
             if ranks is None or ranks[0] is not dictionary:

@@ -153,5 +153,6 @@ def test_a_string_that_is_new_while_the_query_runs_moves_no_other_one(
 
         monkeypatch.setattr(TopOfScan, "_look_at", look_and_append)
         db.sql("SET execution = 'compiled'")
-        assert db.sql("SELECT word, id FROM t ORDER BY word LIMIT 3").fetchall() == [("a", 70_000 + i) for i in range(3)]
+        found = db.sql("SELECT word, id FROM t ORDER BY word LIMIT 3").fetchall()
+        assert found == [("a", 70_000), ("a", 70_001), ("a", 70_002)]
         assert len(looked) > 1
