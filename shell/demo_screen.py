@@ -70,7 +70,7 @@ class Screen:
             f"   {at:%Y-%m-%d %H:%M} UTC  [{'#' * full}{'.' * (BAR_CELLS - full)}] {share:4.0%}  {appended:,} events",
             *table.getvalue().splitlines()[:-1],
             f"   freezing alarms: {len(alarms):,}   {describe_alarm(alarms)}",
-            f"   append -> alarm: p50 {percentile(latencies, 0.5):,.0f} us, p99 {percentile(latencies, 0.99):,.0f} us",
+            f"   append -> alarm: {describe_latencies(latencies)}",
         ]
         up = f"\x1b[{self._lines_drawn}A" if self._lines_drawn else ""
         self._out.write(up + "".join(f"\r{shorten(line, self.width)}\x1b[K\n" for line in lines))
@@ -93,7 +93,7 @@ class Screen:
         means = "  ".join(f"{row[0]} {row[4]}" for row in rows)
         self._out.write(
             f"   {at:%Y-%m-%d %H:%M}  {appended:,} events  mean temp {means}  {len(alarms)} freezing alarms"
-            f"  p50 {percentile(latencies, 0.5):,.0f} us\n"
+            f"  {describe_latencies(latencies)}\n"
         )
         self._out.flush()
 
@@ -104,3 +104,10 @@ def describe_alarm(alarms: Sequence[Alarm]) -> str:
         return ""
     _, station, at, temp = alarms[-1]
     return f"last: {station} {at:%Y-%m-%d %H:%M} {temp} F"
+
+
+def describe_latencies(latencies: Sequence[float]) -> str:
+    """Ordered latencies in us, in words; they are none before the first alarm of this run."""
+    if not latencies:
+        return "none yet"
+    return f"p50 {percentile(latencies, 0.5):,.0f} us, p99 {percentile(latencies, 0.99):,.0f} us"

@@ -49,9 +49,13 @@ class Plan(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Unary(Plan):
-    """A node over one other."""
+    """A node over one other. Its rows have the fields of those below, unless it says otherwise."""
 
     input: Plan
+
+    @property
+    def fields(self) -> Fields:
+        return self.input.fields
 
     @property
     def children(self) -> tuple[Plan, ...]:
@@ -167,10 +171,6 @@ class Filter(Unary):
     """Rows for which the BOOLEAN predicate is true (neither false nor NULL)."""
 
     predicate: Expression
-
-    @property
-    def fields(self) -> Fields:
-        return self.input.fields
 
     def label(self) -> str:
         return f"Filter {self.predicate}"
@@ -293,10 +293,6 @@ class Sort(Unary):
 
     keys: tuple[SortKey, ...]
 
-    @property
-    def fields(self) -> Fields:
-        return self.input.fields
-
     def label(self) -> str:
         return f"Sort {', '.join(map(str, self.keys))}"
 
@@ -308,10 +304,6 @@ class Limit(Unary):
     row_count: int | None
     skip_count: int = 0
 
-    @property
-    def fields(self) -> Fields:
-        return self.input.fields
-
     def label(self) -> str:
         skipped = f" skip {self.skip_count}" if self.skip_count else ""
         return f"Limit {'all' if self.row_count is None else self.row_count}{skipped}"
@@ -319,9 +311,7 @@ class Limit(Unary):
 
 @dataclass(frozen=True, slots=True)
 class Distinct(Unary):
-    @property
-    def fields(self) -> Fields:
-        return self.input.fields
+    """Each row once; NULL equals NULL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,10 +319,6 @@ class DistinctOn(Unary):
     """The first row of each combination of `keys`, in input order; NULL equals NULL."""
 
     keys: tuple[Expression, ...]
-
-    @property
-    def fields(self) -> Fields:
-        return self.input.fields
 
     def label(self) -> str:
         return f"DistinctOn {', '.join(map(str, self.keys))}"

@@ -109,10 +109,6 @@ class LimitBy(Unary):
     row_count: int | None
     skip_count: int = 0
 
-    @property
-    def fields(self) -> Fields:
-        return self.input.fields
-
     def label(self) -> str:
         skipped = f" skip {self.skip_count}" if self.skip_count else ""
         return (

@@ -9,7 +9,7 @@ import numpy as np
 
 from eventdb.batch import Array, Column
 from eventdb.errors import EvaluationError
-from eventdb.physical.accumulator import Accumulator
+from eventdb.physical.accumulator import Accumulator, OperationAccumulator
 from eventdb.physical.arithmetic import INT64_MAX, INT64_MIN, extremes, value_range
 from eventdb.physical.operands import show
 from eventdb.schema import BIGINT, DOUBLE, DataType
@@ -182,37 +182,11 @@ class SumFloats(Accumulator):
         return Column(DOUBLE, values, None if present.all() else present)
 
 
-class FoldAccumulator(Accumulator):
-    """bit_and, bit_or, bit_xor and product: one operation over all values. Arrays: the value, whether there is one."""
+class FoldAccumulator(OperationAccumulator):
+    """bit_and, bit_or, bit_xor and product."""
 
     def __init__(self, type: DataType, argument: DataType | None, function: str) -> None:
-        super().__init__(type, argument)
-        self.apply, self.fill = FOLDS[function]
-        self.dtypes = (np.dtype(type.physical), np.bool_)
-
-    def empty(self) -> Sequence[Any]:
-        return (self.fill, False)
-
-    def add(self, slot: int, column: Column | None, row_count: int) -> None:
-        assert column is not None
-        self.arrays[0][slot] = self.apply(self.arrays[0][slot], self.apply.reduce(column.values))
-        self.arrays[1][slot] = True
-
-    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
-        assert column is not None
-        folded = np.full(count, self.fill, self.dtypes[0])
-        self.apply.at(folded, ids, column.values)
-        seen = np.zeros(count, dtype=bool)
-        seen[ids] = True
-        return [folded, seen]
-
-    def combine(self, slots: Array, partial: Sequence[Array]) -> None:
-        self.arrays[0][slots] = self.apply(self.arrays[0][slots], partial[0])
-        self.arrays[1][slots] |= partial[1]
-
-    def result(self, slots: Array) -> Column:
-        seen = self.arrays[1][slots]
-        return Column(self.type, self.arrays[0][slots], None if seen.all() else seen)
+        super().__init__(type, argument, *FOLDS[function])
 
 
 FOLDS: dict[str, tuple[Any, int]] = {

@@ -9,56 +9,28 @@ from typing import Any
 import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
-from eventdb.physical.accumulator import Accumulator
+from eventdb.physical.accumulator import Accumulator, OperationAccumulator
 from eventdb.physical.grouping import distinct_codes
 from eventdb.physical.operands import from_values
 from eventdb.schema import DataType
 
 
-class ExtremeAccumulator(Accumulator):
+class ExtremeAccumulator(OperationAccumulator):
     """min and max of fixed-width values, bool_and and bool_or. NaN is the greatest value."""
 
     def __init__(self, type: DataType, argument: DataType | None, largest: bool) -> None:
-        super().__init__(type, argument)
         dtype = np.dtype(type.physical)
-        self.dtypes = (dtype, np.bool_)
-        self.fill: Any
+        apply: Any = np.maximum if largest else np.minimum
+        fill: Any
         if type.is_float:
             # fmin skips NaN while a number is there, maximum keeps NaN: both make it the greatest.
-            self.apply: Any = np.maximum if largest else np.fmin
-            self.fill = -math.inf if largest else math.nan
+            apply = np.maximum if largest else np.fmin
+            fill = -math.inf if largest else math.nan
+        elif dtype == np.bool_:
+            fill = not largest
         else:
-            self.apply = np.maximum if largest else np.minimum
-            if dtype == np.bool_:
-                self.fill = not largest
-            else:
-                self.fill = np.iinfo(dtype).min if largest else np.iinfo(dtype).max
-
-    def empty(self) -> Sequence[Any]:
-        return (self.fill, False)
-
-    def add(self, slot: int, column: Column | None, row_count: int) -> None:
-        assert column is not None
-        values = column.values
-        best = values[0] if row_count == 1 else self.apply.reduce(values)
-        self.arrays[0][slot] = self.apply(self.arrays[0][slot], best)
-        self.arrays[1][slot] = True
-
-    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
-        assert column is not None
-        best = np.full(count, self.fill, self.dtypes[0])
-        seen = np.zeros(count, dtype=bool)
-        self.apply.at(best, ids, column.values)
-        seen[ids] = True
-        return [best, seen]
-
-    def combine(self, slots: Array, partial: Sequence[Array]) -> None:
-        self.arrays[0][slots] = self.apply(self.arrays[0][slots], partial[0])
-        self.arrays[1][slots] |= partial[1]
-
-    def result(self, slots: Array) -> Column:
-        seen = self.arrays[1][slots]
-        return Column(self.type, self.arrays[0][slots], None if seen.all() else seen)
+            fill = np.iinfo(dtype).min if largest else np.iinfo(dtype).max
+        super().__init__(type, argument, apply, fill)
 
 
 def _coded_result(type: DataType, values: Array) -> Column:

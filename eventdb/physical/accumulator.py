@@ -118,3 +118,38 @@ def _filled(count: int, fill: Any, dtype: Any) -> Array:
         result: Array = np.full(count, fill, dtype)
         return result
     return np.zeros(count, dtype)
+
+
+class OperationAccumulator(Accumulator):
+    """One operation over all values of a group. Arrays: what it gives so far, whether there was a value."""
+
+    def __init__(self, type: DataType, argument: DataType | None, apply: Any, fill: Any) -> None:
+        """`apply` is a ufunc that takes its operands in any order, `fill` changes nothing."""
+        super().__init__(type, argument)
+        self.apply, self.fill = apply, fill
+        self.dtypes = (np.dtype(type.physical), np.bool_)
+
+    def empty(self) -> Sequence[Any]:
+        return (self.fill, False)
+
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        assert column is not None
+        found = column.values[0] if row_count == 1 else self.apply.reduce(column.values)
+        self.arrays[0][slot] = self.apply(self.arrays[0][slot], found)
+        self.arrays[1][slot] = True
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
+        assert column is not None
+        found = np.full(count, self.fill, self.dtypes[0])
+        self.apply.at(found, ids, column.values)
+        seen = np.zeros(count, dtype=bool)
+        seen[ids] = True
+        return [found, seen]
+
+    def combine(self, slots: Array, partial: Sequence[Array]) -> None:
+        self.arrays[0][slots] = self.apply(self.arrays[0][slots], partial[0])
+        self.arrays[1][slots] |= partial[1]
+
+    def result(self, slots: Array) -> Column:
+        seen = self.arrays[1][slots]
+        return Column(self.type, self.arrays[0][slots], None if seen.all() else seen)

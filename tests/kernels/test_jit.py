@@ -24,6 +24,7 @@ def pipeline(n, c, out):
     return np.int64(-1) if bad else total
 """
 TOKENS = ("i8", "i4[]", "f8[w]")
+compiles = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled: NUMBA_DISABLE_JIT is set")
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +47,11 @@ def test_a_kernel_computes_has_one_signature_and_refuses_other_types() -> None:
     assert jit.signature_count(kernel) == 1
 
 
+@compiles
 def test_a_stored_kernel_loads_in_another_process_without_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     text = SOURCE + "# another process\n"
     jit.build(text, TOKENS)
-    if not cache.exists(cache.kernel_key(text, *TOKENS)):
-        pytest.skip("nothing is stored without a compile")
+    assert cache.exists(cache.kernel_key(text, *TOKENS))
     program = f"""
 import numpy as np
 from numba.core import compiler
@@ -66,13 +67,13 @@ assert kernel(4, data, np.zeros(4)) == 6
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=60)
 
 
+@compiles
 def test_a_kernel_of_another_processor_is_a_miss() -> None:
     text = SOURCE + "# another processor\n"
     jit.build(text, TOKENS)
     key = cache.kernel_key(text, *TOKENS)
     data = cache.read(key)
-    if data is None:
-        pytest.skip("nothing is stored without a compile")
+    assert data is not None
     import pickle
 
     machine, reduced = pickle.loads(data)
@@ -94,7 +95,7 @@ def test_the_service_compiles_in_a_helper_and_answers_without_blocking() -> None
     assert request.kernel(3, frozen(np.arange(3, dtype=np.int32)), np.zeros(3)) == 3
 
 
-@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+@compiles
 def test_a_source_that_does_not_compile_is_an_error_of_its_request_only() -> None:
     own = service.KernelService()
     broken = own.find("def pipeline(n):\n    return undefined_name\n", ("i8",))
