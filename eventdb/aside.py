@@ -100,4 +100,11 @@ def run_aside(work: Callable[[], T], token: CancelToken) -> T:
         del reply, value  # no cycle through this frame
 
 
-os.register_at_fork(after_in_child=_idle.clear)
+def _after_fork_in_child() -> None:
+    """No other thread is there; one may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -39,6 +39,7 @@ _ARMED = b"\1"
 _BUSY_NS = 80_000  # commits closer than this are let gather
 _NAP_S = 10e-6  # and the 50 us by which the kernel likes to be late
 _IDLE_NS = 1_000_000
+_KEPT = 4  # waiters that wait for the next thread; each has two descriptors
 _LINUX = sys.platform.startswith("linux")
 
 
@@ -184,7 +185,7 @@ class Notifier:
 
     def _give_back(self, waiter: _Waiter) -> None:
         self._armed.discard(waiter)
-        if not self._closed:
+        if not self._closed and len(self._free) < _KEPT:
             self._free.append(waiter)
 
     def wait(self, current: Callable[[], int], commit_id: int, timeout_s: float | None) -> int:

@@ -87,6 +87,26 @@ def test_a_child_after_a_fork_has_threads_of_its_own() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
+def test_a_child_that_is_forked_while_another_thread_holds_the_lock_runs_queries() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with aside._lock:
+            held.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        os._exit(run_aside(lambda: 7, CancelToken(30)))
+    done.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[eventdb.Database]:
     with eventdb.open(tmp_path / "db", durability="os") as opened:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,5 +168,23 @@ def test_a_flush_beside_reports_every_error_to_who_waits_for_it(
         def fdatasync(self, fd: int) -> None:  # type: ignore[override]
             raise MemoryError
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(OSError, match="MemoryError"):
         Scarce().begin_fdatasync(fd)()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_an_interrupted_wait_for_a_flush_goes_on_to_its_end(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Ctrl-C hid that the flush had failed, and later commits were acknowledged."""
+    files, ended = Files(), threading.Event()
+
+    def slow(fd: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        ended.set()
+        if fails:
+            raise OSError(errno.EIO, "planted")
+
+    monkeypatch.setattr(files, "fdatasync", slow)
+    with pytest.raises(OSError if fails else KeyboardInterrupt):
+        files.begin_fdatasync(-1)()
+    assert ended.is_set()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -244,3 +246,14 @@ def test_an_index_of_a_database_that_was_closed_meanwhile_is_dropped(
 def test_equal_hashes_stay_in_the_order_of_their_rows(hashes: list[int]) -> None:
     order = hash_index._by_hash(np.array(hashes, np.uint32)).tolist()
     assert order == sorted(range(len(hashes)), key=lambda row: (hashes[row], row))
+
+
+def test_a_child_that_is_forked_while_a_look_up_asks_for_an_index_makes_its_own() -> None:
+    """It inherited a lock that nobody would ever let go."""
+    with INDEXER._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            with INDEXER._lock:
+                os._exit(7 if INDEXER._thread is None and not INDEXER._waiting else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -7,6 +7,7 @@ import mmap
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,26 @@ def test_threads_that_wait_leave_no_descriptor_behind() -> None:
     both.close()
     both.page.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_threads_that_waited_once_keep_few_descriptors() -> None:
+    both = _Processes()
+    before = len(os.listdir("/proc/self/fd"))
+    threads = [
+        threading.Thread(target=both.notifiers[0].wait, args=(lambda: both.commit_id, both.commit_id, PATIENCE_S))
+        for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    while len(both.notifiers[0]._armed) < len(threads):
+        time.sleep(0.001)
+    both.commit(0)
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    del threads, thread
+    assert len(os.listdir("/proc/self/fd")) <= before + 2 * 4 + 2  # and two sockets
+    both.close()
+    both.page.close()
 
 
 def test_closing_ends_a_wait() -> None:

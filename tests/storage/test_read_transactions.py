@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from pathlib import Path
 
+import eventdb
 from eventdb.storage.format import U64
 from eventdb.storage.index.kv import Index
 from tests.storage.test_processes import open_store, said, spawn
@@ -47,4 +50,48 @@ def test_a_read_transaction_holds_the_commit_its_id_names_however_fast_others_co
             writer.wait(20)
     assert seen > 1_000
     assert stale == 0
+    store.close()
+
+
+def test_a_snapshot_of_one_thread_outlives_a_fork_of_another(tmp_path: Path) -> None:
+    """The child lets go of the thread's objects, and with them let go of the slot that the parent reads with: its pages
+    were overwritten, and the thread read other rows."""
+    with eventdb.open(tmp_path / "db", durability="os") as db:
+        db.sql("CREATE TABLE t (id BIGINT PRIMARY KEY, v VARCHAR)")
+        db.sql("INSERT INTO t VALUES (1, 'x')")
+        begun, go = threading.Event(), threading.Event()
+        found: list[list[tuple[object, ...]]] = []
+
+        def read() -> None:
+            db.sql("BEGIN")
+            found.append(db.sql("SELECT * FROM t").fetchall())
+            begun.set()
+            go.wait(60)
+            found.append(db.sql("SELECT * FROM t").fetchall())
+            db.sql("COMMIT")
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        begun.wait(60)
+        open_before = len(db._store._index.open_reads)
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        for i in range(200):
+            db.sql("INSERT INTO t VALUES (?, ?)", [i + 10, f"y{i}"])
+            if i % 10 == 0:
+                db.checkpoint()
+        go.set()
+        reader.join(60)
+        assert found == [[(1, "x")]] * 2
+        assert open_before >= 1
+
+
+def test_a_snapshot_that_nobody_closed_is_let_go_with_its_last_reference(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "db", durability="os", maintenance=False)
+    snapshot = store.snapshot()
+    assert len(store._index.open_reads) == 1
+    del snapshot
+    assert not store._index.open_reads
     store.close()

@@ -42,6 +42,11 @@ class Disk(Files):
             raise OSError(self.fails["create_unnamed"], "no")
         return super().create_unnamed(directory)
 
+    def give_name(self, fd: int, path: str) -> None:
+        if "give_name" in self.fails:
+            raise OSError(self.fails["give_name"], "no")
+        super().give_name(fd, path)
+
     def fdatasync(self, fd: int) -> None:  # type: ignore[override]
         if "fdatasync" in self.fails:
             raise OSError(self.fails["fdatasync"], "no")
@@ -118,6 +123,19 @@ def test_without_files_that_have_no_name_they_are_made_on_the_spot(journal: Jour
     journal.spare.prepare(SIZE)  # it does not ask again
     assert disk.zeros_bytes == 0
     assert len(begun(journal, 1)) == SIZE
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EPERM, errno.EXDEV])
+def test_where_a_file_gets_no_name_a_commit_makes_one_on_the_spot(journal: Journal, disk: Disk, code: int) -> None:
+    """Without /proc every roll of the journal failed its commit."""
+    journal.spare.prepare(SIZE)
+    before = len(os.listdir("/proc/self/fd"))
+    disk.fails["give_name"] = code
+    begun(journal, 1)
+    assert len(os.listdir("/proc/self/fd")) < before
+    written = disk.zeros_bytes
+    journal.spare.prepare(SIZE)
+    assert disk.zeros_bytes == written  # not tried again
 
 
 @pytest.mark.parametrize("call", ["create_unnamed", "fdatasync"])

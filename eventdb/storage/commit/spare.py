@@ -67,8 +67,8 @@ class SpareFile:
         files.fsync(fd)
 
     def take(self, size_bytes: int, path: str) -> int | None:
-        """A descriptor of the prepared file, which has the path now; None without one of the size. Who takes it closes
-        it. OSError; FileExistsError leaves it prepared."""
+        """A descriptor of the prepared file, which has the path now; None without one of the size, or where it gets no
+        name. Who takes it closes it. FileExistsError leaves it prepared."""
         try:
             fd, held = self._ready.pop()
         except IndexError:
@@ -82,6 +82,8 @@ class SpareFile:
             self._ready.append((fd, held))
             taken = True
             raise
+        except OSError:  # no /proc, or no right: then all are made on the spot
+            self._exists = False
         finally:
             if not taken:
                 self._files.close(fd)

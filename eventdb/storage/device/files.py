@@ -114,7 +114,8 @@ class Files:
         return os.pread(fd, length_bytes, position_bytes)
 
     def begin_fdatasync(self, fd: int) -> Callable[[], None]:
-        """fdatasync beside whatever the caller does next. The function waits for its end and raises its error."""
+        """fdatasync beside whatever the caller does next. The function waits for its end, whatever interrupts it, and
+        raises OSError if anything went wrong, else the interrupt."""
         errors: list[BaseException] = []
         running = _thread.allocate_lock()
 
@@ -127,9 +128,17 @@ class Files:
                 running.release()
 
         def finish() -> None:
-            with running:
-                if errors:
-                    raise errors[0]
+            interrupt: BaseException | None = None
+            while running.locked():
+                try:
+                    with running:
+                        pass
+                except BaseException as error:  # Ctrl-C
+                    interrupt = error
+            if errors:
+                raise errors[0] if isinstance(errors[0], OSError) else OSError(errno.EIO, repr(errors[0]))
+            if interrupt is not None:
+                raise interrupt
 
         running.acquire()
         try:

@@ -93,7 +93,7 @@ class IndexTransaction:
     raise typed errors (a damaged index is a CorruptionError); `put`, `delete` and `commit` raise IndexFault, which the
     commit section judges."""
 
-    __slots__ = ("_get", "_index", "_put", "_replace", "abort", "cursor", "delete", "id", "path", "raw")
+    __slots__ = ("_get", "_index", "_put", "_replace", "cursor", "delete", "id", "path", "raw")
 
     def __init__(self, txn: Any, index: Index) -> None:
         self.raw = txn  # LMDB's own
@@ -103,7 +103,6 @@ class IndexTransaction:
         self._put = txn.put
         self._replace = txn.replace
         self.delete: Callable[[bytes], bool] = txn.delete
-        self.abort: Callable[[], None] = txn.abort
         self.id: Callable[[], int] = txn.id
         self.cursor: Callable[[], Any] = txn.cursor  # its errors are IndexFault (see `reading`), its values have a CRC
 
@@ -120,6 +119,9 @@ class IndexTransaction:
         except lmdb.MapFullError:
             self._index.is_full = True
             raise
+
+    def abort(self) -> None:
+        self.raw.abort()
 
     def commit(self) -> None:
         try:
@@ -153,6 +155,25 @@ class IndexTransaction:
         self.abort()
         if isinstance(error, lmdb.Error):
             raise index_error(error, self.path) from error
+
+
+class ReadTransaction(IndexTransaction):
+    """One that only reads. The index holds LMDB's transaction until it has ended here: in a forked child, which has a
+    copy of it, nothing may end it, for its slot in the table of readers is the parent's."""
+
+    __slots__ = ()
+
+    def abort(self) -> None:
+        index = self._index
+        if self.raw in index.open_reads and os.getpid() == index.pid:
+            index.open_reads.discard(self.raw)
+            self.raw.abort()
+
+    def commit(self) -> None:
+        self.abort()
+
+    def __del__(self) -> None:
+        self.abort()
 
 
 @contextmanager
@@ -194,6 +215,8 @@ class Index:
     ) -> None:  # fmt: skip
         """`alone` says that no other process has the index open, nor can open it meanwhile."""
         self.path = os.path.join(directory, DATA_NAME)
+        self.pid = os.getpid()
+        self.open_reads: set[Any] = set()  # LMDB's read transactions that are open
         self._files = files
         # Our own descriptor comes before the environment and goes after it: closing any descriptor of the file drops
         # LMDB's locks.
@@ -251,7 +274,9 @@ class Index:
 
     def _begin_read(self) -> IndexTransaction:
         with self._gate:
-            return IndexTransaction(self._begin_exact(), self)
+            raw = self._begin_exact()
+            self.open_reads.add(raw)
+            return ReadTransaction(raw, self)
 
     def _begin_exact(self) -> Any:
         """LMDB's read transaction, of the commit that its id names.
@@ -347,6 +372,7 @@ class Index:
 
     def close(self) -> None:
         self._env.close()
+        self.open_reads.clear()  # LMDB has ended them
         open_indexes.difference_update(self._identities)
         self._files.close(self._fd)
 

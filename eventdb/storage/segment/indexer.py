@@ -33,14 +33,10 @@ class Indexer:
         self._lock = threading.Lock()
         self._waiting: dict[tuple[int, int], tuple[Any, Segment, int]] = {}  # by log and base
         self._thread: threading.Thread | None = None
-        self._pid = 0
 
     def ask(self, log: PartitionLog, segment: Segment, end: int) -> None:
         """The rows of the segment before `end` will be in the log's `hash_indexes`, if there is room."""
         with self._lock:
-            if self._pid != os.getpid():  # a forked child has no threads but its own
-                self._pid, self._thread = os.getpid(), None
-                self._waiting.clear()
             self._waiting[id(log), segment.base] = weakref.ref(log), segment, end
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="eventdb-key-index", daemon=True)
@@ -99,3 +95,4 @@ def _made(log: PartitionLog, segment: Segment, end: int) -> HashIndex:
 
 
 INDEXER = Indexer()
+os.register_at_fork(after_in_child=INDEXER.__init__)  # type: ignore[misc]  # without the threads and their locks
