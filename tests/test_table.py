@@ -88,9 +88,7 @@ def test_a_table_is_a_dict_and_old_snapshots_stay_what_they_were(commits: list[l
             assert dict(snapshot.sql("SELECT k, n FROM t").fetchall()) == expected
             assert snapshot.sql("SELECT count(*) FROM t").fetchall() == [(len(expected),)]
             snapshot.close()
-        assert {k: table.get(k) for k in KEYS} == {
-            k: {"k": k, "n": model[k]} if k in model else None for k in KEYS
-        }
+        assert {k: table.get(k) for k in KEYS} == {k: {"k": k, "n": model[k]} if k in model else None for k in KEYS}
         assert {row["k"]: row["n"] for row in table.rows()} == model
         assert len(table) == len(model)
         replayed: dict[str, Any] = {}

@@ -21,6 +21,7 @@ class CountAccumulator(Accumulator):
     """count_star and count."""
 
     dtypes = (np.int64,)
+    reversible = True
 
     def empty(self) -> Sequence[Any]:
         return (0,)
@@ -33,6 +34,9 @@ class CountAccumulator(Accumulator):
 
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
         self.arrays[0][slots] += partial[0]
+
+    def opposite(self, partial: list[Array]) -> list[Array]:
+        return [-partial[0]]
 
     def result(self, slots: Array) -> Column:
         return Column(BIGINT, self.arrays[0][slots])
@@ -82,6 +86,7 @@ class SumIntegers(Accumulator):
     whatever the order, so a sum fails only if the sum of all rows does not fit."""
 
     dtypes = (np.int64, np.int64, np.int64)
+    reversible = True
 
     def __init__(self, type: DataType, argument: DataType | None, average: bool) -> None:
         super().__init__(type, argument)
@@ -120,6 +125,11 @@ class SumIntegers(Accumulator):
         self.arrays[0][slots] = after
         self.arrays[1][slots] += carry
         self.arrays[2][slots] += partial[2]
+
+    def opposite(self, partial: list[Array]) -> list[Array]:
+        total, high, count = partial
+        least = total == INT64_MIN  # its negative is 2**64 less than it
+        return [-total, np.where(least, 1 - high, -high), -count]
 
     def result(self, slots: Array) -> Column:
         total, high, count = (array[slots] for array in self.arrays)

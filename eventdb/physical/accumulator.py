@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from eventdb.batch import Array, Column
+from eventdb.errors import InternalError
 from eventdb.schema import DataType
 
 
@@ -28,6 +29,8 @@ class Accumulator(ABC):
 
     strict = True
     """Whether rows whose argument is NULL are left out before `reduce`."""
+    reversible = False
+    """Whether `update` can take rows away."""
 
     def __init__(self, type: DataType, argument: DataType | None) -> None:
         self.type = type
@@ -53,8 +56,11 @@ class Accumulator(ABC):
             self.slots += extra
 
     @np.errstate(all="ignore")  # infinities and NaN are values here, not accidents
-    def update(self, slots: Array, ids: Array | None, column: Column | None, row_count: int) -> None:
-        """Adds rows: row i belongs to slots[ids[i]] (ids None: every row to slots[0])."""
+    def update(
+        self, slots: Array, ids: Array | None, column: Column | None, row_count: int, *, taken: bool = False
+    ) -> None:
+        """Adds rows: row i belongs to slots[ids[i]] (ids None: every row to slots[0]). `taken`: takes them away, which
+        only a reversible one can."""
         if self.strict and column is not None and column.validity is not None:
             keep = column.validity
             if not keep.all():
@@ -63,7 +69,10 @@ class Accumulator(ABC):
                 row_count = len(column)
         if not row_count:
             return
-        if ids is None:
+        if taken:
+            ids = np.zeros(row_count, dtype=np.int64) if ids is None else ids
+            self.combine(slots, self.opposite(self.reduce(ids, len(slots), column, row_count)))
+        elif ids is None:
             self.add(int(slots[0]), column, row_count)
         else:
             self.combine(slots, self.reduce(ids, len(slots), column, row_count))
@@ -85,6 +94,10 @@ class Accumulator(ABC):
     @abstractmethod
     def combine(self, slots: Array, partial: Sequence[Array]) -> None:
         """Adds partial arrays to distinct slots."""
+
+    def opposite(self, partial: list[Array]) -> list[Array]:
+        """What takes away what `partial` adds."""
+        raise InternalError(f"{type(self).__name__} cannot take rows away")
 
     @abstractmethod
     def result(self, slots: Array) -> Column:

@@ -242,7 +242,7 @@ def test_an_option_that_is_none_is_named(db: eventdb.Database, tmp_path: Path) -
     assert db.sql("SELECT a FROM read_csv($path)", path=str(path)).fetchall() == [(1,)]
 
 
-field = st.one_of(st.none(), st.text(st.sampled_from("ab\",\né"), max_size=8))
+field = st.one_of(st.none(), st.text(st.sampled_from('ab",\né'), max_size=8))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,254 @@
+"""Circuit: a plan as nodes, inputs first. Equal parts of a plan are one node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from eventdb.batch import RecordBatch
+from eventdb.errors import UnsupportedSQL
+from eventdb.logical.expressions import ColumnRef, Expression, transform
+from eventdb.logical.over import Over
+from eventdb.logical.plan import (
+    Aggregate,
+    Distinct,
+    DistinctOn,
+    ExternalScan,
+    Filter,
+    GroupSets,
+    Join,
+    Limit,
+    Plan,
+    Project,
+    Scan,
+    Sort,
+    TimeWindow,
+    UnionAll,
+    Values,
+    ViewScan,
+)
+from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.series import Series
+from eventdb.physical.context import QueryContext
+from eventdb.stream.circuit.distinct import Distincts
+from eventdb.stream.circuit.grouped import Grouped, can_group
+from eventdb.stream.circuit.lanes import Interner, RowCodec
+from eventdb.stream.circuit.linear import Constant, Expanded, Mapped, United
+from eventdb.stream.circuit.node import Change, Node, merged, summed, weights_of
+from eventdb.stream.circuit.pair_join import KINDS, PairJoin
+from eventdb.stream.circuit.recomputed import Recomputed
+
+_ORDERED = (Project, Filter, Limit, LimitBy, DistinctOn, Over)
+"""Nodes whose rows are in the order of their input's, if that has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A node of the circuit and those that feed it, by number; `node` None is an input of the circuit."""
+
+    node: Node | None
+    inputs: tuple[int, ...]
+
+
+class Circuit:
+    """The state of one continuous query. Not thread-safe.
+
+    `inputs` are its scans, by position; `step` takes their changes. After an error the state is undefined: throw the
+    object away.
+    """
+
+    def __init__(self, plan: Plan, grows: Callable[[int], bool] = lambda topic_id: True) -> None:
+        """`grows` says of a topic's id whether its rows only come: it is no keyed table.
+
+        UnsupportedSQL names what cannot be maintained.
+        """
+        self.inputs: list[Scan | ViewScan] = []
+        self.fields = plan.fields
+        self.names = tuple(field.name for field in plan.fields)
+        self._interner = Interner()
+        self._context = QueryContext(execution="interpreted")
+        self._places: list[_Place] = []
+        self._numbers: dict[Plan, int] = {}
+        self._grows = grows
+        self._leaf_count = 0
+        self._codec = RowCodec([field.type for field in plan.fields], self._interner)
+        self._root = self._build(plan)
+        self._begun = False
+
+    @property
+    def grows(self) -> bool:
+        """Whether rows of the result only come."""
+        return self._is_growing(self._root)
+
+    def step(self, changes: Mapping[int, RecordBatch]) -> Change:
+        """The change of the result that changes of the inputs make, by their positions in `inputs`; with the first call
+        come the rows that are there before any input is. EvaluationError when a value breaks an expression."""
+        found: list[Change] = []
+        scans = iter(range(len(self.inputs)))
+        for place in self._places:
+            if place.node is None:
+                found.append(changes.get(next(scans)))
+                continue
+            parts = [] if self._begun else [part for part in (place.node.begin(),) if part is not None]
+            inputs = [found[number] for number in place.inputs]
+            if any(change is not None for change in inputs):
+                made = place.node.step(inputs)
+                if made is not None:
+                    parts.append(made)
+            found.append(merged(place.node.names, parts) if len(parts) > 1 else parts[0] if parts else None)
+        self._begun = True
+        return found[self._root]
+
+    def net(self, change: RecordBatch) -> Change:
+        """The change with each row once, and none whose weights add up to 0."""
+        lanes = self._codec.encode(change.columns, change.row_count)
+        return summed(self.names, self._codec, lanes, weights_of(change))
+
+    # --- building -------------------------------------------------------------------------------------------------
+
+    def _build(self, plan: Plan) -> int:
+        known = self._numbers.get(plan)
+        if known is not None:
+            return known
+        if isinstance(plan, Scan | ViewScan):
+            self.inputs.append(plan)
+            number = self._add(None, ())
+        else:
+            number = self._inner(plan)
+        self._numbers[plan] = number
+        return number
+
+    def _add(self, node: Node | None, inputs: Sequence[int]) -> int:
+        self._places.append(_Place(node, tuple(inputs)))
+        return len(self._places) - 1
+
+    def _is_growing(self, number: int) -> bool:
+        place = self._places[number]
+        if place.node is not None:
+            return place.node.grows
+        scans = [i for i, other in enumerate(self._places) if other.node is None]
+        scan = self.inputs[scans.index(number)]
+        return isinstance(scan, Scan) and self._grows(scan.topic_id)
+
+    def _inner(self, plan: Plan) -> int:
+        if isinstance(plan, Sort):
+            return self._build(plan.input)  # a set of rows has no order; where one counts, `_unit` takes it in
+        if isinstance(plan, Filter | Project | TimeWindow):
+            below = self._build(plan.input)
+            return self._add(Mapped(plan, grows=self._is_growing(below)), (below,))
+        if isinstance(plan, UnionAll):
+            inputs = [self._build(child) for child in plan.inputs]
+            return self._add(United(plan.fields, grows=all(map(self._is_growing, inputs))), inputs)
+        if isinstance(plan, Values):
+            return self._add(Constant(plan, self._context), ())
+        if isinstance(plan, Series):
+            leaf, below = self._leaf(plan.input)
+            node = Expanded(replace(plan, input=leaf), leaf.number, self._context, grows=self._is_growing(below))
+            return self._add(node, (below,))
+        if isinstance(plan, Distinct):
+            below = self._build(plan.input)
+            return self._add(Distincts(plan.fields, self._interner, grows=self._is_growing(below)), (below,))
+        if isinstance(plan, Aggregate):
+            below = self._build(plan.input)
+            if can_group(plan, grows=self._is_growing(below)):
+                return self._add(Grouped(plan, self._interner), (below,))
+        if isinstance(plan, Join) and plan.kind in KINDS:
+            inputs = [self._build(plan.left), self._build(plan.right)]
+            grows = plan.kind in ("inner", "semi") and all(map(self._is_growing, inputs))
+            return self._add(PairJoin(plan, self._interner, grows=grows), inputs)
+        return self._unit(plan)
+
+    # --- what the batch engine recomputes -----------------------------------------------------------------------------
+
+    def _unit(self, plan: Plan) -> int:
+        """The node and those below it that must see its rows in order, as one; the rest below is its input."""
+        leaves: list[WorkingTable] = []
+        keys: list[tuple[Expression, ...]] = []
+        inputs: list[int] = []
+
+        def cut(child: Plan, wanted: tuple[Expression, ...] | None) -> Plan:
+            """The part of the template below the node; `wanted` is the key over the child's fields, None for none."""
+            if isinstance(child, Sort) or (isinstance(child, _ORDERED) and _has_order(child)):
+                below = child.children[0]
+                return child.with_children((cut(below, _moved(child, wanted)),))
+            leaf, number = self._leaf(child)
+            leaves.append(leaf)
+            inputs.append(number)
+            keys.append(wanted or ())
+            return leaf
+
+        if isinstance(plan, Join):
+            sides = (plan.left_keys, plan.right_keys)
+            template = plan.with_children(tuple(cut(c, k) for c, k in zip(plan.children, sides, strict=True)))
+        elif isinstance(plan, SetOperation):
+            template = plan.with_children(tuple(cut(child, _all_columns(child)) for child in plan.children))
+        elif isinstance(plan, RecursiveUnion):
+            template = self._recursion(plan, lambda child: cut(child, None))
+        elif isinstance(plan, Aggregate | DistinctOn | LimitBy):
+            template = plan.with_children((cut(plan.input, plan.keys),))
+        elif isinstance(plan, Over):
+            template = plan.with_children((cut(plan.input, _partition(plan)),))
+        elif isinstance(plan, Limit | LimitValue | GroupSets):
+            template = plan.with_children(tuple(cut(child, None) for child in plan.children))
+        elif isinstance(plan, ExternalScan):
+            raise UnsupportedSQL(
+                f"{plan.source.name} in a continuous query is not supported: a view reads topics, tables and views; "
+                "load it: INSERT INTO a_table SELECT * FROM it",
+                construct="a file or object",
+            )
+        else:
+            name = type(plan).__name__
+            raise UnsupportedSQL(f"{name} in a continuous query is not supported", construct=name)
+        if any(len(own) != len(keys[0]) for own in keys):
+            keys = [() for _ in keys]
+        return self._add(Recomputed(template, leaves, keys, self._interner, self._context), inputs)
+
+    def _leaf(self, plan: Plan) -> tuple[WorkingTable, int]:
+        """What stands for a part of the plan in a template, and the number of the node that gives its rows."""
+        number = self._build(plan)
+        self._leaf_count += 1
+        return WorkingTable(-self._leaf_count, "", plan.fields), number
+
+    def _recursion(self, plan: Plan, cut: object) -> Plan:
+        """The plan, cut where nothing below depends on the rows of a round."""
+        assert callable(cut)
+        if isinstance(plan, WorkingTable):
+            return plan
+        if not _has_working_table(plan) and not isinstance(plan, RecursiveUnion):
+            result: Plan = cut(plan)
+            return result
+        return plan.with_children(tuple(self._recursion(child, cut) for child in plan.children))
+
+
+def _has_working_table(plan: Plan) -> bool:
+    return isinstance(plan, WorkingTable) or any(map(_has_working_table, plan.children))
+
+
+def _has_order(plan: Plan) -> bool:
+    return isinstance(plan, Sort) or (isinstance(plan, _ORDERED) and _has_order(plan.children[0]))
+
+
+def _all_columns(plan: Plan) -> tuple[Expression, ...]:
+    return tuple(ColumnRef(field.type, i, field.name) for i, field in enumerate(plan.fields))
+
+
+def _partition(plan: Over) -> tuple[Expression, ...] | None:
+    """What the rows of all calls are partitioned by."""
+    first, *others = (call.partition for call in plan.calls)
+    return tuple(key for key in first if all(key in partition for partition in others))
+
+
+def _moved(plan: Plan, keys: tuple[Expression, ...] | None) -> tuple[Expression, ...] | None:
+    """Keys over a node's fields as keys over its input's fields; None where the node's rows of one key depend on
+    others."""
+    if keys is None or isinstance(plan, Sort | Filter):
+        return keys
+    if isinstance(plan, Project):
+        inner = plan.expressions
+        return tuple(transform(k, lambda e: inner[e.index] if isinstance(e, ColumnRef) else e) for k in keys)
+    if isinstance(plan, LimitBy | DistinctOn):
+        return keys if set(plan.keys) <= set(keys) or all(key in plan.keys for key in keys) else None
+    if isinstance(plan, Over):
+        partition = _partition(plan) or ()
+        return keys if all(key in partition for key in keys) else None
+    return None

@@ -1,0 +1,120 @@
+"""Rows as int64 words ("lanes"): one per column and one per 62 columns for NULLs. Equal rows have equal lanes.
+
+Kernels that compare, hash and move rows need to know nothing else of them. Strings are numbers an Interner gives, so
+they are equal across the columns and inputs of one circuit. Floats are their bits, with one zero and one NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eventdb.batch import Array, Column
+from eventdb.physical.dictionary_memo import OutputValues
+from eventdb.physical.grouping import distinct_codes, normal_floats
+from eventdb.schema import DataType
+
+_FLAGS = 62  # NULL flags in one lane
+_FEW = 4
+_KEPT_TABLES = 16
+
+
+class Interner:
+    """Numbers of strings, the same for equal ones. Grows with the distinct strings it has met."""
+
+    __slots__ = ("_outputs", "_tables")
+
+    def __init__(self) -> None:
+        self._outputs = {"VARCHAR": OutputValues(), "BLOB": OutputValues()}
+        self._tables: dict[int, tuple[object, Array]] = {}
+
+    def codes(self, column: Column) -> Array:
+        """A number per row (any under a NULL)."""
+        source = column.dictionary
+        assert source is not None
+        output = self._outputs[column.type.name]
+        if source is output.dictionary:
+            return column.values
+        if not len(source):
+            return np.zeros(len(column), dtype=np.int64)
+        if len(column) <= _FEW:
+            values = source.pick(column.values.tolist())
+            return np.array([output.code(value) for value in values], dtype=np.int64)
+        kept = self._tables.get(id(source))
+        table = None if kept is None else kept[1]
+        if table is None or len(table) < len(source):
+            grown = np.full(2 * len(source), -1, dtype=np.int64)
+            if table is not None:
+                grown[: len(table)] = table
+            table = grown
+            while len(self._tables) >= _KEPT_TABLES:
+                del self._tables[next(iter(self._tables))]
+            self._tables[id(source)] = (source, table)  # the reference keeps the id from meaning another one
+        codes: Array = table[column.values]
+        missing = codes < 0
+        if column.validity is not None:
+            missing &= column.validity
+        if missing.any():
+            used = distinct_codes(column.filter(missing))
+            table[used] = [output.code(value) for value in source.pick(used.tolist())]
+            codes = table[column.values]
+        return codes
+
+    def column(self, type: DataType, codes: Array, validity: Array | None) -> Column:
+        output = self._outputs[type.name]
+        if not output.codes:
+            output.code("" if type.name == "VARCHAR" else b"")
+        return Column(type, codes.astype(np.int32), validity, output.dictionary)
+
+
+class RowCodec:
+    """Columns of some types to lanes and back."""
+
+    __slots__ = ("_interner", "flag_count", "lane_count", "types")
+
+    def __init__(self, types: Sequence[DataType], interner: Interner) -> None:
+        self.types = tuple(types)
+        self._interner = interner
+        self.flag_count = (len(self.types) + _FLAGS - 1) // _FLAGS
+        self.lane_count = len(self.types) + self.flag_count
+
+    def encode(self, columns: Sequence[Column], row_count: int) -> Array:
+        """An int64 array of a row per row."""
+        width = len(self.types)
+        lanes = np.empty((row_count, self.lane_count), dtype=np.int64)
+        lanes[:, width:] = 0
+        for i, column in enumerate(columns):
+            lane = lanes[:, i]
+            if column.dictionary is not None:
+                lane[:] = self._interner.codes(column)
+            elif column.type.is_float:
+                lane[:] = normal_floats(column.values).view(np.int64)
+            else:
+                lane[:] = column.values
+            if column.validity is not None and not column.validity.all():
+                absent = ~column.validity
+                lane[absent] = 0
+                lanes[absent, width + i // _FLAGS] |= 1 << i % _FLAGS
+        return lanes
+
+    def decode(self, lanes: Array) -> list[Column]:
+        """The columns of rows of lanes."""
+        width = len(self.types)
+        flags = [lanes[:, width + i] for i in range(self.flag_count)]
+        has_nulls = [bool(flag.any()) for flag in flags]
+        columns = []
+        for i, type in enumerate(self.types):
+            validity = None
+            if has_nulls[i // _FLAGS]:
+                validity = (flags[i // _FLAGS] >> i % _FLAGS & 1) == 0
+                if validity.all():
+                    validity = None
+            lane = np.ascontiguousarray(lanes[:, i])
+            if type.is_coded:
+                columns.append(self._interner.column(type, lane, validity))
+            elif type.is_float:
+                columns.append(Column(type, lane.view(np.float64).astype(type.physical, copy=False), validity))
+            else:
+                columns.append(Column(type, lane.astype(type.physical, copy=False), validity))
+        return columns
