@@ -179,7 +179,7 @@ def _cut(
                     )  # fmt: skip
                 offsets[info.id, partition] = offset
     time_us = None if to_time is None else datetime_to_us(to_time)
-    views = [(info, source._views_of().spec(info).input_log.topic_id) for info in source._catalog.views()]
+    views = source._views_of().stored() if source._catalog.views() else []
 
     def also(txn: Any, ends: dict[tuple[int, int], int]) -> None:
         from eventdb.producer import cut_sequences

@@ -10,11 +10,14 @@ from eventdb.errors import ClosedError, InternalError, TopicNotFound, UsageError
 from eventdb.logical.plan import OutputField
 from eventdb.schema import BIGINT, VARCHAR
 from eventdb.sql import statements as st
+from eventdb.stream.circuit.query import CircuitSpec
+from eventdb.stream.circuit.subscribe import CircuitSubscriber
 from eventdb.stream.emission import OPS, Change, Changes
+from eventdb.stream.feed import Feed
 from eventdb.stream.program import TopicFacts, whole_topic
 from eventdb.stream.subscribe import Subscriber
 from eventdb.stream.view import ViewSpec, view_spec
-from eventdb.views import continuous_plan
+from eventdb.views import Spec, continuous_plan
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -34,7 +37,7 @@ class Subscription:
     order of `columns`) and `offset` (of the event that caused it). One thread reads; any thread may close.
     """
 
-    def __init__(self, database: Database, subscriber: Subscriber, columns: tuple[str, ...], limit: int | None) -> None:
+    def __init__(self, database: Database, subscriber: Feed, columns: tuple[str, ...], limit: int | None) -> None:
         self._database = database
         self._subscriber = subscriber
         self._left = limit
@@ -129,11 +132,16 @@ def open_subscription(
     if start is None or start == "now":
         word: str = statement.mode if start is None else "now"
         start = _WORDS_OF_SQL.get(word, word)
-    subscriber = Subscriber(database._store, _spec(database, statement), start)
-    return Subscription(database, subscriber, subscriber.names, statement.limit)
+    spec = _spec(database, statement)
+    feed: Feed
+    if isinstance(spec, CircuitSpec):
+        feed = CircuitSubscriber(database._store, spec, start)
+    else:
+        feed = Subscriber(database._store, spec, start)
+    return Subscription(database, feed, feed.names, statement.limit)
 
 
-def _spec(database: Database, statement: st.Subscribe) -> ViewSpec:
+def _spec(database: Database, statement: st.Subscribe) -> Spec:
     table = statement.table
     catalog = database._catalog
     if table is not None and table.kind == "view":
@@ -141,9 +149,9 @@ def _spec(database: Database, statement: st.Subscribe) -> ViewSpec:
         if view is None:
             raise TopicNotFound(f"view {table.name!r} was dropped", name=table.name)
         return database._views_of().spec(view)
-    topic = table if table is not None else statement.topic
+    topic = statement.topic
     if topic is None:
-        raise UsageError("a subscription to a query over a view is not built yet: subscribe to the view itself")
+        return database._views_of().circuit(statement.query)
     info = catalog.topic_by_id(topic.id)
     if info is None:
         raise TopicNotFound(f"topic {topic.name!r} was dropped", name=topic.name)

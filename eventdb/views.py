@@ -1,7 +1,9 @@
 """Views: the materialized views of one open database, between the catalog and the stream layer.
 
-The catalog keeps a view as its SQL; here it is bound again into a ViewSpec, once per process and change of the catalog.
-A thread maintains views from the first one on (stream/runner.py); reading and subscribing never wait for it.
+The catalog keeps a view as its SQL; here it is bound again into a spec, once per process and change of the catalog.
+A view of one topic is a ViewSpec: it has a stored part, which a thread maintains from the first view on
+(stream/runner.py); reading and subscribing never wait for it. A view of any other shape is a CircuitSpec: its state is
+in the memory of the processes that read it.
 """
 
 from __future__ import annotations
@@ -10,16 +12,30 @@ import datetime as dt
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from eventdb.batch import RecordBatch
-from eventdb.errors import CatalogError, InternalError, QueryError, TopicExists, TopicNotFound, UsageError, ViewFailed
+from eventdb.errors import (
+    CatalogError,
+    InternalError,
+    QueryError,
+    TopicExists,
+    TopicNotFound,
+    UnsupportedSQL,
+    UsageError,
+    ViewFailed,
+)
 from eventdb.event import Position
+from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.optimizer import optimize
-from eventdb.logical.plan import Plan, Values
+from eventdb.logical.plan import Plan, Project, Scan, Values, ViewScan, transform_plan
 from eventdb.schema import Field, Schema
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
+from eventdb.stream.circuit.bounded import refuse_unbounded
+from eventdb.stream.circuit.circuit import Circuit
+from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
 from eventdb.stream.program import TopicFacts, analyse
 from eventdb.stream.reader import ViewReader
 from eventdb.stream.runner import Runner
@@ -40,6 +56,8 @@ if TYPE_CHECKING:
     from eventdb.definitions import ViewInfo
 
 LEASE_NAME = "VIEWS"
+Spec = ViewSpec | CircuitSpec
+_LEFT_OUT = frozenset({"key_lookups", "scan_ranges"})  # rules that answer from the index what a circuit must follow
 
 
 def continuous_plan(query: Plan) -> Plan:
@@ -60,7 +78,8 @@ class Views:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._reader = ViewReader()
-        self._specs: dict[int, ViewSpec] = {}
+        self._specs: dict[int, Spec] = {}
+        self._circuits = CircuitReader()
         self._runner: Runner | None = None
         self._lock = threading.RLock()
 
@@ -94,6 +113,12 @@ class Views:
             for view_id in [view_id for view_id in self._specs if view_id not in live]:
                 del self._specs[view_id]
                 self._reader.forget(view_id)
+                self._circuits.forget(view_id)
+
+    def stored(self) -> list[tuple[ViewInfo, int]]:
+        """The views that have a stored part, and the id of the topic of each."""
+        specs = [(info, self.spec(info)) for info in self._database._catalog.views()]
+        return [(info, spec.program.facts.id) for info, spec in specs if isinstance(spec, ViewSpec)]
 
     def _running(self) -> list[ViewSpec]:
         """What the maintainer keeps up. A view that no longer binds stops, with its reason; the others go on."""
@@ -102,7 +127,9 @@ class Views:
             if info.state != "running":
                 continue
             try:
-                found.append(self.spec(info))
+                spec = self.spec(info)
+                if isinstance(spec, ViewSpec):
+                    found.append(spec)
             except (CatalogError, QueryError, UsageError) as error:
                 self._database._catalog.fail_view(info.name, f"view {info.name!r} cannot be bound: {error}")
         return found
@@ -112,26 +139,78 @@ class Views:
 
     # --- definitions --------------------------------------------------------------------------------------------------
 
-    def spec(self, info: ViewInfo) -> ViewSpec:
+    def spec(self, info: ViewInfo) -> Spec:
         """The bound form of a view."""
         with self._lock:
             spec = self._specs.get(info.id)
         if spec is None:
             # Binding takes the database's lock, whose holders take this one: it must not be held meanwhile.
-            statement = self._bind(info.sql)
-            made = view_spec(
-                info.id,
-                info.name,
-                continuous_plan(statement.query),
-                self._facts(statement.topic.id),
-                self._database._log_by_id,
-                emit=statement.emit,
-                grace_us=statement.grace_us,
-                output_topic_id=info.output_topic_id,
-            )
+            made = self._spec(self._bind(info.sql), info)
             with self._lock:
                 spec = self._specs.setdefault(info.id, made)
         return spec
+
+    def _spec(self, statement: st.CreateView, info: ViewInfo) -> Spec:
+        if self._is_circuit(statement.topic, statement.emit):
+            return self.circuit(statement.query, info.id, info.name, statement.state_limit_bytes)
+        assert statement.topic is not None
+        return view_spec(
+            info.id,
+            info.name,
+            continuous_plan(statement.query),
+            self._facts(statement.topic.id),
+            self._database._log_by_id,
+            emit=statement.emit,
+            grace_us=statement.grace_us,
+            output_topic_id=info.output_topic_id,
+        )
+
+    def _is_circuit(self, topic: st.TableInfo | None, emit: str | None) -> bool:
+        """Whether a query is maintained as a circuit: it is of another shape, or its topic has no order of all rows."""
+        if topic is None:
+            return True
+        info = self._database._catalog.topic_by_id(topic.id)
+        return emit != "window_close" and info is not None and info.partitions > 1
+
+    def circuit(self, query: Plan, id: int = -1, name: str = "", limit_bytes: int | None = None) -> CircuitSpec:
+        """The spec of a query of any shape; views in it are put in as their queries. UnsupportedSQL where it cannot be
+        maintained, or could keep more and more rows without `limit_bytes` of a STATE LIMIT."""
+        database = self._database
+        plan = optimize(query, _LEFT_OUT)
+        with database._store.snapshot() as snapshot:
+            plan = optimize(transform_plan(plan, lambda node: self._put_in(node, snapshot)), _LEFT_OUT)
+        if limit_bytes is None:
+            refuse_unbounded(plan, lambda topic_id: bool(database._log_by_id(topic_id).primary_key))
+        limit = database._memory_limit_bytes if limit_bytes is None else limit_bytes
+        return CircuitSpec(id, name, plan, database._logs_by_id, self._topic_key, limit)
+
+    def _topic_key(self, topic_id: int) -> str | None:
+        info = self._database._catalog.topic_by_id(topic_id)
+        return None if info is None else info.key
+
+    def _put_in(self, node: Plan, snapshot: Any) -> Plan:
+        """The query of a view in place of the scan of the view."""
+        if not isinstance(node, ViewScan):
+            return node
+        info = self._database._catalog.view_by_id(node.view_id)
+        if info is None:
+            raise TopicNotFound(f"the view {node.name!r} was dropped", name=node.name)
+        spec = self.spec(info)
+        if isinstance(spec, CircuitSpec):
+            plan = spec.plan
+        elif spec.program.window is not None:
+            raise UnsupportedSQL(
+                f"a continuous query over the view {node.name!r}, whose windows close, is not supported: it would need "
+                "the same rows to be late for both; query the view's topic",
+                construct="a continuous query over a view of windows",
+            )
+        else:
+            start = spec.keys.start(snapshot)
+            query = continuous_plan(self._bind(info.sql).query)
+            plan = transform_plan(query, lambda n: replace(n, start_offset=start) if isinstance(n, Scan) else n)
+        names = [field.name.lower() for field in plan.fields]
+        columns = [(names.index(name.lower()), field) for name, field in zip(node.columns, node.output, strict=True)]
+        return Project(plan, tuple(ColumnRef(plan.fields[i].type, i, f.name) for i, f in columns), node.output)
 
     def _bind(self, sql: str) -> st.CreateView:
         from eventdb.session import Names
@@ -150,21 +229,41 @@ class Views:
     def create(self, statement: st.CreateView) -> None:
         """Creates the view; its content includes the topic's history from START on at once."""
         database = self._database
-        facts = self._facts(statement.topic.id)
-        program = analyse(continuous_plan(statement.query), facts, statement.emit, statement.grace_us)
-        output = output_schema(program)
-        schema = Schema(Field(field.name, field.type, True) for field in program.fields)
+        circuit: CircuitSpec | None = None
+        facts: TopicFacts | None = None
+        if self._is_circuit(statement.topic, statement.emit):
+            circuit = self.circuit(statement.query, limit_bytes=statement.state_limit_bytes)
+            if statement.start != "beginning":
+                raise UnsupportedSQL(
+                    "START FROM of a view with joins, subqueries, several GROUP BY, tables or partitions is not "
+                    "supported: filter by time in its query",
+                    construct="START FROM",
+                )
+            Circuit(circuit.plan)  # refuses what it cannot maintain
+            fields, stores_rows = circuit.fields, False
+        else:
+            assert statement.topic is not None
+            if statement.state_limit_bytes is not None:
+                raise UnsupportedSQL(
+                    "STATE LIMIT of a view of one topic through one GROUP BY is not supported: leave it out",
+                    construct="STATE LIMIT",
+                )
+            facts = self._facts(statement.topic.id)
+            program = analyse(continuous_plan(statement.query), facts, statement.emit, statement.grace_us)
+            fields, stores_rows = program.fields, output_schema(program) is not None
+        schema = Schema(Field(field.name, field.type, True) for field in fields)
         try:
-            info = database._catalog.create_view(statement.name, statement.sql, schema, stores_rows=output is not None)
+            info = database._catalog.create_view(statement.name, statement.sql, schema, stores_rows=stores_rows)
         except TopicExists:
             if not statement.if_not_exists or self._find(statement.name) is None:
                 raise
             return
-        log = database._log_by_id(facts.id)
-        with database._store.snapshot() as snapshot:
-            first = resolve_start(snapshot, log, facts, statement.start)
-        with database._store.write() as transaction:
-            start_view(transaction, info.id, first)
+        if facts is not None:
+            log = database._log_by_id(facts.id)
+            with database._store.snapshot() as snapshot:
+                first = resolve_start(snapshot, log, facts, statement.start)
+            with database._store.write() as transaction:
+                start_view(transaction, info.id, first)
         database._refresh_catalog()
         self.start()
 
@@ -196,8 +295,8 @@ class Views:
         return None
 
     def readers_of(self, topic_id: int) -> list[str]:
-        """The names of the views that read a topic."""
-        return [i.name for i in self._database._catalog.views() if self.spec(i).program.facts.id == topic_id]
+        """The names of the views that read a topic or table."""
+        return [info.name for info in self._database._catalog.views() if topic_id in self.spec(info).inputs]
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -211,7 +310,9 @@ class Views:
             raise TopicNotFound(f"the view with id {view_id} was dropped")
         if info.state == "failed":
             raise ViewFailed(info.error or f"view {info.name!r} failed", view=info.name)
-        return self._reader.content(self.spec(info), snapshot, columns)
+        spec = self.spec(info)
+        reader = self._circuits if isinstance(spec, CircuitSpec) else self._reader
+        return reader.content(spec, snapshot, columns)  # type: ignore[arg-type]
 
     def wait(self, view: str, position: Position | int, timeout: float | None) -> None:
         """Returns once the stored content includes the event at `position`; TimeoutError after `timeout` seconds."""
@@ -222,6 +323,9 @@ class Views:
         offset = position.offset if isinstance(position, Position) else position
         if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
             raise UsageError(f"a position is what append returned, or an offset, not {position!r}")
+        spec = self.spec(info)
+        if isinstance(spec, CircuitSpec):
+            return  # it has no stored part: each read takes in all there is
         self.start()
         runner = self._runner
         if runner is not None:
@@ -231,7 +335,7 @@ class Views:
             found = self._database._catalog.view_by_id(info.id)
             return None if found is None or found.state == "running" else found.error
 
-        if not wait_for_view(self._database._store, self.spec(info), offset, timeout, failure):
+        if not wait_for_view(self._database._store, spec, offset, timeout, failure):
             raise TimeoutError(f"view {info.name!r} had not stored offset {offset} after {timeout} s")
 
     def stats(self) -> dict[str, dict[str, object]]:
@@ -240,6 +344,16 @@ class Views:
         with self._database._store.snapshot() as snapshot:
             for info in self._database._catalog.views():
                 spec = self.spec(info)
+                if isinstance(spec, CircuitSpec):
+                    found[info.name] = {
+                        "state": info.state,
+                        "topic": ", ".join(spec.inputs.values()),
+                        "emit": "update",
+                        "state_bytes": self._circuits.state_bytes(info.id),
+                        "maintained_here": False,
+                        "error": info.error,
+                    }
+                    continue
                 progress = spec.keys.progress(snapshot)
                 end = snapshot.offsets(spec.input_log)[1]
                 runner = self._runner

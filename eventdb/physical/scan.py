@@ -51,7 +51,7 @@ class LogScan(Operator):
         found = find_parts(self.plan, self.context)
         self.skipped_segment_count, self.skipped_block_count = found.skipped_segment_count, found.skipped_block_count
         for log, parts in found.groups:
-            yield self._readers(log), parts
+            yield self.readers(log), parts
 
     def _produce(self, readers: list[_Reader], parts: Iterable[Any]) -> Iterator[RecordBatch]:
         # The text of headers is looked up in the snapshot, which belongs to this thread.
@@ -68,7 +68,8 @@ class LogScan(Operator):
                 self._first_row = first
                 yield RecordBatch(self.names, [column.slice(first, last) for column in columns], last - first)
 
-    def _readers(self, log: Any) -> list[_Reader]:
+    def readers(self, log: Any) -> list[_Reader]:
+        """What reads each of the plan's columns of a slice of the log."""
         return [self._reader(log, f.type, name) for f, name in zip(self.plan.output, self.plan.columns, strict=True)]
 
     def _reader(self, log: Any, type: DataType, name: str) -> _Reader:
@@ -125,7 +126,7 @@ class KeyLookup(LogScan):
 
     def found(self) -> Iterator[tuple[list[_Reader], Iterable[Any]]]:
         for log in self.context.logs_of(self.plan.topic_id, self.plan.partition):
-            yield self._readers(log), self._find(log)
+            yield self.readers(log), self._find(log)
 
     def _find(self, log: Any) -> Iterator[Any]:
         plan, snapshot = self.plan, self.context.snapshot

@@ -119,7 +119,7 @@ class TopOfScan(Operator):
         self._logs: list[Any] = []  # of each part
         self._readers: list[list[Any]] = []
         for log, parts in find_parts(self._shape.scan, self.context).groups:
-            readers = self._scan._readers(log)
+            readers = self._scan.readers(log)
             self._parts += parts
             self._logs += [log] * len(parts)
             self._readers += [readers] * len(parts)

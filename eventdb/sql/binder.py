@@ -11,15 +11,15 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from eventdb.errors import EventDBError, InternalError, ParseError, QueryError, TopicNotFound
+from eventdb.errors import EventDBError, InternalError, ParseError, QueryError, TopicNotFound, UsageError
 from eventdb.logical.constants import parse_timestamp_us
 from eventdb.logical.expressions import IntervalValue, Literal
-from eventdb.logical.plan import ExternalScan, Plan, Scan, ViewScan
+from eventdb.logical.plan import ExternalScan, Plan
 from eventdb.schema import TIMESTAMP
 from eventdb.sql import transactions
 from eventdb.sql.changes import delete, truncate, update
 from eventdb.sql.context import Context, Parameters
-from eventdb.sql.continuous import check_continuous, check_output, refuse_table
+from eventdb.sql.continuous import check_continuous, check_output
 from eventdb.sql.copies import copy
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.inserts import insert
@@ -50,7 +50,7 @@ from eventdb.sql.tables import create_as, create_plain_view, create_table, is_qu
 from eventdb.sql.tokens import TokenType
 from eventdb.sql.topics import alter_topic, create_topic
 from eventdb.sql.words import Words
-from eventdb.values import decode_value
+from eventdb.values import decode_value, parse_size_bytes
 
 __all__ = ["Parameters", "Resolver", "TableInfo", "bind"]
 
@@ -155,11 +155,6 @@ def _query(words: Words, context: Context) -> Statement:
 def _subscription(
     context: Context, plan: Plan, mode: str, emit: str | None, grace_us: int, limit: int | None
 ) -> Subscribe:
-    bare = plan
-    while len(bare.children) == 1 and not isinstance(bare, (Scan, ViewScan)):
-        bare = bare.children[0]
-    if isinstance(bare, ViewScan):
-        context.unsupported("SUBSCRIBE to a query over a view", None, f"SUBSCRIBE TO {bare.name}")
     found = check_continuous(context, plan, emit, None)
     return Subscribe(plan, None, mode, found.topic, found.emit, grace_us, limit)
 
@@ -239,8 +234,7 @@ def _create_view(words: Words, context: Context) -> Statement:
         raise words.unsupported("INTO TOPIC")
     if words.word() == "START":
         start = _start(words, context)
-    if words.word() == "STATE":
-        raise words.unsupported("STATE LIMIT")
+    limit = _state_limit(words) if words.word() == "STATE" else None
     words.expect("AS")
     begin = words.index
     cuts = [
@@ -271,7 +265,21 @@ def _create_view(words: Words, context: Context) -> Statement:
         "beginning" if first is None else first,
         if_not_exists,
         context.sql.strip(),
+        limit,
     )
+
+
+def _state_limit(words: Words) -> int:
+    """STATE LIMIT '64MB' [ON FULL FAIL]: bytes."""
+    words.expect("STATE", "LIMIT")
+    at = words.index
+    try:
+        limit = parse_size_bytes(words.string("a size such as '64MB'"), "STATE LIMIT")
+    except UsageError as error:
+        raise words.error(str(error), at) from None
+    if words.accept("ON", "FULL") and not words.accept("FAIL"):
+        raise words.unsupported(f"ON FULL {words.word()}", "write ON FULL FAIL")
+    return limit
 
 
 def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None]:
@@ -471,7 +479,6 @@ def _subscribe(words: Words, context: Context) -> Statement:
     table = _table(words, context, name, begin)
     if table.kind == "query":
         raise words.unsupported(f"SUBSCRIBE TO the plain view {name}", f"write SUBSCRIBE TO (SELECT * FROM {name})")
-    refuse_table(context, table, None)
     plan, _ = RelationBinder(context, {}, QueryBinder(context).bind).scan(table)
     assert not isinstance(plan, ExternalScan)
     return Subscribe(plan, table, mode, table if table.kind == "topic" else None, None, 0, limit)

@@ -5,82 +5,75 @@ Refusals name the construct and the fix; every rule is checked on the bound plan
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from eventdb.logical.expressions import walk
 from eventdb.logical.functions import is_collected, is_volatile
 from eventdb.logical.node_expressions import expressions_of
-from eventdb.logical.over import Over
-from eventdb.logical.plan import (
-    Aggregate,
-    Distinct,
-    DistinctOn,
-    ExternalScan,
-    Filter,
-    GroupSets,
-    Join,
-    Limit,
-    Plan,
-    Project,
-    Scan,
-    Sort,
-    TimeWindow,
-    UnionAll,
-    ViewScan,
-)
+from eventdb.logical.plan import Aggregate, ExternalScan, Filter, Limit, Plan, Project, Scan, Sort, TimeWindow, ViewScan
 from eventdb.logical.python_functions import calls_python
-from eventdb.logical.relational import LimitValue, RecursiveUnion, SetOperation
-from eventdb.logical.subqueries import Apply, holds_subquery
+from eventdb.logical.relational import LimitValue
+from eventdb.logical.subqueries import Subquery, holds_subquery
 from eventdb.logical.windows import window_of
 from eventdb.sql.context import Context
 from eventdb.sql.statements import TableInfo
 
 _REFUSED = {
-    Join: ("a join in a continuous query", "join when you read the view"),
     Sort: ("ORDER BY in a continuous query", "sort when you read it: SELECT * FROM view ORDER BY ..."),
-    Limit: ("LIMIT in a continuous query", "limit when you read it: SELECT * FROM view LIMIT ..."),
-    LimitValue: ("LIMIT in a continuous query", "limit when you read it: SELECT * FROM view LIMIT ..."),
-    Distinct: ("DISTINCT in a continuous query", "GROUP BY the columns instead"),
-    SetOperation: ("INTERSECT or EXCEPT in a continuous query", "create one view for each side"),
-    RecursiveUnion: ("WITH RECURSIVE in a continuous query", "run it when you read the view"),
-    Apply: ("LATERAL in a continuous query", "join when you read the view"),
-    DistinctOn: ("DISTINCT ON in a continuous query", "apply it when you read the view"),
-    Over: ("a window function (OVER) in a continuous query", "compute it when you read the view"),
-    GroupSets: ("GROUPING SETS, ROLLUP and CUBE in a continuous query", "create one view for each grouping"),
-    UnionAll: ("UNION ALL in a continuous query", "create one view for each branch"),
-    ViewScan: ("a continuous query over a view", "query the view's topic"),
+    Limit: ("LIMIT without ORDER BY in a continuous query", "say by ORDER BY which rows it keeps"),
+    LimitValue: ("LIMIT without ORDER BY in a continuous query", "say by ORDER BY which rows it keeps"),
     ExternalScan: ("a continuous query over a file or a Python object", "load its rows into a topic first"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Continuous:
-    """The one topic a continuous query reads, and its emission ('window_close', 'update' or None)."""
+    """`topic`: the one topic a query without joins reads, through at most one GROUP BY; None for others, whose rows are
+    revised. `emit`: 'window_close', 'update' or None (each event's rows)."""
 
-    topic: TableInfo
+    topic: TableInfo | None
     emit: str | None
 
 
 def check_continuous(context: Context, plan: Plan, emit: str | None, where: object) -> Continuous:
     """Refuse what cannot be maintained, and settle the emission (`emit` as written, None for the default)."""
-    aggregate: Aggregate | None = None
-    node = plan
-    while not isinstance(node, Scan):
-        refusal = _REFUSED.get(type(node))
-        if refusal is not None:
-            context.unsupported(refusal[0], where, refusal[1])
-        if isinstance(node, Aggregate):
-            if aggregate is not None:
-                context.unsupported("an aggregate over an aggregate in a continuous query", where)
-            kept = next((a for a in node.aggregations if is_collected(a)), None)
-            if kept is not None:
-                fix = "compute it when you read the topic: it needs all rows of a group together"
-                context.unsupported(f"{kept} in a continuous query", where, fix)
-            aggregate = node
-        elif not isinstance(node, (Filter, Project, TimeWindow)):
-            context.unsupported("a continuous query without a topic", where, "select FROM a topic")
+    _check_nodes(context, plan, where)
+    aggregates = [node for node in _nodes(plan) if isinstance(node, Aggregate)]
+    topic = _only_topic(context, plan)
+    if topic is None:
+        return Continuous(None, _revised(context, plan, aggregates, emit, where))
+    if not aggregates:
+        if emit == "window_close":
+            context.fail("EMIT ON WINDOW CLOSE needs a GROUP BY over a window; this query has no aggregate", where)
+        return Continuous(topic, None)
+    return Continuous(topic, _emission(context, aggregates[0], topic, emit, where))
+
+
+def _nodes(plan: Plan) -> Iterator[Plan]:
+    """All nodes of a plan, and of those in its subqueries."""
+    yield plan
+    for expression in expressions_of(plan):
+        for part in walk(expression):
+            if isinstance(part, Subquery):
+                yield from _nodes(part.plan)
+    for child in plan.children:
+        yield from _nodes(child)
+
+
+def _check_nodes(context: Context, plan: Plan, where: object) -> None:
+    if isinstance(plan, Sort):
+        context.unsupported(*_REFUSED[Sort][:1], where, _REFUSED[Sort][1])
+    inputs = 0
+    for node in _nodes(plan):
+        if isinstance(node, ExternalScan) or (isinstance(node, Limit | LimitValue) and not _is_sorted(node)):
+            construct, fix = _REFUSED[type(node)]
+            context.unsupported(construct, where, fix)
+        if isinstance(node, Scan | ViewScan):
+            inputs += 1
+            if "_headers" in node.columns:
+                context.unsupported("_headers in a continuous query", where, "read them with topic.read()")
         for expression in expressions_of(node):
-            if holds_subquery(expression):
-                context.unsupported("a subquery in a continuous query", where, "compare when you read the view")
             if calls_python(expression):
                 context.unsupported(
                     "a Python function in a continuous query", where,
@@ -91,25 +84,50 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
                 context.unsupported(
                     "now() in a continuous query", where, "use the event time of the rows, or filter when you read it"
                 )
+    if not inputs:
+        context.unsupported("a continuous query without a topic", where, "select FROM a topic")
+
+
+def _is_sorted(plan: Plan) -> bool:
+    """Whether ORDER BY says which rows LIMIT keeps."""
+    node = plan.children[0]
+    while isinstance(node, Project | Filter):
+        node = node.input
+    return isinstance(node, Sort)
+
+
+def _only_topic(context: Context, plan: Plan) -> TableInfo | None:
+    """The topic a plan without joins reads through at most one GROUP BY, whose aggregates are kept as numbers."""
+    seen = False
+    node = plan
+    while not isinstance(node, Scan):
+        if isinstance(node, Aggregate):
+            if seen or any(map(is_collected, node.aggregations)):
+                return None
+            seen = True
+        elif not isinstance(node, Filter | Project | TimeWindow) or any(map(holds_subquery, expressions_of(node))):
+            return None
         node = node.children[0]
     topic = context.resolver.table(node.name)
-    if "_headers" in node.columns:
-        context.unsupported("_headers in a continuous query", where, "read them with topic.read()")
-    refuse_table(context, topic, where)
-    if aggregate is None:
-        if emit == "window_close":
-            context.fail("EMIT ON WINDOW CLOSE needs a GROUP BY over a window; this query has no aggregate", where)
-        return Continuous(topic, None)
-    return Continuous(topic, _emission(context, aggregate, topic, emit, where))
+    return topic if topic.kind == "topic" else None
 
 
-def refuse_table(context: Context, table: TableInfo, where: object) -> None:
-    """UnsupportedSQL for a table: its rows are revised, which continuous queries do not follow yet."""
-    if table.kind == "table":
+def _revised(context: Context, plan: Plan, aggregates: list[Aggregate], emit: str | None, where: object) -> str:
+    """The emission of a query whose rows are revised. Where rows could wait for a window to close, it must say that it
+    does not want that."""
+    if emit == "window_close":
         context.unsupported(
-            f"a continuous query over the table {table.name!r}", where,
-            "query it with SELECT, or read its changes with db.table(...).read()",
-        )  # fmt: skip
+            "EMIT ON WINDOW CLOSE of a query with joins, subqueries or several GROUP BY", where, "write EMIT ON UPDATE"
+        )
+    topics = [node for node in _nodes(plan) if isinstance(node, Scan)]
+    waits = any(context.resolver.table(scan.name).watermark_delay_us is not None for scan in topics)
+    if emit is None and waits and any(window_of(aggregate) is not None for aggregate in aggregates):
+        context.fail(
+            "windows over a topic with a WATERMARK are emitted as they close, which a query with joins, subqueries or "
+            "several GROUP BY cannot do yet: write EMIT ON UPDATE",
+            where,
+        )
+    return "update"
 
 
 def _emission(context: Context, aggregate: Aggregate, topic: TableInfo, emit: str | None, where: object) -> str:

@@ -266,7 +266,7 @@ class Explain(Statement):
 
 @dataclass(frozen=True, slots=True)
 class CreateView(Statement):
-    """A continuous query. `topic` is its one input.
+    """A continuous query. `topic` is its one input, None for a query of another shape (sql/continuous.py).
 
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
@@ -275,12 +275,13 @@ class CreateView(Statement):
 
     name: str
     query: Plan
-    topic: TableInfo
+    topic: TableInfo | None
     emit: str | None
     grace_us: int
     start: str | int
     if_not_exists: bool
     sql: str
+    state_limit_bytes: int | None = None
     late: str = "drop"
 
 
@@ -295,7 +296,7 @@ class Subscribe(Statement):
     """Changes of a view, a topic or a query, for ever or until `limit` rows.
 
     `table` is set when the target is a bare name (`query` then scans it). A query follows the same rules as a view and
-    has `topic` and `emit` as in CreateView; over a view `topic` is None. `mode`: 'snapshot' (current content, then
+    has `topic` and `emit` as in CreateView. `mode`: 'snapshot' (current content, then
     changes), 'beginning' or 'now'.
     """
 

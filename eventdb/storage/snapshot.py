@@ -17,7 +17,9 @@ from eventdb.storage.format import (
     SEGMENT,
     SEGMENT_KEY,
     U64,
+    horizon_of,
     segment_key,
+    table_key,
 )
 from eventdb.storage.index.head import ahead_of, head_lsn
 from eventdb.storage.index.key_index import KeyIndex
@@ -270,6 +272,11 @@ class StoreSnapshot:
                 stop_row = min(end, at + _ROWS_PER_CHUNK)
                 segment.require_rows(at, stop_row)
                 yield segment.read_lists(at, stop_row, log.dictionaries)
+
+    def horizon(self, log: PartitionLog) -> int:
+        """Below which offset versions of a table's rows that were superseded, and deletions, may be gone."""
+        value = self._open().get(table_key(log.topic_id, log.partition))
+        return 0 if value is None else horizon_of(value)
 
     def find_time(self, log: PartitionLog, time_us: int, start: int, stop: int) -> int:
         """The offset of the first row of [start, stop) with an event time (in a log without, an append time) of

@@ -95,8 +95,9 @@ class TopicFacts:
         """UnsupportedError for a topic of several partitions: their rows have no common order."""
         if info.partitions > 1:
             raise UnsupportedError(
-                f"a continuous query over topic {info.name!r}, which has {info.partitions} partitions: this version "
-                "maintains views and subscriptions over topics of one partition",
+                f"event-time windows, and changes in the order of offsets, over topic {info.name!r}, which has "
+                f"{info.partitions} partitions: this version has them for topics of one partition; a view that revises "
+                "its rows (EMIT ON UPDATE) can read several",
                 construct="partitions",
             )
         return TopicFacts(

@@ -7,18 +7,15 @@ for no other thread or process than the one that appended, and several subscribe
 from __future__ import annotations
 
 import datetime as dt
-import threading
-import time
-from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
-from eventdb.errors import ClosedError, EvaluationError, OffsetOutOfRange, UsageError, ViewFailed
+from eventdb.errors import EvaluationError, OffsetOutOfRange, UsageError, ViewFailed
 from eventdb.storage.segment.tail import LogTail
 from eventdb.stream.continuous_query import ContinuousQuery, breaking_position
 from eventdb.stream.emission import Changes, LatestRows
+from eventdb.stream.feed import Feed
 from eventdb.stream.program import APPEND, UPDATE
 from eventdb.stream.source import InputRows
 from eventdb.stream.view import ViewSpec, load_query, new_query, view_failure
@@ -29,12 +26,10 @@ if TYPE_CHECKING:
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
 
-_POLL_S = 0.05  # how often a waiting subscriber looks whether it was closed
-
 WORDS = ("snapshot", "earliest", "latest")
 
 
-class Subscriber:
+class Subscriber(Feed):
     """Changes from a starting point on, in order, without a gap or a repetition.
 
     `start` 'snapshot': the content at the first read as +I, then changes. 'earliest': every change since the first row,
@@ -47,13 +42,12 @@ class Subscriber:
     def __init__(self, store: Store, spec: ViewSpec, start: str | int | dt.datetime = "snapshot") -> None:
         if start not in WORDS and (isinstance(start, bool) or not isinstance(start, int | dt.datetime)):
             raise UsageError(f"start is {', '.join(map(repr, WORDS))}, an offset or a datetime, not {start!r}")
-        self._store = store
+        super().__init__(store)
         self._spec = spec
         self._start = start
         self._query: ContinuousQuery | None = None
-        self._ready: deque[Changes] = deque()
-        self._closed = threading.Event()
         self._seen_end = 0
+        self._goal = 0  # the end of the topic when a `read` first looked
         self._catch_up_to = -1  # rows below it are taken in without handing out changes
         self._everything = False  # the next revisions are against nothing: the content itself
         self._latest: LatestRows | None = None
@@ -68,55 +62,20 @@ class Subscriber:
         """The next row of the topic it will take in; 0 before the first read."""
         return 0 if self._query is None else self._query.input_offset
 
-    def read(self, timeout_s: float | None = None) -> Changes | None:
-        """The next changes, waiting for them up to `timeout_s` (None: for ever); None when there were none in time.
+    def _look(self, first: bool) -> bool:
+        query = self._query
+        tail = None if query is None else self._store.tail(self._spec.input_log, query.input_offset)
+        if tail is not None and query is not None:
+            moved = self._step_in(query, tail)
+        else:
+            with self._store.snapshot() as snapshot:
+                moved = self._step(snapshot)
+        if first:
+            self._goal = self._seen_end
+        return moved
 
-        Rows that are there already are always taken in first, however long that takes: 0 means what is there now.
-        ClosedError once the subscriber or its database is closed. ViewFailed when a row breaks an expression; the
-        subscriber is closed then.
-        """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        goal = -1
-        while True:
-            if self._closed.is_set():
-                raise ClosedError("the subscription is closed")
-            if self._ready:
-                return self._ready.popleft()
-            commit_id = self._store.commit_id()
-            query = self._query
-            tail = None if query is None else self._store.tail(self._spec.input_log, query.input_offset)
-            try:
-                if tail is not None and query is not None:
-                    moved = self._step_in(query, tail)
-                else:
-                    with self._store.snapshot() as snapshot:
-                        moved = self._step(snapshot)
-            except ViewFailed:
-                self.close()
-                raise
-            if goal < 0:
-                goal = self._seen_end
-            if self._ready or (moved and self.offset < goal):
-                continue
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return None
-            if not moved:
-                self._store.wait(commit_id, _POLL_S if left is None else min(left, _POLL_S))
-
-    def __iter__(self) -> Iterator[Changes]:
-        """Changes until the subscriber is closed."""
-        while True:
-            try:
-                changes = self.read()
-            except ClosedError:
-                return
-            if changes is not None:
-                yield changes
-
-    def close(self) -> None:
-        """A read that waits ends with ClosedError soon (50 ms at most)."""
-        self._closed.set()
+    def _is_done(self) -> bool:
+        return self.offset >= self._goal
 
     def _step(self, snapshot: StoreSnapshot) -> bool:
         """Takes in some rows and queues their changes; False when there are no new rows."""

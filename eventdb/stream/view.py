@@ -56,6 +56,11 @@ class ViewSpec:
     def topic_name(self) -> str:
         return self.program.facts.name
 
+    @property
+    def inputs(self) -> dict[int, str]:
+        """The topics it reads: names by id."""
+        return {self.program.facts.id: self.program.facts.name}
+
 
 def view_spec(
     id: int,

@@ -37,6 +37,10 @@ class LaneTable:
     def nbytes(self) -> int:
         return int(self.lanes.nbytes + self._places.nbytes + self._free.nbytes)
 
+    def numbers(self) -> Array:
+        """Those of all rows."""
+        return self._places[self._places >= 0]
+
     def find(self, rows: Array, wanted: Array) -> Array:
         """The number of each row; -1 where it is not there or not wanted."""
         out = np.empty(len(rows), dtype=np.int64)
@@ -58,7 +62,7 @@ class LaneTable:
         capacity = max(2 * self.capacity, 1 << (least - 1).bit_length())
         self.lanes = extended(self.lanes, capacity)
         self._free = extended(self._free, capacity)
-        numbers = self._places[self._places >= 0]
+        numbers = self.numbers()
         self._places = np.full(2 * capacity, -1, dtype=np.int64)
         lane_table.place_again(self._places, self.lanes, numbers, len(numbers))
 

@@ -34,7 +34,7 @@ from eventdb.stream.circuit.distinct import Distincts
 from eventdb.stream.circuit.grouped import Grouped, can_group
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.linear import Constant, Expanded, Mapped, United
-from eventdb.stream.circuit.node import Change, Node, merged, summed, weights_of
+from eventdb.stream.circuit.node import Change, Node, merged
 from eventdb.stream.circuit.pair_join import KINDS, PairJoin
 from eventdb.stream.circuit.recomputed import Recomputed
 
@@ -65,13 +65,13 @@ class Circuit:
         self.inputs: list[Scan | ViewScan] = []
         self.fields = plan.fields
         self.names = tuple(field.name for field in plan.fields)
-        self._interner = Interner()
+        self.interner = Interner()
         self._context = QueryContext(execution="interpreted")
         self._places: list[_Place] = []
         self._numbers: dict[Plan, int] = {}
         self._grows = grows
         self._leaf_count = 0
-        self._codec = RowCodec([field.type for field in plan.fields], self._interner)
+        self.codec = RowCodec([field.type for field in plan.fields], self.interner)
         self._root = self._build(plan)
         self._begun = False
 
@@ -79,6 +79,11 @@ class Circuit:
     def grows(self) -> bool:
         """Whether rows of the result only come."""
         return self._is_growing(self._root)
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the state holds."""
+        return self.interner.nbytes + sum(place.node.nbytes for place in self._places if place.node is not None)
 
     def step(self, changes: Mapping[int, RecordBatch]) -> Change:
         """The change of the result that changes of the inputs make, by their positions in `inputs`; with the first call
@@ -98,11 +103,6 @@ class Circuit:
             found.append(merged(place.node.names, parts) if len(parts) > 1 else parts[0] if parts else None)
         self._begun = True
         return found[self._root]
-
-    def net(self, change: RecordBatch) -> Change:
-        """The change with each row once, and none whose weights add up to 0."""
-        lanes = self._codec.encode(change.columns, change.row_count)
-        return summed(self.names, self._codec, lanes, weights_of(change))
 
     # --- building -------------------------------------------------------------------------------------------------
 
@@ -147,15 +147,15 @@ class Circuit:
             return self._add(node, (below,))
         if isinstance(plan, Distinct):
             below = self._build(plan.input)
-            return self._add(Distincts(plan.fields, self._interner, grows=self._is_growing(below)), (below,))
+            return self._add(Distincts(plan.fields, self.interner, grows=self._is_growing(below)), (below,))
         if isinstance(plan, Aggregate):
             below = self._build(plan.input)
             if can_group(plan, grows=self._is_growing(below)):
-                return self._add(Grouped(plan, self._interner), (below,))
+                return self._add(Grouped(plan, self.interner), (below,))
         if isinstance(plan, Join) and plan.kind in KINDS:
             inputs = [self._build(plan.left), self._build(plan.right)]
             grows = plan.kind in ("inner", "semi") and all(map(self._is_growing, inputs))
-            return self._add(PairJoin(plan, self._interner, grows=grows), inputs)
+            return self._add(PairJoin(plan, self.interner, grows=grows), inputs)
         return self._unit(plan)
 
     # --- what the batch engine recomputes -----------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class Circuit:
             raise UnsupportedSQL(f"{name} in a continuous query is not supported", construct=name)
         if any(len(own) != len(keys[0]) for own in keys):
             keys = [() for _ in keys]
-        return self._add(Recomputed(template, leaves, keys, self._interner, self._context), inputs)
+        return self._add(Recomputed(template, leaves, keys, self.interner, self._context), inputs)
 
     def _leaf(self, plan: Plan) -> tuple[WorkingTable, int]:
         """What stands for a part of the plan in a template, and the number of the node that gives its rows."""

@@ -22,6 +22,10 @@ class Distincts(Node):
         self._table = LaneTable(self._codec.lane_count)
         self._counts = np.zeros(self._table.capacity, dtype=np.int64)
 
+    @property
+    def nbytes(self) -> int:
+        return self._table.nbytes + int(self._counts.nbytes)
+
     def step(self, changes: Sequence[Change]) -> Change:
         (change,) = changes
         assert change is not None

@@ -37,6 +37,10 @@ class Grouped(Node):
         self._is_whole = not plan.keys
         self._whole = self._state.locate([], 1)[0] if self._is_whole else None  # there before any row
 
+    @property
+    def nbytes(self) -> int:
+        return self._state.nbytes
+
     def begin(self) -> Change:
         return None if self._whole is None else self._rows(self._whole)[0]
 

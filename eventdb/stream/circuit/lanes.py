@@ -29,6 +29,10 @@ class Interner:
         self._outputs = {"VARCHAR": OutputValues(), "BLOB": OutputValues()}
         self._tables: dict[int, tuple[object, Array]] = {}
 
+    @property
+    def nbytes(self) -> int:
+        return 100 * sum(len(output.codes) for output in self._outputs.values())
+
     def codes(self, column: Column) -> Array:
         """A number per row (any under a NULL)."""
         source = column.dictionary

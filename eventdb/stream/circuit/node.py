@@ -30,6 +30,11 @@ class Node(ABC):
         self.names = tuple(field.name for field in fields)
         self.grows = grows
 
+    @property
+    def nbytes(self) -> int:
+        """About how much memory its state holds."""
+        return 0
+
     def begin(self) -> Change:
         """The rows that are there before any input is."""
         return None

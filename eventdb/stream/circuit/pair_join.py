@@ -38,6 +38,10 @@ class _Side:
         self.rows = Arrangement(self._codec, self._key_codec.lane_count)
         self.counts = np.zeros(0, dtype=np.int64) if counted else None
 
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes + (0 if self.counts is None else int(self.counts.nbytes))
+
     def keys_of(self, change: RecordBatch) -> tuple[Array, Array]:
         """The lanes of the rows' keys, and whether each can have a partner."""
         columns = [key(change) for key in self._keys]
@@ -69,6 +73,10 @@ class PairJoin(Node):
         self._right = _Side(plan.right, plan.right_keys, nulls, interner, counted=plan.kind == "full")
         self._residual = None if plan.residual is None else Evaluator(plan.residual)
         self._pair_names = [f.name for f in (*plan.left.fields, *plan.right.fields)]
+
+    @property
+    def nbytes(self) -> int:
+        return self._left.nbytes + self._right.nbytes
 
     def step(self, changes: Sequence[Change]) -> Change:
         parts: list[RecordBatch] = []

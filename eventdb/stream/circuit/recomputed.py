@@ -60,6 +60,10 @@ class Recomputed(Node):
         self._codec = RowCodec([field.type for field in template.fields], interner)
         self._is_whole = not any(keys)
 
+    @property
+    def nbytes(self) -> int:
+        return sum(one.rows.nbytes for one in self._inputs)
+
     def begin(self) -> Change:
         return merged(self.names, self._answer([[] for _ in self._inputs])) if self._is_whole else None
 

@@ -1,0 +1,202 @@
+"""A continuous query of any shape over topics and tables: its circuit, its inputs and how far they were taken in.
+
+Its state is in memory alone and is computed from the inputs anew when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eventdb.batch import RecordBatch
+from eventdb.config import MIB, MORSEL_ROWS
+from eventdb.errors import EvaluationError, InternalError, MemoryLimitExceeded, OffsetOutOfRange, ViewFailed
+from eventdb.logical.plan import Fields, Plan, Scan
+from eventdb.physical.context import QueryContext
+from eventdb.stream.circuit.circuit import Circuit
+from eventdb.stream.circuit.content import Content
+from eventdb.stream.circuit.inputs import Input, TableInput, TopicInput
+from eventdb.stream.circuit.node import Change
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CircuitSpec:
+    """`id` is the view's, -1 for a query nobody stores. `logs` gives the logs of a topic's partitions, `topic_key` the
+    name of its key column. The state may hold `limit_bytes`."""
+
+    id: int
+    name: str
+    plan: Plan
+    logs: Callable[[int], Sequence[Any]]
+    topic_key: Callable[[int], str | None]
+    limit_bytes: int
+
+    @property
+    def fields(self) -> Fields:
+        return self.plan.fields
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.plan.fields)
+
+    @property
+    def inputs(self) -> dict[int, str]:
+        """The topics and tables it reads: names by id."""
+        return {scan.topic_id: scan.name for scan in _scans(self.plan)}
+
+    def primary_key(self, topic_id: int) -> tuple[str, ...]:
+        """The names of a table's key columns; none for a topic."""
+        log = self.logs(topic_id)[0]
+        return tuple(log.schema.fields[i].name for i in getattr(log, "primary_key", ()))
+
+
+def _scans(plan: Plan) -> Iterator[Scan]:
+    if isinstance(plan, Scan):
+        yield plan
+    for child in plan.children:
+        yield from _scans(child)
+
+
+class CircuitQuery:
+    """The state of one query. Not thread-safe. After `advance` has raised, throw it away."""
+
+    def __init__(self, spec: CircuitSpec, *, keeps_content: bool) -> None:
+        """`keeps_content`: whether `content` will be asked for."""
+        self._spec = spec
+        self.circuit = Circuit(spec.plan, lambda topic_id: not spec.primary_key(topic_id))
+        self._context = QueryContext(topic_key=spec.topic_key)
+        self._inputs = [self._input(scan) for scan in self.circuit.inputs]
+        self._content = Content(self.circuit.names, self.circuit.codec) if keeps_content else None
+        self._begun = False
+
+    def _input(self, scan: object) -> Input:
+        if not isinstance(scan, Scan):
+            raise InternalError(f"{scan} cannot be an input")
+        logs = self._spec.logs(scan.topic_id)
+        if self._spec.primary_key(scan.topic_id):
+            return TableInput(scan, logs[0], self._context, self.circuit.interner)
+        return TopicInput(scan, logs, self._context)
+
+    @property
+    def nbytes(self) -> int:
+        own = self.circuit.nbytes + sum(one.nbytes for one in self._inputs)
+        return own if self._content is None else own + self._content.nbytes
+
+    def is_past(self, snapshot: Any) -> bool:
+        """Whether it has taken in what the snapshot does not have."""
+        return any(one.is_past(snapshot) for one in self._inputs)
+
+    def is_behind(self, snapshot: Any) -> bool:
+        """Whether the snapshot has what it has not taken in."""
+        return not self._begun or any(one.is_behind(snapshot) for one in self._inputs)
+
+    def advance(self, snapshot: Any) -> Iterator[RecordBatch]:
+        """Takes in what the snapshot has more, a morsel at a time; the changes of the result that it makes.
+
+        ViewFailed when a value breaks an expression or rows of an input are gone, MemoryLimitExceeded when the state
+        would be larger than it may be.
+        """
+        if not self._begun:
+            self._begun = True
+            yield from self._step({})
+        for i, one in enumerate(self._inputs):
+            if not one.is_behind(snapshot):
+                continue
+            try:
+                for change in one.changes(snapshot):
+                    yield from self._step({i: change})
+            except OffsetOutOfRange as error:
+                raise ViewFailed(f"{self._label} cannot go on: {error}", view=self._spec.name) from error
+            except EvaluationError as error:
+                offset = max(one.positions[0], 0)
+                raise ViewFailed(
+                    f"{self._label} cannot take in {one.name} from offset {offset} on: {error.message}",
+                    view=self._spec.name, topic=one.name,
+                ) from error  # fmt: skip
+
+    def _step(self, changes: dict[int, RecordBatch]) -> Iterator[RecordBatch]:
+        change: Change = self.circuit.step(changes)
+        if change is not None:
+            if self._content is not None:
+                self._content.apply(change)
+            yield change
+        if self.nbytes > self._spec.limit_bytes:
+            raise MemoryLimitExceeded(
+                f"{self._label} keeps {self.nbytes / MIB:.1f} MB of state, more than it may "
+                f"({self._spec.limit_bytes / MIB:.1f} MB): give it a larger STATE LIMIT, open the database with a "
+                "larger memory_limit, or let it keep less (a WHERE clause, fewer columns)"
+            )
+
+    @property
+    def _label(self) -> str:
+        return f"view {self._spec.name!r}" if self._spec.name else "the query"
+
+    def content(self) -> RecordBatch:
+        """All rows of the result."""
+        assert self._content is not None
+        return self._content.batch()
+
+
+class CircuitReader:
+    """The circuits of one database as this process reads them. Thread-safe; reads of one view take turns."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._views: dict[int, _Kept] = {}
+
+    def content(self, spec: CircuitSpec, snapshot: Any, columns: Sequence[str]) -> Iterator[RecordBatch]:
+        """The view's rows at the snapshot, its `columns` only. Errors as `CircuitQuery.advance`."""
+        with self._lock:
+            kept = self._views.get(spec.id)
+            if kept is None or kept.spec is not spec:
+                kept = self._views[spec.id] = _Kept(spec)
+        names = [name.lower() for name in spec.names]
+        positions = [names.index(column.lower()) for column in columns]
+        batch = kept.content(snapshot).select(positions, columns)
+        for start in range(0, batch.row_count, MORSEL_ROWS):
+            yield batch.slice(start, start + MORSEL_ROWS)
+
+    def state_bytes(self, view_id: int) -> int:
+        """What is kept of a view in this process."""
+        with self._lock:
+            kept = self._views.get(view_id)
+        return 0 if kept is None else kept.nbytes
+
+    def forget(self, view_id: int) -> None:
+        """Frees what is kept of a view."""
+        with self._lock:
+            self._views.pop(view_id, None)
+
+
+class _Kept:
+    """One view's query in memory."""
+
+    def __init__(self, spec: CircuitSpec) -> None:
+        self.spec = spec
+        self._lock = threading.Lock()
+        self._query: CircuitQuery | None = None
+
+    @property
+    def nbytes(self) -> int:
+        query = self._query
+        return 0 if query is None else query.nbytes
+
+    def content(self, snapshot: Any) -> RecordBatch:
+        with self._lock:
+            query = self._query
+            if query is not None and query.is_past(snapshot):
+                # An older snapshot than what is kept: it is answered from the beginning, what there is stays.
+                return self._advanced(CircuitQuery(self.spec, keeps_content=True), snapshot)
+            query = query or CircuitQuery(self.spec, keeps_content=True)
+            self._query = None  # if it fails it is gone
+            batch = self._advanced(query, snapshot)
+            self._query = query
+            return batch
+
+    def _advanced(self, query: CircuitQuery, snapshot: Any) -> RecordBatch:
+        if query.is_behind(snapshot):
+            for _ in query.advance(snapshot):
+                pass
+        return query.content()
