@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from typing import Any
 
@@ -187,3 +188,25 @@ def test_a_pattern_matches_many_texts_as_it_matches_each(pattern: str, texts: li
     starts = np.cumsum([0, *(len(text.encode()) for text in heap)]).astype(np.int32)
     data = np.frombuffer("".join(heap).encode(), dtype=np.uint8)
     assert match_spelled(pattern, SpelledDictionary(starts[1:], data, text=True, distinct=True)) == expected
+
+
+@pytest.mark.parametrize(("text", "run"), [("e" * 400, "e"), ("e" * 400, "e" * 300), ("e" * 3, "e" * 4)])
+def test_texts_are_searched_once_each_however_often_the_run_is_in_them(text: str, run: str) -> None:
+    texts = [text] * 100
+    heap = np.frombuffer("".join(texts).encode(), dtype=np.uint8)
+    spelled = SpelledDictionary(np.arange(101, dtype=np.int32) * len(text), heap, text=True, distinct=True)
+    finds = 0
+
+    def count(frame: Any, event: str, called: Any) -> None:
+        nonlocal finds
+        finds += event == "c_call" and called.__name__ == "find"
+
+    for search in (lambda: match_spelled(f"%{run}_x%", spelled), lambda: match_all(f"%{run}_x%", texts)):
+        finds = 0
+        sys.setprofile(count)
+        try:
+            found = search()
+        finally:
+            sys.setprofile(None)
+        assert found == [False] * 100
+        assert finds <= (101 if len(text) >= len(run) else 0)
