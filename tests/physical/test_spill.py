@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eventdb
-from eventdb.batch import Column, RecordBatch
+from eventdb.batch import Column, Dictionary, RecordBatch
 from eventdb.errors import DiskFullError, MemoryLimitExceeded
 from eventdb.logical.expressions import SortKey
 from eventdb.logical.plan import Sort
@@ -23,6 +23,7 @@ from eventdb.physical.budget import MemoryBudget
 from eventdb.physical.planner import plan_physical
 from eventdb.physical.sorted_runs import SortedRuns
 from eventdb.physical.spill import SpillFile
+from eventdb.physical.spilled_groups import KeyPlaces
 from eventdb.schema import BIGINT
 from tests.physical.building import MemoryLog, batch_of, col, context_of, plan_over, rows_of, scan_of, split
 
@@ -180,3 +181,19 @@ def test_groups_beyond_the_limit_spill_and_agree(tmp_path: Path, key: str, execu
         assert execution == "compiled" or "spilled" in plan
         assert sorted(map(repr, db.sql(sql).fetchall())) == expected
         assert os.listdir(tmp_path / "a.eventdb" / "spill") == []
+
+
+def test_the_strings_of_each_key_are_hashed_once_for_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = batch_of({"a": ("VARCHAR", ["x", "y", None, "x"]), "b": ("VARCHAR", ["p", None, "q", "p"])})
+    map_values, hashed = Dictionary.map, list[Dictionary]()
+
+    def count(dictionary: Dictionary, *args: Any) -> Any:
+        hashed.append(dictionary)
+        return map_values(dictionary, *args)
+
+    monkeypatch.setattr(Dictionary, "map", count)
+    place = KeyPlaces()
+    found = [place(whole.slice(row, row + 1).columns).tolist() for row in range(4)]
+    assert found[0] == found[3]
+    assert len({tuple(part) for part in found}) > 1
+    assert hashed == [column.dictionary for column in whole.columns]
