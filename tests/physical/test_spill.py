@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ def table(rows: list[Any]) -> RecordBatch:
 
 
 @given(st.lists(VALUES, min_size=1, max_size=40), st.permutations("asx"), st.integers(1, 3), st.integers(0, 63),
-       st.lists(st.integers(0, 40), max_size=5), st.integers(1, 5))  # fmt: skip
+       st.lists(st.integers(0, 40), max_size=5), st.integers(1, 5), st.integers(2, 7))  # fmt: skip
 def test_a_sort_through_disk_is_the_stable_sort_in_memory(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], names: list[str], width: int, flags: int,
-    cuts: list[int], block_rows: int,
+    cuts: list[int], block_rows: int, at_a_time: int,
 ) -> None:  # fmt: skip
     batch = table(rows)
     keys = tuple(
@@ -57,7 +58,7 @@ def test_a_sort_through_disk_is_the_stable_sort_in_memory(
     runs = SortedRuns(str(tmp_path_factory.getbasetemp()), order.columns, order.rows)
     for piece in pieces:
         runs.add([piece], block_rows)
-    found = [tuple(row) for piece in runs.merged() for row in _physical(piece)]
+    found = [tuple(row) for piece in runs.merged(at_a_time, lambda: None) for row in _physical(piece)]
     runs.close()
     assert repr(found) == repr(expected)
 
@@ -83,6 +84,35 @@ def test_a_sort_beyond_the_limit_spills_and_one_without_a_folder_is_refused(tmp_
     assert "spilled" in operator.label()
     assert os.listdir(tmp_path) == []
     assert context.held_bytes == 0
+
+
+def test_a_sort_of_many_runs_holds_blocks_of_few_and_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 400_000
+    values = np.random.default_rng(1).integers(0, 50_000, count)
+    batch = RecordBatch(("n", "i"), [Column(BIGINT, values), Column(BIGINT, np.arange(count))])
+    log = MemoryLog([batch.slice(i, i + 2_000) for i in range(0, count, 2_000)])
+    context = context_of(log, memory_limit_bytes=500_000, spill_folder=str(tmp_path))
+    read = SpillFile.read
+    blocks: list[weakref.ref[Any]] = []
+    most = 0
+
+    def read_and_count(file: SpillFile, spilled: Any) -> RecordBatch:
+        nonlocal most
+        found = read(file, spilled)
+        blocks.append(weakref.ref(found.columns[0].values))
+        most = max(most, sum(block() is not None for block in blocks))
+        return found
+
+    monkeypatch.setattr(SpillFile, "read", read_and_count)
+    found: list[int] = []
+    for piece in plan_physical(Sort(scan_of(log), (SortKey(col(batch, "n")),)), context).batches():
+        found += piece.columns[1].values.tolist()
+        assert 0 < context.held_bytes <= 500_000
+    assert found == np.argsort(values, kind="stable").tolist()
+    assert len(blocks) > 40  # so many runs at least
+    assert most * 1_024 * 16 <= 500_000
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
