@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,10 @@ from hypothesis import strategies as st
 from eventdb.batch import SpelledDictionary
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Expression, Literal
+from eventdb.physical.dictionary_memo import DictionaryMemo, OutputValues
 from eventdb.physical.like import like_matcher, match_all, match_spelled
+from eventdb.physical.operands import from_values
+from eventdb.schema import VARCHAR
 
 from .building import batch_of, call, col, lit, value_of
 
@@ -210,3 +215,22 @@ def test_texts_are_searched_once_each_however_often_the_run_is_in_them(text: str
             sys.setprofile(None)
         assert found == [False] * 100
         assert finds <= (101 if len(text) >= len(run) else 0)
+
+
+def test_threads_that_share_an_expression_give_each_string_one_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    add, adding = OutputValues.code, threading.Lock()
+
+    def add_slowly(output: OutputValues, value: Any) -> int:
+        assert adding.acquire(blocking=False), "two threads add a string at the same time"
+        try:
+            time.sleep(0.001)
+            return add(output, value)
+        finally:
+            adding.release()
+
+    monkeypatch.setattr(OutputValues, "code", add_slowly)
+    memo = DictionaryMemo(str.upper, VARCHAR, absent="none")
+    columns = [from_values(VARCHAR, [None, *(f"{number} {i}" for i in range(5))]) for number in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        found = [column.to_pylist() for column in pool.map(memo, columns)]
+    assert found == [["none", *(f"{number} {i}" for i in range(5))] for number in range(20)]
