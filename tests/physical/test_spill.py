@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from eventdb.physical import sort as sort_module
 from eventdb.physical.budget import MemoryBudget
 from eventdb.physical.planner import plan_physical
 from eventdb.physical.sorted_runs import SortedRuns
-from eventdb.physical.spill import SpillFile
+from eventdb.physical.spill import SpilledRows, SpillFile
 from eventdb.physical.spilled_groups import KeyPlaces
-from eventdb.schema import BIGINT
+from eventdb.schema import BIGINT, VARCHAR
 from tests.physical.building import MemoryLog, batch_of, col, context_of, plan_over, rows_of, scan_of, split
 
 VALUES = st.tuples(
@@ -227,3 +228,24 @@ def test_the_strings_of_each_key_are_hashed_once_for_all_batches(monkeypatch: py
     assert found[0] == found[3]
     assert len({tuple(part) for part in found}) > 1
     assert hashed == [column.dictionary for column in whole.columns]
+
+
+MAPPED = np.frombuffer(bytes(8_000), np.int64)
+TOPIC = Dictionary([f"{i} {'x' * 1_000}" for i in range(50_000)])
+RESULTS: dict[str, tuple[Callable[[int], Column], bool]] = {
+    "strings of each batch": (lambda i: Column.encode(VARCHAR, [f"{i} {n} {'x' * 999}" for n in range(100)]), True),
+    "validity": (lambda i: Column(BIGINT, MAPPED, np.ones(1_000, bool)), True),
+    "parts of arrays": (lambda i: Column(BIGINT, np.arange(2_000)[:1_000]), True),
+    "a mapped file": (lambda i: Column(BIGINT, MAPPED), False),
+    "a topic's strings": (lambda i: Column(VARCHAR, MAPPED.view(np.int32)[:100], None, TOPIC), False),
+}
+
+
+@pytest.mark.parametrize("what", RESULTS)
+def test_a_result_goes_to_disk_when_all_that_it_holds_passes_the_limit(tmp_path: Path, what: str) -> None:
+    make, goes = RESULTS[what]
+    rows = SpilledRows(str(tmp_path), 500_000)
+    for number in range(600):
+        rows.append(RecordBatch(("a",), [make(number)]))
+        assert rows.held_bytes <= 500_000
+    assert rows.is_spilled == goes
