@@ -31,7 +31,7 @@ from eventdb.physical.context import CancelToken, QueryContext
 from eventdb.physical.fused import LEAST_COMPILED_ROWS
 from eventdb.physical.planner import fix_now, plan_physical, run
 from eventdb.physical.short import short_rows
-from eventdb.physical.spill import SpilledRows
+from eventdb.physical.spill import OwnBytes, SpilledRows
 from eventdb.plan_cache import PlanCache
 from eventdb.result import Result
 from eventdb.schema import BIGINT, VARCHAR, Field, Schema
@@ -322,10 +322,10 @@ class Session:
                 kept.append(batch)
             return kept if kept.is_spilled else list(kept)
         batches = []
-        held = 0
+        held, own_bytes = 0, OwnBytes()
         for batch in rows:
             batches.append(batch)
-            held += sum(column.values.nbytes for column in batch.columns if column.values.flags.owndata)
+            held += own_bytes(batch)
             if held > context.memory_limit_bytes:
                 raise MemoryLimitExceeded(
                     f"the result holds more than memory_limit ({context.memory_limit_bytes / MIB:.0f} MB): add LIMIT, "

@@ -18,6 +18,7 @@ import numba
 from numba.core import types
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 
 from eventdb.kernels import cache
 
@@ -146,12 +147,12 @@ def load(source: str, tokens: tuple[str, ...]) -> Callable[..., int] | None:
         if not hasattr(compiled, "_cache"):
             kept: Callable[..., int] = _keep(key, compiled)
             return kept
-        signature = _signature(tokens)
-        result = compiled._cache.load_overload(signature, compiled.targetctx)
-        if result is None:
-            return None
-        compiled.targetctx.insert_user_function(result.entry_point, result.fndesc, [result.library])
-        compiled.add_overload(result)
+        with global_compiler_lock:  # another thread may compile or load a hand-written kernel
+            result = compiled._cache.load_overload(_signature(tokens), compiled.targetctx)
+            if result is None:
+                return None
+            compiled.targetctx.insert_user_function(result.entry_point, result.fndesc, [result.library])
+            compiled.add_overload(result)
         compiled.disable_compile()  # another argument type is a bug here, not a reason to compile again
         loaded: Callable[..., int] = _keep(key, compiled)
         return loaded

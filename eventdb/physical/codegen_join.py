@@ -62,7 +62,7 @@ def _digit(writer: ExpressionWriter, key: Expression, digit: Digit) -> Value:
         if size > max(1_000, writer.source.dictionary_limit):
             raise CannotCompile("a dictionary larger than the rows")
         slot, _ = writer.slot(key.index)
-        code = text.assign(f"np.int64({text.table(_codes(dictionary, size, digit.dictionary))}[{slot}])")
+        code = text.assign(f"np.int64({text.table(_codes(dictionary, size, digit.dictionary, digit.span))}[{slot}])")
         return Value(code, "i", text.assign(f"{code} >= 0"))
     value = writer.value(key)
     if value.kind != "i":
@@ -72,18 +72,20 @@ def _digit(writer: ExpressionWriter, key: Expression, digit: Digit) -> Value:
     return Value(text.assign(f"{value.code} - {low}"), "i", valid)
 
 
-def _codes(source: Dictionary, size: int, target: Dictionary) -> Array:
-    """The codes in `target` of the first `size` values of `source`, -1 for the others, and -1 last, for NULL."""
+def _codes(source: Dictionary, size: int, target: Dictionary, span: int) -> Array:
+    """The codes in `target`, if below `span`, of the first `size` values of `source`, -1 for the others, and -1 last,
+    for NULL."""
     codes = np.full(size + 1, -1, np.int32)
     if source is target:
         codes[:size] = np.arange(size)
-    elif len(target) < size:
-        for code, value in enumerate(target.values):
+    elif span < size:
+        for code, value in enumerate(target.values[:span]):
             place = source.code_of(value)
             if 0 <= place < size:
                 codes[place] = code
     else:
         codes[:size] = np.fromiter((target.code_of(value) for value in source.values[:size]), np.int32, count=size)
+    codes[codes >= span] = -1
     return codes
 
 

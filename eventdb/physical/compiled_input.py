@@ -51,6 +51,7 @@ class ScanInput:
         self._columns: dict[int, _Columns] = {}
         self._arrays: dict[int, list[Array | None]] = {}
         self._present: dict[int, list[Array | None]] = {}
+        self._dictionaries: dict[int, tuple[Dictionary, int]] = {}
 
     @cached_property
     def has_blocks(self) -> bool:
@@ -129,9 +130,17 @@ class ScanInput:
         return self.columns(index).has_nulls()
 
     def dictionary(self, index: int) -> tuple[Dictionary, int]:
-        """The one dictionary of a coded column and its size now; CannotCompile when slices have different ones."""
+        """The one dictionary of a coded column and its size when first asked for, the same in all of a pipeline though
+        others append; CannotCompile when slices have different ones."""
+        found = self._dictionaries.get(index)
+        if found is None:
+            dictionary = self._dictionary(index)
+            found = self._dictionaries[index] = dictionary, len(dictionary)
+        return found
+
+    def _dictionary(self, index: int) -> Dictionary:
         if not self.slices:
-            return Dictionary(), 0
+            return Dictionary()
         alone = len(self.slices) == 1 and not self._is_short
         if index not in self._columns and not alone and self._has_plain_slice(index):
             raise CannotCompile("segments that store the strings plainly")
@@ -139,7 +148,7 @@ class ScanInput:
         first = next(found)
         if any(other is not first for other in found):
             raise CannotCompile("slices with dictionaries of their own")
-        return first, len(first)
+        return first
 
     def _has_plain_slice(self, index: int) -> bool:
         """Asked before anything is fetched: fetching a plainly stored column encodes it."""

@@ -104,20 +104,16 @@ class DictionaryMemo:
             values = table.values[codes]
             missing = table.missing
             output = table.output
+            if self._absent is not None and output is not None and valid is not None:
+                values = np.where(valid, values, output.code(self._absent)).astype(np.int32, copy=False)
+                valid = None
+            if output is not None and not output.codes:
+                output.code("" if self.type.name == "VARCHAR" else b"")
         if missing is not None:
             lost = missing[codes] if column.validity is None else missing[codes] & column.validity
-        else:
-            lost = None
-        if self._absent is not None and output is not None and valid is not None:
-            values = np.where(valid, values, output.code(self._absent)).astype(np.int32, copy=False)
-            valid = None
-        if lost is not None and lost.any():
-            valid = ~lost if valid is None else valid & ~lost
-        if output is None:
-            return Column(self.type, values, valid)
-        if not output.codes:
-            output.code("" if self.type.name == "VARCHAR" else b"")
-        return Column(self.type, values, valid, output.dictionary)
+            if lost.any():
+                valid = ~lost if valid is None else valid & ~lost
+        return Column(self.type, values, valid, None if output is None else output.dictionary)
 
     def _new_table(self, source: Dictionary) -> _Table:
         while len(self._tables) >= _KEPT_DICTIONARIES:

@@ -27,7 +27,8 @@ MAX_DIRECT_PLACES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Digit:
-    """One key column as a digit: values in [low, low + span). `dictionary` is that of the held strings."""
+    """One key column as a digit: values in [low, low + span). `dictionary` is that of the held strings; what it gets
+    later is beyond the span."""
 
     low: int
     span: int
@@ -50,7 +51,7 @@ class Digit:
         """(int64 per row, where it is one of this digit's; None = everywhere)."""
         if self.dictionary is not None:
             keys = translate_codes(column, self.dictionary)
-            known = None if column.dictionary is self.dictionary else keys >= 0
+            known = None if column.dictionary is self.dictionary else (keys >= 0) & (keys < self.span)
         else:
             values = column.values.astype(np.int64, copy=False)
             known = (values >= self.low) & (values <= self.low + self.span - 1)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from typing import AnyStr
 
 import numpy as np
 
-from eventdb.batch import SpelledDictionary
+from eventdb.batch import Array, SpelledDictionary
 from eventdb.errors import EvaluationError
 
 Matcher = Callable[[str], bool]
@@ -95,41 +95,43 @@ def like_matcher(pattern: str) -> Matcher:
 def match_all(pattern: str, texts: Sequence[str]) -> list[bool]:
     """like_matcher(pattern) of each text. The longest run of literal characters is looked for in all texts at once,
     and the matcher asked where it is."""
-    match = like_matcher(pattern)
-    run = max(("".join(symbols) for symbols in _runs(pattern)), key=len, default="")
+    match, run = like_matcher(pattern), _longest_run(pattern)
     if len(texts) < _LEAST_TEXTS or not run:
         return list(map(match, texts))
-    between = "\0" if "\0" not in run else next(c for c in map(chr, range(1, len(run) + 2)) if c not in run)
-    whole = between.join(texts)
-    ends = list(accumulate(len(text) + 1 for text in texts))  # where the next text begins
     found = [False] * len(texts)
-    place = whole.find(run)
-    while place >= 0:
-        number = bisect_right(ends, place)
+    for number in _holders(run, "".join(texts), np.cumsum([0, *map(len, texts)])):
         found[number] = match(texts[number])
-        place = whole.find(run, ends[number])
     return found
 
 
 def match_spelled(pattern: str, texts: SpelledDictionary) -> list[bool]:
     """The same for the texts of a dictionary: their bytes are searched, and only texts with the longest run in them
     become str."""
-    run = max(("".join(symbols) for symbols in _runs(pattern)), key=len, default="").encode("utf-8", "surrogatepass")
+    match, run = like_matcher(pattern), _longest_run(pattern).encode("utf-8", "surrogatepass")
     if not run:
         return match_all(pattern, texts.values)
-    match = like_matcher(pattern)
-    first = int(texts.starts[0])
-    whole = texts.heap[first : int(texts.starts[-1])].tobytes()
-    places = []
-    place = whole.find(run)
-    while place >= 0:
-        places.append(place + first)
-        place = whole.find(run, place + 1)
-    numbers = np.searchsorted(texts.starts, np.array(places, dtype=np.int64), "right") - 1
+    first, stop = int(texts.starts[0]), int(texts.starts[-1])
     found = [False] * len(texts)
-    for number in np.unique(numbers).tolist():
+    for number in _holders(run, texts.heap[first:stop].tobytes(), texts.starts - first):
         found[number] = match(texts.value(number))  # type: ignore[arg-type]
     return found
+
+
+def _holders(run: AnyStr, whole: AnyStr, starts: Array) -> Iterator[int]:
+    """Which of the texts whole[starts[n] : starts[n + 1]] hold a run. One search for each that is long enough, and no
+    byte is looked at twice but those of the run's length at a text's end."""
+    numbers = np.flatnonzero(np.diff(starts) >= len(run))
+    begins, ends = starts[numbers].data, starts[numbers + 1].data
+    n = 0
+    while n < len(begins) and (place := whole.find(run, begins[n])) >= 0:
+        n = bisect_right(begins, place, n) - 1
+        if place + len(run) <= ends[n]:  # else it goes on into the next text, or lies in one that is too short
+            yield int(numbers[n])
+        n += 1
+
+
+def _longest_run(pattern: str) -> str:
+    return max(("".join(symbols) for symbols in _runs(pattern)), key=len, default="")
 
 
 def _runs(pattern: str) -> list[list[str]]:

@@ -71,13 +71,13 @@ class JoinedInput(ScanInput):
             return super().is_nullable(index)
         return found[0].keeps_all or found[0].built.rows.columns[found[1]].validity is not None
 
-    def dictionary(self, index: int) -> tuple[Dictionary, int]:
+    def _dictionary(self, index: int) -> Dictionary:
         found = self.lookup(index)
         if found is None:
-            return super().dictionary(index)
+            return super()._dictionary(index)
         dictionary = found[0].built.rows.columns[found[1]].dictionary
         assert dictionary is not None
-        return dictionary, len(dictionary)
+        return dictionary
 
     def column_range(self, index: int) -> tuple[int, int] | None:
         found = self.lookup(index)

@@ -21,7 +21,7 @@ from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.frames import Pieces, frame_pieces
 from eventdb.physical.grouping import Groups, factorize
 from eventdb.physical.operator import Operator
-from eventdb.physical.over_aggregates import aggregate_frames
+from eventdb.physical.over_aggregates import FRAME_ROW_BYTES, FRAME_ROWS, aggregate_frames, is_written_out
 from eventdb.physical.over_values import nth, ntile, ranking, shifted
 from eventdb.physical.partitions import Partitions
 
@@ -32,6 +32,8 @@ class OverRows(Operator):
     def __init__(self, plan: Over, child: Operator, context: QueryContext) -> None:
         super().__init__(plan.fields, context, (child,))
         self.plan = plan
+        self._frame_rows = max(1, min(FRAME_ROWS, context.memory_limit_bytes // (4 * FRAME_ROW_BYTES)))
+        self._held_bytes = 0
 
     def label(self) -> str:
         return self.plan.label()
@@ -44,7 +46,8 @@ class OverRows(Operator):
             held += batch.nbytes
             row_count += batch.row_count
             # The rows, once more when they are put together, a sort with its partitions, and a frame.
-            self.context.hold(self, "OVER", 2 * held + 160 * row_count)
+            self._held_bytes = 2 * held + 160 * row_count
+            self.context.hold(self, "OVER", self._held_bytes)
         if not batches:
             return
         whole = RecordBatch.concat(batches, self.context.cancel.check)
@@ -99,7 +102,11 @@ class OverRows(Operator):
         if call.function in ("first", "last", "any_value") and not call.inner:
             skip = call.ignore_nulls or call.function == "any_value"
             return nth(columns[0], None, call.function == "last", skip, keep, rows.frame(call))
-        return aggregate_frames(aggregation, columns, keep, rows.frame(call), partitions, self.context.cancel.check)
+        if is_written_out(aggregation):
+            more = min(self._frame_rows, partitions.row_count**2) * FRAME_ROW_BYTES
+            self.context.hold(self, "OVER", self._held_bytes + more)
+        check = self.context.cancel.check
+        return aggregate_frames(aggregation, columns, keep, rows.frame(call), partitions, self._frame_rows, check)
 
 
 def _aggregation(call: OverCall) -> Aggregation:

@@ -24,25 +24,33 @@ from eventdb.physical.partitions import Partitions
 from eventdb.schema import BIGINT, DOUBLE
 
 FRAME_ROWS = 1 << 20
-"""Frames without a fold are written out row by row, about so many rows at a time."""
+"""Frames without a fold are written out row by row, about so many rows at a time at most."""
+FRAME_ROW_BYTES = 80
+"""What a row of those takes, about."""
 
 _SPREADS = ("var_pop", "var_samp", "stddev_pop", "stddev_samp")
 
 
+def is_written_out(aggregation: Aggregation) -> bool:
+    """Whether the aggregate is no fold, and looks at the rows of each frame."""
+    plain = aggregation.function in _FOLDED or aggregation.function == "count_star"
+    return aggregation.distinct or bool(aggregation.order) or not plain
+
+
 def aggregate_frames(
     aggregation: Aggregation, columns: list[Column], keep: Array | None, pieces: Pieces, partitions: Partitions,
-    check: Callable[[], None],
+    frame_rows: int, check: Callable[[], None],
 ) -> Column:  # fmt: skip
     """The aggregate of each position's frame.
 
-    columns: the aggregation's value arguments and order by position; keep: its FILTER. `check` is called now and then
-    in long computations.
+    columns: the aggregation's value arguments and order by position; keep: its FILTER. Frames are written out about
+    `frame_rows` rows at a time. `check` is called now and then in long computations.
     """
     function = aggregation.function
     if function == "count_star":
         return Column(BIGINT, _counts(keep, pieces))
-    if aggregation.distinct or aggregation.order or function not in _FOLDED:
-        return _from_rows(aggregation, columns, keep, pieces, check)
+    if is_written_out(aggregation):
+        return _from_rows(aggregation, columns, keep, pieces, frame_rows, check)
     values = columns[0]
     if values.validity is not None:
         keep = values.validity if keep is None else keep & values.validity
@@ -170,8 +178,9 @@ _FOLDED: dict[str, Callable[..., Column]] = {
 
 
 def _from_rows(
-    aggregation: Aggregation, columns: list[Column], keep: Array | None, pieces: Pieces, check: Callable[[], None]
-) -> Column:
+    aggregation: Aggregation, columns: list[Column], keep: Array | None, pieces: Pieces, frame_rows: int,
+    check: Callable[[], None],
+) -> Column:  # fmt: skip
     """Each different frame's rows written out and aggregated. Cost: the rows of all different frames."""
     width = len(value_arguments(aggregation))
     if AGGREGATES[aggregation.function].strict:
@@ -183,7 +192,7 @@ def _from_rows(
     new[1:] = (edges[:, 1:] != edges[:, :-1]).any(axis=0)
     frames = edges[:, new]
     sizes = np.sum(frames[1::2] - frames[0::2], axis=0)
-    cuts = np.searchsorted(np.cumsum(sizes), np.arange(0, int(sizes.sum()) + FRAME_ROWS, FRAME_ROWS))
+    cuts = np.searchsorted(np.cumsum(sizes), np.arange(0, int(sizes.sum()) + frame_rows, frame_rows))
     results = []
     for start, stop in pairwise(cuts.tolist()):
         if stop > start:

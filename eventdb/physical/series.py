@@ -14,6 +14,7 @@ from eventdb.logical.series import Series
 from eventdb.physical.civil import DAY_US, civil_from_days
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
+from eventdb.physical.evaluate_time import month_number
 from eventdb.physical.operator import Operator
 from eventdb.schema import BIGINT, TIMESTAMP
 
@@ -48,6 +49,9 @@ class SeriesRows(Operator):
             steps = given[0] if given else np.full(batch.row_count, self._rest, dtype=np.int64)
             rows = zip(starts.tolist(), stops.tolist(), steps.tolist(), present.tolist(), strict=True)
             counts = [self._count(start, stop, step) if there else 0 for start, stop, step, there in rows]
+            if self._months:  # no step goes beyond the month of the stop, so none leaves the calendar
+                most = (month_number(stops) - month_number(starts)) // self._months + 1
+                counts = np.minimum(counts, np.maximum(most, 0)).tolist()
             if sum(counts) > _MOST:
                 raise EvaluationError(f"{self.plan.name}() has more than {_MOST} values")
             if self._months:

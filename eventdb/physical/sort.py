@@ -71,8 +71,8 @@ class SortRows(Operator):
                 yield from self._sorted(batches)
                 return
             self._write(runs, batches, held // max(1, row_count))
-            self.spilled_bytes = runs.size_bytes
-            for batch in runs.merged():
+            for batch in runs.merged(self._width(runs), self.context.cancel.check):
+                self.spilled_bytes = runs.size_bytes
                 yield from _in_pieces(batch)
         finally:
             if runs is not None:
@@ -93,11 +93,24 @@ class SortRows(Operator):
             yield whole.take(rows[start : start + MORSEL_ROWS])
 
     def _write(self, runs: SortedRuns, batches: list[RecordBatch], row_bytes: int) -> None:
-        """The batches become a run; its blocks are so small that one of each run fits in memory."""
-        most = self.context.memory_limit_bytes // (8 * _MERGED_RUNS * max(8, row_bytes))
+        """The batches become a run; its blocks are so small that many fit in memory."""
+        most = self.context.memory_limit_bytes // (8 * _MERGED_RUNS * max(8, row_bytes, runs.row_bytes))
         runs.add(batches, min(MORSEL_ROWS, max(_LEAST_BLOCK, most)))
         batches.clear()
         self.context.hold(self, "ORDER BY", 0)
+
+    def _width(self, runs: SortedRuns) -> int:
+        """How many runs are merged at a time. Their blocks are held from here on."""
+        width = min(_MERGED_RUNS, runs.run_count)
+        while width > 2 and not self.context.may_hold(self, self._merging_bytes(runs, width)):
+            width //= 2
+        width = max(2, width)
+        self.context.hold(self, "ORDER BY", self._merging_bytes(runs, width))
+        return width
+
+    @staticmethod
+    def _merging_bytes(runs: SortedRuns, width: int) -> int:
+        return _sorting_bytes(width * runs.block_bytes, width * runs.block_rows)
 
 
 def _sorting_bytes(held: int, row_count: int) -> int:
@@ -105,7 +118,7 @@ def _sorting_bytes(held: int, row_count: int) -> int:
     return 2 * held + 24 * row_count
 
 
-_MERGED_RUNS = 32  # expected at most: input of 8 times the limit
+_MERGED_RUNS = 32  # at a time; as many as there are if the input is 8 times the limit
 _LEAST_BLOCK = 1_024
 
 

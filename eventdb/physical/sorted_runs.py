@@ -3,6 +3,7 @@
 Runs are stretches of the input, so equal rows of an earlier run come first and the merge is stable. The merge holds a
 block of each run. Of all rows held, those up to the least last row of a block are next: no row still on disk comes
 before them. They are sorted together, which costs no comparison in Python and works for strings of any dictionary.
+Where there are more runs than blocks fit in memory, neighbours are merged into longer runs first.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class SortedRuns:
         self._keys, self._order = keys, order
         self._runs: list[_Run] = []
         self._shared: list[Dictionary] = []
+        self._row_count = self.block_rows = self.block_bytes = 0  # of the largest block
 
     @property
     def run_count(self) -> int:
@@ -53,6 +55,11 @@ class SortedRuns:
     @property
     def size_bytes(self) -> int:
         return self._file.size_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes on disk, strings with it; 0 as long as there is none."""
+        return self.size_bytes // max(1, self._row_count)
 
     def close(self) -> None:
         self._file.close()
@@ -65,15 +72,48 @@ class SortedRuns:
             same = [d for d, c in zip(one, batch.columns, strict=True) if d is not None and d is c.dictionary]
             self._shared += [d for d in same if not any(d is known for known in self._shared)]
         rows = self._order(self._keys(batch), batch.row_count)
-        blocks = []
-        for start in range(0, batch.row_count, block_rows):
-            blocks.append(self._file.write(batch.take(rows[start : start + block_rows]), self._shared))
-        self._runs.append(_Run(blocks))
+        pieces = (batch.take(rows[start : start + block_rows]) for start in range(0, batch.row_count, block_rows))
+        self._runs.append(_Run([self._write(piece) for piece in pieces]))
+        self._row_count += batch.row_count
 
-    def merged(self) -> Iterator[RecordBatch]:
-        """All rows in order."""
+    def _write(self, block: RecordBatch) -> SpilledBatch:
+        before = self.size_bytes
+        spilled = self._file.write(block, self._shared)
+        self.block_rows = max(self.block_rows, block.row_count)
+        self.block_bytes = max(self.block_bytes, self.size_bytes - before)
+        return spilled
+
+    def merged(self, width: int, check: Callable[[], None]) -> Iterator[RecordBatch]:
+        """All rows in order, from the blocks of `width` runs at a time (at least 2). `check` is called in between; it
+        may raise."""
+        while len(self._runs) > width:
+            starts = range(0, len(self._runs), width)
+            self._runs = [_Run(self._rewritten(self._runs[start : start + width], check)) for start in starts]
+        yield from self._merged(self._runs, check)
+
+    def _rewritten(self, runs: list[_Run], check: Callable[[], None]) -> list[SpilledBatch]:
+        """The blocks of the one run that some runs become."""
+        if len(runs) == 1:
+            return list(runs[0].blocks)
+        blocks: list[SpilledBatch] = []
+        kept: list[RecordBatch] = []
+        kept_rows, most = 0, self.block_rows
+        for batch in self._merged(runs, check):
+            kept.append(batch)
+            kept_rows += batch.row_count
+            if kept_rows >= most:
+                whole = RecordBatch.concat(kept)
+                stop = kept_rows - kept_rows % most
+                blocks += [self._write(whole.slice(start, start + most)) for start in range(0, stop, most)]
+                kept, kept_rows = [whole.slice(stop, kept_rows)], kept_rows - stop
+        if kept_rows:
+            blocks.append(self._write(RecordBatch.concat(kept)))
+        return blocks
+
+    def _merged(self, all_runs: list[_Run], check: Callable[[], None]) -> Iterator[RecordBatch]:
         while True:
-            runs = [run for run in self._runs if run.fill(self._file)]
+            check()
+            runs = [run for run in all_runs if run.fill(self._file)]
             if not runs:
                 return
             if len(runs) == 1:

@@ -8,6 +8,7 @@ longer than the query (a topic's): those stay codes.
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -148,6 +149,42 @@ class SpillFile:
         )
 
 
+class OwnBytes:
+    """What batches that follow each other take, without views of mapped files and strings that were counted before."""
+
+    def __init__(self) -> None:
+        self._counted: list[tuple[Dictionary, int]] = []  # how many values of the last batch's dictionaries
+
+    def __call__(self, batch: RecordBatch) -> int:
+        found, counted = 0, list[tuple[Dictionary, int]]()
+        for column in batch.columns:
+            found += sum(a.nbytes for a in (column.values, column.validity) if a is not None and _is_own(a))
+            if column.dictionary is not None:
+                dictionary, size = column.dictionary, len(column.dictionary)
+                known = max((count for d, count in self._counted if d is dictionary), default=0)
+                # A topic's dictionary has more values than a batch has rows, and is there anyway.
+                found += _strings_bytes(dictionary, known, min(size - known, len(column)))
+                counted.append((dictionary, size))
+        self._counted = counted
+        return found
+
+
+def _is_own(array: Array) -> bool:
+    """Whether an array lies in memory of ours, not in a mapped file's."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return bool(array.flags.owndata)
+
+
+def _strings_bytes(dictionary: Dictionary, first: int, count: int) -> int:
+    """What `count` values from code `first` on take, judged by a few of them."""
+    if isinstance(dictionary, SpelledDictionary):
+        heap_bytes = int(dictionary.starts[first + count] - dictionary.starts[first])
+        return heap_bytes + count * dictionary.starts.itemsize if _is_own(dictionary.heap) else 0
+    some = dictionary.pick(list(range(first, first + count, max(1, count // 32))))
+    return sum(map(sys.getsizeof, some)) * count // max(1, len(some)) + 8 * count
+
+
 class SpilledRows(Sequence[RecordBatch]):
     """Batches; those beyond `memory_bytes` are on disk and read when asked for. Gone with the last reference."""
 
@@ -156,6 +193,7 @@ class SpilledRows(Sequence[RecordBatch]):
         self._file: SpillFile | None = None
         self._batches: list[RecordBatch | SpilledBatch] = []
         self._last_dictionaries: list[Dictionary | None] = []
+        self._own_bytes = OwnBytes()
         self.held_bytes = 0
 
     @property
@@ -168,7 +206,7 @@ class SpilledRows(Sequence[RecordBatch]):
 
     def append(self, batch: RecordBatch) -> None:
         """DiskFullError, StorageError if it has to be written and cannot."""
-        own = sum(column.values.nbytes for column in batch.columns if column.values.flags.owndata)
+        own = self._own_bytes(batch) if self._file is None else 0
         dictionaries = [column.dictionary for column in batch.columns]
         shared = [d for d in dictionaries if d is not None and any(d is last for last in self._last_dictionaries)]
         self._last_dictionaries = dictionaries

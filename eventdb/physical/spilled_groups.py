@@ -26,25 +26,24 @@ class KeyPlaces:
     """The part, from 0 to PARTS - 1, of rows by their keys: one for equal keys, whatever dictionary spells them."""
 
     def __init__(self) -> None:
-        self._tables: dict[int, tuple[Dictionary, Array]] = {}
+        self._tables: dict[int, tuple[Dictionary, Array]] = {}  # of each string key: the dictionary last met
 
     def __call__(self, keys: Sequence[Column]) -> Array:
         mixed = np.zeros(len(keys[0]), dtype=np.uint64)
-        for key in keys:
-            values = key_values(key) if key.dictionary is None else self._hashes(key)
+        for position, key in enumerate(keys):
+            values = key_values(key) if key.dictionary is None else self._hashes(position, key)
             if key.validity is not None:
                 values = np.where(key.validity, values, 0)
             mixed = (mixed ^ values.view(np.uint64)) * _MIX
             mixed ^= mixed >> np.uint64(29)
         return (mixed >> np.uint64(58)).astype(np.int64)
 
-    def _hashes(self, key: Column) -> Array:
+    def _hashes(self, position: int, key: Column) -> Array:
         dictionary = key.dictionary
         assert dictionary is not None
-        found = self._tables.get(id(dictionary))
+        found = self._tables.get(position)
         if found is None or found[0] is not dictionary or len(found[1]) < len(dictionary):
-            self._tables.clear()  # one for each dictionary that goes by would be all of them in the end
-            found = self._tables[id(dictionary)] = dictionary, dictionary.map(hash, np.int64)
+            found = self._tables[position] = dictionary, dictionary.map(hash, np.int64)
         return found[1][key.values]
 
 

@@ -98,6 +98,8 @@ class TopOfScan(Operator):
         assert isinstance(first, ColumnRef)
         self._first = first.index
         self._down, self._nulls_first = shape.keys[0].descending, shape.keys[0].nulls_first
+        self._null_key = _BEST if self._nulls_first else _WORST
+        self._is_mixed = False  # a value has the key of NULL, as the least and the greatest BIGINT may
         self.rows_read = self.row_count = 0
         self._lock = threading.Lock()
         self._bound = (_WORST, _WORST)  # the worst first key that can get in, and the last place that has it
@@ -176,7 +178,7 @@ class TopOfScan(Operator):
 
     def _look_at(self, thread: int, rows: _Range) -> bool:
         bound, last = self._bound
-        if len(self._shape.keys) == 1 and rows.place > last and bound != _BEST:
+        if len(self._shape.keys) == 1 and rows.place > last and bound not in (_BEST, _WORST):
             bound -= 1  # an equal row that comes later does not get in
         if rows.least > bound:
             return True
@@ -221,16 +223,17 @@ class TopOfScan(Operator):
         return np.flatnonzero(keep)
 
     def _first_keys(self, column: Column) -> Array:
-        """int64 that sort like the first key in its direction, NULLs at their end."""
+        """int64 that sort like the first key in its direction, NULLs like the value at their end."""
         if column.dictionary is not None:
             values = self._rank_table(column.dictionary)[column.values]
         else:
             values = order_values(column)
         if self._down:
             values = ~values
-        if column.validity is not None:
-            values = np.where(column.validity, values, _BEST if self._nulls_first else _WORST)
-        return values
+        present = True if column.validity is None else column.validity
+        if bool(np.any((values == self._null_key) & present)):
+            self._is_mixed = True
+        return values if column.validity is None else np.where(present, values, self._null_key)
 
     def _rank_table(self, dictionary: Dictionary) -> Array:
         """The rank of each code. Made once: the dictionary grows while others append, but not in this snapshot, and
@@ -261,7 +264,8 @@ class TopOfScan(Operator):
         return np.concatenate([k for k, _ in self._held]), np.concatenate([p for _, p in self._held])
 
     def _best(self, keys: Array, places: Array) -> tuple[Array, Array]:
-        """The best of some candidates; where more share the last first key than fit, the other keys tell them apart."""
+        """The best of some candidates. Where more share the last first key than fit, the other keys tell them apart, or
+        the rows themselves where NULL has the key of a value."""
         if len(keys) <= self._wanted:
             return keys, places
         last = np.partition(keys, self._wanted - 1)[self._wanted - 1]
@@ -269,7 +273,9 @@ class TopOfScan(Operator):
         keys, places = keys[near], places[near]
         if len(keys) == self._wanted:
             return keys, places
-        if len(self._shape.keys) == 1:
+        if len(self._shape.keys) == 1 and self._is_mixed and last == self._null_key:
+            chosen = self._sorted(places)[: self._wanted]
+        elif len(self._shape.keys) == 1:
             equal = np.flatnonzero(keys == last)
             room = self._wanted - (len(keys) - len(equal))
             equal = equal[np.argsort(places[equal])[:room]]

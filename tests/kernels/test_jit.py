@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
 import pytest
+from numba.core.compiler_lock import global_compiler_lock
 
 from eventdb.kernels import cache, hashing, intrinsics, jit, join, service, slots
 from eventdb.physical.codegen import frozen
@@ -65,6 +68,27 @@ data.flags.writeable = False
 assert kernel(4, data, np.zeros(4)) == 6
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=60)
+
+
+@compiles
+def test_a_kernel_is_not_loaded_while_another_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both filled Numba's registries at once: ValueError, generator already executing."""
+    text = SOURCE + "# while another is compiled\n"
+    jit.build(text, TOKENS)
+    jit._loaded.clear()
+    load, began, done = jit.DiskCache.load_overload, threading.Event(), threading.Event()
+
+    def load_and_tell(*args: Any) -> Any:
+        began.set()
+        return load(*args)
+
+    monkeypatch.setattr(jit.DiskCache, "load_overload", load_and_tell)
+    thread = threading.Thread(target=lambda: (jit.load(text, TOKENS), done.set()))
+    with global_compiler_lock:  # as a compile does
+        thread.start()
+        assert not began.wait(0.5)
+    assert done.wait(30)
+    thread.join()
 
 
 @compiles

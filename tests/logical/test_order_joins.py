@@ -83,6 +83,13 @@ def test_a_condition_over_three_relations_is_kept() -> None:
     assert any("<>" in line for line in lines)
 
 
+def test_a_condition_that_reads_no_column_is_kept() -> None:
+    plan = plan_of("SELECT 1 FROM plain p JOIN readings r ON p.x = r.n AND 1 = 2")
+    changed = order_joins(plan, Known())
+    assert changed != plan
+    assert sum("FALSE" in line for line in explain_lines(changed)) == 1
+
+
 def test_what_an_or_over_two_relations_says_about_one_filters_it() -> None:
     plan = optimize(plan_of(
         "SELECT 1 FROM plain p JOIN readings r ON p.x = r.n WHERE (p.x = 1 AND r.small = 2)"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,10 @@ from hypothesis import strategies as st
 from eventdb.batch import SpelledDictionary
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Expression, Literal
+from eventdb.physical.dictionary_memo import DictionaryMemo, OutputValues
 from eventdb.physical.like import like_matcher, match_all, match_spelled
+from eventdb.physical.operands import from_values
+from eventdb.schema import VARCHAR
 
 from .building import batch_of, call, col, lit, value_of
 
@@ -187,3 +193,44 @@ def test_a_pattern_matches_many_texts_as_it_matches_each(pattern: str, texts: li
     starts = np.cumsum([0, *(len(text.encode()) for text in heap)]).astype(np.int32)
     data = np.frombuffer("".join(heap).encode(), dtype=np.uint8)
     assert match_spelled(pattern, SpelledDictionary(starts[1:], data, text=True, distinct=True)) == expected
+
+
+@pytest.mark.parametrize(("text", "run"), [("e" * 400, "e"), ("e" * 400, "e" * 300), ("e" * 3, "e" * 4)])
+def test_texts_are_searched_once_each_however_often_the_run_is_in_them(text: str, run: str) -> None:
+    texts = [text] * 100
+    heap = np.frombuffer("".join(texts).encode(), dtype=np.uint8)
+    spelled = SpelledDictionary(np.arange(101, dtype=np.int32) * len(text), heap, text=True, distinct=True)
+    finds = 0
+
+    def count(frame: Any, event: str, called: Any) -> None:
+        nonlocal finds
+        finds += event == "c_call" and called.__name__ == "find"
+
+    for search in (lambda: match_spelled(f"%{run}_x%", spelled), lambda: match_all(f"%{run}_x%", texts)):
+        finds = 0
+        sys.setprofile(count)
+        try:
+            found = search()
+        finally:
+            sys.setprofile(None)
+        assert found == [False] * 100
+        assert finds <= (101 if len(text) >= len(run) else 0)
+
+
+def test_threads_that_share_an_expression_give_each_string_one_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    add, adding = OutputValues.code, threading.Lock()
+
+    def add_slowly(output: OutputValues, value: Any) -> int:
+        assert adding.acquire(blocking=False), "two threads add a string at the same time"
+        try:
+            time.sleep(0.001)
+            return add(output, value)
+        finally:
+            adding.release()
+
+    monkeypatch.setattr(OutputValues, "code", add_slowly)
+    memo = DictionaryMemo(str.upper, VARCHAR, absent="none")
+    columns = [from_values(VARCHAR, [None, *(f"{number} {i}" for i in range(5))]) for number in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        found = [column.to_pylist() for column in pool.map(memo, columns)]
+    assert found == [["none", *(f"{number} {i}" for i in range(5))] for number in range(20)]

@@ -61,6 +61,16 @@ def test_a_value_whose_distance_to_the_least_key_wraps_around_has_no_partner() -
     assert check([(top - 5,), (top,)], [(-(1 << 63),), (top,), (-(1 << 63) + 4,)], ("BIGINT",)) is not None
 
 
+def test_a_string_that_is_new_in_the_held_dictionary_has_no_partner() -> None:
+    held = keys_of([(0, "a"), (0, "b"), (1, "a"), (1, "b")], ("BIGINT", "VARCHAR"))
+    table = JoinTable.build(held, 4)
+    assert table is not None
+    assert held[1].dictionary is not None
+    held[1].dictionary.values.append("c")  # somebody appends
+    asked = keys_of([(0, "b"), (0, "c"), (1, "c")], ("BIGINT", "VARCHAR"))
+    assert table.find(asked, 3).tolist() == [1, -1, -1]
+
+
 @pytest.mark.parametrize("step", [1, 1 << 33])
 def test_keys_that_repeat_more_often_than_a_piece_holds_come_in_order(step: int) -> None:
     held = [(i % 3 * step,) for i in range(2_000)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import eventdb
 from eventdb.errors import EvaluationError
+from eventdb.physical import over_aggregates
 from tests.physical.duckdb_pair import FIXED, START, Rows, agree, databases, stored, tables
 
 NULLS = st.sampled_from([" ASC NULLS FIRST", " ASC NULLS LAST", " DESC NULLS FIRST", " DESC NULLS LAST"])
@@ -199,3 +202,26 @@ def test_a_value_that_breaks_a_window_is_named(call: str, message: str) -> None:
     rows: Rows = [(o, "a", o, 0, 0.0, Decimal(0), "x", START) for o in (1, 2, 3)]
     with pytest.raises(EvaluationError, match=message):
         databases()[0].sql(f"SELECT {call} FROM {stored(rows)}").fetchall()
+
+
+@pytest.mark.parametrize("call", ["median(i)", "count(DISTINCT i)", "arg_max(i, i)"])
+def test_frames_that_are_written_out_take_a_share_of_the_memory_limit(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aggregate, written = over_aggregates.aggregate_rows, list[int]()
+
+    def note(aggregation: Any, columns: list[Any], ids: Any, count: int) -> Any:
+        written.append(len(ids))
+        return aggregate(aggregation, columns, ids, count)
+
+    monkeypatch.setattr(over_aggregates, "aggregate_rows", note)
+    sql = f"SELECT {call} OVER (ORDER BY i) FROM t"
+    with eventdb.open(":memory:") as db:
+        db.sql("CREATE TOPIC t (i BIGINT)")
+        db.topic("t").append_many([{"i": i} for i in range(2_000)])
+        expected = db.sql(sql).fetchall()
+        written.clear()
+        db.sql("SET memory_limit = '4MB'")
+        assert db.sql(sql).fetchall() == expected
+    assert sum(written) == 2_000 * 2_001 // 2
+    assert max(written) * 80 <= (1 << 20) + 2_000 * 80  # a quarter of the limit, and one frame

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eventdb
-from eventdb.batch import Column, RecordBatch
+from eventdb.batch import Column, Dictionary, RecordBatch
 from eventdb.errors import DiskFullError, MemoryLimitExceeded
 from eventdb.logical.expressions import SortKey
 from eventdb.logical.plan import Sort
@@ -22,8 +24,9 @@ from eventdb.physical import sort as sort_module
 from eventdb.physical.budget import MemoryBudget
 from eventdb.physical.planner import plan_physical
 from eventdb.physical.sorted_runs import SortedRuns
-from eventdb.physical.spill import SpillFile
-from eventdb.schema import BIGINT
+from eventdb.physical.spill import SpilledRows, SpillFile
+from eventdb.physical.spilled_groups import KeyPlaces
+from eventdb.schema import BIGINT, VARCHAR
 from tests.physical.building import MemoryLog, batch_of, col, context_of, plan_over, rows_of, scan_of, split
 
 VALUES = st.tuples(
@@ -39,10 +42,10 @@ def table(rows: list[Any]) -> RecordBatch:
 
 
 @given(st.lists(VALUES, min_size=1, max_size=40), st.permutations("asx"), st.integers(1, 3), st.integers(0, 63),
-       st.lists(st.integers(0, 40), max_size=5), st.integers(1, 5))  # fmt: skip
+       st.lists(st.integers(0, 40), max_size=5), st.integers(1, 5), st.integers(2, 7))  # fmt: skip
 def test_a_sort_through_disk_is_the_stable_sort_in_memory(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], names: list[str], width: int, flags: int,
-    cuts: list[int], block_rows: int,
+    cuts: list[int], block_rows: int, at_a_time: int,
 ) -> None:  # fmt: skip
     batch = table(rows)
     keys = tuple(
@@ -56,7 +59,7 @@ def test_a_sort_through_disk_is_the_stable_sort_in_memory(
     runs = SortedRuns(str(tmp_path_factory.getbasetemp()), order.columns, order.rows)
     for piece in pieces:
         runs.add([piece], block_rows)
-    found = [tuple(row) for piece in runs.merged() for row in _physical(piece)]
+    found = [tuple(row) for piece in runs.merged(at_a_time, lambda: None) for row in _physical(piece)]
     runs.close()
     assert repr(found) == repr(expected)
 
@@ -82,6 +85,35 @@ def test_a_sort_beyond_the_limit_spills_and_one_without_a_folder_is_refused(tmp_
     assert "spilled" in operator.label()
     assert os.listdir(tmp_path) == []
     assert context.held_bytes == 0
+
+
+def test_a_sort_of_many_runs_holds_blocks_of_few_and_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 400_000
+    values = np.random.default_rng(1).integers(0, 50_000, count)
+    batch = RecordBatch(("n", "i"), [Column(BIGINT, values), Column(BIGINT, np.arange(count))])
+    log = MemoryLog([batch.slice(i, i + 2_000) for i in range(0, count, 2_000)])
+    context = context_of(log, memory_limit_bytes=500_000, spill_folder=str(tmp_path))
+    read = SpillFile.read
+    blocks: list[weakref.ref[Any]] = []
+    most = 0
+
+    def read_and_count(file: SpillFile, spilled: Any) -> RecordBatch:
+        nonlocal most
+        found = read(file, spilled)
+        blocks.append(weakref.ref(found.columns[0].values))
+        most = max(most, sum(block() is not None for block in blocks))
+        return found
+
+    monkeypatch.setattr(SpillFile, "read", read_and_count)
+    found: list[int] = []
+    for piece in plan_physical(Sort(scan_of(log), (SortKey(col(batch, "n")),)), context).batches():
+        found += piece.columns[1].values.tolist()
+        assert 0 < context.held_bytes <= 500_000
+    assert found == np.argsort(values, kind="stable").tolist()
+    assert len(blocks) > 40  # so many runs at least
+    assert most * 1_024 * 16 <= 500_000
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -180,3 +212,40 @@ def test_groups_beyond_the_limit_spill_and_agree(tmp_path: Path, key: str, execu
         assert execution == "compiled" or "spilled" in plan
         assert sorted(map(repr, db.sql(sql).fetchall())) == expected
         assert os.listdir(tmp_path / "a.eventdb" / "spill") == []
+
+
+def test_the_strings_of_each_key_are_hashed_once_for_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = batch_of({"a": ("VARCHAR", ["x", "y", None, "x"]), "b": ("VARCHAR", ["p", None, "q", "p"])})
+    map_values, hashed = Dictionary.map, list[Dictionary]()
+
+    def count(dictionary: Dictionary, *args: Any) -> Any:
+        hashed.append(dictionary)
+        return map_values(dictionary, *args)
+
+    monkeypatch.setattr(Dictionary, "map", count)
+    place = KeyPlaces()
+    found = [place(whole.slice(row, row + 1).columns).tolist() for row in range(4)]
+    assert found[0] == found[3]
+    assert len({tuple(part) for part in found}) > 1
+    assert hashed == [column.dictionary for column in whole.columns]
+
+
+MAPPED = np.frombuffer(bytes(8_000), np.int64)
+TOPIC = Dictionary([f"{i} {'x' * 1_000}" for i in range(50_000)])
+RESULTS: dict[str, tuple[Callable[[int], Column], bool]] = {
+    "strings of each batch": (lambda i: Column.encode(VARCHAR, [f"{i} {n} {'x' * 999}" for n in range(100)]), True),
+    "validity": (lambda i: Column(BIGINT, MAPPED, np.ones(1_000, bool)), True),
+    "parts of arrays": (lambda i: Column(BIGINT, np.arange(2_000)[:1_000]), True),
+    "a mapped file": (lambda i: Column(BIGINT, MAPPED), False),
+    "a topic's strings": (lambda i: Column(VARCHAR, MAPPED.view(np.int32)[:100], None, TOPIC), False),
+}
+
+
+@pytest.mark.parametrize("what", RESULTS)
+def test_a_result_goes_to_disk_when_all_that_it_holds_passes_the_limit(tmp_path: Path, what: str) -> None:
+    make, goes = RESULTS[what]
+    rows = SpilledRows(str(tmp_path), 500_000)
+    for number in range(600):
+        rows.append(RecordBatch(("a",), [make(number)]))
+        assert rows.held_bytes <= 500_000
+    assert rows.is_spilled == goes

@@ -12,6 +12,10 @@ from hypothesis import strategies as st
 
 import eventdb
 from eventdb.errors import EvaluationError, MemoryLimitExceeded
+from eventdb.physical import fused
+from eventdb.physical.compiled_input import ScanInput
+from eventdb.physical.lookup import JoinedInput
+from tests.physical.engines import plain_kernel
 
 duckdb = pytest.importorskip("duckdb", reason="DuckDB is the oracle of these tests; it is in the dev extra")
 
@@ -112,6 +116,41 @@ def test_a_join_to_a_side_whose_keys_repeat_probes_its_table(db: eventdb.Databas
     found = lines(db, "SELECT f.k, d.n FROM f JOIN d ON f.k = d.k")
     assert any("HashJoin inner" in line for line in found)
     assert any("Built 9 rows" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT count(*), count(d.k), count(d.s) FROM f LEFT JOIN d ON f.s = d.s", (12, 6, 6)),
+        ("SELECT count(*), sum(d.k) FROM f JOIN d ON f.n = d.n AND f.s = d.s", (6, 12)),
+        ("SELECT sum(length(s)), count(*) FROM f WHERE upper(s) <> 'C' OR s IS NULL", (6, 9)),
+        ("SELECT count(*), count(d.s) FROM f LEFT JOIN d ON f.k = d.k WHERE coalesce(upper(d.s), '') <> 'C'", (9, 3)),
+    ],
+)
+def test_strings_that_are_new_while_a_pipeline_is_written_move_no_code(
+    db: eventdb.Database, monkeypatch: pytest.MonkeyPatch, sql: str, expected: tuple[int, ...]
+) -> None:
+    """A dictionary that was asked for its size twice had grown between: tables were read past their end."""
+    fill(db.sql, "f", [*FIRST, (5, 5, "e", 5.0, 1)] * 3)
+    fill(db.sql, "d", FIRST)
+    asked = list[int]()
+
+    def grow_after(ask: Any) -> Any:
+        def ask_and_append(source: Any, index: int) -> Any:
+            found = ask(source, index)
+            for table in "fd":
+                words = ["e", *(f"new {len(asked)} {n}" for n in range(100))]
+                db.topic(table).append_many([{"k": 1, "far": 1, "s": word, "x": 1.0, "n": 1} for word in words])
+            asked.append(index)
+            return found
+
+        return ask_and_append
+
+    for input in (ScanInput, JoinedInput):
+        monkeypatch.setattr(input, "dictionary", grow_after(input.dictionary))
+    monkeypatch.setattr(fused, "build_now", plain_kernel)
+    assert db.sql(sql).fetchall() == [expected]
+    assert asked
 
 
 def test_an_expression_that_breaks_on_a_partners_value_says_so(db: eventdb.Database) -> None:

@@ -134,6 +134,25 @@ def test_the_newest_and_oldest_rows_are_found_without_reading_the_others(db: Any
     assert read <= 10_001, plan
 
 
+@pytest.mark.parametrize("nulls_first", [True, False])
+@pytest.mark.parametrize("down", [True, False])
+@pytest.mark.parametrize("nulls_later", [True, False])
+@pytest.mark.parametrize("count", [1, 3, 2_000])
+def test_null_and_the_extremes_of_bigint_are_told_apart_over_many_rows(
+    nulls_first: bool, down: bool, nulls_later: bool, count: int
+) -> None:
+    extreme = 2**63 - 1 if down == nulls_first else -(2**63)
+    values: list[int | None] = [None] * 40_000 + [extreme] * 40_000
+    batch = batch_of({"a": ("BIGINT", values[::-1] if nulls_later else values)})
+    scan, context = plan_over(*split(batch, [30_000, 50_000]))
+    context.threads = 1
+    sort = Sort(scan, (SortKey(col(batch, "a"), down, nulls_first),))
+    shape = top_shape(sort)
+    assert shape is not None
+    found = [row[0] for b in TopOfScan(Limit(sort, count, 0), shape, context).batches() for row in _rows(b)]
+    assert found == [None if nulls_first else extreme] * count
+
+
 def test_a_string_that_is_new_while_the_query_runs_moves_no_other_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def _ordered(plan: Plan, statistics: Statistics) -> Plan | None:
         size / max(1.0, whole_count(relation, statistics)) for size, relation in zip(sizes, tree.relations, strict=True)
     ]
     joined, held = _join(tree, root, below, sizes, shares)
+    joined = _filtered(tree, joined, held, [term for term in tree.terms if not columns_of(term)])
     places = {column: i for i, column in enumerate(held)}
     expressions = tuple(ColumnRef(f.type, places[c], f.name) for f, c in zip(plan.fields, columns, strict=True))
     return Project(joined, expressions, plan.fields)
