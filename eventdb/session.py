@@ -371,7 +371,7 @@ class Session:
             with closing:
                 return self._bounded(plan_physical(plan, context).batches(), context)
 
-        return run_aside(rows, context.cancel)
+        return run_aside(rows, context.cancel, closing.close)
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement
