@@ -193,10 +193,10 @@ class Session:
         try:
             return execute(statement, snapshot, timeout or self.settings["timeout"])
         except Exception as error:
-            if owner is not None:
-                owner.failed(text, error)
             if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
+            if owner is not None:
+                owner.failed(text, error)
             if not isinstance(error, MemoryError):
                 raise
             raise MemoryLimitExceeded(

@@ -123,7 +123,7 @@ class SqlSession:
     def failed(self, text: str, error: Exception) -> None:
         """A statement that was run ended with an error."""
         if self._transaction is not None and self._failure is None:
-            self._failure = (text, error)
+            self._failure = (text, _without_frames(error))
 
     def __enter__(self) -> SqlSession:
         return self
@@ -138,6 +138,17 @@ class SqlSession:
 
     def __repr__(self) -> str:
         return f"SqlSession({self._database.path!r}{', in a transaction' if self.in_transaction else ''})"
+
+
+def _without_frames(error: BaseException) -> Any:
+    """A copy of the error, and of those it comes from, without tracebacks: their frames hold the session, which would
+    not end with its thread."""
+    made = type(error).__new__(type(error), *error.args)
+    for name, value in vars(error).items():
+        setattr(made, name, _without_frames(value) if isinstance(value, BaseException) else value)
+    if error.__cause__ is not None:
+        made.__cause__ = _without_frames(error.__cause__)
+    return made
 
 
 def session_of_thread(database: Database) -> SqlSession:
