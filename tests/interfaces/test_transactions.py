@@ -261,6 +261,48 @@ def test_another_process_sees_the_commit_after_reopening(tmp_path: Path) -> None
         assert again.check(deep=True) == []
 
 
+FAILING = ["INSERT INTO accounts VALUES (1, 'x', 0)", "UPDATE accounts SET balance = 1 / 0", "SELECT 1 / 0"]
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_a_statement_that_fails_leaves_a_snapshot_transaction_at_its_moment(db: eventdb.Database, failing: str) -> None:
+    """It read the next statement's moment, so that what it did with what it had read overwrote another's change."""
+    mine = dbapi.connect(db, isolation="SNAPSHOT")
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(10,)]
+    with pytest.raises(dbapi.DatabaseError):
+        mine.execute(failing)
+    db.sql("UPDATE accounts SET balance = 50 WHERE id = 1")
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(10,)]
+    mine.execute("UPDATE accounts SET balance = 11 WHERE id = 1")
+    with pytest.raises(dbapi.OperationalError):
+        mine.commit()
+    assert rows(db, "SELECT balance FROM accounts WHERE id = 1") == [(50,)]
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SNAPSHOT"])
+@pytest.mark.parametrize("failing", [*FAILING, "INSERT INTO events SELECT 'x', 1 / 0, NULL"])
+def test_a_first_statement_that_fails_begins_no_transaction(db: eventdb.Database, isolation: str, failing: str) -> None:
+    mine = dbapi.connect(db, isolation=isolation)
+    with pytest.raises(dbapi.DatabaseError):
+        mine.execute(failing)
+    with pytest.raises(dbapi.IntegrityError):
+        mine.executemany("INSERT INTO accounts (id) VALUES (?)", [(1,), (2,)])
+    assert not mine.in_transaction
+    db.sql("UPDATE accounts SET balance = 50 WHERE id = 1")
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(50,)]
+
+
+def test_a_statement_whose_returning_fails_leaves_nothing(db: eventdb.Database) -> None:
+    mine = dbapi.connect(db)
+    mine.execute("UPDATE accounts SET balance = 0 WHERE id = 1")
+    for into in ("events VALUES ('x', 0, NULL)", "accounts (id, balance) VALUES (9, 0)"):
+        with pytest.raises(dbapi.DataError):
+            mine.execute(f"INSERT INTO {into} RETURNING 1 / {'n' if 'events' in into else 'balance'}")
+    mine.commit()
+    assert rows(db, "SELECT count(*) FROM events") == [(1,)]
+    assert rows(db, "SELECT id, balance FROM accounts") == [(1, 0), (2, 20), (3, 30)]
+
+
 # --- against SQLite ---------------------------------------------------------------------------------------------------
 
 KEYS = st.integers(0, 6)
