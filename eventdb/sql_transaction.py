@@ -67,8 +67,9 @@ class SqlTransaction:
         return database._session_of().run(text, parameters, timeout, None, self)
 
     def run_many(self, text: str, parameters: Sequence[Any], timeout: float | None = None) -> int:
-        """The statement once for each of the parameters; how many rows that changed. UnsupportedError if it returns
-        rows. INSERT ... VALUES of parameters alone takes about as long as append_many."""
+        """The statement once for each of the parameters; how many rows that changed. It stops where it fails: what came
+        before stays in the transaction. UnsupportedError if it returns rows. INSERT ... VALUES of parameters alone
+        takes about as long as append_many."""
         if len(parameters) > 1 and _BARE_INSERT.fullmatch(text):
             count = self._insert_many(text, parameters)
             if count is not None:
@@ -204,7 +205,10 @@ class SqlTransaction:
             else:
                 held = self._table_rows(info)
                 rows = held.table._identified(held, rows)
-                self._changing(held, lambda table: table.insert(rows, [table.key_of(row) for row in rows]))
+                try:
+                    held.insert(rows, [held.key_of(row) for row in rows])
+                finally:
+                    held.keep()  # those before one that fails, as if each was a statement
         return len(values)
 
     def _check_writable(self) -> None:

@@ -74,7 +74,10 @@ class Cursor:
         self, operation: str, seq_of_parameters: Sequence[Any], *, timeout: float | None = None
     ) -> Cursor:  # fmt: skip
         """Executes a statement that returns no rows for each of the parameters; `rowcount` is the rows changed by all.
-        In autocommit it is one commit. INSERT ... VALUES of placeholders alone takes the fast way."""
+
+        It stops where it fails. In a transaction what came before stays, to be committed or rolled back; in autocommit
+        it is one commit, of all or nothing. INSERT ... VALUES of placeholders alone takes the fast way.
+        """
         self._begin()
         connection = self.connection
         transaction = connection._transaction()

@@ -240,12 +240,51 @@ def test_executemany_inserts_what_execute_would(db: eventdb.Database) -> None:
         connection.executemany("INSERT INTO events (n, name) VALUES (?, ?)", [(7, "q"), (8, "r")])
         connection.executemany("INSERT INTO accounts (id) VALUES (?)", [("30",), (31,)])  # '30' takes a cast
         connection.executemany("UPDATE accounts SET balance = ? WHERE id = ?", [(1, 30), (2, 31)])
-        with pytest.raises(dbapi.IntegrityError):
-            connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(40,), (30,)])
-        assert rows(connection, "SELECT id FROM accounts WHERE id = 40") == []
     expected = [*values, *((i, str(i), i) for i in range(20, 23)), (30, None, 1), (31, None, 2)]
     assert db.sql("SELECT * FROM accounts WHERE id >= 10 ORDER BY id").fetchall() == expected
     assert rows(db, "SELECT n, name, at FROM events WHERE n > 5") == [(7, "q", None), (8, "r", None)]
+
+
+MANY = {  # the last one alone takes the way of one statement after another
+    "a key": ("INSERT INTO accounts (id, balance) VALUES (?, ?)", [(40, 1), (41, 2), (1, 3), (42, 4)]),
+    "a type": ("INSERT INTO accounts (id, balance) VALUES (?, ?)", [(40, 1), (41, 2), (44, "x"), (42, 4)]),
+    "an expression": ("INSERT INTO accounts (id, balance) VALUES (?, 0 + ?)", [(40, 1), (41, 2), (1, 3), (42, 4)]),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+@pytest.mark.parametrize("begin", ["", "DELETE FROM accounts WHERE id = 2"])
+def test_executemany_stops_where_it_fails_and_keeps_what_came_before_as_sqlite_does(
+    db: eventdb.Database, what: str, begin: str
+) -> None:
+    text, values = MANY[what]
+    mine, theirs = dbapi.connect(db), sqlite3.connect(":memory:")
+    theirs.execute("CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT, balance INTEGER) STRICT")
+    theirs.execute("INSERT INTO accounts VALUES (1, 'ada', 10), (2, 'bob', 20), (3, 'cleo', 30)")
+    theirs.commit()
+    for connection, error in ((mine, dbapi.DatabaseError), (theirs, sqlite3.IntegrityError)):
+        if begin:
+            connection.execute(begin)
+        with pytest.raises(error):
+            connection.executemany(text, values)
+        assert connection.in_transaction
+    query = "SELECT id, balance FROM accounts ORDER BY id"
+    for end in ("commit", "rollback"):
+        assert mine.execute(query).fetchall() == theirs.execute(query).fetchall()
+        getattr(mine, end)()
+        getattr(theirs, end)()
+    assert (40, 1) in rows(db, query)
+    theirs.close()
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_executemany_in_autocommit_leaves_all_or_nothing(db: eventdb.Database, what: str) -> None:
+    text, values = MANY[what]
+    mine = dbapi.connect(db, autocommit=True)
+    with pytest.raises(dbapi.DatabaseError):
+        mine.executemany(text, values)
+    assert not mine.in_transaction
+    assert rows(db, "SELECT id FROM accounts") == [(1,), (2,), (3,)]
 
 
 def test_another_process_sees_the_commit_after_reopening(tmp_path: Path) -> None:
