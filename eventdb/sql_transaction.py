@@ -126,7 +126,7 @@ class SqlTransaction:
             self.commit()
         return None
 
-    def failed(self, text: str, error: Exception) -> None:
+    def failed(self, text: str, error: BaseException) -> None:
         """A statement ended with an error: it has left nothing, and the transaction goes on."""
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:

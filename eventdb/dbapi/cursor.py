@@ -62,7 +62,7 @@ class Cursor:
             text, values = native(operation, _checked(parameters))
             limit = connection.timeout if timeout is None else timeout
             if connection.autocommit:
-                result = connection.database.sql(text, values, timeout=limit)
+                result = connection._own_session().sql(text, values, timeout=limit)
             else:
                 result = connection._transaction().run(text, values, limit)
         if result.columns:
@@ -80,23 +80,14 @@ class Cursor:
         """
         self._begin()
         connection = self.connection
-        transaction = connection._transaction()
         limit = connection.timeout if timeout is None else timeout
         with as_dbapi():
             pairs = [native(operation, _checked(parameters)) for parameters in seq_of_parameters]
             texts = {text for text, _ in pairs}
             if len(texts) > 1:
                 raise ProgrammingError("executemany: the dicts of parameters do not have the same names")
-            try:
-                self.rowcount = (
-                    transaction.run_many(pairs[0][0], [values for _, values in pairs], limit) if pairs else 0
-                )
-            except BaseException:
-                if connection.autocommit:
-                    transaction.rollback()
-                raise
-            if connection.autocommit:
-                transaction.commit()
+            owner = connection._own_session() if connection.autocommit else connection._transaction()
+            self.rowcount = owner.run_many(pairs[0][0], [values for _, values in pairs], limit) if pairs else 0
         return self
 
     def fetchone(self) -> Row | None:

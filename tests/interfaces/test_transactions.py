@@ -342,6 +342,72 @@ def test_a_statement_whose_returning_fails_leaves_nothing(db: eventdb.Database) 
     assert rows(db, "SELECT id, balance FROM accounts") == [(1, 0), (2, 20), (3, 30)]
 
 
+def test_begin_in_autocommit_opens_a_transaction_of_its_connection_alone(db: eventdb.Database) -> None:
+    first, second = dbapi.connect(db, autocommit=True), dbapi.connect(db, autocommit=True)
+    first.execute("BEGIN")
+    first.execute("DELETE FROM accounts WHERE id = 1")
+    assert first.in_transaction
+    assert not second.in_transaction
+    second.execute("BEGIN")
+    second.execute("DELETE FROM accounts WHERE id = 2")
+    assert rows(first, "SELECT id FROM accounts") == [(2,), (3,)]
+    assert rows(second, "SELECT id FROM accounts") == [(1,), (3,)]
+    assert rows(db, "SELECT id FROM accounts") == [(1,), (2,), (3,)]
+    second.execute("ROLLBACK")
+    first.execute("COMMIT")
+    assert not first.in_transaction
+    assert rows(db, "SELECT id FROM accounts") == [(2,), (3,)]
+
+
+def test_a_connection_in_another_thread_goes_on_with_the_transaction_it_has(db: eventdb.Database) -> None:
+    connection = dbapi.connect(db, autocommit=True)
+    connection.execute("BEGIN")
+    connection.execute("DELETE FROM accounts WHERE id = 1")
+    seen: list[Any] = []
+
+    def go_on() -> None:
+        seen.append(rows(connection, "SELECT id FROM accounts"))
+        connection.execute("COMMIT")
+        seen.append(rows(db, "SELECT id FROM accounts"))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    thread.join()
+    assert seen == [[(2,), (3,)]] * 2
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close", "autocommit", "with", "executemany"])
+def test_ends_of_a_connection_are_ends_of_what_begin_opened(db: eventdb.Database, end: str) -> None:
+    connection = dbapi.connect(db, autocommit=True)
+    connection.execute("BEGIN")
+    connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(4,), (5,)])
+    assert rows(db, "SELECT id FROM accounts WHERE id > 3") == []
+    assert rows(connection, "SELECT id FROM accounts WHERE id > 3") == [(4,), (5,)]
+    if end == "autocommit":
+        connection.autocommit = False
+    elif end == "with":
+        with connection:
+            pass
+    elif end == "executemany":
+        with pytest.raises(dbapi.IntegrityError):
+            connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(6,), (5,)])
+        with pytest.raises(dbapi.ProgrammingError, match="failed"):
+            connection.commit()
+    else:
+        getattr(connection, end)()
+    kept = [] if end in ("rollback", "close", "executemany") else [(4,), (5,)]
+    assert rows(db, "SELECT id FROM accounts WHERE id > 3") == kept
+    assert not connection.in_transaction
+
+
+def test_executemany_in_a_read_only_transaction_is_refused(db: eventdb.Database) -> None:
+    connection = dbapi.connect(db, autocommit=True)
+    connection.execute("BEGIN READ ONLY")
+    with pytest.raises(dbapi.ProgrammingError, match="READ ONLY"):
+        connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(4,), (5,)])
+    connection.rollback()
+
+
 # --- against SQLite ---------------------------------------------------------------------------------------------------
 
 KEYS = st.integers(0, 6)
