@@ -24,80 +24,110 @@ _idle: list[_Worker] = []
 _lock = threading.Lock()
 
 
+class _Job:
+    """Work that is done once, by whoever begins it first, or never: then its caller knows."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = [work]
+        self.replies: SimpleQueue[tuple[bool, Any] | None] = SimpleQueue()
+
+    def take(self) -> Callable[[], Any] | None:
+        """The work; None for all but the first who asks."""
+        try:
+            return self._work.pop()
+        except IndexError:
+            return None
+
+
 class _Worker(threading.Thread):
-    """A thread that waits for work."""
+    """A thread that waits for work. Whoever takes it out of `_idle` gives it work before it lets go of `_lock`, unless
+    a signal handler raises in between: then it ends at its next look."""
 
     def __init__(self) -> None:
         super().__init__(name="eventdb-query", daemon=True)
-        self.jobs: SimpleQueue[tuple[Callable[[], Any], SimpleQueue[Any]]] = SimpleQueue()
+        self.jobs: SimpleQueue[_Job] = SimpleQueue()
 
     def run(self) -> None:
         while True:
             try:
-                work, replies = self.jobs.get(timeout=IDLE_S)
+                job = self.jobs.get(timeout=IDLE_S)
             except Empty:
                 with _lock:
                     if self in _idle:
                         _idle.remove(self)
-                        return
-                continue  # a job is on its way
-            reply: tuple[bool, Any]
-            try:
-                reply = True, work()
-            except BaseException as error:
-                reply = False, error
+                    elif not self.jobs.empty():
+                        continue
+                return
+            reply: tuple[bool, Any] | None = None
+            work = job.take()
+            if work is not None:
+                try:
+                    reply = True, work()
+                except BaseException as error:
+                    reply = False, error
             del work
             with _lock:
                 stays = len(_idle) < IDLE_THREADS
                 if stays:
                     _idle.append(self)
-            replies.put(reply)
-            del reply, replies
+            job.replies.put(reply)
+            del reply, job
             if not stays:
                 return
 
 
-def run_aside(work: Callable[[], T], token: CancelToken) -> T:
+def run_aside(work: Callable[[], T], token: CancelToken, undone: Callable[[], object] | None = None) -> T:
     """What `work` returns or raises. QueryCancelled or QueryTimeout as soon as the token says so, and whatever a signal
-    handler raises here (Ctrl-C), which cancels the work; then it goes on until it looks at the token, by itself."""
-    replies: SimpleQueue[tuple[bool, Any] | None] = SimpleQueue()
-    with _lock:
-        worker = _idle.pop() if _idle else None
-    if worker is None:
-        worker = _Worker()
-        try:
-            worker.start()
-        except RuntimeError:  # no more threads, or no memory for one: then here, as long as it takes
-            return work()
-    token.wake = lambda: replies.put(None)
-    worker.jobs.put((work, replies))
-    # A signal that comes in the instant before the wait does not end it: its handler runs after the next one.
-    most = SIGNAL_S if threading.current_thread() is threading.main_thread() else None
+    handler raises here (Ctrl-C), which cancels the work; then it goes on until it looks at the token, by itself.
+    `undone` is called if that comes before the work has begun, which it then never does."""
+    job = _Job(work)
     try:
-        while True:
-            left = most
-            if token.deadline_s is not None:
-                rest = max(0.0, token.deadline_s - time.monotonic())
-                left = rest if most is None else min(rest, most)
+        token.wake = lambda: job.replies.put(None)
+        given = False
+        with _lock:
+            if _idle:
+                _idle.pop().jobs.put(job)
+                given = True
+        if not given:
+            worker = _Worker()
+            worker.jobs.put(job)
             try:
-                reply = replies.get(timeout=left)
-            except Empty:
-                reply = None
-            if reply is not None:
-                break
-            token.check()
+                worker.start()
+            except RuntimeError:  # no more threads, or no memory for one: then here, as long as it takes
+                job.take()
+                return work()
+        done, value = _reply(job, token)
     except BaseException:
         token.cancel()
+        if job.take() is not None and undone is not None:
+            undone()
         raise
     finally:
         token.wake = None
-    done, value = reply
     if done:
         return value  # type: ignore[no-any-return]
     try:
         raise value
     finally:
-        del reply, value  # no cycle through this frame
+        del value  # no cycle through this frame
+
+
+def _reply(job: _Job, token: CancelToken) -> tuple[bool, Any]:
+    """(whether the work has returned, what it returned or raised)."""
+    # A signal that comes in the instant before the wait does not end it: its handler runs after the next one.
+    most = SIGNAL_S if threading.current_thread() is threading.main_thread() else None
+    while True:
+        left = most
+        if token.deadline_s is not None:
+            rest = max(0.0, token.deadline_s - time.monotonic())
+            left = rest if most is None else min(rest, most)
+        try:
+            reply = job.replies.get(timeout=left)
+        except Empty:
+            reply = None
+        if reply is not None:
+            return reply
+        token.check()
 
 
 def _after_fork_in_child() -> None:

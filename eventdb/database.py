@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 
 from eventdb.catalog import Catalog
 from eventdb.config import DDL_CHECK_NS, DEFAULT_MEMORY_BYTES
 from eventdb.errors import ClosedError, EventDBError, ReadOnlyError, TopicExists, TopicNotFound, UsageError
 from eventdb.extensions import Extensions
+from eventdb.handles import Handles
 from eventdb.headers import BESIDE, HEADERS
 from eventdb.options import (
     add_table,
@@ -106,12 +106,12 @@ class Database(Upkeep, Extensions):
         self._topics: dict[int, Topic] = {}
         self._tables: dict[int, Table] = {}
         self._logs: dict[int, list[PartitionLog]] = {}  # by topic, one a partition
-        self._producers: weakref.WeakSet[Producer] = weakref.WeakSet()
-        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._producers: Handles[Producer] = Handles()
+        self._subscriptions: Handles[Subscription] = Handles()
         self._start_extensions()
         self._transactions: list[int] = []  # threads inside the block of one (transaction.py)
         self._local = threading.local()  # the SQL session of each thread
-        self._sessions: weakref.WeakSet[SqlSession] = weakref.WeakSet()  # those that may have a transaction open
+        self._sessions: Handles[SqlSession] = Handles()  # those that may have a transaction open
         self._session: Session | None = None
         self._views: Views | None = None
         self._closed = False
@@ -539,16 +539,16 @@ class Database(Upkeep, Extensions):
         if self._closed:
             return
         errors: list[EventDBError] = []
-        for producer in list(self._producers):
+        for producer in self._producers:
             try:
                 producer.close()
             except EventDBError as error:
                 errors.append(error)
-        for subscription in list(self._subscriptions):
+        for subscription in self._subscriptions:
             subscription.close()
         if self._session is not None:
             self._session.close()
-        for session in list(self._sessions):
+        for session in self._sessions:
             session.close()
         if self._views is not None:
             self._views.stop()

@@ -193,10 +193,10 @@ class Session:
         try:
             return execute(statement, snapshot, timeout or self.settings["timeout"])
         except Exception as error:
-            if owner is not None:
-                owner.failed(text, error)
             if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
+            if owner is not None:
+                owner.failed(text, error)
             if not isinstance(error, MemoryError):
                 raise
             raise MemoryLimitExceeded(
@@ -371,7 +371,7 @@ class Session:
             with closing:
                 return self._bounded(plan_physical(plan, context).batches(), context)
 
-        return run_aside(rows, context.cancel)
+        return run_aside(rows, context.cancel, closing.close)
 
     def _explain(self, statement: st.Explain, snapshot: Any, timeout: float | None) -> Result:
         inner = statement.statement

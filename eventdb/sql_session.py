@@ -32,7 +32,7 @@ class SqlSession:
         self._database = database
         self._thread = thread  # whose db.sql it serves
         self._transaction: SqlTransaction | None = None
-        self._failure: tuple[str, Exception] | None = None
+        self._failure: tuple[str, BaseException] | None = None
         self._closed = False
 
     @property
@@ -45,17 +45,36 @@ class SqlSession:
         **named: Any,
     ) -> Result:  # fmt: skip
         """One statement, as Database.sql runs it, in this session and its transaction."""
-        if self._closed:
-            raise ClosedError("the session is closed; db.session() makes another")
+        self._check()
         return self._database._run(text, parameters, named, timeout, None, self)
+
+    def run_many(self, text: str, parameters: Sequence[Any], timeout: float | None = None) -> int:
+        """The statement once for each of the parameters, as SqlTransaction.run_many does it, in the transaction that is
+        open; without one in one of its own, of all or nothing. How many rows that changed."""
+        self._check()
+        if self._failure is not None:
+            raise self._failed(self._failure, "ROLLBACK it before anything else")
+        transaction = self._transaction
+        if transaction is not None:
+            try:
+                return transaction.run_many(text, parameters, timeout)
+            except BaseException as error:
+                self.failed(text, error)
+                raise
+        transaction = SqlTransaction(self._database)
+        try:
+            count = transaction.run_many(text, parameters, timeout)
+            transaction.commit()
+        finally:
+            transaction.rollback()
+        return count
 
     def begin(self, *, read_only: bool = False) -> None:
         """A transaction begins: from its first statement on it reads one snapshot and its own changes over it.
 
         UsageError if one is open already, or the thread is in the block of db.transaction().
         """
-        if self._closed:
-            raise ClosedError("the session is closed; db.session() makes another")
+        self._check()
         if self._transaction is not None:
             raise UsageError("a transaction is open already: COMMIT or ROLLBACK it before BEGIN")
         refuse_beside(self._database, "a transaction of SQL", "tx.append or tx.put")
@@ -83,7 +102,12 @@ class SqlSession:
         if self._transaction is not None:
             self.rollback()
 
-    def _end(self, word: str) -> tuple[SqlTransaction, tuple[str, Exception] | None]:
+    def _check(self) -> None:
+        if self._closed:
+            self._database._check_open()
+            raise ClosedError("the session is closed; db.session() makes another")
+
+    def _end(self, word: str) -> tuple[SqlTransaction, tuple[str, BaseException] | None]:
         transaction, failure = self._transaction, self._failure
         if transaction is None:
             raise UsageError(f"{word}: no transaction is open in this session; write BEGIN first")
@@ -93,7 +117,7 @@ class SqlSession:
         return transaction, failure
 
     @staticmethod
-    def _failed(failure: tuple[str, Exception], end: str) -> TransactionFailed:
+    def _failed(failure: tuple[str, BaseException], end: str) -> TransactionFailed:
         text, cause = failure
         head = " ".join(text.split())
         shown = head if len(head) <= _HEAD_CHARS else head[:_HEAD_CHARS] + "..."
@@ -120,10 +144,10 @@ class SqlSession:
             raise self._failed(self._failure, "ROLLBACK it before anything else")
         return self._transaction.takes(statement)
 
-    def failed(self, text: str, error: Exception) -> None:
+    def failed(self, text: str, error: BaseException) -> None:
         """A statement that was run ended with an error."""
         if self._transaction is not None and self._failure is None:
-            self._failure = (text, error)
+            self._failure = (text, _without_frames(error))
 
     def __enter__(self) -> SqlSession:
         return self
@@ -138,6 +162,17 @@ class SqlSession:
 
     def __repr__(self) -> str:
         return f"SqlSession({self._database.path!r}{', in a transaction' if self.in_transaction else ''})"
+
+
+def _without_frames(error: BaseException) -> Any:
+    """A copy of the error, and of those it comes from, without tracebacks: their frames hold the session, which would
+    not end with its thread."""
+    made = type(error).__new__(type(error), *error.args)
+    for name, value in vars(error).items():
+        setattr(made, name, _without_frames(value) if isinstance(value, BaseException) else value)
+    if error.__cause__ is not None:
+        made.__cause__ = _without_frames(error.__cause__)
+    return made
 
 
 def session_of_thread(database: Database) -> SqlSession:

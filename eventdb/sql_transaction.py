@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventdb.batch import RecordBatch
@@ -66,8 +67,9 @@ class SqlTransaction:
         return database._session_of().run(text, parameters, timeout, None, self)
 
     def run_many(self, text: str, parameters: Sequence[Any], timeout: float | None = None) -> int:
-        """The statement once for each of the parameters; how many rows that changed. UnsupportedError if it returns
-        rows. INSERT ... VALUES of parameters alone takes about as long as append_many."""
+        """The statement once for each of the parameters; how many rows that changed. It stops where it fails: what came
+        before stays in the transaction. UnsupportedError if it returns rows. INSERT ... VALUES of parameters alone
+        takes about as long as append_many."""
         if len(parameters) > 1 and _BARE_INSERT.fullmatch(text):
             count = self._insert_many(text, parameters)
             if count is not None:
@@ -104,9 +106,7 @@ class SqlTransaction:
     def takes(self, statement: st.Statement) -> Callable[[Any, Any, float | None], Result] | None:
         """What runs the statement; None: the session does, as ever."""
         if isinstance(statement, st.Query):
-            if self._reads_begin:
-                self._begin()
-            return self._query if self.is_open else None
+            return self._query if self._reads_begin or self.is_open else None
         if isinstance(statement, st.Insert | st.InsertRows | st.Update | st.Delete | st.Merge):
             return self._change
         if isinstance(statement, st.Begin):
@@ -126,13 +126,13 @@ class SqlTransaction:
             self.commit()
         return None
 
-    def failed(self, text: str, error: Exception) -> None:
+    def failed(self, text: str, error: BaseException) -> None:
         """A statement ended with an error: it has left nothing, and the transaction goes on."""
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
         session = self._database._session_of()
-        with session.context(self._snapshot, timeout) as context:
+        with self._begun(), session.context(self._snapshot, timeout) as context:
             batches = session._collect(self._own(plan, context), context)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
 
@@ -143,35 +143,27 @@ class SqlTransaction:
         timeout: float | None,
     ) -> Result:
         database = self._database
-        database._check_writable()
-        if self._read_only:
-            raise UsageError("the transaction is READ ONLY: it began with BEGIN READ ONLY")
+        self._check_writable()
         if statement.returning is not None and statement.returning.reads_offset:
             raise UnsupportedError(
                 "RETURNING _offset: a row gets its offset when the transaction commits; run it in autocommit",
                 construct="RETURNING _offset in a transaction",
             )
-        self._begin()
-        try:
-            session = database._session_of()
-            with session.context(self._snapshot, timeout) as context:
-                batches = session._collect(self._own(statement.plan, context), context)
-                if isinstance(statement, st.Insert):
-                    rows = self._topic_rows(statement.topic)
-                    prepared = [session._prepare(rows.topic.schema, statement.columns, b) for b in batches if len(b)]
-                    for columns in prepared:
-                        rows.add_columns(columns)
-                    if statement.returning is None:
-                        return Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
+        session = database._session_of()
+        with self._begun(), session.context(self._snapshot, timeout) as context:
+            batches = session._collect(self._own(statement.plan, context), context)
+            if isinstance(statement, st.Insert):
+                rows = self._topic_rows(statement.topic)
+                prepared = [session._prepare(rows.topic.schema, statement.columns, b) for b in batches if len(b)]
+                result = Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
+                if statement.returning is not None:
                     parts = [RecordBatch([""] * len(columns), columns) for columns in prepared]
-                    return returned_batches(statement.returning, parts)
-                change = TableChange(database.table(statement.table.name), statement)
-                change.read(batches, statement.plan, context)
+                    result = returned_batches(statement.returning, parts)
+                rows.add_columns(prepared)
+                return result
+            change = TableChange(database.table(statement.table.name), statement)
+            change.read(batches, statement.plan, context)
             return self._changing(self._table_rows(statement.table), change.change)
-        except BaseException:
-            if not self._changed:
-                self.rollback()
-            raise
 
     @staticmethod
     def _changing(rows: TableRows, change: Callable[[TableRows], T]) -> T:
@@ -187,7 +179,7 @@ class SqlTransaction:
     def _insert_many(self, text: str, parameters: Sequence[Any]) -> int | None:
         """How many rows were inserted; None if one of them needs what SQL does beyond storing it (a cast, an error)."""
         database = self._database
-        database._check_writable()
+        self._check_writable()
         database._refresh_catalog()
         statement = database._session_of().bind(text, parameters[0])
         if not isinstance(statement, st.Insert | st.InsertRows):
@@ -201,25 +193,42 @@ class SqlTransaction:
             values = [list(given) for given in parameters if len(given) == len(names)]
         if len(values) != len(parameters) or len(values[0]) != len(names):
             return None
-        self._begin()
+        is_topic = isinstance(statement, st.Insert)
+        encode = database.topic(info.name)._encode if is_topic else database.table(info.name)._codec.encode
         try:
-            if isinstance(statement, st.Insert):
-                topic_rows = self._topic_rows(info)
-                encode = topic_rows.topic._encode
-                topic_rows.add_rows([encode(dict(zip(names, row, strict=True))) for row in values])
-            else:
-                table_rows = self._table_rows(info)
-                encode = table_rows.table._codec.encode
-                rows = [encode(dict(zip(names, row, strict=True))) for row in values]
-                rows = table_rows.table._identified(table_rows, rows)
-                self._changing(table_rows, lambda table: table.insert(rows, [table.key_of(row) for row in rows]))
+            rows = [encode(dict(zip(names, row, strict=True))) for row in values]
         except SchemaMismatch:
             return None
+        with self._begun():
+            if is_topic:
+                self._topic_rows(info).add_rows(rows)
+            else:
+                held = self._table_rows(info)
+                rows = held.table._identified(held, rows)
+                try:
+                    held.insert(rows, [held.key_of(row) for row in rows])
+                finally:
+                    held.keep()  # those before one that fails, as if each was a statement
         return len(values)
 
-    def _begin(self) -> None:
-        if self._snapshot is None:
+    def _check_writable(self) -> None:
+        self._database._check_writable()
+        if self._read_only:
+            raise UsageError("the transaction is READ ONLY: it began with BEGIN READ ONLY")
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        """Around a statement: the transaction has begun. If it begins with this one, which fails and leaves nothing, it
+        has not begun."""
+        begins = self._snapshot is None
+        if begins:
             self._snapshot = self._database._store.snapshot()
+        try:
+            yield
+        except BaseException:
+            if begins and not any(rows.is_changed for rows in self._changed.values()):
+                self.rollback()
+            raise
 
     def _topic_rows(self, info: st.TableInfo) -> TopicRows:
         rows = self._changed.get(info.id)

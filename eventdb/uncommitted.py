@@ -42,16 +42,19 @@ class TopicRows:
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
         self._parts: list[tuple[bool, list[Any]]] = []  # (whether columns, columns or rows)
-        self._count = 0
         self._columns: list[list[Column]] = []  # of the parts that a query has read
 
-    def add_columns(self, columns: list[Column]) -> None:
-        self._parts.append((True, columns))
-        self._count += len(columns[0])
+    def add_columns(self, parts: Sequence[list[Column]]) -> None:
+        """All columns of each part, which become rows together."""
+        self._parts += [(True, columns) for columns in parts]
 
     def add_rows(self, rows: list[Row]) -> None:
         self._parts.append((False, rows))
-        self._count += len(rows)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._parts)
 
     def commit(self, transaction: WriteTransaction) -> None:
         for columnar, part in self._parts:
@@ -167,6 +170,11 @@ class TableRows:
         self._undo.append((entry, self._rows[entry]))
         self._rows[entry] = row
         self._columns = None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there may be anything to commit."""
+        return any(row is not _UNTOUCHED for row in self._rows)
 
     # --- a statement, and the commit ----------------------------------------------------------------------------------
 

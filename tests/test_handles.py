@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -188,6 +189,32 @@ def test_a_closed_database_ends_a_follower_in_another_thread(path: Path) -> None
     db.close()
     thread.join(30)
     assert len(ended) == 1
+
+
+def test_a_database_closes_while_other_threads_make_handles(path: Path) -> None:
+    """Its list of handles changed under its feet: RuntimeError."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    done = threading.Event()
+
+    def make(db: eventdb.Database, kept: list[Any]) -> None:
+        with contextlib.suppress(eventdb.ClosedError):
+            while not done.is_set():
+                kept.append(db.session())
+
+    try:
+        for _ in range(10):
+            db = eventdb.open(path, durability="os")
+            kept: list[Any] = [db.session() for _ in range(1000)]
+            threads = [threading.Thread(target=make, args=(db, kept)) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            db.close()
+            for thread in threads:
+                thread.join(60)
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
 
 
 def test_another_process_follows_and_its_events_come_back(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import threading
@@ -428,3 +429,44 @@ def test_sessions_do_what_a_model_does_for_long(tmp_path: Path, seed: int) -> No
     steps = [(drawn.randrange(3), drawn.choice(KINDS), drawn.randrange(4), drawn.randint(-9, 9)) for _ in range(120)]
     errors = run_steps(tmp_path / "db", steps)
     assert {ConflictError, ConstraintError} <= errors
+
+
+def test_a_thread_that_ended_in_a_failed_transaction_leaves_nothing_open(db: eventdb.Database) -> None:
+    reads = len(db._store._index.open_reads)
+
+    def fail() -> None:
+        db.sql("BEGIN")
+        db.sql("INSERT INTO t VALUES (1, 1)")
+        with contextlib.suppress(ConstraintError):
+            db.sql("INSERT INTO t VALUES (1, 1)")
+
+    gc.collect()
+    gc.disable()
+    try:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        del thread
+        assert db._transactions == []
+        assert len(db._store._index.open_reads) == reads
+    finally:
+        gc.enable()
+
+
+def test_a_failed_transaction_names_the_error_with_its_fields_and_causes(db: eventdb.Database) -> None:
+    def broken(x: int) -> int:
+        raise LookupError("no such thing")
+
+    db.create_function("broken", broken, ["BIGINT"], "BIGINT")
+    with db.session() as session:
+        session.sql("BEGIN")
+        with pytest.raises(eventdb.FunctionError) as caught:
+            session.sql("INSERT INTO t SELECT broken(1), 1")
+        with pytest.raises(TransactionFailed, match="no such thing") as told:
+            session.sql("SELECT 1")
+        cause = told.value.__cause__
+        assert isinstance(cause, eventdb.FunctionError)
+        assert (cause.function, str(cause), cause.sql) == ("broken", str(caught.value), caught.value.sql)
+        assert isinstance(cause.original, LookupError)
+        assert cause.original.args == ("no such thing",)
+        assert cause.original.__traceback__ is None

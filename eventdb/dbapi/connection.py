@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from eventdb.database import Database
+    from eventdb.sql_session import SqlSession
     from eventdb.sql_transaction import SqlTransaction
 
 READ_COMMITTED, SNAPSHOT = "READ COMMITTED", "SNAPSHOT"
@@ -34,9 +35,10 @@ def connect(
     """A connection of PEP 249 to the database directory, with the options of `eventdb.open`; or to an open Database,
     which then stays open when the connection is closed.
 
-    `autocommit`: every statement is committed at once. `isolation`: with "READ COMMITTED" a query before the first
-    change of a transaction sees what is committed by then; with "SNAPSHOT" all see what was at the first of them, so
-    that a change of what was read conflicts with others' changes since. `timeout` bounds every statement, in seconds.
+    `autocommit`: every statement is committed at once, except between BEGIN and COMMIT. `isolation`: with "READ
+    COMMITTED" a query before the first change of a transaction sees what is committed by then; with "SNAPSHOT" all see
+    what was at the first of them, so that a change of what was read conflicts with others' changes since. `timeout`
+    bounds every statement, in seconds.
     OperationalError, DatabaseError or ProgrammingError for what `eventdb.open` raises.
     """
     from eventdb.database import Database, open
@@ -78,6 +80,7 @@ class Connection:
         self._isolation = isolation
         self.timeout = timeout
         self._pending: SqlTransaction | None = None
+        self._session: SqlSession | None = None  # of autocommit, where BEGIN opens a transaction
         self._closed = False
 
     @property
@@ -111,7 +114,8 @@ class Connection:
     @property
     def in_transaction(self) -> bool:
         """Whether there is something to commit or roll back."""
-        return self._pending is not None and self._pending.is_open
+        begun = self._session is not None and self._session.in_transaction
+        return begun or (self._pending is not None and self._pending.is_open)
 
     def cursor(self) -> Cursor:
         self._check()
@@ -129,13 +133,17 @@ class Connection:
         """Stores what was changed since the last commit, all in one. OperationalError if another transaction has
         changed one of the rows meanwhile, IntegrityError if a key is taken now: nothing is stored then."""
         self._check()
-        if self._pending is not None:
-            with as_dbapi():
+        with as_dbapi():
+            if self._session is not None and self._session.in_transaction:
+                self._session.commit()
+            if self._pending is not None:
                 self._pending.commit()
 
     def rollback(self) -> None:
         """Forgets what was changed since the last commit."""
         self._check()
+        if self._session is not None and self._session.in_transaction:
+            self._session.rollback()
         if self._pending is not None:
             self._pending.rollback()
 
@@ -157,6 +165,11 @@ class Connection:
     def _check(self) -> None:
         if self._closed:
             raise errors.InterfaceError("the connection is closed")
+
+    def _own_session(self) -> SqlSession:
+        if self._session is None:
+            self._session = self._database.session()
+        return self._session
 
     def _transaction(self) -> SqlTransaction:
         if self._pending is None:

@@ -62,7 +62,7 @@ class Cursor:
             text, values = native(operation, _checked(parameters))
             limit = connection.timeout if timeout is None else timeout
             if connection.autocommit:
-                result = connection.database.sql(text, values, timeout=limit)
+                result = connection._own_session().sql(text, values, timeout=limit)
             else:
                 result = connection._transaction().run(text, values, limit)
         if result.columns:
@@ -74,26 +74,20 @@ class Cursor:
         self, operation: str, seq_of_parameters: Sequence[Any], *, timeout: float | None = None
     ) -> Cursor:  # fmt: skip
         """Executes a statement that returns no rows for each of the parameters; `rowcount` is the rows changed by all.
-        In autocommit it is one commit. INSERT ... VALUES of placeholders alone takes the fast way."""
+
+        It stops where it fails. In a transaction what came before stays, to be committed or rolled back; in autocommit
+        it is one commit, of all or nothing. INSERT ... VALUES of placeholders alone takes the fast way.
+        """
         self._begin()
         connection = self.connection
-        transaction = connection._transaction()
         limit = connection.timeout if timeout is None else timeout
         with as_dbapi():
             pairs = [native(operation, _checked(parameters)) for parameters in seq_of_parameters]
             texts = {text for text, _ in pairs}
             if len(texts) > 1:
                 raise ProgrammingError("executemany: the dicts of parameters do not have the same names")
-            try:
-                self.rowcount = (
-                    transaction.run_many(pairs[0][0], [values for _, values in pairs], limit) if pairs else 0
-                )
-            except BaseException:
-                if connection.autocommit:
-                    transaction.rollback()
-                raise
-            if connection.autocommit:
-                transaction.commit()
+            owner = connection._own_session() if connection.autocommit else connection._transaction()
+            self.rowcount = owner.run_many(pairs[0][0], [values for _, values in pairs], limit) if pairs else 0
         return self
 
     def fetchone(self) -> Row | None:

@@ -183,3 +183,45 @@ def test_work_runs_here_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(aside._Worker, "start", refuse)
     monkeypatch.setattr(aside, "_idle", [])
     assert run_aside(threading.get_ident, CancelToken()) == threading.get_ident()
+
+
+class Lost(list[Any]):
+    """Idle workers of whom the caller gets none: a signal handler raises after it has taken one out."""
+
+    def pop(self, index: Any = -1) -> Any:
+        super().pop(index)
+        raise KeyboardInterrupt
+
+
+def test_a_worker_ends_that_an_interrupt_has_lost_before_it_was_given_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "IDLE_S", 0.02)
+    worker = aside._Worker()
+    monkeypatch.setattr(aside, "_idle", Lost([worker]))
+    worker.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_aside(lambda: None, CancelToken())
+    worker.join(60)
+    assert not worker.is_alive()
+
+
+def test_work_that_an_interrupt_kept_from_beginning_is_known_not_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(aside, "_idle", Lost([aside._Worker()]))
+    token = CancelToken()
+    with pytest.raises(KeyboardInterrupt):
+        run_aside(lambda: done.append("work"), token, lambda: done.append("undone"))
+    assert done == ["undone"]
+    assert token.cancelled
+    monkeypatch.setattr(aside, "_idle", [])
+    with pytest.raises(ZeroDivisionError):
+        run_aside(lambda: 1 // 0, CancelToken(), lambda: done.append("undone"))
+    assert done == ["undone"]
+
+
+def test_a_query_that_an_interrupt_kept_from_beginning_lets_its_snapshot_go(
+    db: eventdb.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "_idle", Lost([aside._Worker()]))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        db.sql("SELECT n FROM t ORDER BY -n")
+    assert not db._session_of()._running, caught  # while the traceback keeps what was on its way

@@ -240,12 +240,51 @@ def test_executemany_inserts_what_execute_would(db: eventdb.Database) -> None:
         connection.executemany("INSERT INTO events (n, name) VALUES (?, ?)", [(7, "q"), (8, "r")])
         connection.executemany("INSERT INTO accounts (id) VALUES (?)", [("30",), (31,)])  # '30' takes a cast
         connection.executemany("UPDATE accounts SET balance = ? WHERE id = ?", [(1, 30), (2, 31)])
-        with pytest.raises(dbapi.IntegrityError):
-            connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(40,), (30,)])
-        assert rows(connection, "SELECT id FROM accounts WHERE id = 40") == []
     expected = [*values, *((i, str(i), i) for i in range(20, 23)), (30, None, 1), (31, None, 2)]
     assert db.sql("SELECT * FROM accounts WHERE id >= 10 ORDER BY id").fetchall() == expected
     assert rows(db, "SELECT n, name, at FROM events WHERE n > 5") == [(7, "q", None), (8, "r", None)]
+
+
+MANY = {  # the last one alone takes the way of one statement after another
+    "a key": ("INSERT INTO accounts (id, balance) VALUES (?, ?)", [(40, 1), (41, 2), (1, 3), (42, 4)]),
+    "a type": ("INSERT INTO accounts (id, balance) VALUES (?, ?)", [(40, 1), (41, 2), (44, "x"), (42, 4)]),
+    "an expression": ("INSERT INTO accounts (id, balance) VALUES (?, 0 + ?)", [(40, 1), (41, 2), (1, 3), (42, 4)]),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+@pytest.mark.parametrize("begin", ["", "DELETE FROM accounts WHERE id = 2"])
+def test_executemany_stops_where_it_fails_and_keeps_what_came_before_as_sqlite_does(
+    db: eventdb.Database, what: str, begin: str
+) -> None:
+    text, values = MANY[what]
+    mine, theirs = dbapi.connect(db), sqlite3.connect(":memory:")
+    theirs.execute("CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT, balance INTEGER) STRICT")
+    theirs.execute("INSERT INTO accounts VALUES (1, 'ada', 10), (2, 'bob', 20), (3, 'cleo', 30)")
+    theirs.commit()
+    for connection, error in ((mine, dbapi.DatabaseError), (theirs, sqlite3.IntegrityError)):
+        if begin:
+            connection.execute(begin)
+        with pytest.raises(error):
+            connection.executemany(text, values)
+        assert connection.in_transaction
+    query = "SELECT id, balance FROM accounts ORDER BY id"
+    for end in ("commit", "rollback"):
+        assert mine.execute(query).fetchall() == theirs.execute(query).fetchall()
+        getattr(mine, end)()
+        getattr(theirs, end)()
+    assert (40, 1) in rows(db, query)
+    theirs.close()
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_executemany_in_autocommit_leaves_all_or_nothing(db: eventdb.Database, what: str) -> None:
+    text, values = MANY[what]
+    mine = dbapi.connect(db, autocommit=True)
+    with pytest.raises(dbapi.DatabaseError):
+        mine.executemany(text, values)
+    assert not mine.in_transaction
+    assert rows(db, "SELECT id FROM accounts") == [(1,), (2,), (3,)]
 
 
 def test_another_process_sees_the_commit_after_reopening(tmp_path: Path) -> None:
@@ -259,6 +298,114 @@ def test_another_process_sees_the_commit_after_reopening(tmp_path: Path) -> None
     with eventdb.open(tmp_path / "new") as again:
         assert [len(x) for (x,) in again.sql("SELECT x FROM t ORDER BY id")] == [0, 1, 3, 4]
         assert again.check(deep=True) == []
+
+
+FAILING = ["INSERT INTO accounts VALUES (1, 'x', 0)", "UPDATE accounts SET balance = 1 / 0", "SELECT 1 / 0"]
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_a_statement_that_fails_leaves_a_snapshot_transaction_at_its_moment(db: eventdb.Database, failing: str) -> None:
+    """It read the next statement's moment, so that what it did with what it had read overwrote another's change."""
+    mine = dbapi.connect(db, isolation="SNAPSHOT")
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(10,)]
+    with pytest.raises(dbapi.DatabaseError):
+        mine.execute(failing)
+    db.sql("UPDATE accounts SET balance = 50 WHERE id = 1")
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(10,)]
+    mine.execute("UPDATE accounts SET balance = 11 WHERE id = 1")
+    with pytest.raises(dbapi.OperationalError):
+        mine.commit()
+    assert rows(db, "SELECT balance FROM accounts WHERE id = 1") == [(50,)]
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SNAPSHOT"])
+@pytest.mark.parametrize("failing", [*FAILING, "INSERT INTO events SELECT 'x', 1 / 0, NULL"])
+def test_a_first_statement_that_fails_begins_no_transaction(db: eventdb.Database, isolation: str, failing: str) -> None:
+    mine = dbapi.connect(db, isolation=isolation)
+    with pytest.raises(dbapi.DatabaseError):
+        mine.execute(failing)
+    with pytest.raises(dbapi.IntegrityError):
+        mine.executemany("INSERT INTO accounts (id) VALUES (?)", [(1,), (2,)])
+    assert not mine.in_transaction
+    db.sql("UPDATE accounts SET balance = 50 WHERE id = 1")
+    assert rows(mine, "SELECT balance FROM accounts WHERE id = 1") == [(50,)]
+
+
+def test_a_statement_whose_returning_fails_leaves_nothing(db: eventdb.Database) -> None:
+    mine = dbapi.connect(db)
+    mine.execute("UPDATE accounts SET balance = 0 WHERE id = 1")
+    for into in ("events VALUES ('x', 0, NULL)", "accounts (id, balance) VALUES (9, 0)"):
+        with pytest.raises(dbapi.DataError):
+            mine.execute(f"INSERT INTO {into} RETURNING 1 / {'n' if 'events' in into else 'balance'}")
+    mine.commit()
+    assert rows(db, "SELECT count(*) FROM events") == [(1,)]
+    assert rows(db, "SELECT id, balance FROM accounts") == [(1, 0), (2, 20), (3, 30)]
+
+
+def test_begin_in_autocommit_opens_a_transaction_of_its_connection_alone(db: eventdb.Database) -> None:
+    first, second = dbapi.connect(db, autocommit=True), dbapi.connect(db, autocommit=True)
+    first.execute("BEGIN")
+    first.execute("DELETE FROM accounts WHERE id = 1")
+    assert first.in_transaction
+    assert not second.in_transaction
+    second.execute("BEGIN")
+    second.execute("DELETE FROM accounts WHERE id = 2")
+    assert rows(first, "SELECT id FROM accounts") == [(2,), (3,)]
+    assert rows(second, "SELECT id FROM accounts") == [(1,), (3,)]
+    assert rows(db, "SELECT id FROM accounts") == [(1,), (2,), (3,)]
+    second.execute("ROLLBACK")
+    first.execute("COMMIT")
+    assert not first.in_transaction
+    assert rows(db, "SELECT id FROM accounts") == [(2,), (3,)]
+
+
+def test_a_connection_in_another_thread_goes_on_with_the_transaction_it_has(db: eventdb.Database) -> None:
+    connection = dbapi.connect(db, autocommit=True)
+    connection.execute("BEGIN")
+    connection.execute("DELETE FROM accounts WHERE id = 1")
+    seen: list[Any] = []
+
+    def go_on() -> None:
+        seen.append(rows(connection, "SELECT id FROM accounts"))
+        connection.execute("COMMIT")
+        seen.append(rows(db, "SELECT id FROM accounts"))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    thread.join()
+    assert seen == [[(2,), (3,)]] * 2
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close", "autocommit", "with", "executemany"])
+def test_ends_of_a_connection_are_ends_of_what_begin_opened(db: eventdb.Database, end: str) -> None:
+    connection = dbapi.connect(db, autocommit=True)
+    connection.execute("BEGIN")
+    connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(4,), (5,)])
+    assert rows(db, "SELECT id FROM accounts WHERE id > 3") == []
+    assert rows(connection, "SELECT id FROM accounts WHERE id > 3") == [(4,), (5,)]
+    if end == "autocommit":
+        connection.autocommit = False
+    elif end == "with":
+        with connection:
+            pass
+    elif end == "executemany":
+        with pytest.raises(dbapi.IntegrityError):
+            connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(6,), (5,)])
+        with pytest.raises(dbapi.ProgrammingError, match="failed"):
+            connection.commit()
+    else:
+        getattr(connection, end)()
+    kept = [] if end in ("rollback", "close", "executemany") else [(4,), (5,)]
+    assert rows(db, "SELECT id FROM accounts WHERE id > 3") == kept
+    assert not connection.in_transaction
+
+
+def test_executemany_in_a_read_only_transaction_is_refused(db: eventdb.Database) -> None:
+    connection = dbapi.connect(db, autocommit=True)
+    connection.execute("BEGIN READ ONLY")
+    with pytest.raises(dbapi.ProgrammingError, match="READ ONLY"):
+        connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(4,), (5,)])
+    connection.rollback()
 
 
 # --- against SQLite ---------------------------------------------------------------------------------------------------

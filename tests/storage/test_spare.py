@@ -16,6 +16,7 @@ import pytest
 import eventdb
 from eventdb.errors import StorageError
 from eventdb.storage.commit.journal import Journal, Tail, usual_bytes
+from eventdb.storage.commit.spare import SpareFile
 from eventdb.storage.device.files import Files
 
 UUID = bytes(16)
@@ -136,6 +137,20 @@ def test_where_a_file_gets_no_name_a_commit_makes_one_on_the_spot(journal: Journ
     written = disk.zeros_bytes
     journal.spare.prepare(SIZE)
     assert disk.zeros_bytes == written  # not tried again
+
+
+def test_a_file_that_is_being_prepared_when_the_store_closes_is_let_go(tmp_path: Path) -> None:
+    spare: list[SpareFile] = []
+
+    class Closing(Disk):
+        def fill_zeros(self, fd: int, *arguments: Any) -> None:
+            super().fill_zeros(fd, *arguments)
+            spare[0].close()
+
+    spare.append(SpareFile(Closing(), str(tmp_path)))
+    before = len(os.listdir("/proc/self/fd"))
+    spare[0].prepare(SIZE)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("call", ["create_unnamed", "fdatasync"])

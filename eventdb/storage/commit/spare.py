@@ -35,8 +35,7 @@ class SpareFile:
 
     def prepare(self, size_bytes: int) -> None:
         """A zero-filled, flushed file of the size waits, unless the disk is nearly full. StorageError."""
-        held = self._ready[0][1] if self._ready else 0
-        if not self._exists or self._closed or held == size_bytes:
+        if not self._wants(size_bytes):
             return
         self._drop()
         try:
@@ -56,6 +55,12 @@ class SpareFile:
                 raise storage_error(error, "preparing a file in", self._directory) from error
             raise
         self._ready.append((fd, size_bytes))
+        if self._closed:  # meanwhile: whoever sees the other's step last drops it
+            self._drop()
+
+    def _wants(self, size_bytes: int) -> bool:
+        held = self._ready[0][1] if self._ready else 0
+        return self._exists and not self._closed and held != size_bytes
 
     def _fill(self, fd: int, size_bytes: int) -> None:
         """Flushed piece by piece: a commit's own flush does not find itself behind all of it."""
