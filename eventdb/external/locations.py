@@ -40,6 +40,14 @@ class Location:
         return isinstance(self.filesystem, pa_fs.LocalFileSystem)
 
     @property
+    def local_path(self) -> str | None:
+        """The path in the local file system, of which the file system may be a part; None elsewhere."""
+        system, path = self.filesystem, self.path
+        while isinstance(system, pa_fs.SubTreeFileSystem):
+            system, path = system.base_fs, os.path.join(system.base_path, path.lstrip("/"))
+        return path if isinstance(system, pa_fs.LocalFileSystem) else None
+
+    @property
     def size_bytes(self) -> int:
         """As stored; 0 where the file system does not say."""
         return int(self.filesystem.get_file_info(self.path).size or 0)
@@ -125,6 +133,10 @@ def _located(pattern: str, filesystems: Mapping[str, Any]) -> list[Location]:
         return [Location(filesystem, path, prefix + path)]
     if info.type == pa_fs.FileType.Directory:
         raise UsageError(f"{pattern!r} is a directory, not a file; its files are '{pattern.rstrip('/')}/*.parquet'")
+    if info.type == pa_fs.FileType.Unknown:
+        raise UsageError(
+            f"{pattern!r} is a pipe or a device: files are read more than once, so save it to a file first"
+        )
     if not _MAGIC.search(path):
         folder = os.path.dirname(path)
         raise UsageError(f"file {pattern!r} does not exist{_near(filesystem, folder, path)}")

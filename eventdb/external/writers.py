@@ -1,13 +1,8 @@
-"""COPY TO: batches into a file, or into the files of a folder, whole or not at all.
-
-A file is written beside its place under a name of its own, flushed to the device where it is local, and renamed; what
-stood there before is replaced. A folder of partitions is made the same way.
-"""
+"""COPY TO: batches into a file, or into the files of a folder, whole or not at all (see placement.py)."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.dataset as pa_dataset
-import pyarrow.fs as pa_fs
 import pyarrow.parquet as pa_parquet
 
 from eventdb.arrow import arrow_schema, batch_to_arrow
@@ -24,7 +18,8 @@ from eventdb.batch import RecordBatch
 from eventdb.errors import EventDBError, StorageError, UnsupportedError, UsageError
 from eventdb.external.files import detect_format
 from eventdb.external.json_lines import JsonWriter
-from eventdb.external.locations import COMPRESSIONS, Location, resolve
+from eventdb.external.locations import COMPRESSIONS, resolve
+from eventdb.external.placement import put_file, put_folder, refuse_own_folder
 from eventdb.schema import DataType
 
 _SYNONYMS = {"ndjson": "json", "jsonl": "json", "feather": "arrow", "ipc": "arrow"}
@@ -134,19 +129,23 @@ def _partitions(given: Any, names: Sequence[str]) -> tuple[str, ...]:
 
 def write(
     batches: Iterable[RecordBatch], names: Sequence[str], types: Sequence[DataType], path: str, options: WriteOptions,
-    filesystems: Mapping[str, Any],
+    filesystems: Mapping[str, Any], own_folder: str,
 ) -> int:  # fmt: skip
-    """Writes all rows and returns how many. StorageError naming the file; then, and when the rows end in an error,
-    nothing of it is left."""
+    """Writes all rows and returns how many. UsageError for a place in `own_folder`, the database's. StorageError naming
+    the file; then, and when the rows end in an error, nothing of it is left, and what was there stays."""
     if len({name.lower() for name in names}) != len(names):
         twice = next(n for n in names if [m.lower() for m in names].count(n.lower()) > 1)
         raise UsageError(f"COPY: column {twice!r} is there twice; give one of them another name")
     place = resolve(path, filesystems)
+    refuse_own_folder(place, own_folder, bool(options.partition_by))
     counted = _Counted(batches)
     schema = arrow_schema(names, types)
-    work = _write_folder if options.partition_by else _write_file
     try:
-        work(counted, schema, place, options)
+        if options.partition_by:
+            put_folder(place, lambda system, folder: _write_partitions(counted, schema, system, folder, options),
+                       options.overwrite)  # fmt: skip
+        else:
+            put_file(place, lambda sink: _WRITERS[options.format](counted, schema, sink, options))
     except EventDBError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -165,44 +164,6 @@ class _Counted:
         for batch in self._batches:
             self.row_count += batch.row_count
             yield batch_to_arrow(batch)
-
-
-def _beside(place: Location) -> str:
-    folder, _, name = place.path.rstrip("/").rpartition("/")
-    hidden = f".{name}.{uuid.uuid4().hex[:12]}.tmp"
-    return f"{folder}/{hidden}" if folder or place.path.startswith("/") else hidden
-
-
-def _write_file(batches: _Counted, schema: pa.Schema, place: Location, options: WriteOptions) -> None:
-    system = place.filesystem
-    if system.get_file_info(place.path).type == pa_fs.FileType.Directory:
-        raise UsageError(f"{place.name!r} is a folder: COPY writes a file; PARTITION_BY (column) writes a folder")
-    draft = _beside(place)
-    try:
-        with system.open_output_stream(draft) as raw:
-            _WRITERS[options.format](batches, schema, raw, options)
-        if place.is_local:
-            _flush(draft)
-        system.move(draft, place.path)
-    except BaseException:
-        _forget(lambda: system.delete_file(draft))
-        raise
-
-
-def _flush(path: str) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _forget(delete: Callable[[], None]) -> None:
-    """Takes a draft away, if it came to be."""
-    try:
-        delete()
-    except (pa.ArrowException, OSError):
-        return
 
 
 def _write_parquet(batches: _Counted, schema: pa.Schema, raw: Any, options: WriteOptions) -> None:
@@ -262,34 +223,11 @@ def _compressed(raw: Any, options: WriteOptions) -> Any:
 # --- folders of partitions --------------------------------------------------------------------------------------------
 
 
-def _write_folder(batches: _Counted, schema: pa.Schema, place: Location, options: WriteOptions) -> None:
+def _write_partitions(batches: _Counted, schema: pa.Schema, system: Any, folder: str, options: WriteOptions) -> None:
     if options.format == "json":
         raise UnsupportedError("COPY: PARTITION_BY writes parquet, csv or arrow, not json", construct="PARTITION_BY")
-    system, path = place.filesystem, place.path.rstrip("/")
-    before = system.get_file_info(path)
-    if before.type == pa_fs.FileType.File:
-        raise UsageError(f"{place.name!r} is a file, and PARTITION_BY writes a folder")
-    exists = before.type == pa_fs.FileType.Directory
-    if exists and not options.overwrite and system.get_file_info(pa_fs.FileSelector(path)):
-        raise UsageError(f"{place.name!r} is not empty: OVERWRITE replaces all that is in it")
-    draft = _beside(place)
-    try:
-        _write_partitions(batches, schema, system, draft, options)
-        old = _beside(place) if exists else ""
-        if old:
-            system.move(path, old)
-        system.move(draft, path)
-        if old:
-            system.delete_dir(old)
-    except BaseException:
-        _forget(lambda: system.delete_dir(draft))
-        raise
-
-
-def _write_partitions(batches: _Counted, schema: pa.Schema, system: Any, folder: str, options: WriteOptions) -> None:
     keys = pa.schema([schema.field(name) for name in options.partition_by])
     kind, settings = _dataset_format(options)
-    system.create_dir(folder)
     failure: list[BaseException] = []
 
     def rows() -> Iterator[pa.RecordBatch]:
