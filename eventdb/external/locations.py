@@ -54,12 +54,19 @@ class Location:
 
     def open_stream(self, compression: str | None = None) -> Any:
         """The bytes from the start, decompressed: as `compression` says, or by the file's ending if it is None."""
-        found = compression or COMPRESSIONS.get(os.path.splitext(self.path.lower())[1])
+        found = compression or ending(self.path)[1]
         return self.filesystem.open_input_stream(self.path, compression=None if found == "uncompressed" else found)
 
     def open_file(self) -> Any:
         """The file for reading anywhere in it."""
         return self.filesystem.open_input_file(self.path)
+
+
+def ending(path: str) -> tuple[str, str | None]:
+    """('.csv', 'gzip') of 'x.csv.gz': the ending in lower case, and the codec that one behind it names."""
+    stem, last = os.path.splitext(path.lower())
+    codec = COMPRESSIONS.get(last)
+    return (last if codec is None else os.path.splitext(stem)[1]), codec
 
 
 def locate(patterns: Sequence[str], filesystems: Mapping[str, Any]) -> list[Location]:
@@ -144,7 +151,12 @@ def _located(pattern: str, filesystems: Mapping[str, Any]) -> list[Location]:
     folder = fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else "")
     deep = "/" in path[len(fixed) :] or "**" in path
     selector = pa_fs.FileSelector(folder or ("." if not prefix else ""), recursive=deep, allow_not_found=True)
-    match = re.compile(_translated(path))
+    try:
+        match = re.compile(_translated(path), re.DOTALL)
+    except re.error as error:
+        raise UsageError(
+            f"{pattern!r} is no pattern: {error.msg}; [a-c] is one of the characters from a to c"
+        ) from None
     names = [info.path for info in filesystem.get_file_info(selector) if info.type == pa_fs.FileType.File]
     if not folder:
         names = [name.removeprefix("./") for name in names]
@@ -181,7 +193,7 @@ def _translated(pattern: str) -> str:
         elif pattern[i] == "?":
             result, i = result + "[^/]", i + 1
         elif pattern[i] == "[" and (end := pattern.find("]", i + 2)) > 0:
-            inner = pattern[i + 1 : end].replace("\\", "\\\\")
+            inner = re.sub(r"[\[\\&~|]", r"\\\g<0>", pattern[i + 1 : end])
             result, i = result + f"[{'^' + inner[1:] if inner[0] in '!^' else inner}]", end + 1
         else:
             result, i = result + re.escape(pattern[i]), i + 1

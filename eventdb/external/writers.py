@@ -18,11 +18,11 @@ from eventdb.batch import RecordBatch
 from eventdb.errors import EventDBError, StorageError, UnsupportedError, UsageError
 from eventdb.external.files import detect_format
 from eventdb.external.json_lines import JsonWriter
-from eventdb.external.locations import COMPRESSIONS, resolve
+from eventdb.external.locations import ending, resolve
+from eventdb.external.options import FORMAT_SYNONYMS
 from eventdb.external.placement import put_file, put_folder, refuse_own_folder
 from eventdb.schema import DataType
 
-_SYNONYMS = {"ndjson": "json", "jsonl": "json", "feather": "arrow", "ipc": "arrow"}
 _KNOWN = {
     "parquet": ("compression", "compression_level", "row_group_size"),
     "csv": ("compression", "header", "delim", "delimiter", "sep", "force_quote"),
@@ -59,7 +59,7 @@ class WriteOptions:
 def write_options(path: str, given: Mapping[str, Any], names: Sequence[str]) -> WriteOptions:
     """The options; the format is that of the file's name unless it is said. UsageError naming what is wrong."""
     format = str(given["format"]).lower() if "format" in given else detect_format(path)
-    format = _SYNONYMS.get(format, format)
+    format = FORMAT_SYNONYMS.get(format, format)
     if format not in _KNOWN:
         raise UsageError(f"COPY: format is {', '.join(_KNOWN)}, not {given['format']!r}")
     allowed = (*_COMMON, *_KNOWN[format])
@@ -72,30 +72,47 @@ def write_options(path: str, given: Mapping[str, Any], names: Sequence[str]) -> 
     if quoting not in (False, True, "*"):
         raise UnsupportedError("COPY: force_quote of some columns is not supported; write FORCE_QUOTE *",
                                construct="FORCE_QUOTE")  # fmt: skip
-    delimiter = next((given[n] for n in ("delim", "delimiter", "sep") if n in given), ",")
-    delimiter = {"\\t": "\t"}.get(delimiter, delimiter)
-    if not isinstance(delimiter, str) or len(delimiter.encode()) != 1:
-        raise UsageError(f"COPY: delim is one (ASCII) character, not {delimiter!r}")
+    default = "\t" if ending(path)[0] == ".tsv" else ","
+    delimiter = next((given[n] for n in ("delim", "delimiter", "sep") if n in given), default)
+    delimiter = "\t" if delimiter == "\\t" else delimiter
+    if not isinstance(delimiter, str) or len(delimiter.encode()) != 1 or delimiter in '"\r\n':
+        raise UsageError(f"COPY: delim is one (ASCII) character, no quote and no line end, not {delimiter!r}")
+    compression = _compression(path, format, given.get("compression"))
     return WriteOptions(
-        format, _compression(path, format, given.get("compression")),
-        _number(given, "compression_level", None), _number(given, "row_group_size", _ROW_GROUP_ROWS) or 1,
+        format, compression, _level(given, compression), _number(given, "row_group_size", _ROW_GROUP_ROWS) or 1,
         _flag(given, "header", True), delimiter, bool(quoting), _flag(given, "array", False),
         _partitions(given.get("partition_by"), names), _flag(given, "overwrite", False),
     )  # fmt: skip
 
 
 def _compression(path: str, format: str, given: Any) -> str:
+    named = ending(path)[1]
+    if named is not None and format in ("parquet", "arrow"):
+        raise UsageError(f"COPY: {path!r} would be {named} around {format}, which is compressed inside: name it "
+                         f"{os.path.splitext(path)[0]!r} and write (COMPRESSION zstd)")  # fmt: skip
     if given is None or str(given).lower() == "auto":
         if format == "parquet":
             return "snappy"
         if format == "arrow":
             return "uncompressed"
-        return COMPRESSIONS.get(os.path.splitext(path.lower())[1], "uncompressed")
+        return named or "uncompressed"
     codec = str(given).lower()
     codec = {"none": "uncompressed", "gz": "gzip", "zst": "zstd", "lz4_raw": "lz4"}.get(codec, codec)
     if codec not in _CODECS[format]:
         raise UsageError(f"COPY: compression of {format} is {', '.join(_CODECS[format])}, not {given!r}")
     return codec
+
+
+def _level(given: Mapping[str, Any], codec: str) -> int | None:
+    level = _number(given, "compression_level", None)
+    if level is None:
+        return None
+    if codec == "uncompressed" or not pa.Codec.supports_compression_level(codec):
+        raise UsageError(f"COPY: {codec} has no compression_level; zstd, gzip and brotli have")
+    highest = pa.Codec.maximum_compression_level(codec)
+    if level > highest:
+        raise UsageError(f"COPY: compression_level of {codec} is at most {highest}, not {level}")
+    return level
 
 
 def _number(given: Mapping[str, Any], name: str, default: int | None) -> int | None:
@@ -122,7 +139,9 @@ def _partitions(given: Any, names: Sequence[str]) -> tuple[str, ...]:
     for name in wanted:
         if name.lower() not in spelled:
             raise UsageError(f"COPY: partition_by names no column {name!r}; the columns are {', '.join(names)}")
-    if len({name.lower() for name in wanted}) == len(spelled):
+    if len({name.lower() for name in wanted}) != len(wanted):
+        raise UsageError(f"COPY: partition_by names a column twice: {', '.join(wanted)}")
+    if len(wanted) == len(spelled):
         raise UsageError("COPY: partition_by leaves no column for the files")
     return tuple(spelled[name.lower()] for name in wanted)
 
