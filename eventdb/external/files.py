@@ -147,7 +147,7 @@ class FileSource:
             raise SchemaMismatch(f"{file.name!r}: {error}", column=error.column, expected=error.expected) from None
         except EventDBError:
             raise
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise UsageError(self._explained(file, error)) from None
 
     def _explained(self, file: Location, error: Exception) -> str:
