@@ -42,7 +42,8 @@ def test_one_column_comes_back_with_its_nulls(db: eventdb.Database, tmp_path: Pa
 @pytest.mark.parametrize(
     "text",
     ["a\n1\n\n2\n\n", "a\n\n\n", "\n\na\n1\n2\n", "a\nx\n\ny", "a\r\n1\r\n\r\n2\r\n", "a,b\n1,2\n\n3,4\n\n",
-     "a\n1\n2\n\n\n", "\n\na,b\n1,2\n", "a\n1\n\n\n2", '"a\nb",c\n1,2\n', '"a\n\nb"\n1\n2\n', "a,b\n", "a\n", '\n"a\nb",c\n1,2\n'],
+     "a\n1\n2\n\n\n", "\n\na,b\n1,2\n", "a\n1\n\n\n2", '"a\nb",c\n1,2\n', '"a\n\nb"\n1\n2\n', "a,b\n", "a\n",
+     '\n"a\nb",c\n1,2\n'],
 )  # fmt: skip
 @pytest.mark.parametrize("header", [True, False])
 def test_blank_lines_are_nulls_of_one_column_and_nothing_of_more(
