@@ -6,8 +6,11 @@ copied) and results become Arrow here.
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import pyarrow.compute as pc
 from eventdb.batch import Array, Column, Dictionary, RecordBatch, SpelledDictionary
 from eventdb.errors import SchemaMismatch, UsageError
 from eventdb.kernels.strings import short_string_codes
+from eventdb.row import value_checker
 from eventdb.schema import (
     BIGINT,
     BLOB,
@@ -52,6 +56,11 @@ _ARROW_TYPES = {
     "INTERVAL": pa.duration("us"),
     "NULL": pa.null(),
 }
+
+_EXACT: dict[str, type] = {  # values of another class are looked at one by one
+    "BOOLEAN": bool, "DOUBLE": float, "VARCHAR": str, "BLOB": bytes, "DATE": dt.date, "TIMESTAMP": dt.datetime,
+    "INTERVAL": dt.timedelta, "DECIMAL": Decimal, "FLOAT": NoneType,
+}  # fmt: skip
 
 READ_BATCH_ROWS = 131_072
 
@@ -453,16 +462,30 @@ def _encode_short(strings: pa.ChunkedArray) -> pa.DictionaryArray | None:
     return pa.DictionaryArray.from_arrays(pa.array(codes), strings.take(pa.array(firsts)).combine_chunks(), safe=False)
 
 
-def array_of(values: Any, type: DataType | None = None) -> Any:
-    """The values as an Arrow array, of an SQL type if one is given. ValueError if they do not form one."""
+def array_of(values: Any) -> Any:
+    """The values as an Arrow array. ValueError if they do not form one."""
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     try:
-        if type is not None:
-            return pa.array(values, arrow_type(type), from_pandas=False)
         return pa.array(values)
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(str(error)) from None
+
+
+def column_of_values(values: Sequence[Any], type: DataType, name: str) -> Column:
+    """A column of Python values, None for NULL. SchemaMismatch with the first that a topic would not store in it."""
+    if {value.__class__ for value in values} <= {_EXACT.get(type.name, int), NoneType}:
+        try:
+            return column_from_arrow(pa.array(values, arrow_type(type), from_pandas=False), type, name)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            pass  # the checks say which value it is
+    check = value_checker(Field(name, type))
+    physical = [check(value) for value in values]
+    if type.is_coded:
+        return column_from_arrow(pa.array(physical, arrow_type(type)), type, name)
+    validity = np.fromiter((value is not None for value in physical), dtype=bool, count=len(physical))
+    held = np.array([0 if value is None else value for value in physical], dtype=type.physical)
+    return Column(type, held, None if validity.all() else validity)
 
 
 def infer_schema(data: Any) -> Schema:

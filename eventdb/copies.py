@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _AS_TEXT = {"csv": ("INTERVAL", "BLOB"), "json": ("INTERVAL",)}  # what a format has no form of its own for
 
 
-def copy_to(statement: CopyTo, context: QueryContext, filesystems: dict[str, Any]) -> Result:
-    """The statement run: `rowcount` of the result is how many rows were written."""
+def copy_to(statement: CopyTo, context: QueryContext, filesystems: dict[str, Any], own_folder: str) -> Result:
+    """The statement run: `rowcount` of the result is how many rows were written. `own_folder` is the database's."""
     from eventdb.external.writers import write, write_options
 
     plan = statement.plan
@@ -27,7 +27,8 @@ def copy_to(statement: CopyTo, context: QueryContext, filesystems: dict[str, Any
     options = write_options(statement.path, dict(statement.options), names)
     plan = _writable(plan, options.format)
     types = [field.type for field in plan.fields]
-    return Result([], [], [], rowcount=write(run(plan, context), names, types, statement.path, options, filesystems))
+    count = write(run(plan, context), names, types, statement.path, options, filesystems, own_folder)
+    return Result([], [], [], rowcount=count)
 
 
 def _writable(plan: Plan, format: str) -> Plan:

@@ -42,6 +42,7 @@ _PYTHON_TYPES = {
     "BLOB": "bytes",
     "DATE": "datetime.date",
     "TIMESTAMP": "datetime.datetime (naive = UTC) or int microseconds since 1970",
+    "INTERVAL": "datetime.timedelta",
 }
 
 
@@ -64,8 +65,18 @@ class _Checker:
                 return None
             raise self.refuse(None, "the column is NOT NULL")
         if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-            value = value.item()  # a NumPy scalar; datetime64 becomes datetime (or int when finer than microseconds)
+            value = self._item(value)
         return self.convert(value)
+
+    def _item(self, value: Any) -> Any:
+        """The Python value of a NumPy scalar."""
+        item = value.item()
+        if value.dtype.kind not in "mM" or not isinstance(item, int):
+            return item
+        whole = value.astype(f"{value.dtype.kind}8[us]")  # what Python's types do not hold is an int, in any unit
+        if whole != value or self.field.type.name != "TIMESTAMP":
+            raise self.refuse(value)
+        return whole.item()
 
     def refuse(self, value: Any, why: str = "") -> SchemaMismatch:
         field = self.field
@@ -161,6 +172,19 @@ class _Checker:
         if not MIN_TIMESTAMP_US <= number <= MAX_TIMESTAMP_US:
             raise self.refuse(value, "the range is the years 1 to 9999, in microseconds since 1970")
         return number
+
+    def _interval(self, value: Any) -> int:
+        if not isinstance(value, dt.timedelta):
+            raise self.refuse(value)
+        number = (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
+        if not -(1 << 63) <= number < 1 << 63:
+            raise self.refuse(value, "the range is 292000 years")
+        return number
+
+
+def value_checker(field: Field) -> Callable[[Any], Any]:
+    """The physical value of a Python one that is stored in such a column; SchemaMismatch if it is not."""
+    return _Checker(field)
 
 
 def _fast_test(field: Field, v: str) -> str:

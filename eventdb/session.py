@@ -441,7 +441,7 @@ class Session:
         from eventdb.copies import copy_to
 
         with self.context(snapshot, timeout) as context:
-            return copy_to(statement, context, self._database._filesystems)
+            return copy_to(statement, context, self._database._filesystems, self._database.path)
 
     @staticmethod
     def _prepare(schema: Schema, positions: Sequence[int], batch: RecordBatch) -> list[Column]:

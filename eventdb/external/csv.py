@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from eventdb.errors import UsageError
-from eventdb.external.locations import Location
+from eventdb.external.locations import Location, ending
 
 DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_BYTES = 1 << 20  # as much as Arrow's reader infers types from
@@ -28,6 +29,7 @@ _PIECE_BYTES = 16 << 20  # parsed at a time
 _FIRST_BYTES = 1 << 20  # so that a LIMIT need not wait for more
 _BLOCK_BYTES = 4 << 20  # by one core
 _NULLS = ["", "NA", "NULL", "null"]
+csv.field_size_limit(max(csv.field_size_limit(), _SAMPLE_BYTES))  # a value may be all of the sample
 _LEADING_ZERO = r"^\s*[+-]?0[0-9]"
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9.]+,[0-9]+\s*")
 
@@ -62,6 +64,8 @@ class _Shape:
     delimiter: str
     names: list[str] | None
     quoted: bool
+    single: bool
+    blanks: int
     schema: pa.Schema
 
 
@@ -74,15 +78,17 @@ def open_csv(
     path = file.name
     shape = None if shapes is None or wanted is None else shapes.get(path)
     if shape is None:
-        delimiter, names, quoted, rows = _look(file, options)
+        delimiter, names, quoted, single, blanks, rows = _look(file, options)
+        known = _spelled(known, names or (rows[0] if rows else []))
     else:
         delimiter, names, quoted, rows = shape.delimiter, shape.names, shape.quoted, []
+        single, blanks = shape.single, shape.blanks
     checked = {n: t for n, t in known.items() if options.keeps_zeros and pa.types.is_integer(t)}
 
     def parsing(newlines: bool) -> pa_csv.ParseOptions:
         return pa_csv.ParseOptions(
-            delimiter=delimiter, quote_char=options.quote or False, escape_char=options.escape or False,
-            newlines_in_values=newlines,
+            delimiter=delimiter, quote_char=options.quote or False, escape_char=_escape(options) or False,
+            newlines_in_values=newlines, ignore_empty_lines=not single,
         )  # fmt: skip
 
     def converting(types: Mapping[str, pa.DataType], columns: Sequence[str] | None = None) -> pa_csv.ConvertOptions:
@@ -93,13 +99,14 @@ def open_csv(
             include_columns=None if columns is None else list(columns),
         )  # fmt: skip
 
-    skipped = options.skip_rows + (bool(options.names) and options.header)
+    skipped = options.skip_rows + blanks
 
     def opened(
         types: Mapping[str, pa.DataType], columns: Sequence[str] | None = None, threads: bool = True
     ) -> pa_csv.CSVStreamingReader:
         read = pa_csv.ReadOptions(
-            encoding=options.encoding, column_names=names, skip_rows=skipped, use_threads=threads
+            encoding=options.encoding, column_names=names, skip_rows=skipped, use_threads=threads,
+            skip_rows_after_names=int(options.header and names is not None),
         )  # fmt: skip
         try:
             stream = file.open_stream(options.compression)
@@ -127,7 +134,7 @@ def open_csv(
         if options.refuses_commas:
             _refuse_commas(path, reader.schema, texts)
         if shapes is not None:
-            shapes[path] = _Shape(delimiter, names, quoted, reader.schema)
+            shapes[path] = _Shape(delimiter, names, quoted, single, blanks, reader.schema)
         if wanted is None:
             return reader.schema, _batches(path, reader, checked, 1 + options.header)
         schema = reader.schema
@@ -136,23 +143,46 @@ def open_csv(
     if missing:
         raise UsageError(f"{path!r} has no column {missing[0]!r}; the columns are {', '.join(schema.names)}")
     known = {field.name: field.type for field in schema}
-    if codecs.lookup(options.encoding).name != "utf-8" or options.escape:
+    if codecs.lookup(options.encoding).name != "utf-8" or _escape(options):
         return schema, sequential(True)
-    first = skipped + (names is None)
     pieces = _pieces(file, options)
+    first = (skipped, int(options.header))
     return schema, _parsed(pieces, schema.names, first, parsing, converting(known, wanted or schema.names[:1]),
                            sequential)  # fmt: skip
 
 
-def _look(file: Location, options: CsvOptions) -> tuple[str, list[str] | None, bool, list[list[str]]]:
-    """(delimiter, names unless the header has them, whether there are quotes, rows) of the first megabyte."""
+def _look(file: Location, options: CsvOptions) -> tuple[str, list[str] | None, bool, bool, int, list[list[str]]]:
+    """(delimiter, names unless the header has them, whether there are quotes, whether there is one column, how many
+    blank lines are skipped, rows) of the first megabyte. A blank line is a row of one column, and none of more."""
     sample = _sample(file, options)
-    delimiter = options.delimiter or _delimiter(file.name, sample, options.quote)
-    rows = list(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quotechar=options.quote or None))
+    delimiter = options.delimiter or _delimiter(file, sample, options)
+    lines = list(_rows(sample, delimiter, options))
+    rows = [row for row in lines if row]
     names = list(options.names) or (
         None if options.header or not rows else [f"column{i + 1}" for i in range(len(rows[0]))]
     )
-    return delimiter, names, bool(options.quote) and options.quote in sample, rows
+    single = bool(rows) and all(len(row) == 1 for row in rows)
+    blanks = 0 if single and not options.header else next((i for i, row in enumerate(lines) if row), 0)
+    return delimiter, names, bool(options.quote) and options.quote in sample, single, blanks, rows
+
+
+def _rows(sample: str, delimiter: str, options: CsvOptions) -> Iterator[list[str]]:
+    escape = _escape(options)
+    return csv.reader(
+        io.StringIO(sample, newline=""), delimiter=delimiter, quotechar=options.quote or None,
+        quoting=csv.QUOTE_MINIMAL if options.quote else csv.QUOTE_NONE, escapechar=escape,
+    )  # fmt: skip
+
+
+def _escape(options: CsvOptions) -> str | None:
+    """What takes the next character as it is; None where it is the quote, which stands for itself in pairs anyway."""
+    return options.escape if options.escape and options.escape != options.quote else None
+
+
+def _spelled(types: Mapping[str, pa.DataType], names: Sequence[str]) -> dict[str, pa.DataType]:
+    """The types by the names as the file has them."""
+    spelling = {name.lower(): name for name in names}
+    return {spelling.get(name.lower(), name): type for name, type in types.items()}
 
 
 def _refuse_commas(path: str, schema: pa.Schema, texts: Sequence[tuple[str, int, list[str]]]) -> None:
@@ -189,14 +219,19 @@ def _pieces(file: Location, options: CsvOptions) -> Iterator[tuple[bytes, bool]]
 
 
 def _parsed(
-    pieces: Iterator[tuple[bytes, bool]], names: list[str], skipped: int, parsing: Any, convert: Any, sequential: Any,
+    pieces: Iterator[tuple[bytes, bool]], names: list[str], first: tuple[int, int], parsing: Any, convert: Any,
+    sequential: Any,
 ) -> Iterator[pa.RecordBatch]:  # fmt: skip
+    """The rows of the pieces; `first` is how many lines of the first one are skipped, and then how many rows."""
     for number, (piece, quoted) in enumerate(pieces):
-        read = pa_csv.ReadOptions(column_names=names, skip_rows=0 if number else skipped, block_size=_BLOCK_BYTES)
+        lines, rows = (0, 0) if number else first
+        read = pa_csv.ReadOptions(
+            column_names=names, skip_rows=lines, skip_rows_after_names=rows, block_size=_BLOCK_BYTES
+        )
         try:
             table = pa_csv.read_csv(pa.BufferReader(piece), read, parsing(quoted), convert)
         except pa.ArrowInvalid:
-            if not number and piece.count(b"\n") <= skipped:  # a header and no rows
+            if not number and piece.count(b"\n") <= lines + rows:  # a header and no rows
                 return
             for _ in sequential(False):  # says which row it is
                 pass
@@ -221,9 +256,12 @@ def explain(file: Location, error: Exception, options: CsvOptions) -> str:
 def _sample(file: Location, options: CsvOptions) -> str:
     """The text of the first megabyte, without a line that may go on behind it. UsageError where it is none."""
     try:
+        "".encode(options.encoding)  # which refuses codecs of bytes
         decoder = codecs.getincrementaldecoder(options.encoding)()
-    except LookupError:
-        raise UsageError(f"encoding {options.encoding!r} is unknown: try utf-8, latin-1, cp1252 or utf-16") from None
+    except (LookupError, ValueError):
+        raise UsageError(
+            f"{file.name!r}: encoding {options.encoding!r} is no text encoding: try utf-8, latin-1, cp1252 or utf-16"
+        ) from None
     with file.open_stream(options.compression) as stream:
         data = stream.read(_SAMPLE_BYTES)
     try:
@@ -238,14 +276,13 @@ def _sample(file: Location, options: CsvOptions) -> str:
     return text
 
 
-def _delimiter(path: str, sample: str, quote: str) -> str:
+def _delimiter(file: Location, sample: str, options: CsvOptions) -> str:
     """What splits every line of the sample into equally many columns, the most of them; a comma if nothing does."""
-    if path.lower().partition(".tsv")[1]:
+    if ending(file.path)[0] == ".tsv":
         return "\t"
     best, most = ",", 1
     for delimiter in DELIMITERS:
-        reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quotechar=quote)
-        widths = {len(row) for row, _ in zip(reader, range(1_000), strict=False) if row}
+        widths = {len(row) for row in islice(_rows(sample, delimiter, options), 1_000) if row}
         if len(widths) == 1 and (width := widths.pop()) > most:
             best, most = delimiter, width
     return best

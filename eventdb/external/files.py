@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from eventdb.external.columns import BATCH_ROWS, Converter, fields_of, parts, re
 from eventdb.external.csv import CsvOptions, explain, open_csv
 from eventdb.external.ipc import open_ipc
 from eventdb.external.json_lines import open_json
-from eventdb.external.locations import COMPRESSIONS, Location, locate
+from eventdb.external.locations import Location, ending, locate
 from eventdb.external.options import READERS, ReadOptions, checked
 from eventdb.external.parquet import open_fragment, read_fragment
 from eventdb.external.source import Terms
@@ -36,9 +36,7 @@ _CODED = pa.dictionary(pa.int32(), pa.string())
 
 def detect_format(path: str) -> str:
     """'csv' | 'json' | 'parquet' | 'arrow' by the file's ending (.gz and the like are looked through)."""
-    stem, extension = os.path.splitext(path.lower().partition("?")[0])
-    if extension in COMPRESSIONS:
-        extension = os.path.splitext(stem)[1]
+    extension, _ = ending(path.partition("?")[0] if "://" in path else path)
     if extension not in FORMATS:
         raise UsageError(
             f"{path!r}: unknown file type; the extensions are {', '.join(FORMATS)}, or name the reader: read_csv('...')"
@@ -87,6 +85,7 @@ class FileSource:
         self.format = format
         self.options = options
         self._csv = csv
+        self._types = options.types
         self._found: pa.Schema | None = None
         self._fragments: dict[str, Any] = {}
         self._shapes: dict[str, Any] = {}
@@ -104,7 +103,9 @@ class FileSource:
             except (pa.ArrowException, ValueError) as error:
                 raise UsageError(f"the files of {self.name!r} have no common type for a column: {error}") from None
         self._found = found
-        fields, self._refused = fields_of(found, self.options.types)
+        if self.format == "csv":
+            self._types = self._spelled(found.names)
+        fields, self._refused = fields_of(found, self._types)
         if not fields:
             raise UsageError(f"{self.files[0].name!r} has no columns")
         names = {field.name.lower() for field in fields}
@@ -123,6 +124,18 @@ class FileSource:
         except UsageError as error:
             raise UsageError(f"{self.files[0].name!r}: {error}") from None
 
+    def _spelled(self, names: Sequence[str]) -> dict[str, DataType]:
+        """The types by the names as the files have them. UsageError for a column that is not there."""
+        found: dict[str, DataType] = {}
+        spelling = {name.lower(): name for name in names}
+        for name, type in self.options.types.items():
+            if name.lower() not in spelling:
+                near = get_close_matches(name, names, 1)
+                hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(names)}"
+                raise UsageError(f"{self.name!r}: types names no column {name!r}; {hint}")
+            found[spelling[name.lower()]] = type
+        return found
+
     def _file_schema(self, file: Location) -> pa.Schema:
         return self._guarded(file, lambda: self._open(file, None)[0])
 
@@ -134,7 +147,7 @@ class FileSource:
             raise SchemaMismatch(f"{file.name!r}: {error}", column=error.column, expected=error.expected) from None
         except EventDBError:
             raise
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise UsageError(self._explained(file, error)) from None
 
     def _explained(self, file: Location, error: Exception) -> str:
@@ -230,7 +243,7 @@ class FileSource:
             return schema, iter(()) if names is None else read_fragment(file, fragment, names, types, terms, limit)
         if self.format == "arrow":
             return open_ipc(file, self.options.compression, names)
-        known = {n: _text_type(t) for n, t in self.options.types.items()}
+        known = {n: _text_type(t) for n, t in self._types.items()}
         if self.format == "json":
             return open_json(file, known, self.options.compression, None if own is None else self._found)
         if self.format != "csv":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +20,7 @@ from eventdb.external.locations import Location
 _INFERRED_BYTES = 64 << 20  # of a file are looked at to find its columns and their types
 _BLOCK_BYTES = 4 << 20
 _ARRAY_ROWS = 10_000
-_SPACES = " \t\r\n"
+_SPACES = re.compile(r"[ \t\r\n]*")
 
 
 def open_json(
@@ -33,7 +35,7 @@ def open_json(
         if schema is None:
             held = list(rows)
             names = dict.fromkeys(name for row in held for name in row)
-            schema = pa.schema([(name, pa.array([row.get(name) for row in held]).type) for name in names])
+            schema = pa.schema([(name, _column([row.get(name) for row in held]).type) for name in names])
             rows = _array(file, compression)
         schema = _typed(schema, known)
         return schema, _tables(rows, schema)
@@ -65,48 +67,116 @@ def _typed(schema: pa.Schema, known: Mapping[str, pa.DataType]) -> pa.Schema:
 
 
 def _array(file: Location, compression: str | None) -> Iterator[dict[str, Any]]:
-    """The objects of an array, decoded as the text comes in."""
-    decoder = json.JSONDecoder()
+    """The objects of an array, decoded as the text comes in. UsageError for what is no array of objects."""
     with file.open_stream(compression) as raw:
-        text = io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8-sig")
-        held = text.read(_BLOCK_BYTES).lstrip(_SPACES)[1:]
+        text = _Text(io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8-sig"))
+        text.next_mark()
+        text.at += 1  # the bracket
         number = 0
-        while True:
-            held = held.lstrip(_SPACES + ",")
-            if held.startswith("]"):
-                return
-            try:
-                value, end = decoder.raw_decode(held)
-                if end == len(held):
-                    raise json.JSONDecodeError("more may follow", held, end)
-            except json.JSONDecodeError as error:
-                more = text.read(_BLOCK_BYTES)
-                if not more:
-                    raise UsageError(f"{file.name!r}, element {number + 1} of the array: {error.msg}") from None
-                held += more
-                continue
+        while (mark := text.next_mark()) != "]":
             number += 1
+            if number > 1:
+                if mark != ",":
+                    raise _wrong(
+                        file, number - 1, f"has no comma and no end of the array behind it, but {text.shown()}"
+                    )
+                text.at += 1
+                mark = text.next_mark()
+            try:
+                value = text.value() if mark else None
+            except json.JSONDecodeError as error:
+                raise _wrong(file, number, f"cannot be read: {error.msg} at {text.shown()}") from None
             if not isinstance(value, dict):
-                raise UsageError(f"{file.name!r}, element {number} of the array is no object: {held[:end][:60]}")
-            held = held[end:]
+                raise _wrong(
+                    file, number, f"is no object: {value!r:.60}" if mark else "is missing: the array does not end"
+                )
             yield value
+        text.at += 1
+        if text.next_mark():
+            raise UsageError(f"{file.name!r}: behind the end of the array stands {text.shown()}")
+
+
+def _wrong(file: Location, number: int, what: str) -> UsageError:
+    return UsageError(f"{file.name!r}, element {number} of the array {what}")
+
+
+class _Text:
+    """Text that is read by blocks; `at` is how far of the one held."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._stream = stream
+        self._decoder = json.JSONDecoder(parse_int=_integer)
+        self._held = ""
+        self.at = 0
+
+    def _more(self) -> bool:
+        block = self._stream.read(_BLOCK_BYTES)
+        self._held, self.at = self._held[self.at :] + block, 0
+        return bool(block)
+
+    def next_mark(self) -> str:
+        """The next character that is no space; "" at the end."""
+        while True:
+            found = _SPACES.match(self._held, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self._held):
+                return self._held[self.at]
+            if not self._more():
+                return ""
+
+    def value(self) -> Any:
+        """The value that starts here. JSONDecodeError."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._held, self.at)
+            except json.JSONDecodeError:
+                if not self._more():
+                    raise
+                continue
+            if end < len(self._held) or not self._more():  # a number may go on
+                self.at = end
+                return value
+
+    def shown(self) -> str:
+        """The next few characters, for a message."""
+        while len(self._held) < self.at + 40 and self._more():
+            pass
+        return repr(self._held[self.at : self.at + 40])
+
+
+def _integer(text: str) -> int | float:
+    return int(text) if len(text) < 400 else float(text)  # which is none that a type holds, and slow to read
 
 
 def _tables(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    held: list[dict[str, Any]] = []
-    for row in rows:
-        held.append(row)
-        if len(held) == _ARRAY_ROWS:
-            yield from pa.Table.from_pylist(held, schema).to_batches()
-            held = []
-    if held:
-        yield from pa.Table.from_pylist(held, schema).to_batches()
+    while held := list(islice(rows, _ARRAY_ROWS)):
+        arrays = [_column([row.get(field.name) for row in held], field.type) for field in schema]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def chosen(batches: Iterator[pa.RecordBatch], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The batches with these columns alone."""
-    for batch in batches:
-        yield batch.select(list(columns)) if columns else batch
+def _column(values: list[Any], type: pa.DataType | None = None) -> pa.Array:
+    """The values as they are, or of a type. As in JSON lines, integers beyond 64 bits make doubles, and no value is
+    cut to fit. ArrowException."""
+    try:
+        found = pa.array(values, type if type is not None and pa.types.is_nested(type) else None)
+    except (OverflowError, pa.ArrowException):
+        if (type is not None and pa.types.is_integer(type)) or not any(map(_is_beyond, values)):
+            raise
+        found = pa.array([_double(value) for value in values])
+    if type is None or found.type == type:
+        return found
+    return found.cast(type, safe=not pa.types.is_floating(type))
+
+
+def _is_beyond(value: Any) -> bool:
+    return isinstance(value, int) and not -(1 << 63) <= value < 1 << 63
+
+
+def _double(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 class JsonWriter:

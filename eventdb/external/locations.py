@@ -40,18 +40,33 @@ class Location:
         return isinstance(self.filesystem, pa_fs.LocalFileSystem)
 
     @property
+    def local_path(self) -> str | None:
+        """The path in the local file system, of which the file system may be a part; None elsewhere."""
+        system, path = self.filesystem, self.path
+        while isinstance(system, pa_fs.SubTreeFileSystem):
+            system, path = system.base_fs, os.path.join(system.base_path, path.lstrip("/"))
+        return path if isinstance(system, pa_fs.LocalFileSystem) else None
+
+    @property
     def size_bytes(self) -> int:
         """As stored; 0 where the file system does not say."""
         return int(self.filesystem.get_file_info(self.path).size or 0)
 
     def open_stream(self, compression: str | None = None) -> Any:
         """The bytes from the start, decompressed: as `compression` says, or by the file's ending if it is None."""
-        found = compression or COMPRESSIONS.get(os.path.splitext(self.path.lower())[1])
+        found = compression or ending(self.path)[1]
         return self.filesystem.open_input_stream(self.path, compression=None if found == "uncompressed" else found)
 
     def open_file(self) -> Any:
         """The file for reading anywhere in it."""
         return self.filesystem.open_input_file(self.path)
+
+
+def ending(path: str) -> tuple[str, str | None]:
+    """('.csv', 'gzip') of 'x.csv.gz': the ending in lower case, and the codec that one behind it names."""
+    stem, last = os.path.splitext(path.lower())
+    codec = COMPRESSIONS.get(last)
+    return (last if codec is None else os.path.splitext(stem)[1]), codec
 
 
 def locate(patterns: Sequence[str], filesystems: Mapping[str, Any]) -> list[Location]:
@@ -125,6 +140,10 @@ def _located(pattern: str, filesystems: Mapping[str, Any]) -> list[Location]:
         return [Location(filesystem, path, prefix + path)]
     if info.type == pa_fs.FileType.Directory:
         raise UsageError(f"{pattern!r} is a directory, not a file; its files are '{pattern.rstrip('/')}/*.parquet'")
+    if info.type == pa_fs.FileType.Unknown:
+        raise UsageError(
+            f"{pattern!r} is a pipe or a device: files are read more than once, so save it to a file first"
+        )
     if not _MAGIC.search(path):
         folder = os.path.dirname(path)
         raise UsageError(f"file {pattern!r} does not exist{_near(filesystem, folder, path)}")
@@ -132,7 +151,12 @@ def _located(pattern: str, filesystems: Mapping[str, Any]) -> list[Location]:
     folder = fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else "")
     deep = "/" in path[len(fixed) :] or "**" in path
     selector = pa_fs.FileSelector(folder or ("." if not prefix else ""), recursive=deep, allow_not_found=True)
-    match = re.compile(_translated(path))
+    try:
+        match = re.compile(_translated(path), re.DOTALL)
+    except re.error as error:
+        raise UsageError(
+            f"{pattern!r} is no pattern: {error.msg}; [a-c] is one of the characters from a to c"
+        ) from None
     names = [info.path for info in filesystem.get_file_info(selector) if info.type == pa_fs.FileType.File]
     if not folder:
         names = [name.removeprefix("./") for name in names]
@@ -169,7 +193,7 @@ def _translated(pattern: str) -> str:
         elif pattern[i] == "?":
             result, i = result + "[^/]", i + 1
         elif pattern[i] == "[" and (end := pattern.find("]", i + 2)) > 0:
-            inner = pattern[i + 1 : end].replace("\\", "\\\\")
+            inner = re.sub(r"[\[\\&~|]", r"\\\g<0>", pattern[i + 1 : end])
             result, i = result + f"[{'^' + inner[1:] if inner[0] in '!^' else inner}]", end + 1
         else:
             result, i = result + re.escape(pattern[i]), i + 1

@@ -17,6 +17,9 @@ READERS = {
 }  # fmt: skip
 """Table function -> format."""
 
+FORMAT_SYNONYMS = {"ndjson": "json", "jsonl": "json", "feather": "arrow", "ipc": "arrow"}
+"""Other names of formats, for COPY."""
+
 _COMPRESSIONS = {"gzip": "gzip", "gz": "gzip", "zstd": "zstd", "zst": "zstd", "bz2": "bz2", "lz4": "lz4"}
 
 

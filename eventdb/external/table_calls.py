@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from eventdb.arrow import array_of, column_from_arrow
+from eventdb.arrow import column_of_values
 from eventdb.batch import RecordBatch
 from eventdb.errors import EventDBError, FunctionError
 from eventdb.external.objects import is_table, object_source
@@ -72,7 +72,7 @@ class CallSource:
                 shown = ", ".join(self.schema.names)
                 raise self._wrong(f"gave the row {row!r:.80}: a row is a dict, or a tuple of ({shown})")
         try:
-            return column_from_arrow(array_of(values, type), type, name)
+            return column_of_values(values, type, name)
         except ValueError as error:
             raise self._wrong(f"gave a value of column {name!r} that is no {type}: {error}") from None
 

@@ -1,13 +1,8 @@
-"""COPY TO: batches into a file, or into the files of a folder, whole or not at all.
-
-A file is written beside its place under a name of its own, flushed to the device where it is local, and renamed; what
-stood there before is replaced. A folder of partitions is made the same way.
-"""
+"""COPY TO: batches into a file, or into the files of a folder, whole or not at all (see placement.py)."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.dataset as pa_dataset
-import pyarrow.fs as pa_fs
 import pyarrow.parquet as pa_parquet
 
 from eventdb.arrow import arrow_schema, batch_to_arrow
@@ -24,10 +18,11 @@ from eventdb.batch import RecordBatch
 from eventdb.errors import EventDBError, StorageError, UnsupportedError, UsageError
 from eventdb.external.files import detect_format
 from eventdb.external.json_lines import JsonWriter
-from eventdb.external.locations import COMPRESSIONS, Location, resolve
+from eventdb.external.locations import ending, resolve
+from eventdb.external.options import FORMAT_SYNONYMS
+from eventdb.external.placement import put_file, put_folder, refuse_own_folder
 from eventdb.schema import DataType
 
-_SYNONYMS = {"ndjson": "json", "jsonl": "json", "feather": "arrow", "ipc": "arrow"}
 _KNOWN = {
     "parquet": ("compression", "compression_level", "row_group_size"),
     "csv": ("compression", "header", "delim", "delimiter", "sep", "force_quote"),
@@ -64,7 +59,7 @@ class WriteOptions:
 def write_options(path: str, given: Mapping[str, Any], names: Sequence[str]) -> WriteOptions:
     """The options; the format is that of the file's name unless it is said. UsageError naming what is wrong."""
     format = str(given["format"]).lower() if "format" in given else detect_format(path)
-    format = _SYNONYMS.get(format, format)
+    format = FORMAT_SYNONYMS.get(format, format)
     if format not in _KNOWN:
         raise UsageError(f"COPY: format is {', '.join(_KNOWN)}, not {given['format']!r}")
     allowed = (*_COMMON, *_KNOWN[format])
@@ -77,30 +72,47 @@ def write_options(path: str, given: Mapping[str, Any], names: Sequence[str]) -> 
     if quoting not in (False, True, "*"):
         raise UnsupportedError("COPY: force_quote of some columns is not supported; write FORCE_QUOTE *",
                                construct="FORCE_QUOTE")  # fmt: skip
-    delimiter = next((given[n] for n in ("delim", "delimiter", "sep") if n in given), ",")
-    delimiter = {"\\t": "\t"}.get(delimiter, delimiter)
-    if not isinstance(delimiter, str) or len(delimiter.encode()) != 1:
-        raise UsageError(f"COPY: delim is one (ASCII) character, not {delimiter!r}")
+    default = "\t" if ending(path)[0] == ".tsv" else ","
+    delimiter = next((given[n] for n in ("delim", "delimiter", "sep") if n in given), default)
+    delimiter = "\t" if delimiter == "\\t" else delimiter
+    if not isinstance(delimiter, str) or len(delimiter.encode()) != 1 or delimiter in '"\r\n':
+        raise UsageError(f"COPY: delim is one (ASCII) character, no quote and no line end, not {delimiter!r}")
+    compression = _compression(path, format, given.get("compression"))
     return WriteOptions(
-        format, _compression(path, format, given.get("compression")),
-        _number(given, "compression_level", None), _number(given, "row_group_size", _ROW_GROUP_ROWS) or 1,
+        format, compression, _level(given, compression), _number(given, "row_group_size", _ROW_GROUP_ROWS) or 1,
         _flag(given, "header", True), delimiter, bool(quoting), _flag(given, "array", False),
         _partitions(given.get("partition_by"), names), _flag(given, "overwrite", False),
     )  # fmt: skip
 
 
 def _compression(path: str, format: str, given: Any) -> str:
+    named = ending(path)[1]
+    if named is not None and format in ("parquet", "arrow"):
+        raise UsageError(f"COPY: {path!r} would be {named} around {format}, which is compressed inside: name it "
+                         f"{os.path.splitext(path)[0]!r} and write (COMPRESSION zstd)")  # fmt: skip
     if given is None or str(given).lower() == "auto":
         if format == "parquet":
             return "snappy"
         if format == "arrow":
             return "uncompressed"
-        return COMPRESSIONS.get(os.path.splitext(path.lower())[1], "uncompressed")
+        return named or "uncompressed"
     codec = str(given).lower()
     codec = {"none": "uncompressed", "gz": "gzip", "zst": "zstd", "lz4_raw": "lz4"}.get(codec, codec)
     if codec not in _CODECS[format]:
         raise UsageError(f"COPY: compression of {format} is {', '.join(_CODECS[format])}, not {given!r}")
     return codec
+
+
+def _level(given: Mapping[str, Any], codec: str) -> int | None:
+    level = _number(given, "compression_level", None)
+    if level is None:
+        return None
+    if codec == "uncompressed" or not pa.Codec.supports_compression_level(codec):
+        raise UsageError(f"COPY: {codec} has no compression_level; zstd, gzip and brotli have")
+    highest = pa.Codec.maximum_compression_level(codec)
+    if level > highest:
+        raise UsageError(f"COPY: compression_level of {codec} is at most {highest}, not {level}")
+    return level
 
 
 def _number(given: Mapping[str, Any], name: str, default: int | None) -> int | None:
@@ -127,26 +139,32 @@ def _partitions(given: Any, names: Sequence[str]) -> tuple[str, ...]:
     for name in wanted:
         if name.lower() not in spelled:
             raise UsageError(f"COPY: partition_by names no column {name!r}; the columns are {', '.join(names)}")
-    if len({name.lower() for name in wanted}) == len(spelled):
+    if len({name.lower() for name in wanted}) != len(wanted):
+        raise UsageError(f"COPY: partition_by names a column twice: {', '.join(wanted)}")
+    if len(wanted) == len(spelled):
         raise UsageError("COPY: partition_by leaves no column for the files")
     return tuple(spelled[name.lower()] for name in wanted)
 
 
 def write(
     batches: Iterable[RecordBatch], names: Sequence[str], types: Sequence[DataType], path: str, options: WriteOptions,
-    filesystems: Mapping[str, Any],
+    filesystems: Mapping[str, Any], own_folder: str,
 ) -> int:  # fmt: skip
-    """Writes all rows and returns how many. StorageError naming the file; then, and when the rows end in an error,
-    nothing of it is left."""
+    """Writes all rows and returns how many. UsageError for a place in `own_folder`, the database's. StorageError naming
+    the file; then, and when the rows end in an error, nothing of it is left, and what was there stays."""
     if len({name.lower() for name in names}) != len(names):
         twice = next(n for n in names if [m.lower() for m in names].count(n.lower()) > 1)
         raise UsageError(f"COPY: column {twice!r} is there twice; give one of them another name")
     place = resolve(path, filesystems)
+    refuse_own_folder(place, own_folder, bool(options.partition_by))
     counted = _Counted(batches)
     schema = arrow_schema(names, types)
-    work = _write_folder if options.partition_by else _write_file
     try:
-        work(counted, schema, place, options)
+        if options.partition_by:
+            put_folder(place, lambda system, folder: _write_partitions(counted, schema, system, folder, options),
+                       options.overwrite)  # fmt: skip
+        else:
+            put_file(place, lambda sink: _WRITERS[options.format](counted, schema, sink, options))
     except EventDBError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -165,44 +183,6 @@ class _Counted:
         for batch in self._batches:
             self.row_count += batch.row_count
             yield batch_to_arrow(batch)
-
-
-def _beside(place: Location) -> str:
-    folder, _, name = place.path.rstrip("/").rpartition("/")
-    hidden = f".{name}.{uuid.uuid4().hex[:12]}.tmp"
-    return f"{folder}/{hidden}" if folder or place.path.startswith("/") else hidden
-
-
-def _write_file(batches: _Counted, schema: pa.Schema, place: Location, options: WriteOptions) -> None:
-    system = place.filesystem
-    if system.get_file_info(place.path).type == pa_fs.FileType.Directory:
-        raise UsageError(f"{place.name!r} is a folder: COPY writes a file; PARTITION_BY (column) writes a folder")
-    draft = _beside(place)
-    try:
-        with system.open_output_stream(draft) as raw:
-            _WRITERS[options.format](batches, schema, raw, options)
-        if place.is_local:
-            _flush(draft)
-        system.move(draft, place.path)
-    except BaseException:
-        _forget(lambda: system.delete_file(draft))
-        raise
-
-
-def _flush(path: str) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _forget(delete: Callable[[], None]) -> None:
-    """Takes a draft away, if it came to be."""
-    try:
-        delete()
-    except (pa.ArrowException, OSError):
-        return
 
 
 def _write_parquet(batches: _Counted, schema: pa.Schema, raw: Any, options: WriteOptions) -> None:
@@ -262,34 +242,11 @@ def _compressed(raw: Any, options: WriteOptions) -> Any:
 # --- folders of partitions --------------------------------------------------------------------------------------------
 
 
-def _write_folder(batches: _Counted, schema: pa.Schema, place: Location, options: WriteOptions) -> None:
+def _write_partitions(batches: _Counted, schema: pa.Schema, system: Any, folder: str, options: WriteOptions) -> None:
     if options.format == "json":
         raise UnsupportedError("COPY: PARTITION_BY writes parquet, csv or arrow, not json", construct="PARTITION_BY")
-    system, path = place.filesystem, place.path.rstrip("/")
-    before = system.get_file_info(path)
-    if before.type == pa_fs.FileType.File:
-        raise UsageError(f"{place.name!r} is a file, and PARTITION_BY writes a folder")
-    exists = before.type == pa_fs.FileType.Directory
-    if exists and not options.overwrite and system.get_file_info(pa_fs.FileSelector(path)):
-        raise UsageError(f"{place.name!r} is not empty: OVERWRITE replaces all that is in it")
-    draft = _beside(place)
-    try:
-        _write_partitions(batches, schema, system, draft, options)
-        old = _beside(place) if exists else ""
-        if old:
-            system.move(path, old)
-        system.move(draft, path)
-        if old:
-            system.delete_dir(old)
-    except BaseException:
-        _forget(lambda: system.delete_dir(draft))
-        raise
-
-
-def _write_partitions(batches: _Counted, schema: pa.Schema, system: Any, folder: str, options: WriteOptions) -> None:
     keys = pa.schema([schema.field(name) for name in options.partition_by])
     kind, settings = _dataset_format(options)
-    system.create_dir(folder)
     failure: list[BaseException] = []
 
     def rows() -> Iterator[pa.RecordBatch]:

@@ -89,23 +89,13 @@ def failure(name: str, error: Exception, row: Sequence[Any] | None, repeatable: 
 
 def column_of(values: list[Any], type: DataType, name: str, repeatable: bool) -> Column:
     """A column of Python values. FunctionError naming the first that is none of the type."""
-    from eventdb.arrow import array_of, column_from_arrow
+    from eventdb.arrow import column_of_values
 
     try:
-        return column_from_arrow(array_of(values, type), type, name)
-    except (ValueError, TypeError, OverflowError):
-        pass
-    for value in values:
-        try:
-            column_from_arrow(array_of([value], type), type, name)
-        except (ValueError, TypeError, OverflowError) as error:
-            what = f"{name}() returns {type}: it gave {value!r:.60} ({type_name(value)})"
-            raise FunctionError(f"{what}: {error}", name, repeatable) from None
-    raise FunctionError(f"{name}() returns {type}: its values do not form such a column", name, repeatable)
-
-
-def type_name(value: object) -> str:
-    return type(value).__name__
+        return column_of_values(values, type, name)
+    except SchemaMismatch as error:
+        what = f"{name}() returns {type}: it gave {error.value!r:.60} ({error.value.__class__.__name__})"
+        raise FunctionError(f"{what}: {error}", name, repeatable) from None
 
 
 def python_aggregate(

@@ -8,7 +8,7 @@ from typing import Any
 from sqlglot import exp
 
 from eventdb.errors import EventDBError, UsageError
-from eventdb.external.options import READERS
+from eventdb.external.options import FORMAT_SYNONYMS, READERS
 from eventdb.logical.expressions import ColumnRef, Expression
 from eventdb.logical.plan import Plan
 from eventdb.schema import Schema
@@ -25,7 +25,6 @@ from eventdb.sql.tokens import TokenType
 from eventdb.sql.words import Words
 
 _READER = {format: name for name, format in reversed(READERS.items())}
-_SYNONYMS = {"ndjson": "json", "jsonl": "json", "feather": "arrow", "ipc": "arrow"}
 
 
 def copy(words: Words, context: Context) -> Statement:
@@ -180,7 +179,7 @@ def _source(context: Context, path: str, options: dict[str, Any], schema: Schema
     """The file, its text read as the types of the columns it goes to."""
     given = dict(options)
     format = str(given.pop("format", "")).lower() or context.resolver.format_of(path)
-    format = _SYNONYMS.get(format, format)
+    format = FORMAT_SYNONYMS.get(format, format)
     reader = _READER.get(format)
     if reader is None:
         raise UsageError(f"format is csv, json, parquet or arrow, not {format!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import re
 import statistics
 from collections.abc import Iterator
 from decimal import Decimal
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import eventdb
 from eventdb.arrow import arrow_type
-from eventdb.errors import BindError, FunctionError, UnsupportedSQL, UsageError
+from eventdb.errors import BindError, FunctionError, SchemaMismatch, UnsupportedSQL, UsageError
 from eventdb.schema import INTERVAL, parse_type
 
 
@@ -163,6 +164,64 @@ def test_an_exception_names_the_function_its_arguments_and_the_row(db: eventdb.D
     db.create_function("wrong", lambda n: "x" if n == 5 else n, ["BIGINT"], "BIGINT")
     with pytest.raises(FunctionError, match=r"wrong\(\) returns BIGINT: it gave 'x' \(str\)"):
         rows(db, "SELECT wrong(n) FROM readings")
+
+
+REFUSED: dict[str, list[Any]] = {
+    "BIGINT": [1.5, 1.0, True, Decimal("1"), "1", np.float64(1.5), 2**63, np.datetime64(5, "ns")],
+    "TINYINT": [1.5, 128],
+    "BOOLEAN": [1, 1.0, "true"],
+    "DOUBLE": [True, "1", 10**400],
+    "FLOAT": [1e300, True],
+    "DECIMAL(9,2)": [1.5, Decimal("1.555"), Decimal(10**8), True, Decimal("NaN")],
+    "VARCHAR": [b"x", 1, "\ud800"],
+    "BLOB": ["x", 1],
+    "DATE": [1, 1.5, dt.datetime(2024, 1, 1), "2024-01-01"],
+    "TIMESTAMP": [1.5, True, dt.date(2024, 1, 1), np.datetime64(1500, "ns"), "2024-01-01"],
+}
+STORED: dict[str, list[Any]] = {
+    "BIGINT": [1, np.int64(3), None],
+    "DOUBLE": [1, Decimal("1.5"), 2**70, np.float32(0.5), 2.5, None],
+    "FLOAT": [1, 0.5, float("-inf")],
+    "DECIMAL(9,2)": [1, Decimal("1.5"), np.int64(3)],
+    "VARCHAR": ["ü", np.str_("x"), ""],
+    "BLOB": [b"x", bytearray(b"y")],
+    "DATE": [dt.date(2024, 1, 1), np.datetime64("2024-01-02")],
+    "TIMESTAMP": [5, dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=2))), np.datetime64(5000, "ns")],
+}
+
+
+@pytest.mark.parametrize("type", list(REFUSED))
+def test_a_value_that_a_column_of_the_type_does_not_store_is_refused(db: eventdb.Database, type: str) -> None:
+    topic = db.create_topic("same", {"c": type})
+    for value in REFUSED[type]:
+        with pytest.raises(SchemaMismatch):
+            topic.append({"c": value})
+        db.create_function("f", lambda n, value=value: value, ["BIGINT"], type, replace=True)
+        with pytest.raises(FunctionError, match=rf"f\(\) returns {re.escape(type)}: it gave .* \(\w+\)"):
+            rows(db, "SELECT f(n) FROM readings")
+        db.create_aggregate("a", lambda held, value=value: value, ["BIGINT"], type, replace=True)
+        with pytest.raises(FunctionError, match=rf"a\(\) returns {re.escape(type)}: it gave"):
+            rows(db, "SELECT a(n) FROM readings")
+        db.create_table_function("t", lambda value=value: [(value,)], [], {"c": type}, replace=True)
+        with pytest.raises(FunctionError, match=r"t\(\) gave a value of column 'c'"):
+            rows(db, "SELECT * FROM t()")
+    if type in ("BIGINT", "TINYINT", "BOOLEAN"):
+        for value in ([1.5], [None, 1.5], pa.array([1.5])):
+            db.create_function("v", lambda n, value=value: value, ["BIGINT"], type, vectorized=True, replace=True)
+            with pytest.raises(FunctionError, match=r"v\(\)"):
+                rows(db, f"SELECT v(n) FROM readings LIMIT {len(value)}")
+
+
+@pytest.mark.parametrize("type", list(STORED))
+def test_a_value_is_what_a_column_of_the_type_stores(db: eventdb.Database, type: str) -> None:
+    topic = db.create_topic("same", {"c": type})
+    for value in STORED[type]:
+        topic.append({"c": value})
+        db.create_function("f", lambda n, value=value: value, ["BIGINT"], type, replace=True)
+        found = rows(db, "SELECT f(n) FROM readings LIMIT 1")
+        assert found == rows(db, "SELECT c FROM same ORDER BY _offset DESC LIMIT 1")
+    db.create_table_function("t", lambda: [(value,) for value in STORED[type]], [], {"c": type})
+    assert rows(db, "SELECT * FROM t()") == rows(db, "SELECT c FROM same ORDER BY _offset")
 
 
 def test_a_volatile_function_is_called_for_each_row_and_others_once_for_constants(db: eventdb.Database) -> None:
