@@ -484,6 +484,8 @@ _CONSTRUCTS = {
     "BitwiseOr": "the operator |", "BitwiseXor": "the operator #", "BitwiseNot": "the operator ~", "Collate": "COLLATE",
     "AtTimeZone": "AT TIME ZONE", "Map": "a map value",
     "ArrayAgg": "the function list()",
+    "Alias": "AS inside an expression", "PositionalColumn": "a column by its position (#1)", "ToMap": "a map value",
+    "Concat": "a string beside another without ||", "ByteString": "a string e'...'", "Abs": "the operator @",
     "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
 }  # fmt: skip
 

@@ -38,3 +38,10 @@ def assign(
     if numbers or times or value.type == NULL or (isinstance(value, Literal) and value.type == VARCHAR):
         return binder.coerce(value, target, node)
     binder.context.fail(f"column {column!r} is {target}, this is {value.type}; write CAST(... AS {target})", node)
+
+
+def says_default(node: exp.Expr) -> bool:
+    """Whether a value is the word DEFAULT."""
+    if isinstance(node, exp.Column) and not node.table:
+        return node.name.upper() == "DEFAULT" and not node.this.args.get("quoted")
+    return isinstance(node, exp.Var) and str(node.this).upper() == "DEFAULT"

@@ -171,5 +171,5 @@ def _default(words: Words, context: Context, name: str, type: DataType) -> objec
     assert isinstance(value, Project)
     (found,) = value.expressions
     if not isinstance(found, Literal):
-        raise words.unsupported("a DEFAULT that is no constant", "give the value in each INSERT", start)
+        raise words.unsupported("a DEFAULT that is not a constant", "give the value in each INSERT", start)
     return found.value
