@@ -61,8 +61,8 @@ class Extensions:
     def _is_stored(self, name: str) -> bool:
         self._refresh_catalog()
         catalog = self._catalog
-        names = [info.name.lower() for info in [*catalog.topics(), *catalog.views()]]
-        return name.lower() in catalog.plain_views() or name.lower() in names
+        names = {*catalog.plain_views(), *(view.name.lower() for view in catalog.views())}
+        return name.lower() in names.union(topic.name.lower() for topic in catalog.topics())
 
     def _object(self, name: str, replacements: bool) -> Source | None:
         """The registered object of a name, or the table that a variable of the caller holds."""

@@ -357,7 +357,7 @@ class ExpressionBinder(Calls):
             return self._window_bound(name, node)
         if is_aggregate(name):
             return bind_aggregate(self, call)
-        callee = self.context.resolver.function(name)
+        callee = self.context.function(name, node)
         if isinstance(callee, PythonAggregate):
             return bind_aggregate(self, call)
         if name in RANKINGS:

@@ -25,6 +25,11 @@ def renamed(plan: Plan, names: list[str]) -> Plan:
     return project(plan, refs, names)
 
 
+def stored_type(type: DataType) -> DataType:
+    """The type of a column that is kept: NULL alone is text."""
+    return VARCHAR if type == NULL else type
+
+
 def assign(
     binder: ExpressionBinder, value: Expression, target: DataType, column: str, node: exp.Expr | None
 ) -> Expression:
