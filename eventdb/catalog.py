@@ -17,7 +17,7 @@ from zlib import crc32
 
 import apsw
 
-from eventdb.definitions import PLAIN, TopicInfo, ViewInfo, check_name
+from eventdb.definitions import HIDDEN, PLAIN, TopicInfo, ViewInfo, check_name
 from eventdb.errors import (
     CatalogError,
     CorruptionError,
@@ -453,6 +453,16 @@ class Catalog:
         """Removes a topic. TopicNotFound if there is none."""
         info = self.topic(name)
         self._change(lambda: self._connection.execute("DELETE FROM topics WHERE id = ?", (info.id,)))
+
+    def drop_hidden(self, id: int) -> bool:
+        """Removes a topic that is still being made; whether it was."""
+
+        def work() -> bool:
+            self._connection.execute("DELETE FROM topics WHERE id = ? AND substr(name, 1, ?) = ?",
+                                     (id, len(HIDDEN), HIDDEN))  # fmt: skip
+            return self._connection.changes() > 0
+
+        return self._change(work)
 
     def replace_topic(self, name: str, by: TopicInfo) -> None:
         """`by` takes the name; the topic or table that has it, if there is one, is gone."""

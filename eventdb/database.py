@@ -146,8 +146,10 @@ class Database(Upkeep, Extensions):
         self._live_topics = live_topics
         self._generation = self._catalog.generation()
         self._store.retention.add(self._limited_logs)
-        if not self.read_only and self._catalog.views():
-            self._views_of().start()
+        if not self.read_only:
+            self._sweep_unfinished()
+            if self._catalog.views():
+                self._views_of().start()
 
     # --- topics -------------------------------------------------------------------------------------------------------
 
@@ -265,16 +267,11 @@ class Database(Upkeep, Extensions):
         """The names of all topics, sorted."""
         self._check_open()
         self._refresh_catalog()
-        return sorted(info.name for info in self._catalog.topics() if info.kind == "topic")
+        return sorted(info.name for info in self._catalog.topics() if info.kind == "topic" and not info.is_hidden)
 
     def drop_topic(self, name: str, *, if_exists: bool = False) -> None:
         """Removes a topic and its events for ever. UsageError while a view reads it."""
         self._drop(name, "topic", if_exists)
-
-    def _drop(self, name: str, kind: str, if_exists: bool) -> None:
-        from eventdb.making import drop_named
-
-        drop_named(self, name, kind, if_exists)
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -325,7 +322,7 @@ class Database(Upkeep, Extensions):
         """The names of all tables, sorted."""
         self._check_open()
         self._refresh_catalog()
-        return sorted(info.name for info in self._catalog.topics() if info.kind == "table")
+        return sorted(info.name for info in self._catalog.topics() if info.kind == "table" and not info.is_hidden)
 
     def drop_table(self, name: str, *, if_exists: bool = False) -> None:
         """Removes a table and its rows for ever."""

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+HIDDEN = "making/"  # begins the name of what is being made: '/' keeps it out of every namespace
 PRIMARY_KEY = "primary_key"  # the option that holds a table's key: positions of columns
 ROW_ID = "_row"  # the hidden column, the last one, that is the key of a table without a primary key
 PLAIN = "plain"  # the state of a view that is not materialized
@@ -55,6 +56,11 @@ class TopicInfo:
         """The positions of a table's key columns; () for a topic."""
         text = self.options.get(PRIMARY_KEY, "")
         return tuple(map(int, text.split(","))) if text else ()
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it is still being made, and has no name of its own."""
+        return self.name.startswith(HIDDEN)
 
     @property
     def is_keyless(self) -> bool:

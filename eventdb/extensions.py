@@ -60,8 +60,9 @@ class Extensions:
 
     def _is_stored(self, name: str) -> bool:
         self._refresh_catalog()
-        names = [info.name for info in self._catalog.topics()] + [view.name for view in self._catalog.views()]
-        return name.lower() in map(str.lower, names)
+        catalog = self._catalog
+        names = {*catalog.plain_views(), *(view.name.lower() for view in catalog.views())}
+        return name.lower() in names.union(topic.name.lower() for topic in catalog.topics())
 
     def _object(self, name: str, replacements: bool) -> Source | None:
         """The registered object of a name, or the table that a variable of the caller holds."""

@@ -1,24 +1,32 @@
-"""Tables and topics that are made under a hidden name and take their own once they are whole."""
+"""Tables and topics that are made under a hidden name and take their own once they are whole.
+
+Whoever makes one shares the lease until it has its name or is taken away. What a process leaves that dies meanwhile is
+swept by the next one that opens the database while nobody shares it.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from eventdb.errors import TopicNotFound, UsageError
+from eventdb.definitions import HIDDEN
+from eventdb.errors import EventDBError, TopicNotFound, UsageError
 from eventdb.merge_rows import rows_of
 from eventdb.options import add_table
 from eventdb.storage.tables.keyed import KeyedWriter
+from eventdb.stream.lease import Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from eventdb.batch import RecordBatch
     from eventdb.database import Database
     from eventdb.definitions import TopicInfo
-    from eventdb.logical.plan import Plan
     from eventdb.schema import Schema
+
+LEASE_NAME = "MAKING"  # shared by whoever makes something, held alone by who sweeps
 
 
 def new_table(database: Database, schema: Schema, key: tuple[int, ...], defaults: Mapping[int, Any]) -> TopicInfo:
@@ -31,9 +39,8 @@ def new_topic(database: Database, schema: Schema) -> TopicInfo:
     return database._catalog.create_topic(_hidden_name(), schema, hidden=True)
 
 
-def store_all(database: Database, made: TopicInfo, batches: Sequence[RecordBatch], plan: Plan) -> int:
+def store_all(database: Database, made: TopicInfo, batches: Sequence[RecordBatch]) -> int:
     """Stores the rows in one commit; returns how many they are."""
-
     database._refresh_catalog()
     count = sum(map(len, batches))
     if made.kind == "topic":
@@ -75,27 +82,43 @@ def replace_table(database: Database, name: str, made: TopicInfo, *, only: bool 
             database._store.forget(old.id)
 
 
-def drop_named(database: Database, name: str, kind: str, if_exists: bool) -> None:
-    """The topic or table is gone with all it holds. UsageError while a view reads it."""
+def sweep(database: Database) -> None:
+    """What processes that died were making is gone, unless a live one is making something."""
+    lease = Lease(os.path.join(database.path, LEASE_NAME))
+    try:
+        if lease.acquire():
+            for info in database._catalog.topics():
+                if info.is_hidden:
+                    _forget(database, info)
+    finally:
+        lease.release()
+
+
+@contextmanager
+def made_aside(database: Database, make: Callable[[], TopicInfo]) -> Iterator[TopicInfo]:
+    """What `make` gives; a failure inside the block takes it away again, unless it has its own name by then."""
     database._check_writable()
-    with database._lock:
-        database._refresh_catalog()
+    lease = Lease(os.path.join(database.path, LEASE_NAME))
+    lease.share()
+    try:
+        made = make()
         try:
-            info = database._catalog.topic(name)
-        except TopicNotFound:
-            if if_exists:
-                return
+            yield made
+        except BaseException:
+            with suppress(EventDBError):  # what cannot be taken away is swept at the next open
+                _forget(database, made)
             raise
-        if info.kind != kind:
-            raise UsageError(f"{info.name!r} is a {info.kind}: DROP {info.kind.upper()} {info.name}")
-        readers = database._views_of().readers_of(info.id) if database._catalog.views() else []
-        if readers:
-            raise UsageError(f"topic {info.name!r} feeds the view {readers[0]!r}: drop the view first")
-        database._catalog.drop_topic(info.name)
+    finally:
+        lease.release()
+
+
+def _forget(database: Database, made: TopicInfo) -> None:
+    """It is gone, if it is still hidden."""
+    if database._catalog.drop_hidden(made.id):
         database._refresh_catalog()
-        database._store.forget(info.id)
+        database._store.forget(made.id)
 
 
 def _hidden_name() -> str:
     """A name that no statement can say: '/' keeps it out of every namespace."""
-    return f"making/{os.getpid()}.{time.monotonic_ns()}"
+    return f"{HIDDEN}{os.getpid()}.{time.monotonic_ns()}"

@@ -9,8 +9,9 @@ import numpy as np
 
 from eventdb.batch import Column, RecordBatch
 from eventdb.definitions import check_name
+from eventdb.dropping import drop_named, drop_view
 from eventdb.errors import TopicExists, UsageError
-from eventdb.making import new_table, new_topic, replace_table, store_all
+from eventdb.making import made_aside, new_table, new_topic, replace_table, store_all
 from eventdb.options import checked_options, described_options, shown_options
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field
@@ -20,6 +21,7 @@ from eventdb.values import decode_value
 
 if TYPE_CHECKING:
     from eventdb.database import Database
+    from eventdb.definitions import TopicInfo
     from eventdb.session import Session
 
 
@@ -44,14 +46,15 @@ class SchemaStatements:
         return Result([], [], [])
 
     def drop_topic(self, statement: st.DropTopic, snapshot: Any, timeout: float | None) -> Result:
-        self._database.drop_topic(statement.name, if_exists=statement.if_exists)
+        drop_named(self._database, statement.name, "topic", statement.if_exists, statement.cascade)
         return Result([], [], [])
 
     def create_table(self, statement: st.CreateTable, snapshot: Any, timeout: float | None) -> Result:
         database, defaults = self._database, dict(statement.defaults)
         if statement.or_replace:
-            made = new_table(database, statement.schema, statement.primary_key, defaults)
-            replace_table(database, statement.name, made)
+            key = statement.primary_key
+            with made_aside(database, lambda: new_table(database, statement.schema, key, defaults)) as made:
+                replace_table(database, statement.name, made)
         else:
             database._create_table(
                 statement.name, statement.schema, statement.primary_key, if_not_exists=statement.if_not_exists,
@@ -75,14 +78,13 @@ class SchemaStatements:
             with self._session.context(None, timeout) as context:
                 batches = self._session._collect(statement.plan, context)
         schema = statement.schema
-        made = new_table(database, schema, (), {}) if statement.kind == "table" else new_topic(database, schema)
-        try:
-            count = store_all(database, made, batches, statement.plan)
+
+        def make() -> TopicInfo:
+            return new_table(database, schema, (), {}) if statement.kind == "table" else new_topic(database, schema)
+
+        with made_aside(database, make) as made:
+            count = store_all(database, made, batches)
             replace_table(database, statement.name, made, only=statement.or_replace)
-        except BaseException:
-            database._catalog.drop_topic(made.name)
-            database._refresh_catalog()
-            raise
         return Result([], [], [], rowcount=count)
 
     def _taken(self, name: str) -> str:
@@ -119,7 +121,7 @@ class SchemaStatements:
         return Result([], [], [])
 
     def drop_table(self, statement: st.DropTable, snapshot: Any, timeout: float | None) -> Result:
-        self._database.drop_table(statement.name, if_exists=statement.if_exists)
+        drop_named(self._database, statement.name, "table", statement.if_exists, statement.cascade)
         return Result([], [], [])
 
     def create_view(self, statement: st.CreateView, snapshot: Any, timeout: float | None) -> Result:
@@ -128,13 +130,7 @@ class SchemaStatements:
         return Result([], [], [])
 
     def drop_view(self, statement: st.DropView, snapshot: Any, timeout: float | None) -> Result:
-        database = self._database
-        database._check_writable()
-        if statement.name.lower() in database._catalog.plain_views():
-            database._catalog.drop_plain_view(statement.name)
-            database._refresh_catalog()
-        else:
-            database._views_of().drop(statement.name, statement.if_exists)
+        drop_view(self._database, statement.name, statement.if_exists, statement.cascade)
         return Result([], [], [])
 
     def describe(self, statement: st.Describe, snapshot: Any, timeout: float | None) -> Result:
@@ -182,6 +178,8 @@ class SchemaStatements:
         with self._session.context(snapshot, timeout) as context:
             if statement.kind in ("topics", "tables"):
                 for info in sorted(catalog.topics(), key=lambda i: i.name):
+                    if info.is_hidden:
+                        continue
                     if info.kind == "topic" or (info.kind == "table" and statement.kind == "tables"):
                         names.append(info.name)
                         kinds.append(info.kind)

@@ -119,9 +119,22 @@ class Names:
 
     def names(self) -> list[str]:
         catalog = self._database._catalog
-        topics = [info.name for info in catalog.topics() if info.kind != "view"]
+        topics = [info.name for info in catalog.topics() if info.kind != "view" and not info.is_hidden]
         views = [*catalog.views(), *catalog.plain_views().values()]
         return topics + [view.name for view in views] + [s.name for s in self._database._objects.values()]
+
+
+class RecordingNames(Names):
+    """Names of the catalog and registered objects that also notes, lower-case, what it was asked for and had."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.seen: set[str] = set()
+
+    def table(self, name: str) -> st.TableInfo:
+        found = super().table(name)
+        self.seen.add(found.name.lower())
+        return found
 
 
 class Session:

@@ -26,6 +26,7 @@ _TYPES: dict[str, type[types.TypeEngine[Any]]] = {
     "BIGINT": types.BIGINT, "FLOAT": types.REAL, "DOUBLE": types.DOUBLE, "VARCHAR": types.VARCHAR, "BLOB": types.BLOB,
     "DATE": types.DATE, "TIMESTAMP": types.TIMESTAMP, "INTERVAL": types.Interval, "NULL": types.NullType,
 }  # fmt: skip
+_OPTIONS = ("durability", "read_only", "memory_limit", "threads", "autocommit", "isolation", "timeout")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -51,6 +52,10 @@ class EventDBCompiler(compiler.SQLCompiler):
     def visit_empty_set_expr(self, element_types: Any, **kw: Any) -> str:
         columns = ", ".join("CAST(NULL AS INTEGER)" for _ in element_types or [None])
         return f"SELECT {columns} WHERE 1 != 1"
+
+    def limit_clause(self, select: Any, **kw: Any) -> str:
+        parts = (("LIMIT", select._limit_clause), ("OFFSET", select._offset_clause))
+        return "".join(f"\n {word} {self.process(part, **kw)}" for word, part in parts if part is not None)
 
     def for_update_clause(self, select: Any, **kw: Any) -> str:
         """Nothing: no row is locked, a transaction that comes second is told so at its commit."""
@@ -213,8 +218,15 @@ class EventDBDialect(default.DefaultDialect):
     def create_connect_args(self, url: URL) -> Any:
         if url.host or url.username:
             raise exc.ArgumentError(f"{url}: EventDB has no server; write eventdb:///path or eventdb:////absolute/path")
-        options: dict[str, Any] = {name: str(value) for name, value in url.query.items()}
-        for name, read in (("read_only", _BOOLEANS.__getitem__), ("threads", int), ("timeout", float)):
+        options: dict[str, Any] = {}
+        for name, value in url.query.items():
+            if name not in _OPTIONS:
+                raise exc.ArgumentError(f"{url}: there is no option {name!r}; the options are {', '.join(_OPTIONS)}")
+            if not isinstance(value, str):
+                raise exc.ArgumentError(f"{url}: {name} is given twice")
+            options[name] = value
+        flag = _BOOLEANS.__getitem__
+        for name, read in (("read_only", flag), ("autocommit", flag), ("threads", int), ("timeout", float)):
             if name in options:
                 try:
                     options[name] = read(options[name].lower())
@@ -253,6 +265,11 @@ class EventDBDialect(default.DefaultDialect):
     def _database(connection: Any) -> Any:
         return connection.connection.dbapi_connection.database
 
+    def _views(self, connection: Any) -> list[Any]:
+        database = self._database(connection)
+        database._refresh_catalog()
+        return [*database._catalog.views(), *database._catalog.plain_views().values()]
+
     def _info(self, connection: Any, name: str) -> Any:
         """What the catalog says of a topic, table or view."""
         from eventdb.session import Names
@@ -272,15 +289,20 @@ class EventDBDialect(default.DefaultDialect):
 
     @reflection.cache
     def get_view_names(self, connection: Any, schema: str | None = None, **kw: Any) -> list[str]:
-        database = self._database(connection)
-        database._refresh_catalog()
-        return [] if schema else sorted(view.name for view in database._catalog.views())
+        """All views, the materialized ones among them."""
+        return [] if schema else sorted(view.name for view in self._views(connection))
+
+    @reflection.cache
+    def get_materialized_view_names(self, connection: Any, schema: str | None = None, **kw: Any) -> list[str]:
+        return [] if schema else sorted(view.name for view in self._views(connection) if not view.is_plain)
 
     @reflection.cache
     def get_view_definition(self, connection: Any, view_name: str, schema: str | None = None, **kw: Any) -> str:
-        for view in self._database(connection)._catalog.views():
+        """The whole CREATE statement."""
+        for view in self._views(connection):
             if view.name.lower() == view_name.lower():
-                return str(view.sql)
+                quoted = self.identifier_preparer.quote(view.name)
+                return f"CREATE VIEW {quoted} AS {view.sql}" if view.is_plain else str(view.sql)
         raise exc.NoSuchTableError(view_name)
 
     @reflection.cache

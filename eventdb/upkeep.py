@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
-from eventdb.errors import CorruptionError, UsageError
+from eventdb.errors import CorruptionError, StorageError, UsageError
 from eventdb.storage.index.key_index import row_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from eventdb.catalog import Catalog
     from eventdb.definitions import TopicInfo
@@ -32,6 +34,20 @@ class Upkeep:
     _views_of: Callable[[], Views]
     _table_handle: Callable[[TopicInfo], Table]
     _logs_of: Callable[[TopicInfo], list[PartitionLog]]
+
+    def _drop(self: Any, name: str, kind: str, if_exists: bool) -> None:
+        from eventdb.dropping import drop_named
+
+        drop_named(self, name, kind, if_exists)
+
+    def _sweep_unfinished(self: Any) -> None:
+        """Tables that a process did not come to the end of making before it died are gone. What cannot be taken away
+        (a full disk, say) is tried again at the next open; nobody can name it meanwhile."""
+        if any(info.is_hidden for info in self._catalog.topics()):
+            from eventdb.making import sweep
+
+            with suppress(StorageError):
+                sweep(self)
 
     @property
     def recovery_report(self) -> dict[str, object]:

@@ -75,9 +75,13 @@ def test_views_are_read_through_views(db: eventdb.Database) -> None:
     for text in ("INSERT INTO v VALUES (1, 1)", "DELETE FROM v", "UPDATE v SET n = 1"):
         with pytest.raises(BindError, match="view"):
             db.sql(text)
-    db.sql("DROP VIEW v")
+    with pytest.raises(UsageError, match="feeds the view 'w'"):
+        db.sql("DROP VIEW v")
+    db.sql("CREATE OR REPLACE VIEW v AS SELECT 1 AS a")
     with pytest.raises(BindError, match="'w' cannot be read"):
         db.sql("SELECT * FROM w")
+    db.sql("DROP VIEW w")
+    db.sql("DROP VIEW v")
     with pytest.raises(TopicNotFound):
         db.sql("DROP VIEW v")
     db.sql("DROP VIEW IF EXISTS v")

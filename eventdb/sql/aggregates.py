@@ -169,7 +169,7 @@ def _unfiltered(binder: ExpressionBinder, call: CallParts, bind: Bind, condition
         return _count_rows(binder, call, condition)
     order = tuple(_sort_key(bind, item) for item in call.order)
     args = [bind(argument) for argument in call.arguments]
-    callee = binder.context.resolver.function(name)
+    callee = binder.context.function(name, node)
     if isinstance(callee, PythonAggregate):
         return python_aggregation(binder, callee, args, call.distinct, condition, order, node)
     if name in _COUNT_IF:

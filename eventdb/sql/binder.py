@@ -358,9 +358,11 @@ def _drop(words: Words, context: Context) -> Statement:
         words.wrong("expected TOPIC, TABLE or VIEW")
     if_exists = words.accept("IF", "EXISTS")
     name = words.name(f"the {kind}'s name")
-    words.accept("CASCADE") or words.accept("RESTRICT")  # what a materialized view reads is never dropped
+    cascade = words.accept("CASCADE")
+    if not cascade:
+        words.accept("RESTRICT")
     words.end()
-    return {"topic": DropTopic, "table": DropTable, "view": DropView}[kind](name, if_exists)
+    return {"topic": DropTopic, "table": DropTable, "view": DropView}[kind](name, if_exists, cascade)
 
 
 def _describe(words: Words, context: Context) -> Statement:

@@ -13,7 +13,7 @@ from eventdb.schema import BIGINT
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.joins import join_plan
-from eventdb.sql.projection import assign
+from eventdb.sql.projection import assign, says_default
 from eventdb.sql.queries import QueryBinder
 from eventdb.sql.relation import Relation
 from eventdb.sql.relations import RelationBinder
@@ -289,13 +289,6 @@ def _several(context: Context, tree: exp.Expr, count: int) -> list[exp.Expr]:
     if len(values) != count:
         context.fail(f"{len(values)} values for {count} columns", tree)
     return values
-
-
-def says_default(node: exp.Expr) -> bool:
-    """Whether a value is the word DEFAULT."""
-    if isinstance(node, exp.Column) and not node.table:
-        return node.name.upper() == "DEFAULT" and not node.this.args.get("quoted")
-    return isinstance(node, exp.Var) and str(node.this).upper() == "DEFAULT"
 
 
 def default_of(table: TableInfo, index: int) -> Literal:

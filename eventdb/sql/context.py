@@ -14,6 +14,7 @@ from sqlglot import exp
 from eventdb.errors import BindError, UsageError
 from eventdb.logical.expressions import IntervalValue, Literal
 from eventdb.logical.plan import Plan
+from eventdb.logical.python_functions import Callee
 from eventdb.schema import (
     BIGINT,
     BLOB,
@@ -73,6 +74,7 @@ class Context:
             tuple[Plan, int]
         ] = []  # WITH queries that read a query around them, and how deep they stand
         self.recursions = 0
+        self.is_stored = False  # whether the text is kept, for other programs to run
         self.viewing: tuple[str, ...] = ()  # the plain views around what is bound
         self.viewed: set[str] = set()  # those that were read, lower-case
 
@@ -110,6 +112,21 @@ class Context:
         text = " ".join(self.sql[tokens[first].start : tokens[last].end + 1].split())
         name, bracket, rest = text.partition("(")
         return name.lower() + bracket + rest if bracket and name.replace("_", "a").isalnum() else text
+
+    # -- names -----------------------------------------------------------------------------------------------------
+
+    def function(self, name: str, node: Any) -> Callee | None:
+        """The function written in Python of a lower-case name. UnsupportedSQL in a stored query."""
+        callee = self.resolver.function(name)
+        if callee is not None:
+            self.refuse_stored(f"the Python function {name}()", node)
+        return callee
+
+    def refuse_stored(self, what: str, node: Any) -> None:
+        """UnsupportedSQL in a stored query, for what lives in this program alone."""
+        if self.is_stored:
+            fix = "it lives in this program, the view is for all that open the database: use it when you read the view"
+            self.unsupported(f"{what} in a view", node, fix)
 
     # -- types and parameters --------------------------------------------------------------------------------------
 

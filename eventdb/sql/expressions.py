@@ -33,6 +33,7 @@ from eventdb.sql.comparisons import collate, in_rows, special
 from eventdb.sql.context import Context, decimal_literal, integer_literal
 from eventdb.sql.intervals import parse_interval
 from eventdb.sql.overs import bind_over
+from eventdb.sql.patterns import constant_text, requoted
 from eventdb.sql.python_calls import python_scalar
 from eventdb.sql.references import GroupingRef, OverRef
 from eventdb.sql.scope import Scope
@@ -310,9 +311,11 @@ class ExpressionBinder(Calls):
             mark = self.bind(escape)
             if not isinstance(mark, Literal) or not isinstance(mark.value, str) or len(mark.value) > 1:
                 self.context.fail("ESCAPE needs one character", escape)
-            if not isinstance(pattern, Literal) or not isinstance(pattern.value, str):
-                self.context.unsupported("ESCAPE with a pattern that is not a literal", node)
-            pattern = Literal(VARCHAR, _requote(pattern.value, mark.value))
+            pattern = constant_text(pattern)
+            if not isinstance(pattern, Literal) or not isinstance(pattern.value, str | None):
+                self.context.unsupported("ESCAPE with a pattern that is not a constant", node)
+            if pattern.value is not None:
+                pattern = Literal(VARCHAR, requoted(pattern.value, mark.value))
         if isinstance(pattern, Literal) and isinstance(pattern.value, str) and ends_in_escape(pattern.value):
             self.context.fail("the LIKE pattern ends in its escape character", node)
         bound = self.call(function, [operand, pattern], node)
@@ -357,7 +360,7 @@ class ExpressionBinder(Calls):
             return self._window_bound(name, node)
         if is_aggregate(name):
             return bind_aggregate(self, call)
-        callee = self.context.resolver.function(name)
+        callee = self.context.function(name, node)
         if isinstance(callee, PythonAggregate):
             return bind_aggregate(self, call)
         if name in RANKINGS:
@@ -484,6 +487,8 @@ _CONSTRUCTS = {
     "BitwiseOr": "the operator |", "BitwiseXor": "the operator #", "BitwiseNot": "the operator ~", "Collate": "COLLATE",
     "AtTimeZone": "AT TIME ZONE", "Map": "a map value",
     "ArrayAgg": "the function list()",
+    "Alias": "AS inside an expression", "PositionalColumn": "a column by its position (#1)", "ToMap": "a map value",
+    "Concat": "a string beside another without ||", "ByteString": "a string e'...'", "Abs": "the operator @",
     "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
 }  # fmt: skip
 
@@ -493,18 +498,3 @@ def _goes_second(left: Expression, right: Expression) -> bool:
     if left.type == INTERVAL:
         return right.type.name in ("TIMESTAMP", "DATE")
     return (right.type == INTERVAL and left.type.is_numeric) or (left.type.is_integer and right.type.name == "DATE")
-
-
-def _requote(pattern: str, mark: str) -> str:
-    """A LIKE pattern with escape character `mark` ('' = none) rewritten to backslashes."""
-    result, i = [], 0
-    while i < len(pattern):
-        character = pattern[i]
-        if mark and character == mark:
-            following = pattern[i + 1 : i + 2]
-            result.append("\\" + following)
-            i += 2
-            continue
-        result.append("\\\\" if character == "\\" else character)
-        i += 1
-    return "".join(result)

@@ -49,7 +49,8 @@ class GroupBinder:
         self.window = window
 
     def groups(self, group: exp.Group) -> Groups:
-        """The grouping sets of `a, ROLLUP (b, c), ...`: every combination of what the items give."""
+        """The grouping sets of `[DISTINCT] a, ROLLUP (b, c), ...`: every combination of what the items give, with
+        DISTINCT each once."""
         found = Groups()
         windows = [tree for tree in group.expressions if window_function(tree) is not None]
         if len(windows) > 1:
@@ -59,6 +60,8 @@ class GroupBinder:
             if len(found.sets) * len(sets) > MAX_SETS:
                 self.context.fail(f"GROUP BY has more than {MAX_SETS:,} grouping sets", tree)
             found.sets = [tuple(dict.fromkeys(a + b)) for a in found.sets for b in sets]
+        if group.args.get("all") is False:  # how sqlglot tells GROUP BY DISTINCT
+            found.sets = list({frozenset(one): one for one in found.sets}.values())
         return found
 
     def _sets(self, tree: exp.Expr, groups: Groups) -> Sets:

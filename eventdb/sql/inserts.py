@@ -46,7 +46,7 @@ def insert(words: Words, context: Context) -> Insert | InsertRows:
     if words.word() not in _ROWS:
         words.wrong("expected VALUES or SELECT")
     returning_at = words.at_depth_zero(start, "RETURNING")
-    conflict_at = words.at_depth_zero(start, "ON", "CONFLICT")
+    conflict_at = _conflict_at(words, start)
     _refuse(words, table, verb, verb_at, conflict_at)
     outer, stop = words.stop, words.stop if returning_at is None else returning_at
     returning: Returning | None = None
@@ -64,6 +64,14 @@ def insert(words: Words, context: Context) -> Insert | InsertRows:
     return InsertRows(table, columns, plan, conflict, returning)
 
 
+def _conflict_at(words: Words, start: int) -> int | None:
+    """Where ON CONFLICT begins; in `JOIN ... ON conflict = 1` it is a column."""
+    at = words.at_depth_zero(start, "ON", "CONFLICT")
+    while at is not None and words.word_at(at + 2) not in ("", "(", "DO", "ON", "WHERE"):
+        at = words.at_depth_zero(at + 1, "ON", "CONFLICT")
+    return at
+
+
 def _order(words: Words, names: list[tuple[str, int]] | None) -> bool:
     """BY NAME or BY POSITION, if one comes next; whether it is the first."""
     if not words.accept("BY"):
@@ -78,10 +86,12 @@ def _order(words: Words, names: list[tuple[str, int]] | None) -> bool:
 
 def _refuse(words: Words, table: TableInfo, verb: str, verb_at: int, conflict_at: int | None) -> None:
     """UnsupportedSQL for clauses about keys where there is none, or for two of them."""
-    if table.kind == "topic" and (verb or conflict_at is not None):
-        what = f"INSERT OR {verb}" if verb else "ON CONFLICT"
-        fix = "a topic has no primary key, a table has: CREATE TABLE"
-        raise words.unsupported(f"{what} on a topic", fix, verb_at if verb else conflict_at)
+    if not table.primary_key and (verb or conflict_at is not None):
+        what, at = (f"INSERT OR {verb}", verb_at) if verb else ("ON CONFLICT", conflict_at)
+        if table.kind == "topic":
+            raise words.unsupported(f"{what} on a topic", "a topic has no primary key, a table has: CREATE TABLE", at)
+        fix = f"no row of {table.name} can be in the way: write INSERT, or make the table with PRIMARY KEY"
+        raise words.unsupported(f"{what} on a table without a key", fix, at)
     if verb and conflict_at is not None:
         raise words.unsupported(f"INSERT OR {verb} with ON CONFLICT", "write one of the two", verb_at)
 

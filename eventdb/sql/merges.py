@@ -18,7 +18,6 @@ from eventdb.sql.changes import (
     columns_of_table,
     default_of,
     refuse_same_name,
-    says_default,
     source_rows,
     target,
     target_rows,
@@ -27,7 +26,7 @@ from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.inserts import positions, wrong_width
 from eventdb.sql.joins import join_plan
-from eventdb.sql.projection import assign, project
+from eventdb.sql.projection import assign, project, says_default
 from eventdb.sql.queries import QueryBinder
 from eventdb.sql.relation import Relation
 from eventdb.sql.returning import returned

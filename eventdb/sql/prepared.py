@@ -63,9 +63,11 @@ def _value(words: Words, context: Context, values: list[Literal], named: list[tu
     assert isinstance(plan, Project)
     (found,) = plan.expressions
     if not isinstance(found, Literal):
-        raise words.unsupported("a value of EXECUTE that is no constant", "give the value itself", at)
+        raise words.unsupported("a value of EXECUTE that is not a constant", "give the value itself", at)
     if (values and name) or (named and not name):
         raise words.error("give all values by position, or all by name", at)
+    if any(name == known for known, _ in named):
+        raise words.error(f"the parameter ${name} is given twice", at)
     if name:
         named.append((name, found))
     else:

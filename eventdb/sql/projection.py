@@ -25,6 +25,11 @@ def renamed(plan: Plan, names: list[str]) -> Plan:
     return project(plan, refs, names)
 
 
+def stored_type(type: DataType) -> DataType:
+    """The type of a column that is kept: NULL alone is text."""
+    return VARCHAR if type == NULL else type
+
+
 def assign(
     binder: ExpressionBinder, value: Expression, target: DataType, column: str, node: exp.Expr | None
 ) -> Expression:
@@ -38,3 +43,10 @@ def assign(
     if numbers or times or value.type == NULL or (isinstance(value, Literal) and value.type == VARCHAR):
         return binder.coerce(value, target, node)
     binder.context.fail(f"column {column!r} is {target}, this is {value.type}; write CAST(... AS {target})", node)
+
+
+def says_default(node: exp.Expr) -> bool:
+    """Whether a value is the word DEFAULT."""
+    if isinstance(node, exp.Column) and not node.table:
+        return node.name.upper() == "DEFAULT" and not node.this.args.get("quoted")
+    return isinstance(node, exp.Var) and str(node.this).upper() == "DEFAULT"

@@ -16,7 +16,7 @@ from eventdb.schema import BOOLEAN, VARCHAR, DataType
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.ordering import CONSTANT, TailBinder, Target, is_constant
-from eventdb.sql.projection import assign, renamed
+from eventdb.sql.projection import assign, renamed, says_default
 from eventdb.sql.recursion import bind_recursive, is_recursive
 from eventdb.sql.scope import Scope
 from eventdb.sql.selects import SelectBinder
@@ -126,7 +126,7 @@ class QueryBinder:
                 row = [binder.bind(cell) for cell in cells]
             else:
                 row = [
-                    default if default is not None and _says_default(c) else assign(binder, binder.bind(c), t, n, c)
+                    default if default is not None and says_default(c) else assign(binder, binder.bind(c), t, n, c)
                     for default, (n, t), c in zip_longest(defaults, targets, cells)
                 ]
             rows.append(row)
@@ -171,7 +171,3 @@ class QueryBinder:
         if not keys:
             return TailBinder(self.context).limit(plan, node)
         return TailBinder(self.context).ordered(node, plan, refs, [f.name for f in plan.fields], keys, False)
-
-
-def _says_default(node: exp.Expr) -> bool:
-    return isinstance(node, exp.Var) and str(node.this).upper() == "DEFAULT"

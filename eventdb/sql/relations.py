@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from sqlglot import exp
@@ -20,7 +21,7 @@ from eventdb.sql.expressions import ExpressionBinder
 from eventdb.sql.functions import width_of
 from eventdb.sql.joins import JoinBinder
 from eventdb.sql.parser import locate, parse
-from eventdb.sql.projection import renamed
+from eventdb.sql.projection import renamed, stored_type
 from eventdb.sql.python_calls import coerced
 from eventdb.sql.relation import Relation
 from eventdb.sql.scope import Name, Scope
@@ -129,6 +130,8 @@ class RelationBinder:
                 self.context.unsupported("a correlated WITH query in a subquery of its query", node, "repeat it there")
             return self.named(cte, node, name)
         table = self._resolve(name, node)
+        if table.kind == "object":
+            self.context.refuse_stored(f"the Python object {table.name!r}", node)
         if table.query is not None:
             return self.named(self._viewed(table, node), node, _base_name(name))
         return self._renamed(table, node)
@@ -172,6 +175,7 @@ class RelationBinder:
         if table.name in outer.viewing:
             outer.fail(f"view {table.name!r} reads itself", node)
         inner = Context(parse(table.query or ""), outer.resolver, None)
+        inner.is_stored = True
         inner.viewed = outer.viewed
         inner.viewed.add(table.name.lower())
         inner.viewing = (*outer.viewing, table.name)
@@ -184,9 +188,21 @@ class RelationBinder:
             first = str(error).splitlines()[0]
             outer.fail(f"view {table.name!r} cannot be read any more: {first}", node)
         outer.recursions = inner.recursions
-        if len(plan.fields) != len(table.schema):
-            outer.fail(f"view {table.name!r} has other columns than when it was created: create it again", node)
+        self._check_columns(table, plan, node)
         return renamed(plan, table.schema.names)
+
+    def _check_columns(self, view: TableInfo, plan: Plan, node: exp.Expr) -> None:
+        """BindError naming the first column that is another than when the view was created."""
+        for kept, found in zip_longest(view.schema, plan.fields):
+            if kept is not None and found is not None and kept.name.lower() == found.name.lower():
+                if kept.type == stored_type(found.type):
+                    continue
+                what = f"column {kept.name!r} was {kept.type} when it was created and is {found.type}"
+            elif kept is None:
+                what = f"its query has a column {found.name!r} that it was created without"
+            else:
+                what = f"column {kept.name!r} is not where it was" + ("" if found is None else f", but {found.name!r}")
+            self.context.fail(f"view {view.name!r} cannot be read any more: {what}; create it again", node)
 
     def query_of(self, tree: exp.Expr) -> Plan:
         """The plan of a query that stands alone."""
@@ -254,7 +270,7 @@ class RelationBinder:
         name = str(call.this).removeprefix(FUNCTION_PREFIX).lower()
         if name in READERS:
             return self._renamed(self._read(name, call), node)
-        callee = self.context.resolver.function(name)
+        callee = self.context.function(name, call)
         if isinstance(callee, PythonTable):
             return self._renamed(self._called(callee, call), node)
         if name not in ("tumble", "hop"):

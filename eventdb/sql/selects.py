@@ -104,6 +104,9 @@ class SelectBinder:
         if group is None:
             return
         if group.args.get("all"):
+            if group.expressions:
+                fix = "write GROUP BY ALL alone, or list every key"
+                self.context.unsupported("GROUP BY ALL beside other keys", group.expressions[0], fix)
             selection.groups = self._group_all(selection)
             return
         bind_key = self._key_binder(selection)
@@ -201,6 +204,8 @@ class SelectBinder:
             return None
         selection.binder.clause = "DISTINCT ON"
         trees = on.expressions if isinstance(on, exp.Tuple) else [on.this if isinstance(on, exp.Paren) else on]
+        if not trees:
+            self.context.fail("DISTINCT ON () needs at least one expression between its brackets", distinct)
         return [self._target(tree, selection, "DISTINCT ON") for tree in trees]
 
     def _target(self, tree: exp.Expr, selection: Selection, clause: str) -> Target:

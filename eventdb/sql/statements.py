@@ -112,6 +112,7 @@ class AlterTopic(Statement):
 class DropTopic(Statement):
     name: str
     if_exists: bool = False
+    cascade: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class CreateTable(Statement):
 class DropTable(Statement):
     name: str
     if_exists: bool = False
+    cascade: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +291,7 @@ class CreateView(Statement):
 class DropView(Statement):
     name: str
     if_exists: bool = False
+    cascade: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from eventdb.errors import UsageError
 from eventdb.logical.expressions import Literal
 from eventdb.logical.plan import OutputField, Plan, Project, Values
 from eventdb.logical.rules.fold_constants import fold_constants
-from eventdb.schema import NULL, VARCHAR, DataType, Field, Schema
+from eventdb.schema import DataType, Field, Schema
 from eventdb.sql.context import Context
 from eventdb.sql.expressions import ExpressionBinder
-from eventdb.sql.projection import assign
+from eventdb.sql.projection import assign, stored_type
 from eventdb.sql.queries import QueryBinder
 from eventdb.sql.scope import Scope
 from eventdb.sql.statements import CreateAs, CreatePlainView, CreateTable
@@ -82,7 +82,7 @@ def schema_of(words: Words, plan: Plan, names: list[tuple[str, int]], what: str)
     fields = []
     for i, field in enumerate(plan.fields):
         title = names[i][0] if i < len(names) else field.name
-        type = VARCHAR if field.type == NULL else field.type
+        type = stored_type(field.type)
         if not type.is_storable:
             raise words.bind_error(f"column {title!r} of {what} is of type {type}, which cannot be stored: cast it", 0)
         fields.append(Field(title, type, True))
@@ -90,6 +90,22 @@ def schema_of(words: Words, plan: Plan, names: list[tuple[str, int]], what: str)
         return Schema(fields)
     except UsageError as error:
         raise words.bind_error(f"{error}; name one of them with AS", 0) from None
+
+
+def _named_query(words: Words, plan: Plan, names: list[tuple[str, int]], text: str) -> str:
+    """The query with the columns under the names of the view, each bound to its column by name. BindError if two
+    columns have one name."""
+    found = [field.name for field in plan.fields]
+    twice = next((name for i, name in enumerate(found) if name.lower() in map(str.lower, found[:i])), None)
+    if twice is not None:
+        raise words.bind_error(f"two columns of the query are named {twice!r}: name one of them with AS", names[0][1])
+    titles = [name for name, _ in names] + found[len(names) :]
+    items = ", ".join(f"{_quoted(name)} AS {_quoted(title)}" for name, title in zip(found, titles, strict=True))
+    return f"SELECT {items} FROM (\n{text}\n)"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def create_plain_view(words: Words, context: Context, or_replace: bool) -> CreatePlainView:
@@ -100,13 +116,17 @@ def create_plain_view(words: Words, context: Context, or_replace: bool) -> Creat
     words.expect("AS")
     start, words.index = words.index, words.stop
     tree = words.source.query(start, words.stop)
+    context.is_stored = True
     plan = QueryBinder(context).bind(tree, {})
     if context.used:
         context.fail("a view is stored as its text: write the value in place of the parameter", tree)
     if name.lower() in context.viewed:
         context.fail(f"view {name!r} would read itself", tree)
     text = context.sql[words.tokens[start].start :].strip().rstrip(";")
-    return CreatePlainView(name, schema_of(words, plan, names, name), text, if_not_exists, or_replace)
+    schema = schema_of(words, plan, names, name)
+    if names:
+        text = _named_query(words, plan, names, text)
+    return CreatePlainView(name, schema, text, if_not_exists, or_replace)
 
 
 def required(schema: Schema, positions: list[int]) -> Schema:
@@ -171,5 +191,5 @@ def _default(words: Words, context: Context, name: str, type: DataType) -> objec
     assert isinstance(value, Project)
     (found,) = value.expressions
     if not isinstance(found, Literal):
-        raise words.unsupported("a DEFAULT that is no constant", "give the value in each INSERT", start)
+        raise words.unsupported("a DEFAULT that is not a constant", "give the value in each INSERT", start)
     return found.value

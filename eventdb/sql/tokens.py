@@ -6,6 +6,7 @@ Only the Tokenizer is subclassed: sqlglot's compiled build does not allow more. 
   as one of sqlglot's several hundred classes;
 * `?` becomes `$1`, `$2`, ... in the order of the text;
 * `5m` becomes INTERVAL '5 m', `x'0f'` a blob, `$$text$$` a string;
+* RETURNING where no clause can begin is a name;
 * GROUPS at the head of a window's frame becomes a kind of ROWS;
 * TABLE before a table argument of TUMBLE and HOP is dropped.
 """
@@ -59,6 +60,17 @@ _OPERAND_ENDS = frozenset(
     (TokenType.VAR, TokenType.IDENTIFIER, TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.STRING, TokenType.NUMBER)
 )
 _BEFORE_NAMES = _OPERAND_ENDS | {TokenType.ALIAS, TokenType.DOT, TokenType.DCOLON, TokenType.PARAMETER}
+_BEFORE_COLUMNS = frozenset(
+    (
+        TokenType.DOT, TokenType.COMMA, TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.SELECT, TokenType.DISTINCT,
+        TokenType.WHERE, TokenType.HAVING, TokenType.QUALIFY, TokenType.AND, TokenType.OR, TokenType.NOT, TokenType.SET,
+        TokenType.ON, TokenType.USING, TokenType.GROUP_BY, TokenType.ORDER_BY, TokenType.PARTITION_BY, TokenType.WHEN,
+        TokenType.ELSE, TokenType.CASE, TokenType.ALIAS, TokenType.RETURNING, TokenType.BETWEEN, TokenType.LIKE,
+        TokenType.ILIKE, TokenType.EQ, TokenType.NEQ, TokenType.LT, TokenType.LTE, TokenType.GT, TokenType.GTE,
+        TokenType.PLUS, TokenType.DASH, TokenType.SLASH, TokenType.DIV, TokenType.MOD, TokenType.DPIPE,
+    )
+)  # fmt: skip
+"""What RETURNING cannot follow as a clause: behind these it is a column's name."""
 _OPENS = (TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE)
 _CLOSES = (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE)
 
@@ -182,6 +194,8 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
     if token.token_type not in (TokenType.VAR, TokenType.RANGE) and name.lower() not in FUNCTION_NAMES:
         return False
     before = tokens[i - 1].token_type if i else None
+    if i > 1 and tokens[i - 1].text.upper() == "ERROR" and tokens[i - 2].token_type is TokenType.THEN:
+        before = TokenType.THEN  # MERGE: THEN ERROR upper(...)
     if before in _BEFORE_NAMES and not (before is TokenType.VAR and tokens[i - 1].text.upper() in ("BOTH", "LEADING")):
         return False
     if name == "REPLACE" and before is TokenType.STAR:  # SELECT * REPLACE (...) against a * replace(...)
@@ -238,6 +252,8 @@ def _rewrite(tokens: list[Token], pairs: dict[int, int], sql: str) -> list[Token
             result.append(_copy(token, TokenType.NUMBER, str(parameters)))
             if kind is TokenType.QDCOLON:  # ?::type
                 result.append(_copy(token, TokenType.DCOLON, "::"))
+        elif kind is TokenType.RETURNING and i and tokens[i - 1].token_type in _BEFORE_COLUMNS:
+            result.append(_copy(token, TokenType.IDENTIFIER, token.text))
         elif kind is TokenType.HEREDOC_STRING:
             result.append(_copy(token, TokenType.STRING, token.text))
         elif after is not None and touching and kind is TokenType.NUMBER and after.text.lower() in UNITS:

@@ -50,17 +50,27 @@ def _work(words: Words) -> None:
 
 def _modes(words: Words) -> Begin:
     _work(words)
-    read_only = False
+    given: dict[str, str] = {}
     while not words.ended:
-        if words.accept("READ", "ONLY"):
-            read_only = True
+        if given:
+            words.accept(",")
+        at, kind = words.index, "access"
+        if words.accept("READ", "ONLY") or words.accept("READ", "WRITE"):
+            pass
         elif words.accept("ISOLATION", "LEVEL"):
             if words.word() == "SERIALIZABLE":
                 fix = "a transaction reads one snapshot and conflicts on rows it changes: ISOLATION LEVEL SNAPSHOT"
                 raise words.unsupported("ISOLATION LEVEL SERIALIZABLE", fix)
             if not any(words.accept(*level) for level in _ISOLATIONS):
                 words.wrong("expected SNAPSHOT or REPEATABLE READ")
-        elif not words.accept("READ", "WRITE"):
+            kind = "isolation"
+        elif words.ended:
+            words.wrong("expected a transaction mode")
+        else:
             words.end()
-        words.accept(",")
-    return Begin(read_only)
+        mode = " ".join(words.word_at(i) for i in range(at, words.index))
+        if kind in given:
+            both = "is given twice" if given[kind] == mode or kind == "isolation" else f"after {given[kind]}"
+            raise words.error(f"{'ISOLATION LEVEL' if kind == 'isolation' else mode} {both}", at)
+        given[kind] = mode
+    return Begin(given.get("access") == "READ ONLY")

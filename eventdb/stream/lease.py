@@ -1,6 +1,6 @@
-"""Lease: one process at a time maintains the views of a database.
+"""Lease: one process at a time does something, such as maintaining the views of a database; or several share it.
 
-An exclusive flock on a file of the database directory. The kernel drops it when the holder dies, however it dies, so
+A flock on a file of the database directory. The kernel drops it when the holder dies, however it dies, so
 the next process that asks gets it. A forked child must not keep the parent's lock alive: it closes its copy.
 """
 
@@ -28,22 +28,32 @@ class Lease:
         return self._held
 
     def acquire(self) -> bool:
-        """Whether this process now holds the lease. StorageError when the file cannot be opened."""
-        if self._held:
-            return True
+        """Whether this process now holds the lease alone. StorageError when the file cannot be opened."""
+        if not self._held:
+            try:
+                self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    def share(self) -> None:
+        """This process holds the lease with others that share it; waits while one holds it alone. StorageError as in
+        `acquire`."""
+        self._lock(fcntl.LOCK_SH)
+
+    def _lock(self, how: int) -> None:
         try:
             if self._descriptor < 0:
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._descriptor = os.open(self._path, flags, 0o600)
                 os.fchmod(self._descriptor, 0o600)  # whatever the umask
                 _LEASES.add(self)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, how)
         except BlockingIOError:
-            return False
+            raise
         except OSError as error:
             raise StorageError(f"cannot take the lease {self._path}: {error.strerror}", path=self._path) from error
         self._held = True
-        return True
 
     def release(self) -> None:
         """Gives the lease back; allowed at any time."""

@@ -157,6 +157,7 @@ def test_expressions_of_core_run(engine: Any) -> None:
             (sa.select(sa.literal("a%b:c")), [("a%b:c",)]),
             (sa.text("SELECT count(*) FROM events WHERE n > :least").bindparams(least=7), [(2,)]),
             (sa.select(n).where(n == 2).with_for_update(), [(2,)]),
+            (sa.select(n).order_by(n).offset(8), [(8,), (9,)]),
         ):  # fmt: skip
             assert connection.execute(query).all() == expected, str(query)
         assert isinstance(connection.scalar(sa.select(sa.func.now())), dt.datetime)
@@ -288,3 +289,58 @@ def test_a_url_says_where_and_how(tmp_path: Path) -> None:
     for option in ("read_only=maybe", "threads=many"):
         with pytest.raises(sa.exc.ArgumentError, match=option.partition("=")[2]):
             sa.create_engine(f"eventdb:///db?{option}").connect()
+    wrong = {"nope=1": "no option 'nope'.*durability", "threads=1&threads=2": "threads is given twice"}
+    for option, message in wrong.items():
+        with pytest.raises(sa.exc.ArgumentError, match=message):
+            sa.create_engine(f"eventdb:///db?{option}").connect()
+    with sa.create_engine("eventdb://?autocommit=false").connect() as connection:
+        assert connection.connection.dbapi_connection.autocommit is False
+    with pytest.raises(sa.exc.ArgumentError, match="perhaps"):
+        sa.create_engine("eventdb://?autocommit=perhaps").connect()
+
+
+def test_an_offset_alone_has_no_limit_in_its_text() -> None:
+    dialect = sa.dialects.registry.load("eventdb")()
+    query = sa.select(events.c.n)
+    texts = [
+        str(made.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).split('FROM "events"')[1].split()
+        for made in (query.offset(3), query.limit(2), query.limit(2).offset(3), query)
+    ]
+    assert texts == [["OFFSET", "3"], ["LIMIT", "2"], ["LIMIT", "2", "OFFSET", "3"], []]
+
+
+def test_autoescape_finds_percent_signs_and_underscores(engine: Any) -> None:
+    words = ["a%b", "axb", "a_b", "A%B", "a/b", "%", ""]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(events), [{"name": word, "n": 0} for word in words])
+    name = events.c.name
+    with engine.connect() as connection:
+        for part in ("%", "_", "a%", "/b", "a_b", "%B"):
+            for find, holds in (
+                (name.contains(part, autoescape=True), lambda w, p: p in w),
+                (name.startswith(part, autoescape=True), str.startswith),
+                (name.endswith(part, autoescape=True), str.endswith),
+                (name.icontains(part, autoescape=True), lambda w, p: p.lower() in w.lower()),
+                (~name.contains(part, autoescape=True), lambda w, p: p not in w),
+            ):
+                found = connection.execute(sa.select(name).where(find)).scalars().all()
+                assert sorted(found) == sorted(word for word in words if holds(word, part)), (part, str(find))
+        assert connection.scalar(sa.text("SELECT 'x' LIKE NULL ESCAPE '/'")) is None
+
+
+def test_the_inspector_shows_plain_views(engine: Any) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE VIEW good AS SELECT name, n + 1 AS next FROM events")
+        connection.exec_driver_sql("CREATE MATERIALIZED VIEW totals AS SELECT name, sum(n) AS s FROM events GROUP BY 1")
+    inspector = sa.inspect(engine)
+    assert inspector.get_view_names() == ["good", "totals"]
+    assert inspector.get_materialized_view_names() == ["totals"]
+    assert inspector.get_view_definition("GOOD") == 'CREATE VIEW "good" AS SELECT name, n + 1 AS next FROM events'
+    assert inspector.has_table("good")
+    assert [column["name"] for column in inspector.get_columns("good")] == ["name", "next"]
+    text = inspector.get_view_definition("good")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP VIEW good")
+        connection.exec_driver_sql(text)
+    with pytest.raises(sa.exc.NoSuchTableError):
+        sa.inspect(engine).get_view_definition("nothing")

@@ -1,0 +1,83 @@
+"""DROP: a topic, table or view goes, and with CASCADE the views that read it; without, what a view reads stays."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from eventdb.errors import EventDBError, TopicNotFound, UsageError
+
+if TYPE_CHECKING:
+    from eventdb.database import Database
+    from eventdb.definitions import TopicInfo
+
+
+def drop_named(database: Database, name: str, kind: str, if_exists: bool, cascade: bool = False) -> None:
+    """The topic or table is gone with all it holds. UsageError while a view reads it, unless `cascade`."""
+    database._check_writable()
+    with database._lock:
+        database._refresh_catalog()
+        try:
+            info = database._catalog.topic(name)
+        except TopicNotFound:
+            if if_exists:
+                return
+            raise
+        if info.kind != kind:
+            raise UsageError(f"{info.name!r} is a {info.kind}: DROP {info.kind.upper()} {info.name}")
+        kept = database._views_of().readers_of(info.id) if database._catalog.views() else []
+        named = _plain_readers(database, {info.name, *kept})
+        _refuse(info.kind, info.name, [*kept, *named], cascade)
+        for view in named:
+            database._catalog.drop_plain_view(view)
+        for view in kept:
+            database._views_of().drop(view, False)
+        _forget(database, info)
+
+
+def drop_view(database: Database, name: str, if_exists: bool, cascade: bool = False) -> None:
+    """The view is gone. UsageError while another one reads it, unless `cascade`."""
+    database._check_writable()
+    with database._lock:
+        database._refresh_catalog()
+        readers = _plain_readers(database, {name})
+        _refuse("view", name, readers, cascade)
+        for view in readers:
+            database._catalog.drop_plain_view(view)
+        if name.lower() in database._catalog.plain_views():
+            database._catalog.drop_plain_view(name)
+            database._refresh_catalog()
+        else:
+            database._views_of().drop(name, if_exists)
+
+
+def _refuse(kind: str, name: str, readers: list[str], cascade: bool) -> None:
+    if readers and not cascade:
+        more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
+        fix = "drop the view first, or write DROP ... CASCADE in SQL"
+        raise UsageError(f"{kind} {name!r} feeds the view {readers[0]!r}{more}: {fix}")
+
+
+def _plain_readers(database: Database, names: set[str]) -> list[str]:
+    """The plain views that read one of the names, themselves or through other views, in the order they were created."""
+    views = database._catalog.plain_views()
+    if not views:
+        return []
+    from eventdb.session import RecordingNames
+    from eventdb.sql.binder import bind
+
+    wanted = {name.lower() for name in names}
+    found = []
+    for key, view in views.items():
+        read = RecordingNames(database)
+        with suppress(EventDBError):  # a view that cannot be read has still named what it found
+            bind(view.sql, read)
+        if key not in wanted and read.seen & wanted:
+            found.append(view.name)
+    return found
+
+
+def _forget(database: Database, info: TopicInfo) -> None:
+    database._catalog.drop_topic(info.name)
+    database._refresh_catalog()
+    database._store.forget(info.id)
