@@ -209,3 +209,20 @@ def add_at(totals, places, added):  # type: ignore[no-untyped-def]
     """totals[places[i]] += added[i]: np.add.at, at the speed of a loop."""
     for i in range(len(places)):
         totals[places[i]] += added[i]
+
+
+@njit
+def localize(numbers, places, distinct, local):  # type: ignore[no-untyped-def]
+    """distinct[local[i]] = numbers[i], each number once, in order of appearance. `places` is -1 throughout, before and
+    after, with an entry for every number. Returns how many distinct ones there are."""
+    count = 0
+    for i in range(len(numbers)):
+        number = numbers[i]
+        if places[number] < 0:
+            places[number] = count
+            distinct[count] = number
+            count += 1
+        local[i] = places[number]
+    for i in range(count):
+        places[distinct[i]] = -1
+    return count

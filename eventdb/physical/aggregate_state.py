@@ -124,40 +124,22 @@ class GroupedState:
         """
         if not row_count:
             return np.zeros(0, dtype=np.int64)
-        slots, ids = self.locate(keys, row_count)
-        self.accumulate(slots, ids, arguments, filters, row_count)
-        return slots
-
-    def accumulate(
-        self,
-        slots: Array,
-        ids: Array | None,
-        arguments: Sequence[Column | None],
-        filters: Sequence[Array | None],
-        row_count: int,
-        *,
-        taken: bool = False,
-    ) -> None:
-        """Adds rows to the groups `locate` found for them; `taken`: takes them away (where all are `reversible`)."""
+        slots, ids = self._locate(keys, row_count)
         for accumulator, column, keep in zip(self._accumulators, arguments, filters, strict=True):
             if keep is None:
-                accumulator.update(slots, ids, column, row_count, taken=taken)
+                accumulator.update(slots, ids, column, row_count)
             else:
                 chosen = None if column is None else column.filter(keep)
                 local = None if ids is None else ids[keep]
-                accumulator.update(slots, local, chosen, int(np.count_nonzero(keep)), taken=taken)
-
-    @property
-    def reversible(self) -> bool:
-        """Whether rows can be taken away."""
-        return all(accumulator.reversible for accumulator in self._accumulators)
+                accumulator.update(slots, local, chosen, int(np.count_nonzero(keep)))
+        return slots
 
     def update_batch(self, inputs: AggregateInputs, batch: RecordBatch) -> Array:
         """`update` with the expressions evaluated on a batch."""
         arguments, filters = inputs.arguments(batch)
         return self.update(inputs.keys(batch), arguments, filters, batch.row_count)
 
-    def locate(self, keys: Sequence[Column], row_count: int) -> tuple[Array, Array | None]:
+    def _locate(self, keys: Sequence[Column], row_count: int) -> tuple[Array, Array | None]:
         """The distinct groups of the rows, and the position among them of each row's group (None: all the first)."""
         if not keys:
             return np.array([self._group(())], dtype=np.int64), None

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eventdb.batch import Array, RecordBatch
+from eventdb.batch import Array, Column, RecordBatch
+from eventdb.kernels import lane_table
 from eventdb.logical.aggregates import is_collected
 from eventdb.logical.expressions import Aggregation
 from eventdb.logical.plan import Aggregate
 from eventdb.physical.accumulators import accumulator_of
-from eventdb.physical.aggregate_state import AggregateInputs, GroupedState
+from eventdb.physical.aggregate_state import AggregateInputs
 from eventdb.schema import BIGINT
+from eventdb.stream.circuit.arrangement import LaneTable, extended
 from eventdb.stream.circuit.lanes import Interner, RowCodec
-from eventdb.stream.circuit.node import Change, Node, difference, weights_of
+from eventdb.stream.circuit.node import Change, Node, difference
 
 _ROWS = Aggregation("count_star", (), BIGINT)
 """How many rows a group has: without any it is gone."""
@@ -32,48 +34,81 @@ class Grouped(Node):
         super().__init__(plan.fields, grows=False)
         aggregations = (*plan.aggregations, _ROWS)
         self._inputs = AggregateInputs(plan.keys, aggregations)
-        self._state = GroupedState(aggregations, [key.type for key in plan.keys])
+        self._accumulators = [accumulator_of(aggregation) for aggregation in aggregations]
+        self._key_codec = RowCodec([key.type for key in plan.keys], interner)
+        self._groups = LaneTable(self._key_codec.lane_count)
         self._codec = RowCodec([field.type for field in plan.fields], interner)
+        self._places = np.full(0, -1, dtype=np.int64)
         self._is_whole = not plan.keys
-        self._whole = self._state.locate([], 1)[0] if self._is_whole else None  # there before any row
+        self._make_room()
+        if self._is_whole:  # its one group is there before any row
+            self._groups.enter(np.empty((1, 0), dtype=np.int64), np.ones(1, dtype=bool))
 
     @property
     def nbytes(self) -> int:
-        return self._state.nbytes
+        return self._groups.nbytes + sum(accumulator.nbytes for accumulator in self._accumulators)
 
     def begin(self) -> Change:
-        return None if self._whole is None else self._rows(self._whole)[0]
+        return self._rows(np.zeros(1, dtype=np.int64))[0] if self._is_whole else None
 
     def step(self, changes: Sequence[Change]) -> Change:
         (change,) = changes
         assert change is not None
-        state = self._state
-        added, taken = (self._part(change, sign) for sign in (1, -1))
-        located = [None if part is None else state.locate(self._inputs.keys(part), part.row_count)
-                   for part in (added, taken)]  # fmt: skip
-        touched = np.unique(np.concatenate([found[0] for found in located if found is not None]))
+        keys = self._key_codec.encode(self._inputs.keys(change), change.row_count)
+        numbers = self._groups.enter(keys, np.ones(change.row_count, dtype=bool))
+        self._make_room()
+        touched, local = self._localized(numbers)
         before, _ = self._rows(touched)
-        for part, found, is_taken in zip((added, taken), located, (False, True), strict=True):
-            if part is not None and found is not None:
-                state.accumulate(*found, *self._inputs.arguments(part), part.row_count, taken=is_taken)
+        weights = change.weight
+        if weights is None:
+            self._accumulate(change, touched, local, taken=False)
+        else:
+            for sign in (1, -1):
+                rows = np.repeat(np.arange(change.row_count), np.maximum(sign * weights, 0))
+                if len(rows):
+                    slots, ids = self._localized(numbers[rows])
+                    self._accumulate(change.take(rows), slots, ids, taken=sign < 0)
         after, gone = self._rows(touched)
-        if not self._is_whole and len(gone):
-            state.remove(gone)
+        self._forget(gone)
         return difference(self.names, self._codec, [before], [after])
 
-    def _part(self, change: RecordBatch, sign: int) -> RecordBatch | None:
-        """The rows that came (1) or went (-1), each as often as it did."""
-        if change.weight is None:
-            return change if sign > 0 else None
-        counts = np.maximum(sign * weights_of(change), 0)
-        rows = np.repeat(np.arange(change.row_count), counts)
-        return change.take(rows) if len(rows) else None
+    def _make_room(self) -> None:
+        capacity = self._groups.capacity
+        if capacity > len(self._places):
+            self._places = extended(self._places, capacity, -1)
+            for accumulator in self._accumulators:
+                accumulator.resize(capacity)
 
+    def _localized(self, numbers: Array) -> tuple[Array, Array]:
+        """The distinct groups of rows, and the position among them of each row's group."""
+        distinct, local = np.empty(len(numbers), dtype=np.int64), np.empty(len(numbers), dtype=np.int64)
+        count = lane_table.localize(numbers, self._places, distinct, local)
+        return distinct[:count], local
+
+    def _accumulate(self, batch: RecordBatch, slots: Array, local: Array, *, taken: bool) -> None:
+        ids = None if len(slots) == 1 else local
+        arguments, filters = self._inputs.arguments(batch)
+        for accumulator, column, keep in zip(self._accumulators, arguments, filters, strict=True):
+            if keep is None:
+                accumulator.update(slots, ids, column, batch.row_count, taken=taken)
+            else:
+                chosen = None if column is None else column.filter(keep)
+                own = None if ids is None else ids[keep]
+                accumulator.update(slots, own, chosen, int(np.count_nonzero(keep)), taken=taken)
+
+    @np.errstate(all="ignore")
     def _rows(self, groups: Array) -> tuple[RecordBatch, Array]:
         """The output rows of those of the groups that have any, and the groups that have none."""
-        result = self._state.result(groups)
-        counts = result.columns[-1].values
-        batch = RecordBatch(self.names, result.columns[:-1], len(groups))
-        if self._is_whole or counts.all():
-            return batch, groups[:0]
-        return batch.filter(counts > 0), groups[counts == 0]
+        counts = self._accumulators[-1].arrays[0][groups]
+        gone = groups[:0]
+        if not self._is_whole and not counts.all():
+            groups, gone = groups[counts > 0], groups[counts == 0]
+        columns: list[Column] = self._key_codec.decode(self._groups.lanes[groups])
+        columns += [accumulator.result(groups) for accumulator in self._accumulators[:-1]]
+        return RecordBatch(self.names, columns, len(groups)), gone
+
+    def _forget(self, groups: Array) -> None:
+        if len(groups):
+            self._groups.remove(groups)
+            for accumulator in self._accumulators:
+                accumulator.reset(groups)

@@ -87,7 +87,7 @@ def _without(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
 PLANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "rows that lose their last partner are not shown": lambda m: _without(m, PairJoin, "_count_again"),
     "rows taken away are added": lambda m: m.setattr(
-        Grouped, "_part", lambda self, change, sign: change if sign > 0 else None
+        Grouped, "_accumulate", lambda self, *args, taken, of=Grouped._accumulate: of(self, *args, taken=False)
     ),
     "what is there before any row is forgotten": lambda m: _without(m, Recomputed, "begin"),
     "a row that is there twice counts once": lambda m: m.setattr(np, "repeat", lambda rows, counts: rows[counts > 0]),
