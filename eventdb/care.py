@@ -186,12 +186,17 @@ def _cut(
         from eventdb.storage.care.recovery import forget_keys
         from eventdb.storage.format import partition_key
         from eventdb.storage.segment.log import PartitionState
+        from eventdb.stream.circuit.query import CircuitSpec
         from eventdb.stream.state import StateKeys
 
         if not offsets and time_us is None:
             return
         keys = _UserKeys(txn)
-        for info, topic_id in views:
+        for info, spec in views:
+            if isinstance(spec, CircuitSpec):
+                spec.keys.reset(keys)
+                continue
+            topic_id = spec.program.facts.id
             state = StateKeys(info.id)
             begun = state.has_begun(keys)
             state.reset(keys, ends.get((topic_id, 0), 0))

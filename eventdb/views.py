@@ -2,8 +2,8 @@
 
 The catalog keeps a view as its SQL; here it is bound again into a spec, once per process and change of the catalog.
 A view of one topic is a ViewSpec: it has a stored part, which a thread maintains from the first view on
-(stream/runner.py); reading and subscribing never wait for it. A view of any other shape is a CircuitSpec: its state is
-in the memory of the processes that read it.
+(stream/runner.py); reading and subscribing never wait for it. A view of any other shape is a CircuitSpec: all of its
+state is stored, and kept in memory by who reads it.
 """
 
 from __future__ import annotations
@@ -115,27 +115,24 @@ class Views:
                 self._reader.forget(view_id)
                 self._circuits.forget(view_id)
 
-    def stored(self) -> list[tuple[ViewInfo, int]]:
-        """The views that have a stored part, and the id of the topic of each."""
-        specs = [(info, self.spec(info)) for info in self._database._catalog.views()]
-        return [(info, spec.program.facts.id) for info, spec in specs if isinstance(spec, ViewSpec)]
+    def stored(self) -> list[tuple[ViewInfo, Spec]]:
+        """All views and what they are."""
+        return [(info, self.spec(info)) for info in self._database._catalog.views()]
 
-    def _running(self) -> list[ViewSpec]:
+    def _running(self) -> list[Spec]:
         """What the maintainer keeps up. A view that no longer binds stops, with its reason; the others go on."""
         found = []
         for info in self._database._catalog.views():
             if info.state != "running":
                 continue
             try:
-                spec = self.spec(info)
-                if isinstance(spec, ViewSpec):
-                    found.append(spec)
+                found.append(self.spec(info))
             except (CatalogError, QueryError, UsageError) as error:
                 self._database._catalog.fail_view(info.name, f"view {info.name!r} cannot be bound: {error}")
         return found
 
-    def _on_failure(self, spec: ViewSpec, error: ViewFailed) -> None:
-        self._database._catalog.fail_view(spec.name, str(error))
+    def _on_failure(self, name: str, error: ViewFailed) -> None:
+        self._database._catalog.fail_view(name, str(error))
 
     # --- definitions --------------------------------------------------------------------------------------------------
 
@@ -344,20 +341,23 @@ class Views:
         with self._database._store.snapshot() as snapshot:
             for info in self._database._catalog.views():
                 spec = self.spec(info)
+                runner = self._runner
+                problem = None if runner is None else runner.problems.get(info.name)
                 if isinstance(spec, CircuitSpec):
+                    kept = spec.keys.progress(snapshot)
                     found[info.name] = {
                         "state": info.state,
                         "topic": ", ".join(spec.inputs.values()),
                         "emit": "update",
                         "state_bytes": self._circuits.state_bytes(info.id),
-                        "maintained_here": False,
-                        "error": info.error,
+                        "stored_bytes": 0 if kept is None else kept.added_bytes + kept.whole_bytes,
+                        "lag_rows": spec.lag_rows(snapshot, kept),
+                        "maintained_here": runner is not None and runner.is_maintaining,
+                        "error": info.error or (None if problem is None else str(problem)),
                     }
                     continue
                 progress = spec.keys.progress(snapshot)
                 end = snapshot.offsets(spec.input_log)[1]
-                runner = self._runner
-                problem = None if runner is None else runner.problems.get(info.name)
                 found[info.name] = {
                     "state": info.state,
                     "topic": spec.topic_name,

@@ -6,6 +6,7 @@
     "v" view id "g" group number (8 bytes, big-endian)         one group: the bytes GroupedState.dump gave
     "v" view id "s"                                            start: the first offset the view takes into account
     "v" view id "d"                                            the view was dropped; nothing may be written any more
+    "v" view id "q", "c" ...                                   of a circuit: circuit/stored.py
 
 Progress and groups change together, in one commit that is not journaled: they can be computed again from the topic.
 Start and drop marks are decisions of a user, so their commits are journaled. Ids are never reused, so a drop mark is
@@ -74,13 +75,18 @@ class Progress:
         return Progress(*_PROGRESS.unpack(data)[1:])
 
 
+def view_prefix(view_id: int) -> bytes:
+    """What all keys of a view begin with."""
+    return b"v" + _NUMBER.pack(view_id)
+
+
 class StateKeys:
     """The keys of one view and what is read and written under them."""
 
     __slots__ = ("_dropped", "_groups", "_prefix", "_progress", "_start")
 
     def __init__(self, view_id: int) -> None:
-        self._prefix = b"v" + _NUMBER.pack(view_id)
+        self._prefix = view_prefix(view_id)
         self._progress = self._prefix + b"p"
         self._start = self._prefix + b"s"
         self._dropped = self._prefix + b"d"

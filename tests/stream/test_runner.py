@@ -49,8 +49,8 @@ class Maintained:
         self.lease = str(directory / "VIEWS")
         self.runners: list[Runner] = []
 
-    def failed(self, spec: ViewSpec, error: ViewFailed) -> None:
-        self.failures.append((spec.name, error))
+    def failed(self, name: str, error: ViewFailed) -> None:
+        self.failures.append((name, error))
 
     def runner(self) -> Runner:
         made = Runner(self.store, self.lease, lambda: self.specs, lambda: self.generation, self.failed)
@@ -78,7 +78,7 @@ def maintained(tmp_path):
 
 
 def test_history_is_caught_up_in_steps_and_then_followed_live(maintained, monkeypatch):
-    monkeypatch.setattr(runner_module, "STEP_ROWS", 16)
+    monkeypatch.setattr("eventdb.stream.task.STEP_ROWS", 16)
     store, spec = maintained.store, maintained.specs[0]
     store.append(spec.input_log, _rows(0, 100))
     before = store.commits

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from eventdb.batch import Array, Column, RecordBatch
+from eventdb.batch import Array, Column
 from eventdb.errors import InternalError
 from eventdb.kernels import lane_table
 from eventdb.stream.circuit.lanes import RowCodec
@@ -67,6 +67,14 @@ class LaneTable:
         lane_table.place_again(self._places, self.lanes, numbers, len(numbers))
 
 
+def distinct_lanes(lanes: Array) -> Array:
+    """Each row once, in order of appearance."""
+    table = LaneTable(lanes.shape[1])
+    table.enter(lanes, np.ones(len(lanes), dtype=bool))
+    found: Array = table.lanes[: len(table)]
+    return found
+
+
 def extended(array: Array, capacity: int, fill: int | None = None) -> Array:
     """The array with room for so many rows; `fill` for the new ones (None: anything)."""
     result = np.empty((capacity, *array.shape[1:]), dtype=array.dtype)
@@ -76,6 +84,11 @@ def extended(array: Array, capacity: int, fill: int | None = None) -> Array:
     return result
 
 
+class Notes(Protocol):
+    def add(self, weights: Array, *lanes: Array) -> None:
+        """Rows came or went."""
+
+
 class Arrangement:
     """Rows with their weights, each in the chain of its key in order of arrival.
 
@@ -83,10 +96,13 @@ class Arrangement:
     which tells the slots, and `sweep`, after which the slots of rows that are gone may be given to others.
     """
 
-    __slots__ = ("_codec", "_following", "_heads", "_keys", "_owners", "_preceding", "_rows", "_tails", "weights")
+    __slots__ = (
+        "_codec", "_following", "_heads", "_keys", "_owners", "_preceding", "_rows", "_tails", "notes", "weights",
+    )  # fmt: skip
 
     def __init__(self, codec: RowCodec, key_lanes: int) -> None:
         self._codec = codec
+        self.notes: Notes | None = None  # told of every change
         self._rows = LaneTable(codec.lane_count)
         self._keys = LaneTable(key_lanes)
         self.weights = np.zeros(_LEAST, dtype=np.int64)
@@ -118,6 +134,11 @@ class Arrangement:
 
         InternalError if a row goes that was not there: what is below this is wrong.
         """
+        if self.notes is not None:
+            if wanted.all():
+                self.notes.add(weights, rows, keys)
+            else:
+                self.notes.add(weights[wanted], rows[wanted], keys[wanted])
         numbers = self._keys.enter(keys, wanted)
         if self._keys.capacity > len(self._heads):
             self._heads = extended(self._heads, self._keys.capacity, -1)
@@ -156,13 +177,22 @@ class Arrangement:
             lane_table.chain_slots(numbers, self._heads, self._following, self.weights, rows, slots)
         return rows, slots
 
+    def lanes(self, slots: Array) -> Array:
+        found: Array = self._rows.lanes[slots]
+        return found
+
+    def keys(self, slots: Array) -> Array:
+        """The lanes of the keys of the rows in some slots."""
+        found: Array = self._keys.lanes[self._owners[slots]]
+        return found
+
+    def key_numbers(self, slots: Array) -> Array:
+        found: Array = self._owners[slots]
+        return found
+
     def columns(self, slots: Array) -> list[Column]:
         """The rows in some slots."""
         return self._codec.decode(self._rows.lanes[slots])
-
-    def batch(self, names: Sequence[str], slots: Array) -> RecordBatch:
-        """The rows in some slots with their weights."""
-        return RecordBatch(names, self.columns(slots), len(slots), self.weights[slots])
 
     def all_slots(self) -> Array:
         """The slots of all rows there are."""

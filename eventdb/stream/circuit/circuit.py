@@ -36,6 +36,7 @@ from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.linear import Constant, Expanded, Mapped, United
 from eventdb.stream.circuit.node import Change, Node, merged
 from eventdb.stream.circuit.pair_join import KINDS, PairJoin
+from eventdb.stream.circuit.part import Part
 from eventdb.stream.circuit.recomputed import Recomputed
 
 _ORDERED = (Project, Filter, Limit, LimitBy, DistinctOn, Over)
@@ -84,6 +85,18 @@ class Circuit:
     def nbytes(self) -> int:
         """About how much memory the state holds."""
         return self.interner.nbytes + sum(place.node.nbytes for place in self._places if place.node is not None)
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its state, to be stored, in an order that the plan decides."""
+        return [part for place in self._places if place.node is not None for part in place.node.parts]
+
+    def settle(self) -> None:
+        """All parts were restored: the circuit goes on from there."""
+        for place in self._places:
+            if place.node is not None:
+                place.node.settle()
+        self._begun = True
 
     def step(self, changes: Mapping[int, RecordBatch]) -> Change:
         """The change of the result that changes of the inputs make, by their positions in `inputs`; with the first call

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch
+from eventdb.errors import CorruptionError
 from eventdb.kernels import lane_table
 from eventdb.logical.aggregates import is_collected
 from eventdb.logical.expressions import Aggregation
 from eventdb.logical.plan import Aggregate
+from eventdb.physical.accumulator import Accumulator
 from eventdb.physical.accumulators import accumulator_of
 from eventdb.physical.aggregate_state import AggregateInputs
+from eventdb.physical.state_bytes import decode, encode
 from eventdb.schema import BIGINT
-from eventdb.stream.circuit.arrangement import LaneTable, extended
+from eventdb.stream.circuit.arrangement import LaneTable, distinct_lanes, extended
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import Change, Node, difference
 
+_LENGTH = struct.Struct("<Q")
 _ROWS = Aggregation("count_star", (), BIGINT)
 """How many rows a group has: without any it is gone."""
 
@@ -41,6 +46,8 @@ class Grouped(Node):
         self._places = np.full(0, -1, dtype=np.int64)
         self._is_whole = not plan.keys
         self._make_room()
+        self._noted: list[Array] | None = None
+        self.parts = (self,)
         if self._is_whole:  # its one group is there before any row
             self._groups.enter(np.empty((1, 0), dtype=np.int64), np.ones(1, dtype=bool))
 
@@ -55,6 +62,8 @@ class Grouped(Node):
         (change,) = changes
         assert change is not None
         keys = self._key_codec.encode(self._inputs.keys(change), change.row_count)
+        if self._noted is not None:
+            self._noted.append(keys)
         numbers = self._groups.enter(keys, np.ones(change.row_count, dtype=bool))
         self._make_room()
         touched, local = self._localized(numbers)
@@ -112,3 +121,60 @@ class Grouped(Node):
             self._groups.remove(groups)
             for accumulator in self._accumulators:
                 accumulator.reset(groups)
+
+    # --- as a Part: keys, which of them are there, then the arrays of each accumulator for those ----------------------
+
+    def record(self) -> None:
+        self._noted = []
+
+    def delta(self) -> bytes | None:
+        assert self._noted is not None, "nothing was noted"
+        noted, self._noted = self._noted, []
+        return self._pack(distinct_lanes(np.concatenate(noted))) if noted else None
+
+    def whole(self) -> bytes | None:
+        numbers = self._groups.numbers()
+        return self._pack(self._groups.lanes[numbers]) if len(numbers) else None
+
+    def _pack(self, keys: Array) -> bytes:
+        numbers = self._groups.find(keys, np.ones(len(keys), dtype=bool))
+        pieces = [self._key_codec.dump(keys), (numbers >= 0).tobytes()]
+        groups = numbers[numbers >= 0]
+        for accumulator in self._accumulators:
+            if any(array.dtype == object for array in accumulator.arrays):
+                data = encode([tuple(accumulator.dump(group)) for group in groups.tolist()])
+                pieces += (_LENGTH.pack(len(data)), data)
+            else:
+                pieces += [array[groups].tobytes() for array in accumulator.arrays]
+        return b"".join(pieces)
+
+    def restore(self, data: bytes) -> None:
+        try:
+            keys, position = self._key_codec.load(data, 0)
+            there = np.frombuffer(data, dtype=bool, count=len(keys), offset=position)
+            position += len(keys)
+            gone = self._groups.find(keys, ~there)
+            self._forget(gone[gone >= 0])
+            groups = self._groups.enter(keys, there)
+            groups = groups[groups >= 0]
+            self._make_room()
+            for accumulator in self._accumulators:
+                position = _load(accumulator, groups, data, position)
+        except (ValueError, IndexError, KeyError, StopIteration, TypeError, struct.error) as error:
+            raise CorruptionError(f"the stored groups of a view do not decode: {error}") from error
+        if position != len(data):
+            raise CorruptionError("the stored groups of a view are of another query")
+
+
+def _load(accumulator: Accumulator, groups: Array, data: bytes, position: int) -> int:
+    """Puts stored values into the groups of an accumulator; returns the position behind them."""
+    if any(array.dtype == object for array in accumulator.arrays):
+        (length,) = _LENGTH.unpack_from(data, position)
+        position += _LENGTH.size
+        for group, values in zip(groups.tolist(), decode(data[position : position + length]), strict=True):
+            accumulator.load(group, values)
+        return position + int(length)
+    for array in accumulator.arrays:
+        array[groups] = np.frombuffer(data, dtype=array.dtype, count=len(groups), offset=position)
+        position += len(groups) * array.dtype.itemsize
+    return position

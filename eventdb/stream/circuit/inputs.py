@@ -14,13 +14,16 @@ from eventdb.config import MORSEL_ROWS
 from eventdb.errors import OffsetOutOfRange
 from eventdb.logical.plan import OutputField, Scan
 from eventdb.physical.context import QueryContext
-from eventdb.physical.scan import LogScan
-from eventdb.stream.circuit.arrangement import LaneTable, extended
+from eventdb.physical.scan import LogScan, offset_at
+from eventdb.stream.circuit.arrangement import Arrangement, distinct_lanes
 from eventdb.stream.circuit.lanes import Interner, RowCodec
+from eventdb.stream.circuit.part import Part, RowsPart
 
 
 class Input(ABC):
     """The logs behind one scan, and how far each was taken in."""
+
+    can_stop = False
 
     def __init__(self, scan: Scan, logs: Sequence[Any]) -> None:
         self.name = scan.name
@@ -32,6 +35,11 @@ class Input(ABC):
     @property
     def nbytes(self) -> int:
         return 0
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """Its state, to be stored, beside the positions."""
+        return ()
 
     def is_past(self, snapshot: Any) -> bool:
         """Whether something was taken in that the snapshot does not have."""
@@ -46,11 +54,14 @@ class Input(ABC):
 
     @abstractmethod
     def changes(self, snapshot: Any) -> Iterator[RecordBatch]:
-        """What the snapshot has more or less than was taken in, a morsel at a time."""
+        """What the snapshot has more or less than was taken in, a morsel at a time. Whoever stops early may go on with
+        another call if `can_stop`; a change that was handed out counts as taken in."""
 
 
 class TopicInput(Input):
     """The rows of a topic: they only come."""
+
+    can_stop = True
 
     def __init__(self, scan: Scan, logs: Sequence[Any], context: QueryContext) -> None:
         super().__init__(scan, logs)
@@ -71,9 +82,10 @@ class TopicInput(Input):
             until = end if high is None else min(end, high)
             if max(start, low) < until:
                 for part in snapshot.slices(log, max(start, low), until):
-                    columns = [read(part) for read in readers]
+                    batch = RecordBatch(self.names, [read(part) for read in readers], part.row_count)
                     for at in range(0, part.row_count, MORSEL_ROWS):
-                        yield RecordBatch(self.names, columns, part.row_count).slice(at, at + MORSEL_ROWS)
+                        self.positions[i] = int(offset_at(part, min(at + MORSEL_ROWS, part.row_count) - 1)) + 1
+                        yield batch.slice(at, at + MORSEL_ROWS)
             self.positions[i] = end
 
 
@@ -95,14 +107,19 @@ class TableInput(Input):
         )
         self._log = log
         self._readers = LogScan(read, context).readers(log)
-        self._codec = RowCodec([field.type for field in scan.fields], interner)
+        # The key is part of the rows that are kept: others may be alike in what the scan reads.
+        self._codec = RowCodec([field.type for field in read.fields[:-1]], interner)
         self._key_codec = RowCodec([field.type for field in added[:-1]], interner)
-        self._keys = LaneTable(self._key_codec.lane_count)
-        self._rows = np.empty((self._keys.capacity, self._codec.lane_count), dtype=np.int64)
+        self._rows = Arrangement(self._codec, self._key_codec.lane_count)
+        self._part = RowsPart(self._rows, self._codec, self._key_codec)
 
     @property
     def nbytes(self) -> int:
-        return self._keys.nbytes + int(self._rows.nbytes)
+        return self._rows.nbytes
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        return (self._part,)
 
     def changes(self, snapshot: Any) -> Iterator[RecordBatch]:
         first, end = snapshot.offsets(self._log)
@@ -112,13 +129,13 @@ class TableInput(Input):
         else:
             for columns, marks in self._slices(snapshot, max(start, first), end):
                 keys = self._keys_of(columns, len(marks))
-                yield from self._taken(np.unique(self._keys.find(keys, _all(len(keys)))))
+                yield from self._taken(self._slots_of(distinct_lanes(keys)))
                 yield from self._given(columns, keys, np.flatnonzero((marks == 0) | (marks > end)))
         self.positions[0] = end
 
     def _compared(self, snapshot: Any, first: int, end: int) -> Iterator[RecordBatch]:
-        """All current rows come, and those given out before go."""
-        yield from self._taken(self._keys.numbers())
+        """The rows given out before go, and all current ones come."""
+        yield from self._taken(self._rows.all_slots())
         for columns, marks in self._slices(snapshot, first, end):
             keys = self._keys_of(columns, len(marks))
             yield from self._given(columns, keys, np.flatnonzero((marks == 0) | (marks > end)))
@@ -134,23 +151,27 @@ class TableInput(Input):
     def _keys_of(self, columns: Sequence[Column], row_count: int) -> Array:
         return self._key_codec.encode(columns[len(self.names) :], row_count)
 
-    def _taken(self, numbers: Array) -> Iterator[RecordBatch]:
-        """The rows under some keys go; numbers below 0 are none."""
-        numbers = numbers[numbers >= 0]
-        if len(numbers):
-            columns = self._codec.decode(self._rows[numbers])
-            yield RecordBatch(self.names, columns, len(numbers), np.full(len(numbers), -1, dtype=np.int64))
-            self._keys.remove(numbers)
+    def _slots_of(self, keys: Array) -> Array:
+        """Where the rows given out under some keys are."""
+        return self._rows.pairs(self._rows.find_keys(keys, _all(len(keys))))[1]
+
+    def _taken(self, slots: Array) -> Iterator[RecordBatch]:
+        """The rows in some slots go."""
+        if len(slots):
+            weights = np.full(len(slots), -1, dtype=np.int64)
+            columns = self._rows.columns(slots)[: len(self.names)]
+            lanes, keys = self._rows.lanes(slots), self._rows.keys(slots)
+            self._rows.sweep(self._rows.apply(lanes, keys, _all(len(slots)), weights))
+            yield RecordBatch(self.names, columns, len(slots), weights)
 
     def _given(self, columns: Sequence[Column], keys: Array, current: Array) -> Iterator[RecordBatch]:
         """The rows at some places come."""
         if len(current):
-            own = [column.take(current) for column in columns[: len(self.names)]]
-            numbers = self._keys.enter(keys[current], _all(len(current)))
-            if self._keys.capacity > len(self._rows):
-                self._rows = extended(self._rows, self._keys.capacity)
-            self._rows[numbers] = self._codec.encode(own, len(current))
-            yield RecordBatch(self.names, own, len(current), np.ones(len(current), dtype=np.int64))
+            weights = np.ones(len(current), dtype=np.int64)
+            own = [column.take(current) for column in columns]
+            lanes = self._codec.encode(own, len(current))
+            self._rows.apply(lanes, keys[current], _all(len(current)), weights)
+            yield RecordBatch(self.names, own[: len(self.names)], len(current), weights)
 
 
 def _all(count: int) -> Array:

@@ -6,18 +6,22 @@ they are equal across the columns and inputs of one circuit. Floats are their bi
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from eventdb.batch import Array, Column
 from eventdb.physical.dictionary_memo import OutputValues
 from eventdb.physical.grouping import distinct_codes, normal_floats
+from eventdb.physical.state_bytes import decode, encode
 from eventdb.schema import DataType
 
 _FLAGS = 62  # NULL flags in one lane
 _FEW = 4
 _KEPT_TABLES = 16
+_HEAD = struct.Struct("<QQ")  # rows, bytes of the strings
 
 
 class Interner:
@@ -64,6 +68,15 @@ class Interner:
             table[used] = [output.code(value) for value in source.pick(used.tolist())]
             codes = table[column.values]
         return codes
+
+    def values(self, type: DataType, codes: Array) -> list[Any]:
+        """The strings that codes stand for."""
+        return self._outputs[type.name].dictionary.pick(codes.tolist())
+
+    def learned(self, type: DataType, values: Sequence[Any]) -> Array:
+        """The codes of strings."""
+        code = self._outputs[type.name].code
+        return np.array([code(value) for value in values], dtype=np.int64)
 
     def column(self, type: DataType, codes: Array, validity: Array | None) -> Column:
         output = self._outputs[type.name]
@@ -122,3 +135,28 @@ class RowCodec:
             else:
                 columns.append(Column(type, lane.astype(type.physical, copy=False), validity))
         return columns
+
+    def dump(self, lanes: Array) -> bytes:
+        """Rows of lanes as bytes that mean the same in every process: strings are spelled out, each once."""
+        lanes = lanes.copy()
+        spelled: list[tuple[Any, ...]] = []
+        for i, type in enumerate(self.types):
+            if type.is_coded:
+                used, lanes[:, i] = np.unique(lanes[:, i], return_inverse=True)
+                spelled.append(tuple(self._interner.values(type, used)))
+        texts = encode(spelled)
+        return _HEAD.pack(len(lanes), len(texts)) + texts + lanes.tobytes()
+
+    def load(self, data: bytes, position: int) -> tuple[Array, int]:
+        """Rows of lanes from bytes that `dump` made, at a position; and the position behind them."""
+        count, length = _HEAD.unpack_from(data, position)
+        position += _HEAD.size
+        spelled = iter(decode(data[position : position + length]))
+        position += length
+        cells = count * self.lane_count
+        lanes = np.frombuffer(data, dtype=np.int64, count=cells, offset=position).reshape(count, self.lane_count).copy()
+        for i, type in enumerate(self.types):
+            if type.is_coded:
+                codes = self._interner.learned(type, next(spelled))
+                lanes[:, i] = codes[lanes[:, i]]
+        return lanes, position + 8 * cells

@@ -17,6 +17,7 @@ from eventdb.kernels import lane_table
 from eventdb.logical.plan import Fields
 from eventdb.stream.circuit.arrangement import LaneTable
 from eventdb.stream.circuit.lanes import RowCodec
+from eventdb.stream.circuit.part import Part
 
 Change = RecordBatch | None
 """None: nothing changed."""
@@ -24,6 +25,9 @@ Change = RecordBatch | None
 
 class Node(ABC):
     """`fields` are those of its rows. `grows` says that no row ever goes: every weight is above 0."""
+
+    parts: Sequence[Part] = ()
+    """Its state, to be stored."""
 
     def __init__(self, fields: Fields, *, grows: bool) -> None:
         self.fields = fields
@@ -38,6 +42,10 @@ class Node(ABC):
     def begin(self) -> Change:
         """The rows that are there before any input is."""
         return None
+
+    def settle(self) -> None:
+        """All parts were restored: what follows from them is computed."""
+        return
 
     @abstractmethod
     def step(self, changes: Sequence[Change]) -> Change:

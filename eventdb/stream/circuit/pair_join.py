@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch
+from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError
 from eventdb.kernels import lane_table
 from eventdb.logical.expressions import Expression
@@ -20,6 +21,7 @@ from eventdb.physical.operands import null_column
 from eventdb.stream.circuit.arrangement import Arrangement, extended
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import Change, Node, merged, weights_of
+from eventdb.stream.circuit.part import RowsPart
 
 KINDS = ("inner", "left", "full", "single", "semi", "anti")
 
@@ -36,6 +38,7 @@ class _Side:
         self._codec = RowCodec(self.types, interner)
         self._key_codec = RowCodec([key.type for key in keys], interner)
         self.rows = Arrangement(self._codec, self._key_codec.lane_count)
+        self.part = RowsPart(self.rows, self._codec, self._key_codec)
         self.counts = np.zeros(0, dtype=np.int64) if counted else None
 
     @property
@@ -72,11 +75,28 @@ class PairJoin(Node):
         self._left = _Side(plan.left, plan.left_keys, nulls, interner, counted=plan.kind != "inner")
         self._right = _Side(plan.right, plan.right_keys, nulls, interner, counted=plan.kind == "full")
         self._residual = None if plan.residual is None else Evaluator(plan.residual)
+        self.parts = (self._left.part, self._right.part)
         self._pair_names = [f.name for f in (*plan.left.fields, *plan.right.fields)]
 
     @property
     def nbytes(self) -> int:
         return self._left.nbytes + self._right.nbytes
+
+    def settle(self) -> None:
+        """Counts the partners of all rows of the sides that keep their number."""
+        for own, other in ((self._left, self._right), (self._right, self._left)):
+            if own.counts is None:
+                continue
+            own.counts = np.zeros(own.rows.slot_capacity, dtype=np.int64)
+            every = own.rows.all_slots()
+            for start in range(0, len(every), MORSEL_ROWS):
+                mine = every[start : start + MORSEL_ROWS]
+                keys = own.rows.keys(mine)
+                rows, slots = other.rows.pairs(other.rows.find_keys(keys, np.ones(len(mine), dtype=bool)))
+                if self._residual is not None and len(rows):
+                    batch = RecordBatch([""] * len(own.types), own.rows.columns(mine), len(mine))
+                    rows, slots, _ = self._pairs(batch, own, other, rows, slots)
+                lane_table.add_at(own.counts, mine[rows], other.rows.weights[slots])
 
     def step(self, changes: Sequence[Change]) -> Change:
         parts: list[RecordBatch] = []

@@ -1,6 +1,6 @@
 """A continuous query of any shape over topics and tables: its circuit, its inputs and how far they were taken in.
 
-Its state is in memory alone and is computed from the inputs anew when it is first asked for.
+Its state is in memory. What a maintainer has stored of it is where others begin.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.content import Content
 from eventdb.stream.circuit.inputs import Input, TableInput, TopicInput
 from eventdb.stream.circuit.node import Change
+from eventdb.stream.circuit.part import Part
+from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +44,25 @@ class CircuitSpec:
         return tuple(field.name for field in self.plan.fields)
 
     @property
+    def keys(self) -> CircuitKeys:
+        if self.id < 0:
+            raise InternalError(f"{self.name} is not a stored view")
+        return CircuitKeys(self.id, fingerprint(self.plan))
+
+    @property
     def inputs(self) -> dict[int, str]:
         """The topics and tables it reads: names by id."""
         return {scan.topic_id: scan.name for scan in _scans(self.plan)}
+
+    def lag_rows(self, snapshot: Any, progress: Progress | None) -> int:
+        """How many rows the inputs have that are not in the stored state."""
+        query = CircuitQuery(self)
+        positions = query.positions if progress is None else progress.positions
+        return sum(
+            snapshot.offsets(log)[1] - max(position, snapshot.offsets(log)[0])
+            for one, reached in zip(query.inputs, positions, strict=True)
+            for log, position in zip(one.logs, reached, strict=True)
+        )
 
     def primary_key(self, topic_id: int) -> tuple[str, ...]:
         """The names of a table's key columns; none for a topic."""
@@ -60,15 +78,15 @@ def _scans(plan: Plan) -> Iterator[Scan]:
 
 
 class CircuitQuery:
-    """The state of one query. Not thread-safe. After `advance` has raised, throw it away."""
+    """The state of one query, at first before anything was taken in. Not thread-safe. After `advance` has raised, throw
+    it away."""
 
-    def __init__(self, spec: CircuitSpec, *, keeps_content: bool) -> None:
-        """`keeps_content`: whether `content` will be asked for."""
+    def __init__(self, spec: CircuitSpec) -> None:
         self._spec = spec
         self.circuit = Circuit(spec.plan, lambda topic_id: not spec.primary_key(topic_id))
         self._context = QueryContext(topic_key=spec.topic_key)
-        self._inputs = [self._input(scan) for scan in self.circuit.inputs]
-        self._content = Content(self.circuit.names, self.circuit.codec) if keeps_content else None
+        self.inputs = [self._input(scan) for scan in self.circuit.inputs]
+        self._content: Content | None = Content(self.circuit.names, self.circuit.codec)
         self._begun = False
 
     def _input(self, scan: object) -> Input:
@@ -81,19 +99,45 @@ class CircuitQuery:
 
     @property
     def nbytes(self) -> int:
-        own = self.circuit.nbytes + sum(one.nbytes for one in self._inputs)
+        own = self.circuit.nbytes + sum(one.nbytes for one in self.inputs)
         return own if self._content is None else own + self._content.nbytes
+
+    @property
+    def positions(self) -> tuple[tuple[int, ...], ...]:
+        """Per input, per partition, the offset of the next row to take in; -1 before the first."""
+        return tuple(tuple(one.positions) for one in self.inputs)
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its state, to be stored, beside the positions."""
+        assert self._content is not None
+        return [*self.circuit.parts, *(part for one in self.inputs for part in one.parts), self._content.rows]
+
+    @staticmethod
+    def load(spec: CircuitSpec, snapshot: Any) -> CircuitQuery:
+        """The query as stored in a snapshot, content and all; before anything was taken in if it is not."""
+        query = CircuitQuery(spec)
+        progress = spec.keys.progress(snapshot) if spec.id >= 0 else None
+        if progress is None or list(map(len, progress.positions)) != list(map(len, query.positions)):
+            return query
+        spec.keys.load(snapshot, query.parts)
+        for one, positions in zip(query.inputs, progress.positions, strict=True):
+            one.positions = list(positions)
+        query.circuit.settle()
+        query._begun = True
+        return CircuitQuery(spec) if query.is_past(snapshot) else query
 
     def is_past(self, snapshot: Any) -> bool:
         """Whether it has taken in what the snapshot does not have."""
-        return any(one.is_past(snapshot) for one in self._inputs)
+        return any(one.is_past(snapshot) for one in self.inputs)
 
     def is_behind(self, snapshot: Any) -> bool:
         """Whether the snapshot has what it has not taken in."""
-        return not self._begun or any(one.is_behind(snapshot) for one in self._inputs)
+        return not self._begun or any(one.is_behind(snapshot) for one in self.inputs)
 
-    def advance(self, snapshot: Any) -> Iterator[RecordBatch]:
-        """Takes in what the snapshot has more, a morsel at a time; the changes of the result that it makes.
+    def advance(self, snapshot: Any, row_limit: int | None = None) -> Iterator[RecordBatch]:
+        """Takes in what the snapshot has more, a morsel at a time; the changes of the result that it makes. It stops
+        early after `row_limit` rows, where it can go on from there.
 
         ViewFailed when a value breaks an expression or rows of an input are gone, MemoryLimitExceeded when the state
         would be larger than it may be.
@@ -101,12 +145,16 @@ class CircuitQuery:
         if not self._begun:
             self._begun = True
             yield from self._step({})
-        for i, one in enumerate(self._inputs):
+        taken = 0
+        for i, one in enumerate(self.inputs):
             if not one.is_behind(snapshot):
                 continue
             try:
                 for change in one.changes(snapshot):
                     yield from self._step({i: change})
+                    taken += change.row_count
+                    if row_limit is not None and taken >= row_limit and one.can_stop:
+                        return
             except OffsetOutOfRange as error:
                 raise ViewFailed(f"{self._label} cannot go on: {error}", view=self._spec.name) from error
             except EvaluationError as error:
@@ -132,6 +180,10 @@ class CircuitQuery:
     @property
     def _label(self) -> str:
         return f"view {self._spec.name!r}" if self._spec.name else "the query"
+
+    def drop_content(self) -> None:
+        """Nobody will ask for it any more."""
+        self._content = None
 
     def content(self) -> RecordBatch:
         """All rows of the result."""
@@ -187,9 +239,9 @@ class _Kept:
         with self._lock:
             query = self._query
             if query is not None and query.is_past(snapshot):
-                # An older snapshot than what is kept: it is answered from the beginning, what there is stays.
-                return self._advanced(CircuitQuery(self.spec, keeps_content=True), snapshot)
-            query = query or CircuitQuery(self.spec, keeps_content=True)
+                # An older snapshot than what is kept: it is answered from its own state, what there is stays.
+                return self._advanced(CircuitQuery.load(self.spec, snapshot), snapshot)
+            query = query or CircuitQuery.load(self.spec, snapshot)
             self._query = None  # if it fails it is gone
             batch = self._advanced(query, snapshot)
             self._query = query

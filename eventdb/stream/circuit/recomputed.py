@@ -18,9 +18,10 @@ from eventdb.logical.relational import WorkingTable
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.planner import plan_physical
-from eventdb.stream.circuit.arrangement import Arrangement, LaneTable
+from eventdb.stream.circuit.arrangement import Arrangement, distinct_lanes
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import Change, Node, difference, merged, weights_of
+from eventdb.stream.circuit.part import RowsPart
 
 
 class _Input:
@@ -33,6 +34,7 @@ class _Input:
         self._keys = [Evaluator(key) for key in keys]
         self._key_codec = RowCodec([key.type for key in keys], interner)
         self.rows = Arrangement(self.codec, self._key_codec.lane_count)
+        self.part = RowsPart(self.rows, self.codec, self._key_codec)
 
     def keys_of(self, change: RecordBatch) -> Array:
         return self._key_codec.encode([key(change) for key in self._keys], change.row_count)
@@ -59,6 +61,7 @@ class Recomputed(Node):
         self._inputs = [_Input(leaf, own, interner) for leaf, own in zip(leaves, keys, strict=True)]
         self._codec = RowCodec([field.type for field in template.fields], interner)
         self._is_whole = not any(keys)
+        self.parts = [one.part for one in self._inputs]
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +72,7 @@ class Recomputed(Node):
 
     def step(self, changes: Sequence[Change]) -> Change:
         keys = [None if c is None else i.keys_of(c) for i, c in zip(self._inputs, changes, strict=True)]
-        touched = _distinct(np.concatenate([own for own in keys if own is not None]))
+        touched = distinct_lanes(np.concatenate([own for own in keys if own is not None]))
         before = self._answer([i.rows_of(touched) for i in self._inputs])
         applied: list[tuple[Arrangement, Array]] = []
         for own, change, lanes in zip(self._inputs, changes, keys, strict=True):
@@ -88,9 +91,3 @@ class Recomputed(Node):
         for own, batches in zip(self._inputs, inputs, strict=True):
             self._context.working[own.number] = batches
         return list(plan_physical(self._template, self._context).batches())
-
-
-def _distinct(lanes: Array) -> Array:
-    table = LaneTable(lanes.shape[1])
-    table.enter(lanes, np.ones(len(lanes), dtype=bool))
-    return table.lanes[: len(table)]

@@ -57,10 +57,13 @@ class CircuitSubscriber(Feed):
     def _look(self, first: bool) -> bool:
         with self._store.snapshot() as snapshot:
             is_first = self._query is None
-            query = self._query = self._query or CircuitQuery(self._spec, keeps_content=False)
-            if not query.is_behind(snapshot):
+            query = self._query = self._query or CircuitQuery.load(self._spec, snapshot)
+            there = [query.content()] if is_first else []
+            if not is_first and not query.is_behind(snapshot):
                 return False
-            change = difference(self.names, self._codec, [], list(query.advance(snapshot)))
+            change = difference(self.names, self._codec, [], [*there, *query.advance(snapshot)])
+            if is_first:
+                query.drop_content()
             if change is not None and not (is_first and self._start == "latest"):
                 self._ready.append(self._changes(change, snapshot.commit_id))
         return True

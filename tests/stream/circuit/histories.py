@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,36 +92,82 @@ def rows_of(batch: RecordBatch) -> list[tuple[Any, ...]]:
     return [tuple(map(plain, row)) for row in batch.to_pylist()]
 
 
-def check_history(plan: Plan, steps: list[list[Move]], circuit: Circuit | None = None) -> None:
+class Stored:
+    """The pieces of a circuit's state that were stored, by the position of the part."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._pieces: list[list[bytes]] = [[] for _ in circuit.parts]
+        for part in circuit.parts:
+            part.record()
+
+    def save(self, circuit: Circuit, whole: bool) -> None:
+        for pieces, part in zip(self._pieces, circuit.parts, strict=True):
+            piece = part.delta()
+            if whole:
+                pieces.clear()
+                piece = part.whole()
+            if piece is not None:
+                pieces.append(piece)
+
+    def load(self, circuit: Circuit) -> Circuit:
+        """A new circuit in the stored state."""
+        for pieces, part in zip(self._pieces, circuit.parts, strict=True):
+            for piece in pieces:
+                part.restore(piece)
+            part.record()
+        circuit.settle()
+        return circuit
+
+
+def check_history(
+    plan: Plan, steps: list[list[Move]], make: Callable[[], Circuit], crashes: Sequence[str] = ()
+) -> None:
     """After every step the sum of the circuit's changes is the batch answer. Where that is an error, the circuit fails
-    too, then or before."""
-    circuit = Circuit(plan) if circuit is None else circuit
+    too, then or before. `crashes` says for each step what happens after it: the state is stored ('save': what changed,
+    'whole': all of it), or forgotten and taken from the store ('crash'), and what came since comes again."""
+    circuit = make()
+    stored = Stored(circuit)
     contents: dict[str, Rows] = {name: [] for name in TABLES}
     total: Counter[Any] = Counter()
-    for moves in [[], *steps]:
+    saved: Counter[Any] = Counter()
+    since: list[Move] = []
+    began = False
+    for moves, then in zip([[], *steps], ["save", *crashes] + ["none"] * len(steps), strict=False):
         for name, row, weight in moves:
             if weight > 0:
                 contents[name].append(row)
             else:
                 contents[name].remove(row)
-        changes = {}
-        for i, scan in enumerate(circuit.inputs):
-            own = [(row, weight) for name, row, weight in moves if name == scan.name]
-            if own:
-                changes[i] = batch_of(scan, [row for row, _ in own], [weight for _, weight in own])
         try:
             expected = batch_answer(plan, contents)
         except EvaluationError:
             expected = None
         try:
-            change = circuit.step(changes)
+            _add(circuit, moves, total)
+            if then == "crash" and began:
+                circuit, total = stored.load(make()), Counter(saved)
+                _add(circuit, [*since, *moves], total)
         except EvaluationError:
             if expected is None:
                 return
             raise
-        if change is not None:
-            for row, weight in zip(rows_of(change), weights_of(change).tolist(), strict=True):
-                total[row] += weight
         if expected is None:
             raise AssertionError("the batch engine fails, the circuit does not")
         assert {row: n for row, n in total.items() if n} == dict(expected), (moves, circuit.inputs)
+        since += moves
+        if then in ("save", "whole"):
+            stored.save(circuit, then == "whole")
+            saved, since, began = Counter(total), [], True
+
+
+def _add(circuit: Circuit, moves: list[Move], total: Counter[Any]) -> None:
+    """Gives the circuit some moves, and adds what it makes of them."""
+    changes = {}
+    for i, scan in enumerate(circuit.inputs):
+        own = [(row, weight) for name, row, weight in moves if name == scan.name]
+        if own:
+            changes[i] = batch_of(scan, [row for row, _ in own], [weight for _, weight in own])
+    change = circuit.step(changes)
+    if change is not None:
+        for row, weight in zip(rows_of(change), weights_of(change).tolist(), strict=True):
+            total[row] += weight

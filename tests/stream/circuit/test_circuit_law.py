@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from eventdb.errors import InternalError
+from eventdb.errors import EventDBError
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.distinct import Distincts
 from eventdb.stream.circuit.grouped import Grouped
 from eventdb.stream.circuit.lanes import Interner
 from eventdb.stream.circuit.node import weights_of
 from eventdb.stream.circuit.pair_join import PairJoin, _Side
+from eventdb.stream.circuit.part import RowsPart
 from eventdb.stream.circuit.recomputed import Recomputed
 from tests.relational.queries import queries, set_operations
 from tests.relational.tables import TABLES
@@ -70,14 +72,46 @@ def names() -> Iterator[Names3]:
 @given(sql=queries() | set_operations() | shapes | shapes, steps=histories(rows, retracts=False))
 def test_rows_that_come_give_the_batch_answer(names: Names3, sql: str, steps: list[list[Move]]) -> None:
     plan = names.plan(sql)
-    check_history(plan, steps, Circuit(plan))
+    check_history(plan, steps, lambda: Circuit(plan))
 
 
 @many
 @given(sql=queries() | set_operations() | shapes | shapes, steps=histories(rows, retracts=True))
 def test_rows_that_come_and_go_give_the_batch_answer(names: Names3, sql: str, steps: list[list[Move]]) -> None:
     plan = names.plan(sql)
-    check_history(plan, steps, Circuit(plan, lambda topic_id: False))
+    check_history(plan, steps, lambda: Circuit(plan, lambda topic_id: False))
+
+
+@many
+@given(
+    sql=queries() | set_operations() | shapes | shapes,
+    steps=histories(rows, retracts=True),
+    crashes=st.lists(st.sampled_from(["none", "save", "save", "whole", "crash", "crash"]), min_size=6, max_size=6),
+    grows=st.booleans(),
+)
+def test_a_circuit_goes_on_from_its_stored_state(
+    names: Names3, sql: str, steps: list[list[Move]], crashes: list[str], grows: bool
+) -> None:
+    plan = names.plan(sql)
+    if grows:
+        steps = [[move for move in moves if move[2] > 0] for moves in steps]
+    check_history(plan, steps, lambda: Circuit(plan, lambda topic_id: grows), crashes)
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_group_that_went_is_gone_from_the_stored_state(
+    names: Names3, monkeypatch: pytest.MonkeyPatch, planted: bool
+) -> None:
+    row = (1, 1, "x", 1.0)
+    plan = names.plan("SELECT a, count(*), sum(b) FROM t GROUP BY a")
+    if planted:
+        forget = Grouped._forget
+        monkeypatch.setattr(Grouped, "_forget", lambda self, groups: self._noted is None or forget(self, groups))
+    with pytest.raises(AssertionError) if planted else nullcontext():
+        check_history(
+            plan, [[("t", row, 1)], [("t", row, -1)], [("t", row, 1)]], lambda: Circuit(plan, lambda topic_id: False),
+            ["save", "save", "crash"],
+        )  # fmt: skip
 
 
 def _without(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
@@ -91,6 +125,8 @@ PLANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "what is there before any row is forgotten": lambda m: _without(m, Recomputed, "begin"),
     "a row that is there twice counts once": lambda m: m.setattr(np, "repeat", lambda rows, counts: rows[counts > 0]),
+    "partners are not counted again": lambda m: _without(m, PairJoin, "settle"),
+    "what changed is stored as all there is": lambda m: m.setattr(RowsPart, "delta", RowsPart.whole),
     "distinct rows that go are kept": lambda m: m.setattr(
         Distincts, "step", lambda self, changes, step=Distincts.step: _kept(step(self, changes))
     ),
@@ -110,8 +146,10 @@ def test_the_law_is_broken_by_a_planted_bug(names: Names3, monkeypatch: pytest.M
     law = settings(
         max_examples=400, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )(given(sql=queries() | set_operations() | shapes, steps=histories(rows, retracts=True))(
-        lambda sql, steps: check_history(names.plan(sql), steps, Circuit(names.plan(sql), lambda topic_id: False))
+        lambda sql, steps: check_history(
+            names.plan(sql), steps, lambda: Circuit(names.plan(sql), lambda topic_id: False), ["save", "crash"] * 3
+        )
     ))  # fmt: skip
     PLANTS[plant](monkeypatch)
-    with pytest.raises((AssertionError, InternalError)):
+    with pytest.raises((AssertionError, EventDBError, IndexError)):
         law()

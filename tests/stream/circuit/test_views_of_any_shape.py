@@ -190,6 +190,18 @@ def test_a_view_follows_a_table_that_is_compacted(db: Any, monkeypatch: pytest.M
     assert sorted((c.op, c.row) for c in feed.poll(0)) == [("+I", ("y", 100)), ("+U", ("x", 400)), ("-U", ("x", 1000))]
 
 
+def test_rows_of_a_table_that_are_alike_but_for_their_keys_are_kept_apart(db: Any) -> None:
+    db.sql("CREATE MATERIALIZED VIEW names AS SELECT name, count(*) AS n FROM items GROUP BY name")
+    feed = db.subscribe("names")
+    db.sql("INSERT INTO items VALUES (1, 'a'), (2, 'a'), (3, 'a')")
+    feed.poll(0)
+    db.sql("UPDATE items SET name = 'b' WHERE id = 2")
+    feed.poll(0)
+    db.sql("DELETE FROM items WHERE id = 1")
+    feed.poll(0)
+    assert sorted(db.sql("SELECT * FROM names").fetchall()) == [("a", 1), ("b", 1)]
+
+
 def test_a_subscription_to_a_table_tells_what_took_whose_place(db: Any) -> None:
     feed = db.subscribe("items")
     db.sql("INSERT INTO items VALUES (1, 'a'), (2, 'b')")
