@@ -74,3 +74,20 @@ def test_a_snapshot_from_before_a_row_was_replaced_is_scanned_without_marks() ->
             tx.put(table, {"k": 8, "n": 800})
             tx.put(table, {"k": 51, "n": 51})
         assert db.sql("SELECT sum(n), count(*) FROM t").fetchall() == [(sum(range(50)) + 693 + 792 + 51, 51)]
+
+
+def test_the_first_rows_of_a_table_are_found_as_those_of_a_topic_while_nothing_is_superseded() -> None:
+    with eventdb.open(":memory:") as db:
+        table = db.create_table("t", {"k": "BIGINT", "n": "BIGINT", "s": "VARCHAR"}, primary_key="k")
+        table.put_many([{"k": k, "n": k * 7 % 1_000, "s": f"text {k}"} for k in range(1_000)])
+        db.sql("SET execution = 'compiled'")
+        sql = "SELECT n, s, k FROM t ORDER BY n DESC LIMIT 2"
+
+        def plan() -> str:
+            return "\n".join(line for (line,) in db.sql(f"EXPLAIN {sql}").fetchall())
+
+        assert " of Scan t" in plan()
+        assert db.sql(sql).fetchall() == [(999, "text 857", 857), (998, "text 714", 714)]
+        table.put({"k": 857, "n": 0, "s": "replaced"})
+        assert " of Scan t" not in plan()
+        assert db.sql(sql).fetchall() == [(998, "text 714", 714), (997, "text 571", 571)]
