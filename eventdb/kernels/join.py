@@ -15,14 +15,14 @@ from eventdb.kernels.jit import njit
 
 
 @njit
-def number_direct(keys, low, table, numbers):  # type: ignore[no-untyped-def]
+def number_direct(keys, table, numbers):  # type: ignore[no-untyped-def]
     """numbers[i] = the number of keys[i], entered if it is new. Returns how many there are."""
     count = 0
     for i in range(len(keys)):
-        number = table[keys[i] - low]
+        number = table[keys[i]]
         if number < 0:
             number = count
-            table[keys[i] - low] = count
+            table[keys[i]] = count
             count += 1
         numbers[i] = number
     return count
@@ -52,11 +52,11 @@ def number_hashed(keys, spread, shift, table, held, numbers):  # type: ignore[no
 
 
 @njit
-def find_direct(keys, low, table, numbers):  # type: ignore[no-untyped-def]
+def find_direct(keys, table, numbers):  # type: ignore[no-untyped-def]
     """numbers[i] = the number of keys[i], -1 where it has none."""
     limit = np.uint64(len(table))
     for i in range(len(keys)):
-        place = np.uint64(keys[i] - low)
+        place = np.uint64(keys[i])
         numbers[i] = table[place] if place < limit else -1
 
 
@@ -110,8 +110,8 @@ def warm() -> None:
     keys = np.zeros(1, np.int64)
     keys.flags.writeable = False
     table, numbers, held = np.full(2, -1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int64)
-    number_direct(keys, 0, table, numbers)
-    find_direct(keys, 0, table, numbers)
+    number_direct(keys, table, numbers)
+    find_direct(keys, table, numbers)
     table[:] = -1
     spread, shift = np.uint64(SPREAD), np.uint64(63)
     number_hashed(keys, spread, shift, table, held, numbers)

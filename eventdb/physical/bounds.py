@@ -39,10 +39,6 @@ def _of_input(plan: Any, context: QueryContext) -> int | None:
     return most_rows(plan.children[0], context)
 
 
-def _of_scan(plan: Scan, context: QueryContext) -> int | None:
-    return len(plan.keys) if plan.keys is not None else scanned_rows(plan, context)
-
-
 def _of_limit(plan: Limit, context: QueryContext) -> int | None:
     below = most_rows(plan.input, context)
     rest = None if below is None else max(0, below - plan.skip_count)
@@ -67,7 +63,7 @@ def _of_union(plan: UnionAll, context: QueryContext) -> int | None:
 
 
 _BOUNDS: dict[type[Plan], Callable[[Any, QueryContext], int | None]] = {
-    Scan: _of_scan,
+    Scan: scanned_rows,
     Values: lambda plan, context: len(plan.rows),
     Filter: _of_input,
     Project: _of_input,

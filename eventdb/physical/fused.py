@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -170,8 +170,15 @@ def _is_safe(step: Step, writer: ExpressionWriter) -> bool:
 LEAST_COMPILED_ROWS = 20_000  # below, generating the text costs more than interpreting the rows
 
 
+def scanned_below(plan: Plan, rows: Callable[[Scan], int]) -> int:
+    """The rows of all scans of a plan together."""
+    return rows(plan) if isinstance(plan, Scan) else sum(scanned_below(child, rows) for child in plan.children)
+
+
 def scanned_rows(scan: Scan, context: QueryContext) -> int:
     """How many rows a scan has at most. Cost: one look-up in the index, and those of the key or the time range."""
+    if scan.keys is not None:
+        return len(scan.keys)
     if scan.time_range != (None, None) or any(function == "eq" for _, function, _ in scan.hints):
         return count_rows(scan, context)
     count = 0

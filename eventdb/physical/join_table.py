@@ -113,7 +113,7 @@ class JoinTable:
         held: Array | None = None
         if span <= min(MAX_DIRECT_PLACES, max(_DIRECT_PLACES, _DIRECT_PLACES_PER_ROW * len(keys))):
             table = np.full(span, -1, np.int32)
-            count = join.number_direct(keys, 0, table, numbers)
+            count = join.number_direct(keys, table, numbers)
         else:
             table = np.full(1 << max(4, (2 * len(keys) - 1).bit_length()), -1, np.int32)
             held = np.empty(max(1, len(keys)), np.int64)
@@ -153,7 +153,7 @@ class JoinTable:
             keys = np.where(known, keys, -1)
         numbers = np.empty(row_count, np.int32)
         if self.held is None:
-            join.find_direct(_fixed(keys), 0, self.table, numbers)
+            join.find_direct(_fixed(keys), self.table, numbers)
         else:  # -1 is no key
             shift = np.uint64(self.shift)
             join.find_hashed(_fixed(keys), np.uint64(SPREAD), shift, self.table, self.held, numbers)

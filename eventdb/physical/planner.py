@@ -41,7 +41,7 @@ from eventdb.physical.distinct import DistinctRows, FirstRows
 from eventdb.physical.exists_join import ExistsJoin
 from eventdb.physical.external_scan import ExternalRows
 from eventdb.physical.filter import FilterRows
-from eventdb.physical.fused import LEAST_COMPILED_ROWS
+from eventdb.physical.fused import LEAST_COMPILED_ROWS, scanned_below
 from eventdb.physical.join import HashJoin
 from eventdb.physical.limit import LimitRows, LimitRowsByValue
 from eventdb.physical.limit_by import LimitRowsBy
@@ -80,7 +80,7 @@ def _ordered(plan: Plan, context: QueryContext) -> Plan:
     if context.execution == "interpreted" or not context.orders_joins or not _has_join(plan):
         return plan
     statistics = ScanStatistics(context)
-    if context.execution == "auto" and _scanned(plan, statistics) < LEAST_COMPILED_ROWS:
+    if context.execution == "auto" and scanned_below(plan, statistics.row_count) < LEAST_COMPILED_ROWS:
         return plan
     ordered = order_joins(plan, statistics)
     return plan if ordered is plan else prune_columns(ordered)
@@ -88,10 +88,6 @@ def _ordered(plan: Plan, context: QueryContext) -> Plan:
 
 def _has_join(plan: Plan) -> bool:
     return isinstance(plan, Join) or any(map(_has_join, plan.children))
-
-
-def _scanned(plan: Plan, statistics: ScanStatistics) -> int:
-    return statistics.row_count(plan) if isinstance(plan, Scan) else sum(_scanned(c, statistics) for c in plan.children)
 
 
 def run(plan: Plan, context: QueryContext) -> Iterator[RecordBatch]:

@@ -26,8 +26,7 @@ class ScanStatistics:
     def row_count(self, scan: Scan) -> int:
         found = self._rows.get(id(scan))
         if found is None:
-            count = len(scan.keys) if scan.keys is not None else scanned_rows(scan, self._context)
-            found = self._rows[id(scan)] = scan, count
+            found = self._rows[id(scan)] = scan, scanned_rows(scan, self._context)
         return found[1]
 
     def distinct_count(self, scan: Scan, column: int) -> int | None:

@@ -22,6 +22,7 @@ from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator, Frame
 from eventdb.physical.fused import LEAST_COMPILED_ROWS, scanned_rows
 from eventdb.physical.scan import KeyLookup, LogScan
+from eventdb.physical.visible import meets_superseded
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
@@ -41,7 +42,7 @@ def short_rows(plan: Plan, context: QueryContext) -> list[RecordBatch] | None:
         node = node.input
     if not isinstance(node, Scan):
         return None
-    if node.keys is None and (_is_table(node, context) or scanned_rows(node, context) >= LEAST_COMPILED_ROWS):
+    if node.keys is None and (meets_superseded(node, context) or scanned_rows(node, context) >= LEAST_COMPILED_ROWS):
         return None
     scan = LogScan(node, context) if node.keys is None else KeyLookup(node, context)
     outputs = None if project is None else project.expressions
@@ -57,11 +58,6 @@ def short_rows(plan: Plan, context: QueryContext) -> list[RecordBatch] | None:
     except EvaluationError:
         return None
     return batches
-
-
-def _is_table(scan: Scan, context: QueryContext) -> bool:
-    """Whether the scan meets rows that are not current any more (see visible.py)."""
-    return bool(getattr(context.logs(scan.topic_id), "primary_key", ()))
 
 
 class _Rows(Frame):

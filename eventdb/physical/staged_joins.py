@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from eventdb.batch import RecordBatch
 from eventdb.kernels.cache import has_numba
@@ -20,7 +21,7 @@ from eventdb.logical.node_expressions import expressions_of
 from eventdb.logical.plan import Aggregate, Filter, Join, Plan, Project, Scan
 from eventdb.physical.built import Built, build
 from eventdb.physical.context import QueryContext
-from eventdb.physical.fused import LEAST_COMPILED_ROWS, scanned_rows
+from eventdb.physical.fused import LEAST_COMPILED_ROWS, scanned_below, scanned_rows
 from eventdb.physical.operator import Operator
 from eventdb.physical.pairs import held_rows
 
@@ -34,14 +35,10 @@ def stage_joins(plan: Plan, context: QueryContext, staged: Planner, plain: Plann
     root is not staged."""
     if context.execution == "interpreted" or not has_numba() or _next(plan) is None:
         return None
-    if context.execution == "auto" and _scanned(plan, context) < LEAST_COMPILED_ROWS:
+    rows = partial(scanned_rows, context=context)
+    if context.execution == "auto" and scanned_below(plan, rows) < LEAST_COMPILED_ROWS:
         return None
     return StagedJoins(plan, context, staged, plain)
-
-
-def _scanned(plan: Plan, context: QueryContext) -> int:
-    own = scanned_rows(plan, context) if isinstance(plan, Scan) and plan.keys is None else 0
-    return own + sum(_scanned(child, context) for child in plan.children)
 
 
 def _next(plan: Plan) -> Join | None:

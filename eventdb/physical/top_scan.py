@@ -357,8 +357,6 @@ def top_of_scan(plan: Limit, sort: Sort, context: QueryContext) -> TopOfScan | N
     if shape is None or context.execution == "interpreted" or plan.row_count is None:
         return None
     scan = shape.scan
-    if getattr(context.logs(scan.topic_id), "primary_key", ()):
-        return None
     found = find_parts(scan, context)
     context.counted = scan, found
     if context.execution == "auto" and found.row_count < LEAST_ROWS:

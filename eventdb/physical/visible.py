@@ -2,7 +2,7 @@
 
 A scan of a table becomes a scan that also reads the hidden column of marks, a filter on it (storage/commit/marks.py
 says why it is enough), and a projection to the columns that were asked for. So tables go through the same operators and
-the same generated loops as topics do.
+the same generated loops as topics do. Where the snapshot counts as many rows as the log holds, the scan stays as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def visible_rows(plan: Plan, context: QueryContext) -> Plan:
 
 def _current(scan: Scan, context: QueryContext) -> Plan:
     log = context.logs(scan.topic_id)
-    if not getattr(log, "primary_key", ()) or scan.keys is not None:  # the index of keys names current rows only
+    if scan.keys is not None or not meets_superseded(scan, context):  # the index of keys names current rows only
         return scan
     end = context.snapshot.offsets(log)[1]
     width = len(scan.columns)
@@ -36,3 +36,9 @@ def _current(scan: Scan, context: QueryContext) -> Plan:
     rows = Filter(marked, Call(BOOLEAN, "or", (current, later)))
     kept = tuple(ColumnRef(field.type, i, field.name) for i, field in enumerate(scan.output))
     return Project(rows, kept, scan.output)
+
+
+def meets_superseded(scan: Scan, context: QueryContext) -> bool:
+    """Whether the scan meets rows of a table that are not current at the context's snapshot."""
+    log = context.logs(scan.topic_id)
+    return bool(getattr(log, "primary_key", ())) and context.snapshot.has_superseded(log)

@@ -16,6 +16,7 @@ from eventdb.storage.format import (
     NO_SEGMENT,
     SEGMENT,
     SEGMENT_KEY,
+    TABLE,
     U64,
     horizon_of,
     segment_key,
@@ -114,6 +115,14 @@ class StoreSnapshot:
     def held_rows(self, log: PartitionLog) -> int:
         """How many events the log of a topic holds."""
         return held_rows(self._open(), log.topic_id, log.partition, self._state(log))
+
+    def has_superseded(self, log: PartitionLog) -> bool:
+        """Whether the log of a table holds rows that are not current in the snapshot. Every row that was ever appended
+        is current, superseded (a tombstone is), or was removed by compaction."""
+        value = self._open().get(table_key(log.topic_id, log.partition))
+        rows, removed = (0, 0) if value is None else TABLE.unpack_from(value)
+        end: int = self._state(log).log_end
+        return bool(rows + removed != end)
 
     def _parts(
         self, log: PartitionLog, start: int, stop: int, times: tuple[int | None, int | None] = (None, None)

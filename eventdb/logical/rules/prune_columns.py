@@ -72,10 +72,8 @@ def _prune(plan: Plan, needed: set[int]) -> tuple[Plan, Places]:
         return Filter(below, remap(plan.predicate, places)), places
     if isinstance(plan, Project):
         return _prune_project(plan, needed)
-    if isinstance(plan, Aggregate):
-        return _prune_aggregate(plan, needed)
-    if isinstance(plan, GroupSets):
-        return _prune_sets(plan, needed)
+    if isinstance(plan, Aggregate | GroupSets):
+        return _prune_groups(plan, needed)
     if isinstance(plan, Over):
         return _prune_over(plan, needed)
     if isinstance(plan, DistinctOn):
@@ -122,30 +120,17 @@ def _prune_project(plan: Project, needed: set[int]) -> tuple[Plan, Places]:
     return Project(below, _move(expressions, places), output), {old: new for new, old in enumerate(kept)}
 
 
-def _prune_aggregate(plan: Aggregate, needed: set[int]) -> tuple[Plan, Places]:
-    count = len(plan.keys)
-    kept = [i for i in range(len(plan.aggregations)) if count + i in needed]
-    below, places = _prune(
-        plan.input, _read([*plan.keys, *(e for i in kept for e in plan.aggregations[i].expressions())])
-    )
-    aggregations = tuple(plan.aggregations[i].map(lambda e: remap(e, places)) for i in kept)
-    output = plan.output[:count] + tuple(plan.output[count + i] for i in kept)
-    result = Aggregate(below, _move(plan.keys, places), aggregations, output)
-    where = {i: i for i in range(count)} | {count + i: count + new for new, i in enumerate(kept)}
-    return result, where
-
-
-def _prune_sets(plan: GroupSets, needed: set[int]) -> tuple[Plan, Places]:
+def _prune_groups(plan: Aggregate | GroupSets, needed: set[int]) -> tuple[Plan, Places]:
     count, width = len(plan.keys), len(plan.aggregations)
     kept = [i for i in range(width) if count + i in needed]
     below, places = _prune(
         plan.input, _read([*plan.keys, *(e for i in kept for e in plan.aggregations[i].expressions())])
     )
     aggregations = tuple(plan.aggregations[i].map(lambda e: remap(e, places)) for i in kept)
-    output = plan.output[:count] + tuple(plan.output[count + i] for i in kept) + plan.output[count + width :]
+    stay = [*range(count), *(count + i for i in kept), *range(count + width, len(plan.output))]
+    output = tuple(plan.output[i] for i in stay)
     result = replace(plan, input=below, keys=_move(plan.keys, places), aggregations=aggregations, output=output)
-    where = {i: i for i in range(count)} | {count + i: count + new for new, i in enumerate(kept)}
-    return result, where | {count + width: count + len(kept)}
+    return result, {old: new for new, old in enumerate(stay)}
 
 
 def _prune_over(plan: Over, needed: set[int]) -> tuple[Plan, Places]:
