@@ -72,8 +72,7 @@ class SchemaStatements:
         check_name(statement.name)
         batches: Sequence[RecordBatch] = []
         if statement.with_data:
-            with self._session.context(None, timeout) as context:
-                batches = self._session._collect(statement.plan, context)
+            batches = self._session.rows(statement.plan, timeout)
         schema = statement.schema
         made = new_table(database, schema, (), {}) if statement.kind == "table" else new_topic(database, schema)
         try:

@@ -131,9 +131,8 @@ class SqlTransaction:
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
-        session = self._database._session_of()
-        with self._begun(), session.context(self._snapshot, timeout) as context:
-            batches = session._collect(self._own(plan, context), context)
+        with self._begun():
+            batches = self._database._session_of().rows(plan, timeout, self._snapshot, self._own)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
 
     def _change(
@@ -150,20 +149,24 @@ class SqlTransaction:
                 construct="RETURNING _offset in a transaction",
             )
         session = database._session_of()
-        with self._begun(), session.context(self._snapshot, timeout) as context:
-            batches = session._collect(self._own(statement.plan, context), context)
-            if isinstance(statement, st.Insert):
-                rows = self._topic_rows(statement.topic)
-                prepared = [session._prepare(rows.topic.schema, statement.columns, b) for b in batches if len(b)]
-                result = Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
-                if statement.returning is not None:
-                    parts = [RecordBatch([""] * len(columns), columns) for columns in prepared]
-                    result = returned_batches(statement.returning, parts)
-                rows.add_columns(prepared)
-                return result
-            change = TableChange(database.table(statement.table.name), statement)
-            change.read(batches, statement.plan, context)
-            return self._changing(self._table_rows(statement.table), change.change)
+        with self._begun():
+            batches = session.rows(statement.plan, timeout, self._snapshot, self._own)
+            with session.context(self._snapshot, None):  # nobody closes it under the change
+                if isinstance(statement, st.Insert):
+                    return self._add(statement, batches)
+                change = TableChange(database.table(statement.table.name), statement)
+                change.read(batches)
+                return self._changing(self._table_rows(statement.table), change.change)
+
+    def _add(self, statement: st.Insert, batches: Sequence[RecordBatch]) -> Result:
+        rows, prepare = self._topic_rows(statement.topic), self._database._session_of()._prepare
+        prepared = [prepare(rows.topic.schema, statement.columns, batch) for batch in batches if len(batch)]
+        result = Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
+        if statement.returning is not None:
+            parts = [RecordBatch([""] * len(columns), columns) for columns in prepared]
+            result = returned_batches(statement.returning, parts)
+        rows.add_columns(prepared)
+        return result
 
     @staticmethod
     def _changing(rows: TableRows, change: Callable[[TableRows], T]) -> T:
@@ -199,7 +202,7 @@ class SqlTransaction:
             rows = [encode(dict(zip(names, row, strict=True))) for row in values]
         except SchemaMismatch:
             return None
-        with self._begun():
+        with self._begun(), database._session_of().context(self._snapshot, None):
             if is_topic:
                 self._topic_rows(info).add_rows(rows)
             else:
