@@ -196,7 +196,7 @@ class Session:
         execute = execute or self._execute[type(statement)]
         try:
             return execute(statement, snapshot, timeout or self.settings["timeout"])
-        except Exception as error:
+        except BaseException as error:
             if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
             if owner is not None:

@@ -392,3 +392,24 @@ def test_a_connection_that_could_not_be_closed_can_be_closed_again(
     connection.close()
     with eventdb.open(tmp_path / "new", durability="os") as again:
         assert again.sql("SELECT count(*) FROM t").fetchone() == (30_000,)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_change_that_ctrl_c_stops_fails_its_transaction(
+    db: eventdb.Database, many: bool, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COMMIT stored the transaction without it."""
+    db.sql("CREATE TABLE k (k BIGINT PRIMARY KEY)")
+    thread = threading.Thread(target=lambda: (stuck.started.wait(60), os.kill(os.getpid(), signal.SIGINT)))
+    with db.session() as session:
+        session.sql("BEGIN")
+        session.sql("INSERT INTO k VALUES (-1)")
+        Slow(stuck, monkeypatch)
+        thread.start()
+        text = "INSERT INTO k SELECT n FROM t WHERE n <> ? ORDER BY -n"
+        with pytest.raises(KeyboardInterrupt):
+            session.run_many(text, [[0], [1]]) if many else session.sql(text, [0])
+        with pytest.raises(eventdb.TransactionFailed, match="KeyboardInterrupt"):
+            session.sql("COMMIT")
+    thread.join()
+    assert db.sql("SELECT count(*) FROM k").fetchone() == (0,)
