@@ -12,9 +12,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventdb.batch import RecordBatch
+from eventdb.copies import copy_to
 from eventdb.errors import SchemaMismatch, UnsupportedError, UsageError
 from eventdb.logical.plan import Plan
 from eventdb.physical.context import QueryContext
@@ -88,6 +90,7 @@ class SqlTransaction:
             if self._changed:
                 self._database._check_writable()
                 refuse_beside(self._database, "a commit", "tx.append or tx.put")
+                self._database._refresh_catalog()  # what was dropped says so
                 with self._database._store.write() as writer:
                     for rows in self._changed.values():
                         rows.commit(writer)
@@ -116,6 +119,8 @@ class SqlTransaction:
         if isinstance(statement, st.Commit | st.Rollback):
             (self.commit if isinstance(statement, st.Commit) else self.rollback)()
             return nothing
+        if isinstance(statement, st.CopyTo) and not self._sole:
+            return self._copy_to if self._reads_begin or self.is_open else None
         if not isinstance(statement, _PASSIVE):
             if self._sole:
                 what = re.sub("(?<!^)([A-Z])", r" \1", type(statement).__name__).upper()
@@ -134,6 +139,12 @@ class SqlTransaction:
         with self._begun():
             batches = self._database._session_of().rows(plan, timeout, self._snapshot, self._own)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
+
+    def _copy_to(self, statement: st.CopyTo, snapshot: Any, timeout: float | None) -> Result:
+        database = self._database
+        with self._begun(), database._session_of().context(self._snapshot, timeout) as context:
+            own = replace(statement, plan=self._own(statement.plan, context))
+            return copy_to(own, context, database._filesystems)
 
     def _change(
         self,
