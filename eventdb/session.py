@@ -243,16 +243,15 @@ class Session:
         return optimize(plan, self.settings["disabled_optimizers"])
 
     def interrupt(self) -> None:
-        with self._ended:
-            for token in self._running:
-                token.cancel()
+        for token in self._running.copy():
+            token.cancel()
 
     def close(self) -> None:
         """No query begins any more; those that run are cancelled, and have let go of their snapshots when this returns.
         QueryTimeout if that takes more than a few seconds: call it again."""
         with self._ended:
             self._closed = True
-            for token in self._running:
+            for token in self._running.copy():
                 token.why = "the query was cancelled: its database was closed"
                 token.cancel()
             if not self._ended.wait_for(lambda: not self._running, CLOSE_WAIT_S):
@@ -313,14 +312,16 @@ class Session:
             finally:
                 context.release_all()
         finally:
-            if snapshot is not None:
-                snapshot.let_go()
-            elif current is not None:
-                current.close()
-            with self._ended:
-                self._running.pop(token, None)
+            try:
+                if snapshot is not None:
+                    snapshot.let_go()
+                elif current is not None:
+                    current.close()
+            finally:
+                self._running.pop(token, None)  # at once: Ctrl-C may come anywhere here, and `close` waits for this
                 if token.cancelled:
-                    self._ended.notify_all()
+                    with self._ended:
+                        self._ended.notify_all()
 
     def _enter(self, token: CancelToken, snapshot: Any) -> None:
         """A query runs. Over a snapshot that was given to it, it waits for those that their callers have left there:
@@ -330,7 +331,7 @@ class Session:
                 raise ClosedError(f"the database {self._database.path!r} is closed; open it again")
             self._running[token] = snapshot
             while snapshot is not None and any(
-                other.cancelled and over is snapshot for other, over in self._running.items()
+                other.cancelled and over is snapshot for other, over in self._running.copy().items()
             ):
                 token.check()
                 self._ended.wait(LEFT_WAIT_S)

@@ -18,6 +18,7 @@ from eventdb.aside import run_aside
 from eventdb.errors import QueryCancelled, QueryTimeout
 from eventdb.physical.context import CancelToken
 from eventdb.session import Session
+from eventdb.storage.snapshot import StoreSnapshot
 
 
 class Stuck:
@@ -413,3 +414,20 @@ def test_a_change_that_ctrl_c_stops_fails_its_transaction(
             session.sql("COMMIT")
     thread.join()
     assert db.sql("SELECT count(*) FROM k").fetchone() == (0,)
+
+
+def test_an_interrupt_while_a_query_lets_its_snapshot_go_leaves_nothing_that_closing_waits_for(
+    db: eventdb.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = StoreSnapshot.let_go
+
+    def interrupted(snapshot: StoreSnapshot) -> None:
+        monkeypatch.setattr(StoreSnapshot, "let_go", let_go)
+        raise KeyboardInterrupt
+
+    with db.snapshot() as snapshot:
+        for source in (db, snapshot):
+            monkeypatch.setattr(StoreSnapshot, "let_go", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                source.sql("SELECT n FROM t WHERE _offset = 5")
+            assert not db._session_of()._running
