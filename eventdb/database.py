@@ -102,7 +102,7 @@ class Database(Upkeep, Extensions):
         self.read_only = read_only
         self._memory_limit_bytes = parse_size_bytes(memory_limit, "memory_limit")
         self._threads = threads or os.cpu_count() or 1
-        self._lock = threading.RLock()
+        self._lock, self._closing = threading.RLock(), threading.RLock()
         self._topics: dict[int, Topic] = {}
         self._tables: dict[int, Table] = {}
         self._logs: dict[int, list[PartitionLog]] = {}  # by topic, one a partition
@@ -529,12 +529,13 @@ class Database(Upkeep, Extensions):
         return self._views
 
     def close(self) -> None:
-        """Flushes producers, ends subscriptions and queries, and closes.
+        """Flushes producers, ends subscriptions and queries, and closes: its handles raise ClosedError after.
+        QueryTimeout if a query does not end: call it again."""
+        with self._closing:
+            if not self._closed:
+                self._close()
 
-        Handles of this database raise ClosedError after.
-        """
-        if self._closed:
-            return
+    def _close(self) -> None:
         errors: list[EventDBError] = []
         for producer in self._producers:
             try:
@@ -544,7 +545,7 @@ class Database(Upkeep, Extensions):
         for subscription in self._subscriptions:
             subscription.close()
         if self._session is not None:
-            self._session.close()
+            self._session.close()  # they use the snapshots of sessions
         for session in self._sessions:
             session.close()
         if self._views is not None:
@@ -552,11 +553,10 @@ class Database(Upkeep, Extensions):
         self._store.retention.remove(self._limited_logs)
         with self._lock:
             self._closed = True
-            for topic in self._topics.values():
-                topic._retire(ClosedError(f"the database {self.path!r} is closed"))
+            handles: list[Topic | Table] = [*self._topics.values(), *self._tables.values()]
+            for handle in handles:
+                handle._retire(ClosedError(f"the database {self.path!r} is closed"))
             self._topics.clear()
-            for table in self._tables.values():
-                table._retire(ClosedError(f"the database {self.path!r} is closed"))
             self._tables.clear()
             self._logs.clear()
         try:
@@ -569,11 +569,11 @@ class Database(Upkeep, Extensions):
             raise errors[0]
 
     def _remove_temporary(self) -> None:
-        if self._temporary is not None:
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
             import shutil
 
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -75,8 +75,7 @@ class SchemaStatements:
         check_name(statement.name)
         batches: Sequence[RecordBatch] = []
         if statement.with_data:
-            with self._session.context(None, timeout) as context:
-                batches = self._session._collect(statement.plan, context)
+            batches = self._session.rows(statement.plan, timeout)
         schema = statement.schema
 
         def make() -> TopicInfo:

@@ -15,8 +15,10 @@ from eventdb.aside import run_aside
 from eventdb.batch import Column, RecordBatch
 from eventdb.config import DEFAULT_RECURSION_ROUNDS, MIB
 from eventdb.errors import (
+    ClosedError,
     MemoryLimitExceeded,
     QueryError,
+    QueryTimeout,
     SchemaMismatch,
     TopicNotFound,
     UnsupportedError,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from eventdb.subscription import Subscription
 
 CLOSE_WAIT_S = 5.0
+LEFT_WAIT_S = 0.02  # between two looks at the time
 _READING = (st.Query, st.CopyTo, st.Explain, st.Describe, st.ShowTopics)
 EXECUTIONS = ("auto", "interpreted", "compiled")
 
@@ -145,9 +148,10 @@ class Session:
         self._names = Names(database)
         self._plans = PlanCache()
         self._prepared: dict[str, str] = {}  # texts of PREPARE, of all threads
-        self._running: set[CancelToken] = set()
+        self._running: dict[CancelToken, Any] = {}  # queries, and the snapshot of each that was given one
         self._budget = MemoryBudget()
-        self._lock = threading.Lock()
+        self._ended = threading.Condition()  # a query that was cancelled has
+        self._closed = False
         self.settings: dict[str, Any] = {
             "execution": "auto",
             "threads": database._threads,
@@ -205,7 +209,7 @@ class Session:
         execute = execute or self._execute[type(statement)]
         try:
             return execute(statement, snapshot, timeout or self.settings["timeout"])
-        except Exception as error:
+        except BaseException as error:
             if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
             if owner is not None:
@@ -252,17 +256,23 @@ class Session:
         return optimize(plan, self.settings["disabled_optimizers"])
 
     def interrupt(self) -> None:
-        with self._lock:
-            running = list(self._running)
-        for token in running:
+        for token in self._running.copy():
             token.cancel()
 
     def close(self) -> None:
-        """Cancels what runs and waits for it to let go of its snapshot, a few seconds at most."""
-        deadline = time.monotonic() + CLOSE_WAIT_S
-        self.interrupt()
-        while self._running and time.monotonic() < deadline:
-            time.sleep(0.001)
+        """No query begins any more; those that run are cancelled, and have let go of their snapshots when this returns.
+        QueryTimeout if that takes more than a few seconds: call it again."""
+        with self._ended:
+            self._closed = True
+            for token in self._running.copy():
+                token.why = "the query was cancelled: its database was closed"
+                token.cancel()
+            if not self._ended.wait_for(lambda: not self._running, CLOSE_WAIT_S):
+                raise QueryTimeout(
+                    f"{len(self._running)} queries were cancelled, but still run after {CLOSE_WAIT_S:g} s (in a "
+                    "function written in Python, say): the database cannot be closed under them. It takes no "
+                    "statements any more; close it again when they have ended"
+                )
 
     def subscribe(self, text: str, start: str | int | dt.datetime | None) -> Subscription:
         from eventdb.subscription import open_subscription
@@ -288,11 +298,13 @@ class Session:
         """A context over `snapshot`, or over a new one that is closed at the end; interruptible meanwhile."""
         database = self._database
         token = CancelToken(timeout)
-        own = database._store.snapshot() if snapshot is None else None
-        with self._lock:
-            self._running.add(token)
+        if snapshot is not None:
+            snapshot.keep()
+        current = snapshot
         try:
-            current = own if snapshot is None else snapshot
+            self._enter(token, snapshot)
+            if snapshot is None:
+                current = database._store.snapshot()
             context = QueryContext(
                 snapshot=current,
                 logs=database._log_by_id,
@@ -313,10 +325,29 @@ class Session:
             finally:
                 context.release_all()
         finally:
-            with self._lock:
-                self._running.discard(token)
-            if own is not None:
-                own.close()
+            try:
+                if snapshot is not None:
+                    snapshot.let_go()
+                elif current is not None:
+                    current.close()
+            finally:
+                self._running.pop(token, None)  # at once: Ctrl-C may come anywhere here, and `close` waits for this
+                if token.cancelled:
+                    with self._ended:
+                        self._ended.notify_all()
+
+    def _enter(self, token: CancelToken, snapshot: Any) -> None:
+        """A query runs. Over a snapshot that was given to it, it waits for those that their callers have left there:
+        one thread at a time reads a snapshot. ClosedError."""
+        with self._ended:
+            if self._closed:
+                raise ClosedError(f"the database {self._database.path!r} is closed; open it again")
+            self._running[token] = snapshot
+            while snapshot is not None and any(
+                other.cancelled and over is snapshot for other, over in self._running.copy().items()
+            ):
+                token.check()
+                self._ended.wait(LEFT_WAIT_S)
 
     def _topic_key(self, topic_id: int) -> str | None:
         info = self._database._catalog.topic_by_id(topic_id)
@@ -360,19 +391,21 @@ class Session:
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
-        if snapshot is None:
-            batches = self._rows(plan, timeout)
-        else:  # which somebody may close or use as soon as this returns
-            with self.context(snapshot, timeout) as context:
-                batches = self._collect(plan, context)
+        batches = self.rows(plan, timeout, snapshot)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
 
-    def _rows(self, plan: Plan, timeout: float | None) -> Sequence[RecordBatch]:
-        """All batches of a query over a new snapshot. If it is not done in a moment, another thread runs it."""
+    def rows(
+        self, plan: Plan, timeout: float | None, snapshot: Any = None,
+        change: Callable[[Plan, QueryContext], Plan] | None = None,
+    ) -> Sequence[RecordBatch]:  # fmt: skip
+        """All batches of a query over `snapshot`, or over a new one; of the plan that `change` makes of it, if given.
+        If it is not done in a moment, another thread runs it, which keeps the snapshot open as long as it needs it."""
         opened = ExitStack()
         with opened:
-            context = opened.enter_context(self.context(None, timeout))
+            context = opened.enter_context(self.context(snapshot, timeout))
             plan = fix_now(plan)
+            if change is not None:
+                plan = change(plan, context)
             short = short_rows(plan, context)
             if short is not None:
                 return self._bounded(short, context)
@@ -429,10 +462,15 @@ class Session:
         topic = database.topic(statement.topic.name)
         offsets: list[Any] = []
         kept: list[list[Column]] = []
-        with self.context(None, timeout) as context:
-            # Rows from outside that memory does not hold are read on while the writer lock is held.
-            rest = run(statement.plan, context) if _is_external(statement.plan) else None
-            first = self._first(rest, context) if rest is not None else self._collect(statement.plan, context)
+        rest: Iterator[RecordBatch] | None = None
+        with ExitStack() as opened:
+            if _is_external(statement.plan):
+                # Rows from outside that memory does not hold are read on while the writer lock is held.
+                context = opened.enter_context(self.context(None, timeout))
+                rest = run(statement.plan, context)
+                first: Sequence[RecordBatch] = self._first(rest, context)
+            else:
+                first = self.rows(statement.plan, timeout)
             prepared = [self._prepare(topic.schema, statement.columns, batch) for batch in first if len(batch)]
             with database._store.write() as transaction:
                 while prepared:
@@ -489,12 +527,14 @@ class Session:
         plan = statement.plan
         # The rows are found without the lock, and once more with it if anything they come from has changed meanwhile:
         # the statement does what it would do alone.
-        with self.context(None, timeout) as context:
-            change.read(self._collect(plan, context), plan, context)
+        logs = self._database._log_by_id
+        with self._database._store.snapshot() as snapshot:
+            change.read(self.rows(plan, timeout, snapshot))
+            change.depend_on(plan, snapshot, logs)
         with self._database._store.write() as transaction:
-            if not change.is_current(transaction, self._database._log_by_id):
+            if not change.is_current(transaction, logs):
                 with self.context(None, timeout) as context:
-                    change.read(self._collect(plan, context), plan, context)
+                    change.read(self._collect(plan, context))
             return change.apply(transaction)
 
     def _set_option(self, statement: st.SetOption, snapshot: Any, timeout: float | None) -> Result:

@@ -12,9 +12,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventdb.batch import RecordBatch
+from eventdb.copies import copy_to
 from eventdb.errors import SchemaMismatch, UnsupportedError, UsageError
 from eventdb.logical.plan import Plan
 from eventdb.physical.context import QueryContext
@@ -88,6 +90,7 @@ class SqlTransaction:
             if self._changed:
                 self._database._check_writable()
                 refuse_beside(self._database, "a commit", "tx.append or tx.put")
+                self._database._refresh_catalog()  # what was dropped says so
                 with self._database._store.write() as writer:
                     for rows in self._changed.values():
                         rows.commit(writer)
@@ -116,6 +119,8 @@ class SqlTransaction:
         if isinstance(statement, st.Commit | st.Rollback):
             (self.commit if isinstance(statement, st.Commit) else self.rollback)()
             return nothing
+        if isinstance(statement, st.CopyTo) and not self._sole:
+            return self._copy_to if self._reads_begin or self.is_open else None
         if not isinstance(statement, _PASSIVE):
             if self._sole:
                 what = re.sub("(?<!^)([A-Z])", r" \1", type(statement).__name__).upper()
@@ -131,10 +136,15 @@ class SqlTransaction:
 
     def _query(self, statement: st.Query, snapshot: Any, timeout: float | None) -> Result:
         plan = statement.plan
-        session = self._database._session_of()
-        with self._begun(), session.context(self._snapshot, timeout) as context:
-            batches = session._collect(self._own(plan, context), context)
+        with self._begun():
+            batches = self._database._session_of().rows(plan, timeout, self._snapshot, self._own)
         return Result([f.name for f in plan.fields], [f.type for f in plan.fields], batches)
+
+    def _copy_to(self, statement: st.CopyTo, snapshot: Any, timeout: float | None) -> Result:
+        database = self._database
+        with self._begun(), database._session_of().context(self._snapshot, timeout) as context:
+            own = replace(statement, plan=self._own(statement.plan, context))
+            return copy_to(own, context, database._filesystems)
 
     def _change(
         self,
@@ -150,20 +160,24 @@ class SqlTransaction:
                 construct="RETURNING _offset in a transaction",
             )
         session = database._session_of()
-        with self._begun(), session.context(self._snapshot, timeout) as context:
-            batches = session._collect(self._own(statement.plan, context), context)
-            if isinstance(statement, st.Insert):
-                rows = self._topic_rows(statement.topic)
-                prepared = [session._prepare(rows.topic.schema, statement.columns, b) for b in batches if len(b)]
-                result = Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
-                if statement.returning is not None:
-                    parts = [RecordBatch([""] * len(columns), columns) for columns in prepared]
-                    result = returned_batches(statement.returning, parts)
-                rows.add_columns(prepared)
-                return result
-            change = TableChange(database.table(statement.table.name), statement)
-            change.read(batches, statement.plan, context)
-            return self._changing(self._table_rows(statement.table), change.change)
+        with self._begun():
+            batches = session.rows(statement.plan, timeout, self._snapshot, self._own)
+            with session.context(self._snapshot, None):  # nobody closes it under the change
+                if isinstance(statement, st.Insert):
+                    return self._add(statement, batches)
+                change = TableChange(database.table(statement.table.name), statement)
+                change.read(batches)
+                return self._changing(self._table_rows(statement.table), change.change)
+
+    def _add(self, statement: st.Insert, batches: Sequence[RecordBatch]) -> Result:
+        rows, prepare = self._topic_rows(statement.topic), self._database._session_of()._prepare
+        prepared = [prepare(rows.topic.schema, statement.columns, batch) for batch in batches if len(batch)]
+        result = Result([], [], [], rowcount=sum(len(columns[0]) for columns in prepared))
+        if statement.returning is not None:
+            parts = [RecordBatch([""] * len(columns), columns) for columns in prepared]
+            result = returned_batches(statement.returning, parts)
+        rows.add_columns(prepared)
+        return result
 
     @staticmethod
     def _changing(rows: TableRows, change: Callable[[TableRows], T]) -> T:
@@ -199,7 +213,7 @@ class SqlTransaction:
             rows = [encode(dict(zip(names, row, strict=True))) for row in values]
         except SchemaMismatch:
             return None
-        with self._begun():
+        with self._begun(), database._session_of().context(self._snapshot, None):
             if is_topic:
                 self._topic_rows(info).add_rows(rows)
             else:

@@ -17,11 +17,11 @@ from eventdb.errors import SchemaMismatch
 from eventdb.logical.expressions import ColumnRef, columns_of
 from eventdb.logical.plan import Plan, Scan
 from eventdb.merge_rows import MergeRows, rows_of
-from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import evaluate
 from eventdb.result import Result
 from eventdb.schema import BIGINT, BOOLEAN, VARCHAR, DataType, Schema
 from eventdb.sql import statements as st
+from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.tables.keyed import KeyedWriter
 from eventdb.storage.transaction import WriteTransaction
 from eventdb.table import Table
@@ -60,12 +60,15 @@ class TableChange:
         self._done: list[tuple[int, Row]] = []  # (offset, row) of what RETURNING returns
         self._actions: list[str] = []  # MERGE: what was done with each of them
 
-    def read(self, batches: Sequence[RecordBatch], plan: Plan, context: QueryContext) -> None:
-        """The rows of the statement's plan, and what they depend on."""
+    def read(self, batches: Sequence[RecordBatch]) -> None:
+        """The rows of the statement's plan."""
         self._batches = list(batches)
         if not isinstance(self._statement, st.Merge):
             self._rows = [row for batch in batches for row in rows_of(batch.columns)]
-        self._ends = {scan.topic_id: context.snapshot.offsets(context.logs(scan.topic_id))[1] for scan in _scans(plan)}
+
+    def depend_on(self, plan: Plan, snapshot: StoreSnapshot, logs: Callable[[int], Any]) -> None:
+        """The rows are those of the plan at the snapshot."""
+        self._ends = {scan.topic_id: snapshot.offsets(logs(scan.topic_id))[1] for scan in _scans(plan)}
 
     def is_current(self, transaction: WriteTransaction, logs: Callable[[int], Any]) -> bool:
         """Whether nothing was committed meanwhile to the topics and tables the rows come from."""

@@ -145,6 +145,11 @@ class Transaction:
         if not self._parts and not self._changes:
             return
         placed: list[tuple[str, Sequence[Any]]] = []
+        self._database._refresh_catalog()  # what was dropped says so
+        for topic in {id(part[0]): part[0] for part in self._parts}.values():
+            topic._raise_if_retired()
+        for table in {id(change[0]): change[0] for change in self._changes}.values():
+            table._check_usable()
         with self._database._store.write() as writer:
             for topic, rows, columnar, partition, headers in self._parts:
                 place = topic._place_columns if columnar else topic._place_rows

@@ -57,6 +57,7 @@ class TopicRows:
         return bool(self._parts)
 
     def commit(self, transaction: WriteTransaction) -> None:
+        self.topic._raise_if_retired()
         for columnar, part in self._parts:
             place = self.topic._place_columns if columnar else self.topic._place_rows
             place(transaction, part, None, None)

@@ -157,10 +157,10 @@ class Connection:
         if self._closed:
             return
         self.rollback()
-        self._closed = True
         if self._owned:
             with as_dbapi():
                 self._database.close()
+        self._closed = True
 
     def _check(self) -> None:
         if self._closed:

@@ -18,7 +18,7 @@ from eventdb.logical.plan import (
     UnionAll,
     Values,
 )
-from eventdb.logical.relational import LimitBy
+from eventdb.logical.relational import LimitBy, WorkingTable
 from eventdb.physical.context import QueryContext
 from eventdb.physical.fused import scanned_rows
 
@@ -62,6 +62,11 @@ def _of_union(plan: UnionAll, context: QueryContext) -> int | None:
     return sum(known) if len(known) == len(parts) else None
 
 
+def _of_working(plan: WorkingTable, context: QueryContext) -> int | None:
+    """Of rows that are held; a round of a recursion may have any number."""
+    return sum(map(len, context.working[plan.number])) if plan.number < 0 else None
+
+
 _BOUNDS: dict[type[Plan], Callable[[Any, QueryContext], int | None]] = {
     Scan: scanned_rows,
     Values: lambda plan, context: len(plan.rows),
@@ -74,4 +79,5 @@ _BOUNDS: dict[type[Plan], Callable[[Any, QueryContext], int | None]] = {
     Limit: _of_limit,
     Join: _of_join,
     UnionAll: _of_union,
+    WorkingTable: _of_working,
 }

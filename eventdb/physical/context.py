@@ -53,10 +53,11 @@ class CancelToken:
     """Stops a query from another thread or at a deadline. `check` is called at least once per batch. `wake`, if it is
     set, is called by `cancel`: somebody waits for the query."""
 
-    __slots__ = ("_cancelled", "deadline_s", "timeout_s", "wake")
+    __slots__ = ("_cancelled", "deadline_s", "timeout_s", "wake", "why")
 
     def __init__(self, timeout_s: float | None = None) -> None:
         self._cancelled = False
+        self.why = "the query was cancelled"
         self.wake: Callable[[], None] | None = None
         self.timeout_s = timeout_s
         self.deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -74,7 +75,7 @@ class CancelToken:
     def check(self) -> None:
         """Returns, or raises QueryCancelled or QueryTimeout."""
         if self._cancelled:
-            raise QueryCancelled("the query was cancelled")
+            raise QueryCancelled(self.why)
         if self.deadline_s is not None and time.monotonic() > self.deadline_s:
             raise QueryTimeout(f"the query ran longer than its timeout of {self.timeout_s:g} s")
 

@@ -3,6 +3,7 @@ locked."""
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
 
@@ -53,6 +54,9 @@ class StoreSnapshot:
         self.commit_id = commit_id
         self._head = head
         self._ahead: dict[bytes, bytes] = {}
+        self._lock = threading.RLock()  # a finalizer may run inside
+        self._keepers = 1  # it itself, until `close`
+        self._closed = False
         if head:
             meta = txn.get(META_KEY)
             if meta is None or head_lsn(head) > U64.unpack_from(meta)[0]:
@@ -68,7 +72,26 @@ class StoreSnapshot:
 
     def close(self) -> None:
         """Slices and rows already handed out stay valid."""
-        txn, self._txn = self._txn, None
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.let_go()
+
+    def keep(self) -> None:
+        """The snapshot stays open until `let_go`, whoever closes it meanwhile. ClosedError if it is closed."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the snapshot is closed")
+            self._keepers += 1
+
+    def let_go(self) -> None:
+        """One who keeps it needs it no more; the last one ends it."""
+        with self._lock:
+            self._keepers -= 1
+            if self._keepers:
+                return
+            txn, self._txn = self._txn, None
         if txn is not None:
             txn.abort()
 

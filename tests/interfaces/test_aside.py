@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 import eventdb
+import eventdb.dbapi
 from eventdb import aside
 from eventdb.aside import run_aside
 from eventdb.errors import QueryCancelled, QueryTimeout
 from eventdb.physical.context import CancelToken
 from eventdb.session import Session
+from eventdb.storage.snapshot import StoreSnapshot
 
 
 class Stuck:
@@ -225,3 +227,207 @@ def test_a_query_that_an_interrupt_kept_from_beginning_lets_its_snapshot_go(
     with pytest.raises(KeyboardInterrupt) as caught:
         db.sql("SELECT n FROM t ORDER BY -n")
     assert not db._session_of()._running, caught  # while the traceback keeps what was on its way
+
+
+PLACES: dict[str, Callable[[eventdb.Database], tuple[Any, Callable[[], None]]]] = {}
+
+
+def place(make: Callable[[eventdb.Database], tuple[Any, Callable[[], None]]]) -> Any:
+    PLACES[make.__name__] = make
+    return make
+
+
+@place
+def in_a_session(db: eventdb.Database) -> tuple[Any, Callable[[], None]]:
+    session = db.session()
+    session.sql("BEGIN")
+    session.sql("INSERT INTO t VALUES (1)")
+    return session.sql, session.rollback
+
+
+@place
+def in_a_connection(db: eventdb.Database) -> tuple[Any, Callable[[], None]]:
+    connection = eventdb.dbapi.connect(db)
+    connection.execute("INSERT INTO t VALUES (1)")
+
+    def run(text: str, timeout: float | None = None) -> Any:
+        try:
+            return connection.execute(text, timeout=timeout)
+        except eventdb.dbapi.Error as error:
+            raise error.__cause__ or error from None
+
+    return run, connection.rollback
+
+
+@place
+def in_a_snapshot(db: eventdb.Database) -> tuple[Any, Callable[[], None]]:
+    snapshot = db.snapshot()
+    return snapshot.sql, snapshot.close
+
+
+class Slow:
+    """The first query is stuck when it has begun; `contexts` are those of all."""
+
+    def __init__(self, stuck: Stuck, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.contexts: list[Any] = []
+        bounded = Session._bounded
+
+        def slow(rows: Any, context: Any) -> Any:
+            self.contexts.append(context)
+            if len(self.contexts) == 1:
+                stuck()
+            return bounded(rows, context)
+
+        monkeypatch.setattr(Session, "_bounded", staticmethod(slow))
+
+
+def interrupt_when_stuck(db: eventdb.Database, stuck: Stuck) -> None:
+    threading.Thread(target=lambda: (stuck.started.wait(60), db.interrupt())).start()
+
+
+QUERY = "SELECT n FROM t ORDER BY -n"
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("end", ENDS)
+def test_a_stuck_query_over_a_given_snapshot_ends_at_once_and_keeps_it_until_it_is_done(
+    db: eventdb.Database, end: str, where: str, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, let_go = PLACES[where](db)
+    contexts = Slow(stuck, monkeypatch).contexts
+    error, act = ENDS[end]
+    thread = threading.Thread(target=lambda: (stuck.started.wait(60), act(db)))
+    thread.start()
+    with pytest.raises(error):
+        run(QUERY, timeout=0.2 if end == "timeout" else None)
+    thread.join()
+    assert not stuck.ended.is_set()
+    let_go()  # the transaction is over at once
+    assert contexts[0].snapshot.transaction() is not None  # raises once it is closed
+    stuck.let_go.set()
+    db._session_of().close()
+    with pytest.raises(eventdb.ClosedError):
+        contexts[0].snapshot.transaction()
+
+
+def test_the_next_query_over_a_snapshot_waits_for_one_that_was_left(
+    db: eventdb.Database, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with db.snapshot() as snapshot:
+        Slow(stuck, monkeypatch)
+        interrupt_when_stuck(db, stuck)
+        with pytest.raises(QueryCancelled):
+            snapshot.sql(QUERY)
+        with pytest.raises(QueryTimeout):
+            snapshot.sql("SELECT count(*) FROM t", timeout=0.05)
+        threading.Timer(0.05, stuck.let_go.set).start()
+        assert snapshot.sql("SELECT count(*) FROM t").fetchone() == (30_000,)
+        assert stuck.ended.is_set()
+
+
+@pytest.mark.parametrize("change", ["INSERT INTO t SELECT n + 1 FROM t ORDER BY -n", "DELETE FROM k WHERE k % 2 = 0"])
+@pytest.mark.parametrize("begin", [False, True])
+def test_a_change_that_is_stuck_reading_ends_at_once_and_changes_nothing(
+    db: eventdb.Database, change: str, begin: bool, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db.sql("CREATE TABLE k (k BIGINT PRIMARY KEY)")
+    db.sql("INSERT INTO k SELECT n FROM t")
+    with db.session() as session:
+        if begin:
+            session.sql("BEGIN")
+        Slow(stuck, monkeypatch)
+        interrupt_when_stuck(db, stuck)
+        with pytest.raises(QueryCancelled):
+            session.sql(change)
+        assert not stuck.ended.is_set()
+        stuck.let_go.set()
+    assert db.sql("SELECT (SELECT count(*) FROM t), count(*) FROM k").fetchone() == (30_000, 30_000)
+
+
+@pytest.mark.parametrize("begin", [False, True])
+def test_closing_cancels_queries_and_does_not_close_under_one_that_goes_on(
+    db: eventdb.Database, begin: bool, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventdb.session.CLOSE_WAIT_S", 0.05)
+    contexts = Slow(stuck, monkeypatch).contexts
+    told: list[str] = []
+
+    def query() -> None:
+        if begin:
+            db.sql("BEGIN")
+        with pytest.raises(QueryCancelled) as caught:
+            db.sql(QUERY)
+        told.append(str(caught.value))
+
+    thread = threading.Thread(target=query)
+    thread.start()
+    stuck.started.wait(60)
+    with pytest.raises(QueryTimeout, match="1 queries"):
+        db.close()
+    thread.join(60)
+    assert told == ["the query was cancelled: its database was closed"]
+    assert contexts[0].snapshot.transaction() is not None
+    with pytest.raises(eventdb.ClosedError):
+        db.sql("SELECT count(*) FROM t")
+    stuck.let_go.set()
+    db.close()
+    with pytest.raises(eventdb.ClosedError):
+        contexts[0].snapshot.transaction()
+
+
+def test_a_connection_that_could_not_be_closed_can_be_closed_again(
+    tmp_path: Path, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventdb.session.CLOSE_WAIT_S", 0.05)
+    connection = eventdb.connect(tmp_path / "new", durability="os")
+    connection.execute("CREATE TABLE t (n BIGINT PRIMARY KEY)")
+    connection.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(30_000)])
+    connection.commit()
+    Slow(stuck, monkeypatch)
+    interrupt_when_stuck(connection.database, stuck)
+    with pytest.raises(eventdb.dbapi.OperationalError, match="cancelled"):
+        connection.execute(QUERY)
+    with pytest.raises(eventdb.dbapi.OperationalError, match="close it again"):
+        connection.close()
+    stuck.let_go.set()
+    connection.close()
+    with eventdb.open(tmp_path / "new", durability="os") as again:
+        assert again.sql("SELECT count(*) FROM t").fetchone() == (30_000,)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_change_that_ctrl_c_stops_fails_its_transaction(
+    db: eventdb.Database, many: bool, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COMMIT stored the transaction without it."""
+    db.sql("CREATE TABLE k (k BIGINT PRIMARY KEY)")
+    thread = threading.Thread(target=lambda: (stuck.started.wait(60), os.kill(os.getpid(), signal.SIGINT)))
+    with db.session() as session:
+        session.sql("BEGIN")
+        session.sql("INSERT INTO k VALUES (-1)")
+        Slow(stuck, monkeypatch)
+        thread.start()
+        text = "INSERT INTO k SELECT n FROM t WHERE n <> ? ORDER BY -n"
+        with pytest.raises(KeyboardInterrupt):
+            session.run_many(text, [[0], [1]]) if many else session.sql(text, [0])
+        with pytest.raises(eventdb.TransactionFailed, match="KeyboardInterrupt"):
+            session.sql("COMMIT")
+    thread.join()
+    assert db.sql("SELECT count(*) FROM k").fetchone() == (0,)
+
+
+def test_an_interrupt_while_a_query_lets_its_snapshot_go_leaves_nothing_that_closing_waits_for(
+    db: eventdb.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = StoreSnapshot.let_go
+
+    def interrupted(snapshot: StoreSnapshot) -> None:
+        monkeypatch.setattr(StoreSnapshot, "let_go", let_go)
+        raise KeyboardInterrupt
+
+    with db.snapshot() as snapshot:
+        for source in (db, snapshot):
+            monkeypatch.setattr(StoreSnapshot, "let_go", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                source.sql("SELECT n FROM t WHERE _offset = 5")
+            assert not db._session_of()._running

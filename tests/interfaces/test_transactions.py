@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -406,6 +407,40 @@ def test_executemany_in_a_read_only_transaction_is_refused(db: eventdb.Database)
     with pytest.raises(dbapi.ProgrammingError, match="READ ONLY"):
         connection.executemany("INSERT INTO accounts (id) VALUES (?)", [(4,), (5,)])
     connection.rollback()
+
+
+@pytest.mark.parametrize("name", ["events", "accounts"])
+@pytest.mark.parametrize("way", ["BEGIN", "connection", "block"])
+def test_a_commit_to_what_another_handle_has_dropped_says_so(db: eventdb.Database, way: str, name: str) -> None:
+    """What was inserted into a topic went nowhere, and the commit succeeded."""
+    insert = {"events": "INSERT INTO events (n) VALUES (5)", "accounts": "INSERT INTO accounts (id) VALUES (5)"}[name]
+    with eventdb.open(db.path, durability="os") as other, contextlib.ExitStack() as opened:
+        if way == "block":
+            transaction = opened.enter_context(db.transaction())
+            add = transaction.append if name == "events" else transaction.insert
+            add(name, {"n": 5} if name == "events" else {"id": 5})
+            commit = transaction.commit
+        elif way == "BEGIN":
+            session = opened.enter_context(db.session())
+            session.sql("BEGIN")
+            session.sql(insert)
+            commit = session.commit
+        else:
+            commit = dbapi.connect(db).execute(insert).connection.commit
+        other.sql(f"DROP {'TOPIC' if name == 'events' else 'TABLE'} {name}")
+        with pytest.raises((eventdb.TopicNotFound, dbapi.ProgrammingError), match="dropped"):
+            commit()
+
+
+def test_a_copy_into_a_file_is_part_of_its_transaction_and_commits_nothing(
+    db: eventdb.Database, tmp_path: Path
+) -> None:
+    mine = dbapi.connect(db)
+    mine.execute("INSERT INTO accounts (id) VALUES (9)")
+    mine.execute(f"COPY (SELECT id FROM accounts ORDER BY id) TO '{tmp_path / 'ids.csv'}'")
+    assert (tmp_path / "ids.csv").read_text().split() == ['"id"', "1", "2", "3", "9"]
+    mine.rollback()
+    assert rows(db, "SELECT id FROM accounts") == [(1,), (2,), (3,)]
 
 
 # --- against SQLite ---------------------------------------------------------------------------------------------------

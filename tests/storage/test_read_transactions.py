@@ -6,6 +6,9 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import eventdb
 from eventdb.storage.format import U64
@@ -94,4 +97,24 @@ def test_a_snapshot_that_nobody_closed_is_let_go_with_its_last_reference(tmp_pat
     assert len(store._index.open_reads) == 1
     del snapshot
     assert not store._index.open_reads
+    store.close()
+
+
+class Interrupted(set[Any]):
+    """A signal handler raises as soon as something is in it."""
+
+    def add(self, item: Any) -> None:
+        super().add(item)
+        raise KeyboardInterrupt
+
+
+def test_a_read_transaction_that_ctrl_c_kept_from_its_caller_ends(tmp_path: Path) -> None:
+    """It kept the old pages of the index for as long as the process lived."""
+    store = open_store(tmp_path / "db", durability="os", maintenance=False)
+    index = store._index
+    index.open_reads = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        store.snapshot()
+    assert not index.open_reads
+    assert not index.open_here()
     store.close()

@@ -274,9 +274,9 @@ class Index:
 
     def _begin_read(self) -> IndexTransaction:
         with self._gate:
-            raw = self._begin_exact()
-            self.open_reads.add(raw)
-            return ReadTransaction(raw, self)
+            txn = ReadTransaction(self._begin_exact(), self)
+            self.open_reads.add(txn.raw)  # last: if Ctrl-C comes now, `txn` ends it
+            return txn
 
     def _begin_exact(self) -> Any:
         """LMDB's read transaction, of the commit that its id names.
