@@ -209,6 +209,9 @@ def column_from_arrow(
         validity = _flags(array.is_valid())
     if target.is_coded:
         return _coded_from_arrow(array, target, name, validity, repeats)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+        validity = _flags(array.is_valid()) if array.null_count else None
     wanted = arrow_type(target)
     if array.type != wanted:
         array = _cast(array, wanted, target, name)
@@ -353,8 +356,8 @@ def distinct_strings(bounds: Array, heap: bytes, *, text: bool) -> tuple[Array, 
 
 
 def to_table(data: Any) -> pa.Table:
-    """An Arrow table from a dict of arrays or anything with the Arrow PyCapsule interface (Arrow, pandas, Polars,
-    DuckDB, an EventDB result). UsageError for anything else."""
+    """An Arrow table from a dict of arrays or anything with the Arrow PyCapsule interface (Arrow, Polars, DuckDB, an
+    EventDB result), or a pandas frame, whose index is a column where it has a name. UsageError for anything else."""
     if isinstance(data, pa.Table):
         return data
     if isinstance(data, pa.RecordBatch):
@@ -363,18 +366,29 @@ def to_table(data: Any) -> pa.Table:
         return data.read_all()
     if isinstance(data, Mapping):
         return _table_from_mapping(data)
+    library, kind = type(data).__module__.partition(".")[0], type(data).__name__
+    if (library, kind) == ("polars", "DataFrame") and "Object" in map(str, data.dtypes):
+        raise UsageError("a Polars column of Python objects has no SQL type; cast it to a number or string")
     try:
+        if (library, kind) == ("pandas", "DataFrame"):
+            return _table_from_pandas(data)
         if hasattr(data, "__arrow_c_stream__"):
             return pa.RecordBatchReader.from_stream(data).read_all()
         if hasattr(data, "__arrow_c_array__"):
             return pa.Table.from_batches([pa.record_batch(data)])
-        if type(data).__module__.partition(".")[0] == "pandas":
-            return pa.Table.from_pandas(data, preserve_index=False)
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"cannot read {type(data).__name__} as Arrow: {error}") from None
     raise UsageError(
         f"a table is an Arrow table or batch, a pandas or Polars frame, or a dict of columns, not {type(data).__name__}"
     )
+
+
+def _table_from_pandas(frame: Any) -> pa.Table:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    levels = [level for level, name in enumerate(frame.index.names) if name is not None]
+    index = [pa.Array.from_pandas(frame.index.get_level_values(level)) for level in levels]
+    names = [*table.column_names, *(str(frame.index.names[level]) for level in levels)]
+    return pa.Table.from_arrays([*table.columns, *index], names) if levels else table
 
 
 def _table_from_mapping(data: Mapping[str, Any]) -> pa.Table:
