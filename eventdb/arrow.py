@@ -6,11 +6,8 @@ copied) and results become Arrow here.
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,6 @@ import pyarrow.compute as pc
 from eventdb.batch import Array, Column, Dictionary, RecordBatch, SpelledDictionary
 from eventdb.errors import SchemaMismatch, UsageError
 from eventdb.kernels.strings import short_string_codes
-from eventdb.row import value_checker
 from eventdb.schema import (
     BIGINT,
     BLOB,
@@ -56,11 +52,6 @@ _ARROW_TYPES = {
     "INTERVAL": pa.duration("us"),
     "NULL": pa.null(),
 }
-
-_EXACT: dict[str, type] = {  # values of another class are looked at one by one
-    "BOOLEAN": bool, "DOUBLE": float, "VARCHAR": str, "BLOB": bytes, "DATE": dt.date, "TIMESTAMP": dt.datetime,
-    "INTERVAL": dt.timedelta, "DECIMAL": Decimal, "FLOAT": NoneType,
-}  # fmt: skip
 
 READ_BATCH_ROWS = 131_072
 
@@ -202,8 +193,11 @@ def _flags(array: pa.BooleanArray) -> Array:
     return np.unpackbits(held, bitorder="little")[first & 7 :][: stop - first].view(bool)
 
 
-def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name: str) -> Column:
-    """A column of type `target`. SchemaMismatch naming the column when a value does not fit exactly."""
+def column_from_arrow(
+    array: pa.Array | pa.ChunkedArray, target: DataType, name: str, *, repeats: bool = False
+) -> Column:
+    """A column of type `target`. SchemaMismatch naming the column when a value does not fit exactly. With `repeats`
+    equal strings may have several codes: cheap, and for appending alone, since queries compare the codes."""
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()  # which copies even one
         if isinstance(array, pa.ChunkedArray):  # an empty or a still chunked result
@@ -214,7 +208,10 @@ def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name:
     if array.null_count:
         validity = _flags(array.is_valid())
     if target.is_coded:
-        return _coded_from_arrow(array, target, name, validity)
+        return _coded_from_arrow(array, target, name, validity, repeats)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+        validity = _flags(array.is_valid()) if array.null_count else None
     wanted = arrow_type(target)
     if array.type != wanted:
         array = _cast(array, wanted, target, name)
@@ -270,7 +267,9 @@ def _cast(array: pa.Array, wanted: pa.DataType, target: DataType, name: str) -> 
         ) from None
 
 
-def _coded_from_arrow(array: pa.Array, target: DataType, name: str, validity: Array | None) -> Column:
+def _coded_from_arrow(
+    array: pa.Array, target: DataType, name: str, validity: Array | None, repeats: bool
+) -> Column:  # fmt: skip
     source = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     if not pa.types.is_null(source) and sql_type(source, name) != target:
         raise SchemaMismatch(
@@ -279,25 +278,39 @@ def _coded_from_arrow(array: pa.Array, target: DataType, name: str, validity: Ar
     empty = "" if target.name == "VARCHAR" else b""
     if pa.types.is_null(source) or not len(array):
         return Column(target, np.zeros(len(array), np.int32), validity, Dictionary([empty]))
-    if not pa.types.is_dictionary(array.type):
-        if target.name == "BLOB":
-            return _spelled_from_arrow(array, target, name, validity)
+    if pa.types.is_dictionary(array.type):
+        coded = array
+    else:
+        is_view = pa.types.is_string_view(source) or pa.types.is_binary_view(source)
+        array = array.cast(arrow_type(target)) if is_view else array
+        if repeats and target.name == "BLOB":
+            return Column(
+                target, np.arange(len(array), dtype=np.int32), validity, _spelled_from_arrow(array, target, name, False)
+            )
         coded = array.dictionary_encode()
         if 2 * len(coded.dictionary) > len(array):  # hardly any repeats: codes save nothing
-            return _spelled_from_arrow(array, target, name, validity)
-    else:
-        coded = array
+            if repeats:
+                return Column(
+                    target,
+                    np.arange(len(array), dtype=np.int32),
+                    validity,
+                    _spelled_from_arrow(array, target, name, False),
+                )
+            return Column(target, _codes(coded), validity, _spelled_from_arrow(coded.dictionary, target, name, True))
     _check_text(coded.dictionary, name)
     values = coded.dictionary.to_pylist()
     if len(set(values)) != len(values) or None in values:  # a foreign dictionary may repeat values or hold null
         coded = coded.cast(coded.type.value_type).dictionary_encode()
         values = coded.dictionary.to_pylist()
         validity = _flags(coded.is_valid()) if coded.null_count else None
+    return Column(target, _codes(coded), validity, Dictionary(values or [empty]))
+
+
+def _codes(coded: pa.DictionaryArray) -> Array:
+    """The codes of the values, 0 for null."""
     indices = coded.indices
     codes = _numbers(indices, np.dtype(str(indices.type))).astype(np.int32, copy=False)
-    if indices.null_count:
-        codes = np.where(_flags(indices.is_valid()), codes, np.int32(0))
-    return Column(target, codes, validity, Dictionary(values or [empty]))
+    return np.where(_flags(indices.is_valid()), codes, np.int32(0)) if indices.null_count else codes
 
 
 def _check_text(array: pa.Array, name: str) -> None:
@@ -308,16 +321,17 @@ def _check_text(array: pa.Array, name: str) -> None:
         raise SchemaMismatch(f"column {name!r}: a string is not valid UTF-8 ({error})", column=name) from None
 
 
-def _spelled_from_arrow(array: pa.Array, target: DataType, name: str, validity: Array | None) -> Column:
+def _spelled_from_arrow(array: pa.Array, target: DataType, name: str, distinct: bool) -> SpelledDictionary:
     """Every value a code of its own: what is stored plainly is not worth encoding, and its bytes are not copied."""
     if target.name == "VARCHAR":
         _check_text(array, name)
-    large = array.cast(pa.large_string() if target.name == "VARCHAR" else pa.large_binary())
-    _, starts, heap = large.buffers()
-    offsets = np.frombuffer(starts, dtype=np.int64)[large.offset : large.offset + len(large) + 1]
+    distinct = distinct and array.nbytes < 1 << 31
+    small, large = (pa.string(), pa.large_string()) if target.name == "VARCHAR" else (pa.binary(), pa.large_binary())
+    array = array.cast(small if distinct else large)
+    _, starts, heap = array.buffers()
+    offsets = np.frombuffer(starts, np.int32 if distinct else np.int64)[array.offset : array.offset + len(array) + 1]
     data = np.frombuffer(b"" if heap is None else heap, dtype=np.uint8)
-    codes = np.arange(len(array), dtype=np.int32)
-    return Column(target, codes, validity, SpelledDictionary(offsets, data, text=target.name == "VARCHAR"))
+    return SpelledDictionary(offsets, data, text=target.name == "VARCHAR", distinct=distinct)
 
 
 def distinct_strings(bounds: Array, heap: bytes, *, text: bool) -> tuple[Array, SpelledDictionary] | None:
@@ -342,8 +356,8 @@ def distinct_strings(bounds: Array, heap: bytes, *, text: bool) -> tuple[Array, 
 
 
 def to_table(data: Any) -> pa.Table:
-    """An Arrow table from a dict of arrays or anything with the Arrow PyCapsule interface (Arrow, pandas, Polars,
-    DuckDB, an EventDB result). UsageError for anything else."""
+    """An Arrow table from a dict of arrays or anything with the Arrow PyCapsule interface (Arrow, Polars, DuckDB, an
+    EventDB result), or a pandas frame, whose index is a column where it has a name. UsageError for anything else."""
     if isinstance(data, pa.Table):
         return data
     if isinstance(data, pa.RecordBatch):
@@ -352,18 +366,29 @@ def to_table(data: Any) -> pa.Table:
         return data.read_all()
     if isinstance(data, Mapping):
         return _table_from_mapping(data)
+    library, kind = type(data).__module__.partition(".")[0], type(data).__name__
+    if (library, kind) == ("polars", "DataFrame") and "Object" in map(str, data.dtypes):
+        raise UsageError("a Polars column of Python objects has no SQL type; cast it to a number or string")
     try:
+        if (library, kind) == ("pandas", "DataFrame"):
+            return _table_from_pandas(data)
         if hasattr(data, "__arrow_c_stream__"):
             return pa.RecordBatchReader.from_stream(data).read_all()
         if hasattr(data, "__arrow_c_array__"):
             return pa.Table.from_batches([pa.record_batch(data)])
-        if type(data).__module__.partition(".")[0] == "pandas":
-            return pa.Table.from_pandas(data, preserve_index=False)
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"cannot read {type(data).__name__} as Arrow: {error}") from None
     raise UsageError(
         f"a table is an Arrow table or batch, a pandas or Polars frame, or a dict of columns, not {type(data).__name__}"
     )
+
+
+def _table_from_pandas(frame: Any) -> pa.Table:
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    levels = [level for level, name in enumerate(frame.index.names) if name is not None]
+    index = [pa.Array.from_pandas(frame.index.get_level_values(level)) for level in levels]
+    names = [*table.column_names, *(str(frame.index.names[level]) for level in levels)]
+    return pa.Table.from_arrays([*table.columns, *index], names) if levels else table
 
 
 def _table_from_mapping(data: Mapping[str, Any]) -> pa.Table:
@@ -412,7 +437,9 @@ def columns_for(data: Any, schema: Schema) -> list[Column]:
             source = pa.nulls(rows)
         if isinstance(source, Column) and source.type != field.type:
             source = column_to_arrow(source)
-        column = source if isinstance(source, Column) else column_from_arrow(source, field.type, field.name)
+        column = (
+            source if isinstance(source, Column) else column_from_arrow(source, field.type, field.name, repeats=True)
+        )
         if not field.nullable and column.validity is not None and not column.validity.all():
             row = int(np.argmin(column.validity))
             raise SchemaMismatch(
@@ -470,22 +497,6 @@ def array_of(values: Any) -> Any:
         return pa.array(values)
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(str(error)) from None
-
-
-def column_of_values(values: Sequence[Any], type: DataType, name: str) -> Column:
-    """A column of Python values, None for NULL. SchemaMismatch with the first that a topic would not store in it."""
-    if {value.__class__ for value in values} <= {_EXACT.get(type.name, int), NoneType}:
-        try:
-            return column_from_arrow(pa.array(values, arrow_type(type), from_pandas=False), type, name)
-        except (pa.ArrowException, ValueError, TypeError, OverflowError):
-            pass  # the checks say which value it is
-    check = value_checker(Field(name, type))
-    physical = [check(value) for value in values]
-    if type.is_coded:
-        return column_from_arrow(pa.array(physical, arrow_type(type)), type, name)
-    validity = np.fromiter((value is not None for value in physical), dtype=bool, count=len(physical))
-    held = np.array([0 if value is None else value for value in physical], dtype=type.physical)
-    return Column(type, held, None if validity.all() else validity)
 
 
 def infer_schema(data: Any) -> Schema:

@@ -36,7 +36,8 @@ class Extensions:
 
     def register(self, name: str, value: Any) -> None:
         """FROM `name` reads the object from now on: an Arrow table, batch or reader (once), a pandas or Polars frame,
-        anything with the Arrow PyCapsule interface, a dict of columns, or a list of dicts.
+        anything with the Arrow PyCapsule interface, a dict of columns, or a list of dicts. The index of a pandas frame
+        is a column where it has a name.
 
         Columns are not copied where Arrow and EventDB lay them out alike; changing a frame afterwards may or may not be
         seen. Another object of that name is replaced. Nothing is stored: `INSERT INTO topic SELECT * FROM name` does.

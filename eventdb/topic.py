@@ -181,7 +181,8 @@ class Topic:
         positions, in row order.
 
         `data` is a dict of arrays, an Arrow table or record batch, a pandas or Polars frame, or anything with the Arrow
-        PyCapsule interface. Columns are matched by name; missing ones are NULL. SchemaMismatch stores nothing.
+        PyCapsule interface. The index of a pandas frame is a column where it has a name, and dropped where it has none:
+        `reset_index()` makes it one. Columns are matched by name; missing ones are NULL. SchemaMismatch stores nothing.
         """
         from eventdb.arrow import columns_for
 

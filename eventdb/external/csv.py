@@ -64,6 +64,7 @@ class _Shape:
     delimiter: str
     names: list[str] | None
     quoted: bool
+    signs: bool
     single: bool
     blanks: int
     schema: pa.Schema
@@ -78,11 +79,11 @@ def open_csv(
     path = file.name
     shape = None if shapes is None or wanted is None else shapes.get(path)
     if shape is None:
-        delimiter, names, quoted, single, blanks, rows = _look(file, options)
+        delimiter, names, quoted, signs, single, blanks, rows = _look(file, options)
         known = _spelled(known, names or (rows[0] if rows else []))
     else:
         delimiter, names, quoted, rows = shape.delimiter, shape.names, shape.quoted, []
-        single, blanks = shape.single, shape.blanks
+        signs, single, blanks = shape.signs, shape.single, shape.blanks
     checked = {n: t for n, t in known.items() if options.keeps_zeros and pa.types.is_integer(t)}
 
     def parsing(newlines: bool) -> pa_csv.ParseOptions:
@@ -134,7 +135,7 @@ def open_csv(
         if options.refuses_commas:
             _refuse_commas(path, reader.schema, texts)
         if shapes is not None:
-            shapes[path] = _Shape(delimiter, names, quoted, single, blanks, reader.schema)
+            shapes[path] = _Shape(delimiter, names, quoted, signs, single, blanks, reader.schema)
         if wanted is None:
             return reader.schema, _batches(path, reader, checked, 1 + options.header)
         schema = reader.schema
@@ -145,15 +146,16 @@ def open_csv(
     known = {field.name: field.type for field in schema}
     if codecs.lookup(options.encoding).name != "utf-8" or _escape(options):
         return schema, sequential(True)
-    pieces = _pieces(file, options)
+    pieces = _pieces(file, options, delimiter, signs)
     first = (skipped, int(options.header))
     return schema, _parsed(pieces, schema.names, first, parsing, converting(known, wanted or schema.names[:1]),
                            sequential)  # fmt: skip
 
 
-def _look(file: Location, options: CsvOptions) -> tuple[str, list[str] | None, bool, bool, int, list[list[str]]]:
-    """(delimiter, names unless the header has them, whether there are quotes, whether there is one column, how many
-    blank lines are skipped, rows) of the first megabyte. A blank line is a row of one column, and none of more."""
+def _look(file: Location, options: CsvOptions) -> tuple[str, list[str] | None, bool, bool, bool, int, list[list[str]]]:
+    """(delimiter, names unless the header has them, whether there are quotes, whether some quote nothing, whether there
+    is one column, how many blank lines are skipped, rows) of the first megabyte. A blank line is a row of one column,
+    and none of more."""
     sample = _sample(file, options)
     delimiter = options.delimiter or _delimiter(file, sample, options)
     lines = list(_rows(sample, delimiter, options))
@@ -163,7 +165,9 @@ def _look(file: Location, options: CsvOptions) -> tuple[str, list[str] | None, b
     )
     single = bool(rows) and all(len(row) == 1 for row in rows)
     blanks = 0 if single and not options.header else next((i for i, row in enumerate(lines) if row), 0)
-    return delimiter, names, bool(options.quote) and options.quote in sample, single, blanks, rows
+    quoted = bool(options.quote) and options.quote in sample
+    signs = quoted and _has_signs(sample.encode() + b"\n", options.quote.encode(), delimiter.encode())
+    return delimiter, names, quoted, signs, single, blanks, rows
 
 
 def _rows(sample: str, delimiter: str, options: CsvOptions) -> Iterator[list[str]]:
@@ -194,8 +198,9 @@ def _refuse_commas(path: str, schema: pa.Schema, texts: Sequence[tuple[str, int,
             )
 
 
-def _pieces(file: Location, options: CsvOptions) -> Iterator[tuple[bytes, bool]]:
-    """The text in pieces that end at the end of a row, and whether a line may end inside a value."""
+def _pieces(file: Location, options: CsvOptions, delimiter: str, signs: bool) -> Iterator[tuple[bytes, bool]]:
+    """The text in pieces that end at the end of a row, and whether a line may end inside a value. UsageError where the
+    last value has a quote and no second one."""
     quote = options.quote.encode()
     others = bytes(byte for byte in range(256) if byte not in quote + b"\n")
     with file.open_stream(options.compression) as stream:
@@ -206,16 +211,39 @@ def _pieces(file: Location, options: CsvOptions) -> Iterator[tuple[bytes, bool]]
             cut = held.rfind(b"\n") + 1
             piece = held[:cut]
             # Of quotes and line ends alone: those of each line in pairs, if every line ends outside quotes.
-            broken = bool(quote) and quote in piece.translate(None, others).replace(quote + quote, b"")
-            if broken:
+            broken = signs or (bool(quote) and quote in piece.translate(None, others).replace(quote + quote, b""))
+            if signs or (broken and _has_signs(held, quote, delimiter.encode())):
+                signs, cut = True, _rows_end(held, quote, delimiter.encode())
+            elif broken:
                 while cut and held.count(quote, 0, cut) % 2:  # that line end is inside quotes
                     cut = held.rfind(b"\n", 0, cut - 1) + 1
-                piece = held[:cut]
+            piece = held[:cut]
             if cut:
                 yield piece, broken
                 held = held[cut:]
         if held:
-            yield held, bool(quote) and quote in held
+            broken = bool(quote) and quote in held
+            held += b"\n"  # without one Arrow takes an empty last value for a quoted one
+            cut = _rows_end(held, quote, delimiter.encode()) if broken else len(held)
+            if cut < len(held):
+                start = held[cut : cut + 60].decode(errors="replace")
+                raise UsageError(f"{file.name!r}: a quote is not closed, in the row that starts with {start!r}")
+            yield held, broken
+
+
+def _has_signs(text: bytes, quote: bytes, delimiter: bytes) -> bool:
+    """Whether there are quotes that quote nothing, as in 5" pipe, which need not come in pairs."""
+    return _rows_end(text, quote, delimiter, signs=False) < _rows_end(text, quote, delimiter)
+
+
+def _rows_end(text: bytes, quote: bytes, delimiter: bytes, signs: bool = True) -> int:
+    """Where the last row ends that the text has wholly, without `signs`: before the first such quote. Exact, and as
+    slow as the parser."""
+    q, d = re.escape(quote), re.escape(delimiter)
+    rest = rb"[^%b\n]*+" % d if signs else rb"[^%b%b\n]*+" % (q, d)
+    value = rb"(?:%b[^%b]*+(?:%b%b[^%b]*+)*+%b%b|[^%b%b\n]%b|)" % (q, q, q, q, q, q, rest, q, d, rest)
+    found = re.match(rb"(?:%b(?:%b%b)*+\n)*+" % (value, d, value), text)
+    return found.end() if found else 0
 
 
 def _parsed(

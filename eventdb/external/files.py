@@ -113,10 +113,12 @@ class FileSource:
             types, self._values = hive.typed([hive.texts_of(file.path) for file in self.files])
             if self.options.hive and not types:
                 raise UsageError(f"hive_partitioning: the files of {self.name!r} lie in no folders named column=value")
-            fields = [field for field in fields if field.name not in types] if self.options.hive else fields
-            for name, type in types.items():
-                if self.options.hive or name.lower() not in names:
-                    fields.append(Field(name, type))
+            if self.options.hive:
+                fields = [field for field in fields if field.name not in types]
+            else:  # a column of the files is theirs
+                types = {name: type for name, type in types.items() if name.lower() not in names}
+                self._values = [{name: value[name] for name in types} for value in self._values]
+            fields += [Field(name, type) for name, type in types.items()]
         if self.options.filename is not None:
             fields.append(Field(self.options.filename, VARCHAR, False))
         try:
@@ -177,7 +179,8 @@ class FileSource:
         self, file: Location, values: Mapping[str, Any], names: list[str], shown: list[str], types: list[DataType],
         terms: Terms, limit: int | None,
     ) -> Iterator[RecordBatch]:  # fmt: skip
-        added = {n: v for n, v in values.items() if n in names and (self.options.hive or not self._has(n))}
+        added = {n: v for n, v in values.items() if n in names}
+        terms = tuple(term for term in terms if term[0] not in values)
         if self.options.filename is not None:
             added[self.options.filename] = file.name
         own = [(n, t) for n, t in zip(names, types, strict=True) if n not in added]
@@ -220,9 +223,6 @@ class FileSource:
         if found is None:
             found = self._fragments[file.name] = open_fragment(file)
         return found
-
-    def _has(self, name: str) -> bool:
-        return self._found is not None and name in self._found.names
 
     def _lacks(self, file: Location, name: str, names: Sequence[str]) -> None:
         more = "; union_by_name => true reads NULLs there" if len(self.files) > 1 else ""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from eventdb.arrow import column_of_values
 from eventdb.batch import RecordBatch
 from eventdb.errors import EventDBError, FunctionError
 from eventdb.external.objects import is_table, object_source
+from eventdb.external.python_values import column_of_values
 from eventdb.external.source import Terms
 from eventdb.schema import DataType, Schema
 

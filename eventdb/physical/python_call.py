@@ -89,7 +89,7 @@ def failure(name: str, error: Exception, row: Sequence[Any] | None, repeatable: 
 
 def column_of(values: list[Any], type: DataType, name: str, repeatable: bool) -> Column:
     """A column of Python values. FunctionError naming the first that is none of the type."""
-    from eventdb.arrow import column_of_values
+    from eventdb.external.python_values import column_of_values
 
     try:
         return column_of_values(values, type, name)

@@ -8,9 +8,12 @@ from typing import Any
 
 import duckdb
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import eventdb
-from eventdb.errors import BindError
+from eventdb.errors import BindError, UsageError
+from eventdb.external import csv as csv_module
 
 
 @pytest.fixture
@@ -129,3 +132,31 @@ def test_a_class_of_characters_holds_signs(db: eventdb.Database, tmp_path: Path)
         (tmp_path / name).write_text("a\n1\n")
     for pattern, count in (("a[[&].csv", 2), ("a[!&&].csv", 3), ("a[b-b].csv", 1), ("a*.csv", 4), ("what?.csv", 1)):
         assert db.sql(f"SELECT count(*) FROM '{tmp_path}/{pattern}'").fetchall() == [(count,)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(*2 * [st.sampled_from(["w", "", '5" pipe', '24"', '"x\ny"', '"x,\n""y"""', '""""', "ü"])]), min_size=1
+    ),
+    st.sampled_from([1, 3, 8, 40]),
+    st.booleans(),
+)
+def test_a_quote_inside_a_value_is_part_of_it_wherever_the_text_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], piece: int, ends: bool
+) -> None:
+    path = tmp_path_factory.mktemp("signs") / "x.csv"
+    path.write_text("a,b\n" + "\n".join(map(",".join, rows)) + ("\n" if ends else ""))
+    wanted = [tuple(v[1:-1].replace('""', '"') if v[:1] == '"' else v or None for v in row) for row in rows]
+    with pytest.MonkeyPatch.context() as patch, eventdb.open(":memory:") as db:
+        patch.setattr(csv_module, "_FIRST_BYTES", piece)
+        patch.setattr(csv_module, "_PIECE_BYTES", piece)
+        call = f"read_csv('{path}', delim => ',', all_varchar => true)"
+        assert db.sql(f"SELECT * FROM {call}").fetchall() == wanted
+
+
+@pytest.mark.parametrize("text", ['a,b\n1,"x\n2,y\n', 'a,b\n1,x\n2,"y', 'a,b\n5",z\n1,"x\n\ny,z\n'])
+def test_a_quote_that_is_not_closed_is_an_error(db: eventdb.Database, tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(UsageError, match=r"x.csv': a quote is not closed, in the row that starts with '(1,\"x|2,\"y)"):
+        db.sql(f"SELECT * FROM '{tmp_path}/x.csv'").fetchall()

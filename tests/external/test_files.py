@@ -319,3 +319,24 @@ def test_unknown_schemes_and_kinds_say_what_there_is(db: eventdb.Database) -> No
         open_files([__file__])
     with pytest.raises(UnsupportedError, match="no file system for http://"):
         open_files(["http://host/x.csv"])
+
+
+@pytest.mark.parametrize("hive", ["true", "false", None])
+def test_a_column_that_folder_and_file_both_have_is_filtered_as_it_is_read(
+    db: eventdb.Database, tmp_path: Path, hive: str | None
+) -> None:
+    for folder, value in (("a=1", 9), ("a=2", 8)):
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table({"k": [value], "a": [value]}), tmp_path / folder / "x.parquet")
+    options = "" if hive is None else f", hive_partitioning => {hive}"
+    call = f"read_parquet('{tmp_path}/*/*.parquet'{options})"
+    rows = db.sql(f"SELECT k, a FROM {call} ORDER BY k").fetchall()
+    assert rows == ([(8, 2), (9, 1)] if hive == "true" else [(8, 8), (9, 9)])
+    if hive is not None:
+        with duckdb.connect() as oracle:
+            assert rows == oracle.execute(f"SELECT k, a FROM {call} ORDER BY k").fetchall()
+    for wanted in (1, 2, 8, 9):
+        found = db.sql(f"SELECT k, a FROM {call} WHERE a = {wanted}").fetchall()
+        assert found == [row for row in rows if row[1] == wanted]
+        found = db.sql(f"SELECT count(*) FROM {call} WHERE a <= {wanted} AND a IN (1, 2, 8)").fetchall()
+        assert found == [(sum(row[1] <= wanted and row[1] != 9 for row in rows),)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -150,3 +151,48 @@ def test_columns_without_a_sql_type_and_values_that_do_not_fit_are_named(db: eve
         db.sql("SELECT u FROM odd")
     with pytest.raises(UsageError, match=r"'mixed'.*'a'.*one column"):
         db.register("mixed", [{"a": 1}, {"a": "x"}])
+
+
+def test_the_index_of_a_pandas_frame_is_a_column_where_it_has_a_name(db: eventdb.Database) -> None:
+    frame = pd.DataFrame({"n": [1, 2, 3, 4], "device": ["a", "b", "a", "c"]})
+    topic = db.create_topic("kept", {"device": "VARCHAR", "n": "BIGINT"})
+    topic.append_batch(frame[frame.n != 2])  # its index is 0, 2, 3
+    topic.append_batch(frame.set_index("device"))
+    topic.append_batch(frame.set_index(["device", "n"])[[]])
+    named = frame[["n"]].rename_axis("device")
+    with pytest.raises(SchemaMismatch, match="column 'device' is VARCHAR"):
+        topic.append_batch(named)
+    rows = [("a", 1), ("a", 3), ("c", 4), *2 * [("a", 1), ("b", 2), ("a", 3), ("c", 4)]]
+    assert db.sql("SELECT device, n FROM kept").fetchall() == rows
+    filtered = frame[frame.n != 2]
+    assert db.sql("SELECT * FROM filtered").fetchall() == duckdb.sql("SELECT * FROM filtered").fetchall()
+    assert len(filtered) == 3
+    db.register("indexed", frame.set_index("device"))
+    assert db.sql("SELECT n, device FROM indexed").fetchall() == [(1, "a"), (2, "b"), (3, "a"), (4, "c")]
+    db.register("named", named)
+    assert db.sql("SELECT * FROM named").fetchall() == [(1, 0), (2, 1), (3, 2), (4, 3)]
+    with pytest.raises(UsageError, match="'n' is named twice"):
+        db.register("twice", frame.set_index("n", drop=False))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[10, 20, None, 10], [1.5, None, 1.5], [True, None, False], [Decimal("1.5"), None], [dt.date(2024, 1, 1), None],
+     [dt.datetime(2024, 1, 1), None, dt.datetime(2024, 1, 1)], [None, None]],
+)  # fmt: skip
+def test_a_dictionary_of_any_type_is_read(db: eventdb.Database, values: list[Any]) -> None:
+    table = pa.table({"v": pa.array([*values, *values]).dictionary_encode()})
+    db.register("t", table.slice(1))
+    assert db.sql("SELECT v FROM t").fetchall() == [(v,) for v in [*values, *values][1:]]
+    if values[0] == 10:
+        frame = pd.DataFrame({"v": pd.Categorical([3, 1, 3])})
+        assert db.sql("SELECT v FROM frame").fetchall() == duckdb.sql("SELECT v FROM frame").fetchall()
+        db.create_topic("kept", {"v": "BIGINT"}).append_batch(frame)
+        assert db.sql("SELECT v FROM kept").fetchall() == [(3,), (1,), (3,)]
+
+
+def test_python_objects_are_refused(db: eventdb.Database) -> None:
+    with pytest.raises(UsageError, match="'f': cannot read DataFrame as Arrow"):
+        db.register("f", pd.DataFrame({"a": [2**70]}))
+    with pytest.raises(UsageError, match="'f': a Polars column of Python objects"):
+        db.register("f", pl.DataFrame({"a": [object()]}))
