@@ -257,7 +257,7 @@ def test_a_table_that_a_dead_process_was_making_is_swept_at_open_and_a_live_one_
 
 def test_drop_view_of_a_table_touches_no_view(chain: eventdb.Database) -> None:
     for text in ("DROP VIEW t", "DROP VIEW t CASCADE", "DROP VIEW e CASCADE"):
-        with pytest.raises(UsageError, match="is a (table|topic): DROP (TABLE|TOPIC)"):
+        with pytest.raises(UsageError, match=r"is a (table|topic): DROP (TABLE|TOPIC)"):
             chain.sql(text)
     for text in ("DROP VIEW IF EXISTS t CASCADE", "DROP VIEW IF EXISTS nothing CASCADE"):
         chain.sql(text)
