@@ -40,11 +40,13 @@ def drop_view(database: Database, name: str, if_exists: bool, cascade: bool = Fa
     database._check_writable()
     with database._lock:
         database._refresh_catalog()
-        readers = _plain_readers(database, {name})
-        _refuse("view", name, readers, cascade)
-        for view in readers:
-            database._catalog.drop_plain_view(view)
-        if name.lower() in database._catalog.plain_views():
+        is_plain = name.lower() in database._catalog.plain_views()
+        if is_plain or any(view.name.lower() == name.lower() for view in database._catalog.views()):
+            readers = _plain_readers(database, {name})
+            _refuse("view", name, readers, cascade)
+            for view in readers:
+                database._catalog.drop_plain_view(view)
+        if is_plain:
             database._catalog.drop_plain_view(name)
             database._refresh_catalog()
         else:

@@ -271,8 +271,9 @@ class Views:
         if info is None:
             if if_exists:
                 return
-            if any(topic.name.lower() == name.lower() for topic in database._catalog.topics()):
-                raise UsageError(f"{name!r} is a topic: DROP TOPIC {name}")
+            for topic in database._catalog.topics():
+                if topic.name.lower() == name.lower():
+                    raise UsageError(f"{name!r} is a {topic.kind}: DROP {topic.kind.upper()} {name}")
             near = database._catalog.near(name)
             raise TopicNotFound(
                 f"no view {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""), name=name, near=near

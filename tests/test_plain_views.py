@@ -253,3 +253,12 @@ def test_a_table_that_a_dead_process_was_making_is_swept_at_open_and_a_live_one_
         assert hidden(db) == []
         assert db.sql("SELECT * FROM t").fetchall() == [(1, "x")]
         assert db.check(deep=True) == []
+
+
+def test_drop_view_of_a_table_touches_no_view(chain: eventdb.Database) -> None:
+    for text in ("DROP VIEW t", "DROP VIEW t CASCADE", "DROP VIEW e CASCADE"):
+        with pytest.raises(UsageError, match=r"is a (table|topic): DROP (TABLE|TOPIC)"):
+            chain.sql(text)
+    for text in ("DROP VIEW IF EXISTS t CASCADE", "DROP VIEW IF EXISTS nothing CASCADE"):
+        chain.sql(text)
+    assert names(chain) == {"t", "e", "m", "v", "w", "p"}

@@ -18,6 +18,7 @@ from eventdb.logical.expressions import (
     Aggregation,
     Call,
     Cast,
+    ColumnRef,
     Expression,
     InList,
     Literal,
@@ -77,6 +78,8 @@ class ExpressionBinder(Calls):
         """The bound expression of a tree."""
         method = _BINDERS.get(type(node))
         if method is None:
+            if isinstance(node, exp.Star | exp.Var):
+                self.context.fail(f"{node.name or '*'} is not allowed here", node)
             construct = type(node).__name__
             self.context.unsupported(_CONSTRUCTS.get(construct, f"the expression {construct.upper()}"), node)
         self._depth += 1
@@ -105,6 +108,15 @@ class ExpressionBinder(Calls):
         if len(qualifiers) > 1 and not self.scope.has_table(table):
             self.context.fail(f"a column is written table.column, not {node.sql()!r}", node)
         return self.column(name, table, node)
+
+    def _positional(self, node: exp.PositionalColumn) -> Expression:
+        """#n: the n-th column of `*`."""
+        names = list(self.scope.star())
+        number = int(node.this.name)
+        if not 1 <= number <= len(names):
+            self.context.fail(f"#{number}: there are {len(names)} columns", node)
+        found = names[number - 1]
+        return ColumnRef(found.type, found.index, found.name)
 
     def column(self, name: str, table: str, node: exp.Expr) -> Expression:
         """The column, or what the name stands for: a window bound of GROUP BY, then a select alias."""
@@ -475,6 +487,7 @@ _BINDERS: dict[type, Callable[[ExpressionBinder, Any], Expression]] = {
     exp.Cast: _E._cast, exp.TryCast: _E._cast, exp.Anonymous: _E._function, exp.Filter: _E._function,
     exp.WithinGroup: _E._function, exp.IgnoreNulls: _E._function, exp.RespectNulls: _E._function,
     exp.Grouping: _E._grouping, exp.Collate: collate,
+    exp.PositionalColumn: _E._positional,
     exp.Extract: _E._extract, exp.StrPosition: _E._position, exp.Substring: _E._substring, exp.Trim: _E._trim,
     exp.Subquery: _E._subquery, exp.Select: _E._subquery, exp.Exists: _E._exists, exp.Window: _E._over,
 }  # fmt: skip
@@ -487,9 +500,9 @@ _CONSTRUCTS = {
     "BitwiseOr": "the operator |", "BitwiseXor": "the operator #", "BitwiseNot": "the operator ~", "Collate": "COLLATE",
     "AtTimeZone": "AT TIME ZONE", "Map": "a map value",
     "ArrayAgg": "the function list()",
-    "Alias": "AS inside an expression", "PositionalColumn": "a column by its position (#1)", "ToMap": "a map value",
+    "Alias": "AS inside an expression", "ToMap": "a map value",
     "Concat": "a string beside another without ||", "ByteString": "a string e'...'", "Abs": "the operator @",
-    "CurrentTime": "the type TIME", "Star": "* here", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
+    "CurrentTime": "the type TIME", "Distinct": "DISTINCT here", "Columns": "COLUMNS(...)",
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ _PARTS: dict[str, tuple[str, str]] = {  # node: (its place in messages, its argu
     """Array Struct Boolean HexString Placeholder Parameter Var Paren And Or Not Neg Is Escape Anonymous Filter Extract
     IgnoreNulls RespectNulls WithinGroup Qualify GroupingSets Rollup Cube Grouping Columns
     Tuple Kwarg PropertyEQ DataTypeParam Add Sub Mul IntDiv Mod Pow EQ NEQ LT LTE GT GTE NullSafeEQ
-    NullSafeNEQ Exists Any All Collate""".split(),
+    NullSafeNEQ PositionalColumn Exists Any All Collate""".split(),
     ("an expression", "this expression expressions"),
 )  # fmt: skip
 _HANDLED = {getattr(exp, name): (place, frozenset(parts.split())) for name, (place, parts) in _PARTS.items()}

@@ -21,6 +21,7 @@ from eventdb.logical.python_functions import PythonAggregate
 from eventdb.logical.rankings import FRAMELESS, SKIPS_NULLS
 from eventdb.schema import BIGINT, TIMESTAMP
 from eventdb.sql.aggregates import CallParts, aggregation_of, is_aggregate, parts_of
+from eventdb.sql.parser import position_of
 
 if TYPE_CHECKING:
     from eventdb.sql.expressions import ExpressionBinder
@@ -110,7 +111,17 @@ def _window(
         binder.context.fail(f"window {base.name!r} has an ORDER BY already", node)
     if taken_spec is not None and (order or spec is not None):
         binder.context.fail(f"window {base.name!r} has a frame, so nothing can be added to it", node)
+    if taken_spec is not None and _in_brackets(binder, base):
+        fix = f"write OVER {base.name}"
+        binder.context.fail(f"window {base.name!r} has a frame, so none can be made of it in brackets: {fix}", node)
     return taken, order or taken_order, spec or taken_spec
+
+
+def _in_brackets(binder: ExpressionBinder, name: exp.Expr) -> bool:
+    """Whether a window is named as OVER (name), and not as OVER name."""
+    source = binder.context.source
+    at = source.token_at(position_of(name))
+    return at is not None and at > 0 and source.tokens[at - 1].text == "("
 
 
 # --- frames -------------------------------------------------------------------------------------------------------

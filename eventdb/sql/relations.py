@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import zip_longest
 from typing import Any
 
@@ -33,6 +34,8 @@ from eventdb.values import decode_value
 _ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".arrows")
 FILE_ENDINGS = tuple(ending + packed for ending in _ENDINGS for packed in ("", ".gz", ".zst", ".bz2", ".lz4"))
 _SYSTEM = {"_offset": BIGINT, "_partition": INTEGER, "_append_time": TIMESTAMP, "_headers": VARCHAR}
+_ELSEWHERE = ("glob", "unnest", "explode", "flatten", "read_text", "read_blob", "json_each", "json_tree", "query_table")
+"""Table functions of other databases."""
 WINDOW_COLUMNS = ("window_start", "window_end", "window_time")
 
 
@@ -219,8 +222,6 @@ class RelationBinder:
                 return self.context.resolver.file(name)
             return self.context.resolver.table(name)
         except TopicNotFound as error:
-            from difflib import get_close_matches
-
             known = {n.lower(): n for n in [*self.ctes, *self.context.resolver.names()]}
             near = [known[n] for n in get_close_matches(name.lower(), list(known), 3)] or list(error.near)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -274,7 +275,10 @@ class RelationBinder:
         if isinstance(callee, PythonTable):
             return self._renamed(self._called(callee, call), node)
         if name not in ("tumble", "hop"):
-            self.context.unsupported(f"the table function {name}()", call)
+            if name in _ELSEWHERE:
+                self.context.unsupported(f"the table function {name}()", call)
+            near = get_close_matches(name, [*READERS, "range", "generate_series", "tumble", "hop"], 1)
+            self.context.fail(f"no table function {name}(){f'; did you mean {near[0]}()?' if near else ''}", call)
         named, positional = arguments(call)
         order = ["data", "timecol", "size"] if name == "tumble" else ["data", "timecol", "slide", "size"]
         for key, value in zip(order, positional, strict=False):

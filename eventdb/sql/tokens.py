@@ -196,6 +196,8 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
     before = tokens[i - 1].token_type if i else None
     if i > 1 and tokens[i - 1].text.upper() == "ERROR" and tokens[i - 2].token_type is TokenType.THEN:
         before = TokenType.THEN  # MERGE: THEN ERROR upper(...)
+    if before is TokenType.R_PAREN and _ends_distinct_on(tokens, i - 1, pairs):
+        before = None
     if before in _BEFORE_NAMES and not (before is TokenType.VAR and tokens[i - 1].text.upper() in ("BOTH", "LEADING")):
         return False
     if name == "REPLACE" and before is TokenType.STAR:  # SELECT * REPLACE (...) against a * replace(...)
@@ -208,6 +210,12 @@ def _is_function(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
         return True
     named = tokens[end + 2]  # WITH name (columns) AS [[NOT] MATERIALIZED] (
     return named.token_type not in (TokenType.L_PAREN, TokenType.NOT) and named.text.upper() != "MATERIALIZED"
+
+
+def _ends_distinct_on(tokens: list[Token], i: int, pairs: dict[int, int]) -> bool:
+    """Whether the bracket at token i closes DISTINCT ON (...)."""
+    start = next(opened for opened, closed in pairs.items() if closed == i)
+    return [token.text.upper() for token in tokens[max(start - 2, 0) : start]] == ["DISTINCT", "ON"]
 
 
 def _begins_frame(tokens: list[Token], i: int) -> bool:

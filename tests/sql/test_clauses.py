@@ -129,3 +129,38 @@ def test_refusals_use_words_of_sql(db: eventdb.Database, text: str, message: str
     db.sql("PREPARE p AS SELECT $1")
     with pytest.raises(EventDBError, match=message):
         db.sql(text)
+
+
+def test_a_column_is_named_by_its_position(db: eventdb.Database) -> None:
+    assert db.sql("SELECT b FROM k ORDER BY #1 DESC, #2 DESC").fetchall() == [(10,), (20,), (10,)]
+    assert db.sql("SELECT #2 + 1, a FROM k WHERE #1 = 2").fetchall() == [(11, 2)]
+    united = db.sql("SELECT a, b FROM k UNION SELECT 0, 5 ORDER BY #2, #1").fetchall()
+    assert united == [(0, 5), (1, 10), (2, 10), (1, 20)]
+    with pytest.raises(BindError, match="#3: there are 2 columns"):
+        db.sql("SELECT #3 FROM k")
+
+
+def test_an_aggregate_may_come_first_behind_distinct_on(db: eventdb.Database) -> None:
+    query = "SELECT DISTINCT ON (a) max(b), a FROM k GROUP BY a ORDER BY a"
+    assert db.sql(query).fetchall() == [(20, 1), (10, 2)]
+
+
+def test_a_window_with_a_frame_is_named_without_brackets(db: eventdb.Database) -> None:
+    window = "FROM k WINDOW w AS (ORDER BY a, b ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)"
+    assert db.sql(f"SELECT sum(b) OVER w {window}").fetchall() == [(10,), (30,), (30,)]
+    with pytest.raises(BindError, match="write OVER w"):
+        db.sql(f"SELECT sum(b) OVER (w) {window}")
+    assert len(db.sql("SELECT sum(b) OVER (w) FROM k WINDOW w AS (ORDER BY a)").fetchall()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SELECT * FROM rang()", "no table function rang"),
+        ("SELECT corr(*) FROM k", r"\* is not allowed here"),
+        ("SELECT row_number() OVER (ORDER BY ALL) FROM k", "ALL is not allowed here"),
+    ],
+)
+def test_what_is_wrong_is_not_called_unsupported(db: eventdb.Database, text: str, message: str) -> None:
+    with pytest.raises(BindError, match=message):
+        db.sql(text)
