@@ -135,6 +135,12 @@ def factorize(columns: Sequence[Column], row_count: int) -> Groups:
     return Groups(ids, count, first)
 
 
+def by_place(places: Array, count: int) -> list[Array]:
+    """The rows at each place from 0 to count - 1, ascending."""
+    rows = np.argsort(places.astype(np.int16), kind="stable")
+    return np.split(rows, np.cumsum(np.bincount(places, minlength=count))[:-1])
+
+
 def translate_codes(column: Column, target: Dictionary) -> Array:
     """The codes of the rows' values in another dictionary, -1 where the value is not in it (NULL rows: any)."""
     source = column.dictionary

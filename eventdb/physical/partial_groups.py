@@ -19,7 +19,7 @@ from eventdb.logical.functions import is_collected
 from eventdb.physical.accumulator import Accumulator
 from eventdb.physical.accumulators import accumulator, accumulator_of, is_distinct_set
 from eventdb.physical.collected import CollectedInput, aggregate_rows
-from eventdb.physical.grouping import factorize
+from eventdb.physical.grouping import by_place, factorize
 
 _MERGE_GROUPS = 1 << 16
 
@@ -99,12 +99,6 @@ class GroupInputs:
     arguments: list[Column | None]
     filters: list[Array | None]
     collected: dict[int, CollectedInput]
-
-
-def by_place(places: Array, count: int) -> list[Array]:
-    """The rows at each place, ascending."""
-    rows = np.argsort(places.astype(np.int16), kind="stable")
-    return np.split(rows, np.cumsum(np.bincount(places, minlength=count))[:-1])
 
 
 class PartialGroups:

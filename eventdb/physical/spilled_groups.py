@@ -8,44 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
-from eventdb.batch import Array, Column, Dictionary, RecordBatch
-from eventdb.physical.grouping import key_values
-from eventdb.physical.partial_groups import GroupInputs, PartialGroups, by_place
+from eventdb.batch import Column, Dictionary, RecordBatch
+from eventdb.physical.grouping import by_place
+from eventdb.physical.partial_groups import GroupInputs, PartialGroups
 from eventdb.physical.spill import SpilledBatch, SpillFile
-
-PARTS = 64
+from eventdb.physical.spilled_parts import PARTS, KeyPlaces
 
 Evaluate = Callable[[RecordBatch], tuple[list[Column], GroupInputs]]
-
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-class KeyPlaces:
-    """The part, from 0 to PARTS - 1, of rows by their keys: one for equal keys, whatever dictionary spells them."""
-
-    def __init__(self) -> None:
-        self._tables: dict[int, tuple[Dictionary, Array]] = {}
-
-    def __call__(self, keys: Sequence[Column]) -> Array:
-        mixed = np.zeros(len(keys[0]), dtype=np.uint64)
-        for key in keys:
-            values = key_values(key) if key.dictionary is None else self._hashes(key)
-            if key.validity is not None:
-                values = np.where(key.validity, values, 0)
-            mixed = (mixed ^ values.view(np.uint64)) * _MIX
-            mixed ^= mixed >> np.uint64(29)
-        return (mixed >> np.uint64(58)).astype(np.int64)
-
-    def _hashes(self, key: Column) -> Array:
-        dictionary = key.dictionary
-        assert dictionary is not None
-        found = self._tables.get(id(dictionary))
-        if found is None or found[0] is not dictionary or len(found[1]) < len(dictionary):
-            self._tables.clear()  # one for each dictionary that goes by would be all of them in the end
-            found = self._tables[id(dictionary)] = dictionary, dictionary.map(hash, np.int64)
-        return found[1][key.values]
 
 
 class SpilledGroups:
