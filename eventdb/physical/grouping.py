@@ -83,7 +83,7 @@ def _shifted(column: Column) -> tuple[Array, int]:
         low, span = 0, int(keys.max()) + 1
     if valid is None:
         return (keys - low if low else keys), span
-    return np.where(valid, keys - (low - 1), 0), span + 1
+    return np.where(valid, keys - low + 1, 0), span + 1  # low - 1 may be no int64
 
 
 def combine_keys(columns: Sequence[Column]) -> tuple[Array, int]:
