@@ -144,7 +144,7 @@ class SqlTransaction:
         database = self._database
         with self._begun(), database._session_of().context(self._snapshot, timeout) as context:
             own = replace(statement, plan=self._own(statement.plan, context))
-            return copy_to(own, context, database._filesystems)
+            return copy_to(own, context, database._filesystems, database.path)
 
     def _change(
         self,

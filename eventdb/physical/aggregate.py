@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from eventdb.batch import Column, RecordBatch
-from eventdb.config import MIB, MORSEL_ROWS
+from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Aggregation, Expression
 from eventdb.logical.functions import is_collected
@@ -17,7 +17,9 @@ from eventdb.physical.collected import CollectedEvaluator
 from eventdb.physical.context import QueryContext
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
-from eventdb.physical.partial_groups import GroupInputs, PartialGroups
+from eventdb.physical.partial_groups import GroupInputs
+from eventdb.physical.spill import spilled_note
+from eventdb.physical.spilled_groups import growing_groups
 from eventdb.schema import BIGINT
 
 
@@ -32,21 +34,24 @@ class _Grouped(Operator):
         self.sets = sets
         self._inputs = AggregateInputs(keys, [None if is_collected(a) else a for a in aggregations])
         self._collected = {i: CollectedEvaluator(a) for i, a in enumerate(aggregations) if is_collected(a)}
-        self._groups = [PartialGroups(aggregations, bool(chosen)) for chosen in sets]
-        self._what = "GROUP BY" if keys else "an aggregate"
+        what = "GROUP BY" if keys else "an aggregate"
+        self.groups = growing_groups(self, what, aggregations, sets, self._inputs.keys, self._apply)
+
+    @property
+    def note(self) -> str:
+        return spilled_note(sum(groups.spilled_bytes for groups in self.groups))
 
     def read(self) -> None:
         """All rows are in the groups."""
         for batch in self.children[0].batches():
             keys, inputs = self._evaluated(batch)
-            for chosen, groups in zip(self.sets, self._groups, strict=True):
-                if groups.add([keys[i] for i in chosen], inputs):
-                    self._hold(2)
-                    groups.merge()
-            self._hold(1)
+            for chosen, groups in zip(self.sets, self.groups, strict=True):
+                groups.add(batch, [keys[i] for i in chosen], inputs)
 
-    def _hold(self, times: int) -> None:
-        self.context.hold(self, self._what, times * sum(groups.nbytes for groups in self._groups))
+    def close(self) -> None:
+        for groups in self.groups:
+            groups.close()
+        self.release()
 
     def _evaluated(self, batch: RecordBatch) -> tuple[list[Column], GroupInputs]:
         try:
@@ -70,55 +75,17 @@ class GroupRows(_Grouped):
         super().__init__(plan.fields, child, context, plan.keys, plan.aggregations, [tuple(range(len(plan.keys)))])
         self.plan = plan
 
-        self.spilled_bytes = 0
-
     def label(self) -> str:
-        spilled = f" ({self.spilled_bytes / MIB:.1f} MB spilled)" if self.spilled_bytes else ""
-        return self.plan.label() + spilled
+        return self.plan.label() + self.note
 
     def produce(self) -> Iterator[RecordBatch]:
-        rows = self.children[0].batches()
-        full = self._read_until_full(rows)
-        if full:
-            yield from self._spilled(rows)
-        else:
-            keys, results, count = self._groups[0].finish()
-            if count:
-                yield from self.pieces([*keys, *results], count)
-        self.release()
-
-    def _read_until_full(self, rows: Iterator[RecordBatch]) -> bool:
-        """Reads all rows, or until the groups have their share of memory and rows can go to disk."""
-        groups, can_spill = self._groups[0], self.plan.keys and self.context.spill_folder is not None
-        for batch in rows:
-            keys, inputs = self._evaluated(batch)
-            full = groups.add(keys, inputs)
-            if can_spill and not self.context.may_hold(self, 3 * groups.nbytes):
-                groups.merge()
-                full = False
-                if not self.context.may_hold(self, 3 * groups.nbytes):
-                    return True
-            if full:
-                self._hold(2)
-                groups.merge()
-            self._hold(1)
-        return False
-
-    def _spilled(self, rows: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
-        from eventdb.physical.spilled_groups import SpilledGroups
-
-        assert self.context.spill_folder is not None
-        spilled = SpilledGroups(self.context.spill_folder, self._groups.pop(), self._apply)
-        self.context.hold(self, self._what, spilled.nbytes)
         try:
-            for batch in rows:
-                spilled.add(batch, self._evaluated(batch)[0])
-            self.spilled_bytes = spilled.size_bytes
-            for keys, results, count in spilled.finished(lambda held: self.context.hold(self, self._what, held)):
+            self.read()
+            for keys, results, count in self.groups[0].finished():
                 if count:
                     yield from self.pieces([*keys, *results], count)
         finally:
-            spilled.close()
+            self.close()
 
 
 class GroupSetRows(_Grouped):
@@ -129,17 +96,20 @@ class GroupSetRows(_Grouped):
         self.plan = plan
 
     def label(self) -> str:
-        return self.plan.label()
+        return self.plan.label() + self.note
 
     def produce(self) -> Iterator[RecordBatch]:
-        self.read()
-        for number, (chosen, groups) in enumerate(zip(self.sets, self._groups, strict=True)):
-            keys, results, count = groups.finish()
-            if count:
-                place = {key: i for i, key in enumerate(chosen)}
-                columns = [
-                    keys[place[i]] if i in place else null_column(key.type, count)
-                    for i, key in enumerate(self.plan.keys)
-                ]
-                yield from self.pieces([*columns, *results, Column(BIGINT, np.full(count, number, np.int64))], count)
-        self.release()
+        try:
+            self.read()
+            for number in range(len(self.sets)):
+                for keys, results, count in self.groups[number].finished():
+                    if count:
+                        which = Column(BIGINT, np.full(count, number, np.int64))
+                        yield from self.pieces([*self._filled(number, keys, count), *results, which], count)
+        finally:
+            self.close()
+
+    def _filled(self, number: int, keys: list[Column], count: int) -> list[Column]:
+        """All keys, NULL where the set has them not."""
+        place = {key: i for i, key in enumerate(self.sets[number])}
+        return [keys[place[i]] if i in place else null_column(key.type, count) for i, key in enumerate(self.plan.keys)]

@@ -17,6 +17,8 @@ from eventdb.errors import MemoryLimitExceeded, QueryCancelled, QueryTimeout, Un
 from eventdb.physical.budget import MemoryBudget
 from eventdb.schema import Schema
 
+_LEAST_SHARE = 128
+
 
 class SegmentSlice(Protocol):
     """Rows of one segment, in offset order. Columns stay valid as long as they are referenced."""
@@ -144,14 +146,17 @@ class QueryContext:
             self.metrics = {}
         return self.metrics.setdefault(id(operator), OperatorMetrics())
 
-    def hold(self, operator: object, what: str, held_bytes: int) -> None:
+    def hold(self, operator: object, what: str, held_bytes: int, *, spills: bool = False) -> None:
         """Declares that `operator` holds `held_bytes` now. MemoryLimitExceeded when all together pass the limit; `what`
-        names the construct in the message."""
+        names the construct in the message. One that `spills` is refused only where no rows can go to disk: it asks
+        `may_hold` before, and others have grown since if the limit is passed."""
         self._held[id(operator)] = held_bytes
         if self.metrics is not None:
             entry = self.metrics_of(operator)
             entry.memory_bytes = max(entry.memory_bytes, held_bytes)
         total = self._held_bytes()
+        if spills and self.spill_folder is not None:
+            return
         if total > self.memory_limit_bytes:
             raise MemoryLimitExceeded(
                 f"{what} needs {total / MIB:.1f} MB, more than memory_limit ({self.memory_limit_bytes / MIB:.1f} MB): "
@@ -169,13 +174,15 @@ class QueryContext:
         self._held.clear()
         self._held_bytes()
 
-    def may_hold(self, operator: object, held_bytes: int) -> bool:
-        """Whether `operator` can hold so much and leave half of what the others do not hold to them."""
+    def may_hold(self, operator: object, held_bytes: int, share: float = 0.5) -> bool:
+        """Whether `operator` can hold so much: its share of what the others do not hold, the rest is left to them; and
+        always a little, or queries side by side would cut their rows to nothing."""
         if self.budget is not None:
             others = self.budget.others_bytes(id(self._held)) + self.held_bytes - self._held.get(id(operator), 0)
         else:
             others = self.held_bytes - self._held.get(id(operator), 0)
-        return held_bytes <= (self.memory_limit_bytes - others) // 2
+        most = max(int((self.memory_limit_bytes - others) * share), self.memory_limit_bytes // _LEAST_SHARE)
+        return held_bytes <= most
 
     def _held_bytes(self) -> int:
         """What counts against the limit."""

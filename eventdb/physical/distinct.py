@@ -3,14 +3,15 @@ NaN equals NaN."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 
 from eventdb.batch import Column, RecordBatch, concat_columns
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError
-from eventdb.logical.plan import Distinct, DistinctOn
+from eventdb.logical.plan import Distinct, DistinctOn, OutputField
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.grouping import factorize
@@ -32,7 +33,8 @@ class DistinctRows(Operator):
         seen: RecordBatch | None = None
         waiting: list[RecordBatch] = []
         waiting_rows = 0
-        for batch in self.children[0].batches():
+        rows = self.children[0].batches()
+        for batch in rows:
             part = batch.take(np.sort(factorize(batch.columns, batch.row_count).first))
             waiting.append(part)
             waiting_rows += part.row_count
@@ -40,7 +42,15 @@ class DistinctRows(Operator):
                 seen, new = self._add(seen, waiting)
                 waiting, waiting_rows = [], 0
                 yield from new
-            self.context.hold(self, "DISTINCT", (seen.nbytes if seen else 0) + sum(b.nbytes for b in waiting))
+            held = (seen.nbytes if seen else 0) + sum(b.nbytes for b in waiting)
+            row_count = (seen.row_count if seen else 0) + waiting_rows
+            if self.context.spill_folder is not None and not self.context.may_hold(self, _needed(held, row_count)):
+                from eventdb.physical.spilled_distinct import unseen_rows
+
+                yield from unseen_rows(self.fields, seen, chain(waiting, rows), self.context)
+                waiting = []
+                break
+            self.context.hold(self, "DISTINCT", held, spills=True)
         if waiting:
             yield from self._add(seen, waiting)[1]
         self.release()
@@ -73,7 +83,8 @@ class FirstRows(Operator):
         seen: list[Column] | None = None
         waiting: list[RecordBatch] = []
         held = 0
-        for batch in self.children[0].batches():
+        rows = self.children[0].batches()
+        for batch in rows:
             waiting.append(batch)
             held += batch.nbytes
             old = 0 if seen is None else len(seen[0])
@@ -81,24 +92,41 @@ class FirstRows(Operator):
                 new, seen = self._add(seen, waiting)
                 waiting, held = [], 0
                 yield new
-            self.context.hold(self, "DISTINCT ON", held + 2 * sum(key.nbytes for key in seen or ()))
+            needed = held + 2 * sum(key.nbytes for key in seen or ())
+            if self.context.spill_folder is not None and not self.context.may_hold(self, needed):
+                from eventdb.physical.spilled_distinct import first_rows
+
+                fields = tuple(OutputField("", key.type) for key in self.plan.keys)
+                yield from first_rows(self.fields, seen, self._with_keys(chain(waiting, rows)), fields, self.context)
+                waiting = []
+                break
+            self.context.hold(self, "DISTINCT ON", needed, spills=True)
         if waiting:
             yield self._add(seen, waiting)[0]
         self.release()
 
-    def _add(self, seen: list[Column] | None, waiting: list[RecordBatch]) -> tuple[RecordBatch, list[Column]]:
-        """The rows of `waiting` whose keys are new, and all keys."""
-        keys = []
-        for batch in waiting:
+    def _with_keys(self, batches: Iterable[RecordBatch]) -> Iterator[tuple[RecordBatch, list[Column]]]:
+        for batch in batches:
             try:
-                keys.append(self._evaluate(batch))
+                keys = self._evaluate(batch)
             except EvaluationError as error:
                 raise self.blame(error, batch, self._evaluate) from None
+            yield batch, keys
+
+    def _add(self, seen: list[Column] | None, waiting: list[RecordBatch]) -> tuple[RecordBatch, list[Column]]:
+        """The rows of `waiting` whose keys are new, and all keys."""
+        keys = [found for _, found in self._with_keys(waiting)]
         parts = keys if seen is None else [seen, *keys]
         both = [concat_columns(columns) for columns in zip(*parts, strict=True)]
         old = 0 if seen is None else len(seen[0])
         first = np.sort(factorize(both, len(both[0])).first)
         return RecordBatch.concat(waiting).take(first[first >= old] - old), [key.take(first) for key in both]
+
+
+def _needed(held_bytes: int, row_count: int) -> int:
+    """What finding the distinct among rows takes: they, once more put together, once more without repeats, and their
+    keys as sorted integers."""
+    return 3 * held_bytes + 24 * row_count
 
 
 def _pieces(batch: RecordBatch, start: int) -> Iterator[RecordBatch]:

@@ -83,7 +83,7 @@ def _shifted(column: Column) -> tuple[Array, int]:
         low, span = 0, int(keys.max()) + 1
     if valid is None:
         return (keys - low if low else keys), span
-    return np.where(valid, keys - (low - 1), 0), span + 1
+    return np.where(valid, keys - low + 1, 0), span + 1  # low - 1 may be no int64
 
 
 def combine_keys(columns: Sequence[Column]) -> tuple[Array, int]:
@@ -133,6 +133,12 @@ def factorize(columns: Sequence[Column], row_count: int) -> Groups:
     # Assigned backwards: of several rows of a group the first one is written last and stays.
     first[ids[::-1]] = np.arange(row_count - 1, -1, -1)
     return Groups(ids, count, first)
+
+
+def by_place(places: Array, count: int) -> list[Array]:
+    """The rows at each place from 0 to count - 1, ascending."""
+    rows = np.argsort(places.astype(np.int16), kind="stable")
+    return np.split(rows, np.cumsum(np.bincount(places, minlength=count))[:-1])
 
 
 def translate_codes(column: Column, target: Dictionary) -> Array:

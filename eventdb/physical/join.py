@@ -1,12 +1,14 @@
 """HashJoin: inner, left, full and single joins. The right side is held and indexed, the left side streams through.
 
+A right side that does not fit in memory goes to disk: see spilled_join.py.
+
 The residual condition is part of the match: a left row of a LEFT JOIN whose partners all fail it comes once, with
 NULLs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -20,13 +22,18 @@ from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.join_table import JoinTable
 from eventdb.physical.operands import null_column
 from eventdb.physical.operator import Operator
-from eventdb.physical.pairs import PairCondition, Partners, held_rows
+from eventdb.physical.pairs import PairCondition, Partners, TooMany, fitting_rows
+from eventdb.physical.spilled_join import ChunkedJoin, PartedRows, SpilledJoin
+
+_HELD = "the right side of a JOIN"
 
 
-class HashJoin(Operator):
-    def __init__(self, plan: Join, left: Operator, right: Operator, context: QueryContext) -> None:
+class HashJoin(ChunkedJoin):
+    def __init__(self, plan: Join, left: Operator, right: Operator, context: QueryContext, level: int = 0) -> None:
+        """`level`: how often its rows were cut into parts before."""
         super().__init__(plan.fields, context, (left, right))
         self.plan = plan
+        self._spilled = SpilledJoin(plan, HashJoin, context, level)
         self._left_keys = [Evaluator(key) for key in plan.left_keys]
         self._right_keys = [Evaluator(key) for key in plan.right_keys]
         self._width = len(plan.left.fields)
@@ -34,38 +41,70 @@ class HashJoin(Operator):
         self._outer = plan.kind != "inner"
 
     def label(self) -> str:
-        return join_label(self.plan)
+        return join_label(self.plan) + self._spilled.note
 
     def produce(self) -> Iterator[RecordBatch]:
+        left, side = self.children
         built = self.plan.right if isinstance(self.plan.right, Built) else None
-        if built is None:
-            right = held_rows(self, self.children[1], "the right side of a JOIN")
+        right: RecordBatch | TooMany | PartedRows | None
+        if isinstance(side, PartedRows):
+            right = side
+        elif built is None:
+            right = fitting_rows(self, side, _HELD)
         else:
             right = built.rows if built.rows.row_count else None
-        if right is None and not self._outer:
-            return
-        partners = None
-        if right is not None:
-            keys = [key(right) for key in self._right_keys]
-            partners = Partners(right, keys, self.plan.null_matches, built_table(self.plan))
-            if built is None:
-                self.context.hold(self, "the right side of a JOIN", partners.nbytes)
-        seen = np.zeros(0 if right is None else right.row_count, dtype=bool)
-        for batch in self.children[0].batches():
-            if partners is None:
-                yield self._without_right(batch, None)
-            else:
-                yield from self._probe(batch, partners, seen)
-        if self.plan.kind == "full" and right is not None:
-            for start in range(0, right.row_count, MORSEL_ROWS):
-                piece = slice(start, start + MORSEL_ROWS)
-                yield self._without_left(right.slice(start, start + MORSEL_ROWS).filter(~seen[piece]))
+        if isinstance(right, TooMany | PartedRows):
+            yield from self._spilled.run(self, right)
+        elif right is None:
+            if self._outer:
+                yield from (self.without_right(batch) for batch in left.batches())
+        else:
+            yield from self._in_memory(left, self._partners(right), built is None)
         self.release()
 
-    def _probe(self, batch: RecordBatch, partners: Partners, seen: Array) -> Iterator[RecordBatch]:
+    def _partners(self, right: RecordBatch) -> Partners:
+        keys = [key(right) for key in self._right_keys]
+        table = built_table(self.plan) or self._spilled.table(keys, right.row_count)
+        return Partners(right, keys, self.plan.null_matches, table)
+
+    def _in_memory(self, left: Operator, partners: Partners, own: bool) -> Iterator[RecordBatch]:
+        """`own`: this operator holds the partners."""
+        if own:
+            self.context.hold(self, _HELD, partners.nbytes, spills=True)
+        seen = np.zeros(partners.rows.row_count, dtype=bool)
+        for batch in left.batches():
+            matched = np.zeros(batch.row_count, dtype=bool)
+            yield from self._probe(batch, partners, seen, matched)
+            if self._outer and not matched.all():
+                yield self.without_right(batch.filter(~matched), partners.rows)
+        yield from self._unseen(partners.rows, seen)
+
+    def by_chunks(self, left: Iterable[RecordBatch], chunks: Iterator[RecordBatch]) -> Iterator[RecordBatch]:
+        flags: list[Array] = []
+        for right in chunks:
+            partners = self._partners(right)
+            self.context.hold(self, _HELD, partners.nbytes + sum(map(len, flags)), spills=True)
+            seen = np.zeros(right.row_count, dtype=bool)
+            for number, batch in enumerate(left):
+                if number == len(flags):
+                    flags.append(np.zeros(batch.row_count, dtype=bool))
+                yield from self._probe(batch, partners, seen, flags[number])
+            yield from self._unseen(right, seen)
+            del right, partners
+        if self._outer:
+            for number, batch in enumerate(left):
+                yield self.without_right(batch.filter(~flags[number]) if flags else batch)
+
+    def _unseen(self, right: RecordBatch, seen: Array) -> Iterator[RecordBatch]:
+        """What a full join gives of the right rows without a partner."""
+        for start in range(0, right.row_count if self.plan.kind == "full" else 0, MORSEL_ROWS):
+            piece = slice(start, start + MORSEL_ROWS)
+            yield self.without_left(right.slice(start, start + MORSEL_ROWS).filter(~seen[piece]))
+
+    def _probe(self, batch: RecordBatch, partners: Partners, seen: Array, matched: Array) -> Iterator[RecordBatch]:
+        """The pairs. Marks the right rows `seen` and the left ones `matched` where that is asked for later."""
         right = partners.rows
         found, counts = partners.counts([key(batch) for key in self._left_keys], batch.row_count)
-        matched = np.zeros(batch.row_count, dtype=bool)
         for left_rows, right_rows in partners.pairs(found, counts, self.context.cancel):
             if self._residual is not None:
                 keep = self._residual.keep(batch, right, left_rows, right_rows)
@@ -79,17 +118,16 @@ class HashJoin(Operator):
                 seen[right_rows] = True
             columns = [*batch.take(left_rows).columns, *right.take(right_rows).columns]
             yield RecordBatch(self.names, columns, len(left_rows))
-        if self._outer and not matched.all():
-            yield self._without_right(batch.filter(~matched), right)
 
-    def _without_right(self, batch: RecordBatch, right: RecordBatch | None) -> RecordBatch:
+    def without_right(self, batch: RecordBatch, right: RecordBatch | None = None) -> RecordBatch:
+        """Left rows with NULLs, which have the dictionaries of `right`."""
         missing = []
         for i, field in enumerate(self.fields[self._width :]):
             dictionary = None if right is None else right.columns[i].dictionary
             missing.append(_nulls(null_column(field.type, batch.row_count), dictionary))
         return RecordBatch(self.names, [*batch.columns, *missing], batch.row_count)
 
-    def _without_left(self, right: RecordBatch) -> RecordBatch:
+    def without_left(self, right: RecordBatch) -> RecordBatch:
         missing = [null_column(field.type, right.row_count) for field in self.fields[: self._width]]
         return RecordBatch(self.names, [*missing, *right.columns], right.row_count)
 

@@ -18,6 +18,22 @@ from eventdb.physical.grouping import KeyIndex
 from eventdb.physical.join_table import JoinTable
 from eventdb.physical.operator import Operator
 
+HELD_SHARE = 0.75
+"""Of the memory that nobody holds, for rows that stay in memory while others stream past."""
+_TABLE_ROW_BYTES = 48  # while it is built
+
+
+class TooMany:
+    """Rows that the budget refuses, to be read once: those in memory, then the rest."""
+
+    def __init__(self, read: list[RecordBatch], rest: Iterator[RecordBatch]) -> None:
+        self._read, self._rest = read, rest
+
+    def __iter__(self) -> Iterator[RecordBatch]:
+        while self._read:
+            yield self._read.pop(0)
+        yield from self._rest
+
 
 def held_rows(operator: Operator, child: Operator, what: str, held_bytes: int = 0) -> RecordBatch | None:
     """All rows of a child, counted as held by the operator, beside `held_bytes`; None without rows.
@@ -29,6 +45,32 @@ def held_rows(operator: Operator, child: Operator, what: str, held_bytes: int = 
         held += batch.nbytes
         operator.context.hold(operator, what, held_bytes + 2 * held)
     return RecordBatch.concat(batches, operator.context.cancel.check) if batches else None
+
+
+def fitting_rows(operator: Operator, child: Operator, what: str, held_bytes: int = 0) -> RecordBatch | TooMany | None:
+    """The same for an operator that looks rows up in a table of these, and can write them to disk instead: TooMany
+    where the budget refuses them. Without a folder to write to they are refused with MemoryLimitExceeded."""
+    context = operator.context
+    if context.spill_folder is None:
+        return held_rows(operator, child, what, held_bytes)
+    batches: list[RecordBatch] = []
+    held = row_count = 0
+    rows = child.batches()
+    for batch in rows:
+        batches.append(batch)
+        held += batch.nbytes
+        row_count += batch.row_count
+        needed = held_bytes + table_bytes(held, row_count)
+        if not context.may_hold(operator, needed, HELD_SHARE):
+            context.hold(operator, what, held_bytes, spills=True)
+            return TooMany(batches, rows)
+        context.hold(operator, what, needed, spills=True)
+    return RecordBatch.concat(batches, context.cancel.check) if batches else None
+
+
+def table_bytes(held_bytes: int, row_count: int) -> int:
+    """What rows and a table of their keys take: the rows twice while they are put together, then the table."""
+    return max(2 * held_bytes, held_bytes + _TABLE_ROW_BYTES * row_count)
 
 
 class PairCondition:

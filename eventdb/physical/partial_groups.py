@@ -8,18 +8,20 @@ group together (collected.py) keep them until the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from eventdb.batch import Array, Column, concat_columns
+from eventdb.batch import Array, Column, RecordBatch, concat_columns
 from eventdb.logical.expressions import Aggregation
 from eventdb.logical.functions import is_collected
 from eventdb.physical.accumulator import Accumulator
 from eventdb.physical.accumulators import accumulator, accumulator_of, is_distinct_set
 from eventdb.physical.collected import CollectedInput, aggregate_rows
-from eventdb.physical.grouping import factorize
+from eventdb.physical.context import QueryContext
+from eventdb.physical.grouping import by_place, factorize
+from eventdb.physical.spilled_parts import PARTS, SpilledPart, SpilledParts, spilled_parts
 
 _MERGE_GROUPS = 1 << 16
 
@@ -50,6 +52,8 @@ class _Pairs:
         self._parts: list[list[Column]] = []
         self._row_count = 0
         self._merged_count = 0
+        self.written: SpilledParts | None = None  # those on disk, in parts by the whole combination
+        self.waiting: SpilledPart | None = None  # those that are to be added before the end
 
     def add(self, columns: list[Column], row_count: int) -> None:
         groups = factorize(columns, row_count)
@@ -59,13 +63,65 @@ class _Pairs:
             self.merge()
 
     def merge(self) -> list[Column] | None:
-        """All distinct combinations; None without rows."""
+        """All distinct combinations in memory; None without any."""
         if len(self._parts) > 1:
             columns = concat_rows(self._parts)
             first = np.sort(factorize(columns, self._row_count).first)
             self._parts = [[column.take(first) for column in columns]]
             self._row_count = self._merged_count = len(first)
         return self._parts[0] if self._parts else None
+
+    def write(self, context: QueryContext) -> None:
+        """What is in memory goes to disk."""
+        columns = self.merge()
+        if columns is None:
+            return
+        if self.written is None:
+            self.written = spilled_parts(context, lambda batch: batch.columns)
+        self.written.add(RecordBatch([""] * len(columns), columns))
+        self._parts, self._row_count, self._merged_count = [], 0, 0
+
+    def close(self) -> None:
+        if self.written is not None:
+            self.written.close()
+
+    def load(self, context: QueryContext) -> None:
+        """Adds those that wait."""
+        waiting, self.waiting = self.waiting, None
+        for batch in waiting or ():
+            context.cancel.check()
+            self.add(list(batch.columns), batch.row_count)
+            if not context.may_hold(self, 3 * self.nbytes):
+                self.write(context)
+
+    def pieces(self) -> Iterator[list[Column]]:
+        """All combinations, those in memory and on disk; one may come twice."""
+        columns = self.merge()
+        if columns is not None:
+            yield columns
+        if self.written is not None:
+            self.written.finish()
+            for number in range(PARTS):
+                yield from (list(batch.columns) for batch in self.written.part(number))
+
+    def distinct(self) -> Iterator[list[Column]]:
+        """All combinations, each once."""
+        columns = self.merge()
+        if self.written is None:
+            if columns is not None:
+                yield columns
+            return
+        if columns is not None:
+            self.written.add(RecordBatch([""] * len(columns), columns))
+            self._parts = []
+        self.written.finish()
+        for number in range(PARTS):
+            part = _Pairs()
+            for batch in self.written.part(number):
+                part.add(list(batch.columns), batch.row_count)
+            columns = part.merge()
+            if columns is not None:
+                yield columns
 
     @property
     def nbytes(self) -> int:
@@ -101,18 +157,18 @@ class GroupInputs:
     collected: dict[int, CollectedInput]
 
 
-def by_place(places: Array, count: int) -> list[Array]:
-    """The rows at each place, ascending."""
-    rows = np.argsort(places.astype(np.int16), kind="stable")
-    return np.split(rows, np.cumsum(np.bincount(places, minlength=count))[:-1])
-
-
 class PartialGroups:
     """Groups by one set of keys. Without keys there is always one group."""
 
     def __init__(self, aggregations: Sequence[Aggregation], has_keys: bool) -> None:
         self.aggregations = aggregations
         self.has_keys = has_keys
+        self._shared: list[SpilledParts] = []  # what several parts wait for
+        self._start()
+
+    def _start(self) -> None:
+        """Without groups."""
+        aggregations = self.aggregations
         self._rows = {i: _Rows() for i, a in enumerate(aggregations) if is_collected(a)}
         self._pairs = {i: _Pairs() for i, a in enumerate(aggregations) if i not in self._rows and is_distinct_set(a)}
         self._pending: list[_Partial] = []
@@ -139,29 +195,93 @@ class PartialGroups:
             self._group_count = self._merged_count = self._pending[0].count
             self._pending_bytes = self._pending[0].nbytes
 
-    def split(self, place: Callable[[Sequence[Column]], Array], count: int) -> list[PartialGroups]:
-        """The groups as `count` parts by the `place` of their keys, each to be added to and finished by itself."""
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether an aggregate needs all rows of a group in memory."""
+        return bool(self._rows)
+
+    @property
+    def distinct_bytes(self) -> int:
+        """What the arguments of DISTINCT aggregates take of `nbytes`."""
+        return sum(pairs.nbytes for pairs in self._pairs.values())
+
+    @property
+    def spilled_bytes(self) -> int:
+        """The size of the arguments of DISTINCT aggregates that are on disk."""
+        return sum(pairs.written.size_bytes for pairs in self._pairs.values() if pairs.written is not None)
+
+    @property
+    def has_distinct_on_disk(self) -> bool:
+        return any(pairs.written is not None or pairs.waiting is not None for pairs in self._pairs.values())
+
+    def load_distinct(self, context: QueryContext) -> None:
+        """The arguments of DISTINCT aggregates that were found before these groups were split off are added."""
+        for pairs in self._pairs.values():
+            pairs.load(context)
+
+    def write_distinct(self, context: QueryContext) -> None:
+        """The arguments of DISTINCT aggregates go to disk."""
+        for pairs in self._pairs.values():
+            pairs.write(context)
+
+    def close(self) -> None:
+        """Files of DISTINCT aggregates are gone."""
+        for pairs in self._pairs.values():
+            pairs.close()
+        for parts in self._shared:
+            parts.close()
+
+    def _split_written(
+        self, number: int, width: int, made: dict[int, PartialGroups], context: QueryContext, level: int
+    ) -> None:
+        """Combinations on disk go to the parts of their groups, on disk."""
+        by_group = spilled_parts(context, lambda batch: batch.columns[:width], level)
+        self._shared.append(by_group)
+        for columns in self._pairs[number].pieces():
+            by_group.add(RecordBatch([""] * len(columns), columns))
+        by_group.finish()
+        for place, part in made.items():
+            if by_group.part(place).row_count:
+                part._pairs[number].waiting = by_group.part(place)
+
+    def split(
+        self, place: Callable[[Sequence[Column]], Array], count: int, context: QueryContext, level: int
+    ) -> dict[int, PartialGroups]:
+        """The groups in parts by the `place` of their keys (KeyPlaces of the level), below `count`, each to be added to
+        and finished by itself, before this is closed; nothing is left here. Parts without groups are left out."""
         self.merge()
-        made = [PartialGroups(self.aggregations, self.has_keys) for _ in range(count)]
-        for partial in self._pending:
-            accumulators = partial.accumulators
-            for part, rows in zip(made, by_place(place(partial.keys), count), strict=True):
+        made: dict[int, PartialGroups] = {}
+
+        def parts(keys: Sequence[Column]) -> Iterator[tuple[PartialGroups, Array]]:
+            for number, rows in enumerate(by_place(place(keys), count)):
                 if len(rows):
-                    kept = [None if a is None else a.taken(rows) for a in accumulators]
-                    part._pending = [_Partial([key.take(rows) for key in partial.keys], len(rows), kept)]
-                    part.merge()
-        width = len(self._pending[0].keys) if self._pending else 0
+                    if number not in made:
+                        made[number] = PartialGroups(self.aggregations, self.has_keys)
+                    yield made[number], rows
+
+        width = 0
+        for partial in self._pending:
+            width = len(partial.keys)
+            for part, rows in parts(partial.keys):
+                kept = [None if a is None else a.taken(rows) for a in partial.accumulators]
+                part._pending = [_Partial([key.take(rows) for key in partial.keys], len(rows), kept)]
+                part.merge()
         for i, pairs in self._pairs.items():
+            if pairs.written is not None:
+                self._split_written(i, width, made, context, level)
+                continue
             columns = pairs.merge()
             if columns is not None:
-                for part, rows in zip(made, by_place(place(columns[:width]), count), strict=True):
-                    if len(rows):
-                        part._pairs[i].add([column.take(rows) for column in columns], len(rows))
+                for part, rows in parts(columns[:width]):
+                    part._pairs[i].add([column.take(rows) for column in columns], len(rows))
         for i, kept_rows in self._rows.items():
             columns = kept_rows.all()
             if columns is not None:
-                for part, rows in zip(made, by_place(place(columns[:width]), count), strict=True):
+                for part, rows in parts(columns[:width]):
                     part._rows[i].add([column.take(rows) for column in columns])
+        for pairs in self._pairs.values():
+            pairs.close()
+        self._start()
         return made
 
     def finish(self) -> tuple[list[Column], list[Column], int]:
@@ -178,7 +298,7 @@ class PartialGroups:
             if i in self._rows:
                 columns.append(self._collected_result(aggregation, self._rows[i].all(), partial))
             elif done is None:
-                columns.append(self._distinct_result(aggregation, self._pairs[i].merge(), partial))
+                columns.append(self._distinct_result(aggregation, self._pairs[i].distinct(), partial))
             else:
                 columns.append(done.result(slots))
         return partial.keys, columns, partial.count
@@ -245,13 +365,13 @@ class PartialGroups:
                     mine.merge(other, slots)
         return _Partial(keys, count, accumulators)
 
-    def _distinct_result(self, aggregation: Aggregation, pairs: list[Column] | None, partial: _Partial) -> Column:
+    def _distinct_result(self, aggregation: Aggregation, distinct: Iterable[list[Column]], partial: _Partial) -> Column:
         """The aggregate over each group's distinct arguments."""
         argument = aggregation.args[0].type
         plain = accumulator(aggregation.function, aggregation.type, argument)
         plain.resize(partial.count)
         slots = np.arange(partial.count)
-        if pairs is not None:
+        for pairs in distinct:
             count = len(pairs[-1])
             plain.update(slots, self._slots_of(pairs[:-1], count, partial) if partial.keys else None, pairs[-1], count)
         return plain.result(slots)

@@ -55,6 +55,7 @@ from eventdb.physical.series import SeriesRows
 from eventdb.physical.set_operation import SetRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
+from eventdb.physical.spilled_join import Parted, PartedRows
 from eventdb.physical.staged_joins import stage_joins
 from eventdb.physical.time_window import WindowRows
 from eventdb.physical.top_scan import top_of_scan
@@ -151,7 +152,7 @@ def _join(plan: Join, children: tuple[Operator, ...], context: QueryContext) -> 
 
 _LEAVES: dict[type[Plan], Callable[..., Operator]] = {
     Scan: lambda plan, context: (LogScan if plan.keys is None else KeyLookup)(plan, context),
-    ExternalScan: ExternalRows, ViewScan: ViewRows, Built: BuiltRows, Values: ConstantRows,
+    ExternalScan: ExternalRows, ViewScan: ViewRows, Built: BuiltRows, Parted: PartedRows, Values: ConstantRows,
     WorkingTable: WorkingRows,
 }  # fmt: skip
 _INNER: dict[type[Plan], Callable[..., Operator]] = {

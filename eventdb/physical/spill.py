@@ -17,6 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary, RecordBatch, SpelledDictionary
+from eventdb.config import MIB
 from eventdb.errors import DiskFullError, StorageError
 from eventdb.physical.grouping import distinct_codes
 from eventdb.schema import DataType
@@ -57,6 +58,11 @@ class SpilledBatch:
     names: tuple[str, ...]
     columns: tuple[SpilledColumn, ...]
     row_count: int
+
+
+def spilled_note(size_bytes: int) -> str:
+    """For EXPLAIN, behind an operator's label."""
+    return f" ({size_bytes / MIB:.1f} MB spilled)" if size_bytes else ""
 
 
 class SpillFile:

@@ -1,91 +1,155 @@
-"""SpilledGroups: GROUP BY with more groups than fit in memory.
+"""GrowingGroups: the groups of a query, which go to disk when the budget refuses them.
 
-The groups found so far are cut into parts by a hash of their keys and stay; rows that come are written to disk, to the
-part of their keys. Then each part is read and finished by itself: it holds every row of its groups, and few groups.
+First the distinct arguments of DISTINCT aggregates are written to disk, if they are what takes the memory. Then the
+groups found so far are cut into parts by a hash of their keys and stay; rows that come are written to disk, to the part
+of their keys. In the end each part is read and finished by itself: it holds every row of its groups, and few groups. A
+part that does not fit is cut again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-
-from eventdb.batch import Array, Column, Dictionary, RecordBatch
-from eventdb.physical.grouping import key_values
-from eventdb.physical.partial_groups import GroupInputs, PartialGroups, by_place
-from eventdb.physical.spill import SpilledBatch, SpillFile
-
-PARTS = 64
+from eventdb.batch import Column, RecordBatch
+from eventdb.logical.expressions import Aggregation
+from eventdb.physical.operator import Operator
+from eventdb.physical.partial_groups import GroupInputs, PartialGroups
+from eventdb.physical.spilled_parts import LEVELS, PARTS, KeyPlaces, Keys, SpilledParts, spilled_parts
 
 Evaluate = Callable[[RecordBatch], tuple[list[Column], GroupInputs]]
-
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-class KeyPlaces:
-    """The part, from 0 to PARTS - 1, of rows by their keys: one for equal keys, whatever dictionary spells them."""
-
-    def __init__(self) -> None:
-        self._tables: dict[int, tuple[Dictionary, Array]] = {}  # of each string key: the dictionary last met
-
-    def __call__(self, keys: Sequence[Column]) -> Array:
-        mixed = np.zeros(len(keys[0]), dtype=np.uint64)
-        for position, key in enumerate(keys):
-            values = key_values(key) if key.dictionary is None else self._hashes(position, key)
-            if key.validity is not None:
-                values = np.where(key.validity, values, 0)
-            mixed = (mixed ^ values.view(np.uint64)) * _MIX
-            mixed ^= mixed >> np.uint64(29)
-        return (mixed >> np.uint64(58)).astype(np.int64)
-
-    def _hashes(self, position: int, key: Column) -> Array:
-        dictionary = key.dictionary
-        assert dictionary is not None
-        found = self._tables.get(position)
-        if found is None or found[0] is not dictionary or len(found[1]) < len(dictionary):
-            found = self._tables[position] = dictionary, dictionary.map(hash, np.int64)
-        return found[1][key.values]
+Finished = Iterator[tuple[list[Column], list[Column], int]]
+"""Keys, aggregates and the number of groups, part by part."""
 
 
-class SpilledGroups:
-    """Parts of `groups`, and the rows of each on disk. `evaluate` gives keys and arguments of rows."""
+class HeldGroups:
+    """What all groups of an operator hold together."""
 
-    def __init__(self, folder: str, groups: PartialGroups, evaluate: Evaluate) -> None:
-        self._place = KeyPlaces()
-        self._evaluate = evaluate
-        self._parts = groups.split(self._place, PARTS)
-        self._file = SpillFile(folder)
-        self._rows: list[list[SpilledBatch]] = [[] for _ in range(PARTS)]
-        self._dictionaries: list[Dictionary | None] = []
+    def __init__(self, operator: Operator, what: str) -> None:
+        self.context = operator.context
+        self._operator, self._what = operator, what
+        self._bytes: dict[int, int] = {}
 
-    @property
-    def size_bytes(self) -> int:
-        return self._file.size_bytes
+    def may_hold(self, owner: object, held_bytes: int) -> bool:
+        others = sum(self._bytes.values()) - self._bytes.get(id(owner), 0)
+        return self.context.may_hold(self._operator, others + held_bytes)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self._parts)
+    def hold(self, owner: object, held_bytes: int, *, spills: bool) -> None:
+        self._bytes[id(owner)] = held_bytes
+        self.context.hold(self._operator, self._what, sum(self._bytes.values()), spills=spills)
+
+    def release(self, owner: object) -> None:
+        self._bytes.pop(id(owner), None)
+
+
+class GrowingGroups:
+    """`keys` gives the keys of rows, `evaluate` keys and arguments. `level`: how often the rows were cut before."""
+
+    def __init__(self, held: HeldGroups, groups: PartialGroups, keys: Keys, evaluate: Evaluate, level: int = 0) -> None:
+        self._held, self._groups, self._level = held, groups, level
+        self._keys, self._evaluate = keys, evaluate
+        self._rows: SpilledParts | None = None
+        self._parts: dict[int, PartialGroups] = {}
+        self._on_disk = held.context.spill_folder is not None
+        self.spilled_bytes = 0
+
+    def add(self, batch: RecordBatch, keys: list[Column], inputs: GroupInputs) -> None:
+        """Rows with these keys and arguments. MemoryLimitExceeded if they do not fit and cannot be written to disk."""
+        if self._rows is not None:
+            self._rows.add(batch)
+            return
+        groups = self._groups
+        full = groups.add(keys, inputs)
+        if self._on_disk and not self._fits():
+            groups.merge()
+            full = False
+            if not self._fits() and self._shrink():
+                return
+        if full:
+            self._hold(2)
+            groups.merge()
+        self._hold(1)
+
+    def finished(self) -> Finished:
+        """After the last row."""
+        try:
+            if self._rows is None:
+                if self._groups.has_distinct_on_disk:
+                    self.spilled_bytes += self._groups.spilled_bytes
+                yield self._groups.finish()
+            else:
+                self._rows.finish()
+                self.spilled_bytes += self._rows.size_bytes
+                for number in range(PARTS):
+                    yield from self._part(number)
+        finally:
+            self.close()
 
     def close(self) -> None:
-        self._file.close()
+        """Nothing is left on disk or in memory."""
+        self._held.release(self)
+        for groups in (self._groups, *self._parts.values()):
+            groups.close()
+        if self._rows is not None:
+            self._rows.close()
 
-    def add(self, batch: RecordBatch, keys: Sequence[Column]) -> None:
-        """Writes rows with these keys."""
-        last, self._dictionaries = self._dictionaries, [column.dictionary for column in batch.columns]
-        shared = [d for d in self._dictionaries if d is not None and any(d is other for other in last)]
-        for rows, at in zip(self._rows, by_place(self._place(keys), PARTS), strict=True):
-            if len(at):
-                rows.append(self._file.write(batch.take(at), shared))
+    def _part(self, number: int) -> Finished:
+        assert self._rows is not None
+        groups, rows = self._parts.pop(number, None), self._rows.part(number)
+        if groups is None:
+            if not rows.row_count:
+                return
+            groups = PartialGroups(self._groups.aggregations, True)
+        self._hold_parts()
+        part = GrowingGroups(self._held, groups, self._keys, self._evaluate, self._level + 1)
+        try:
+            groups.load_distinct(self._held.context)
+            for batch in rows:
+                self._held.context.cancel.check()
+                part.add(batch, *self._evaluate(batch))
+            yield from part.finished()
+            self.spilled_bytes += part.spilled_bytes
+        finally:
+            part.close()
 
-    def finished(self, hold: Callable[[int], None]) -> Iterator[tuple[list[Column], list[Column], int]]:
-        """Keys, aggregates and number of groups of each part. `hold` is told what is held."""
-        for number, rows in enumerate(self._rows):
-            part = self._parts[number]
-            for spilled in rows:
-                if part.add(*self._evaluate(self._file.read(spilled))):
-                    hold(self.nbytes + part.nbytes)
-                    part.merge()
-                hold(self.nbytes)
-            if part.nbytes:
-                yield part.finish()
-            self._parts[number] = PartialGroups(part.aggregations, True)
+    def _fits(self) -> bool:
+        return self._held.may_hold(self, 3 * self._groups.nbytes)
+
+    def _shrink(self) -> bool:
+        """Writes what it can. Whether rows go to disk from here on."""
+        groups, context = self._groups, self._held.context
+        if 2 * groups.distinct_bytes > groups.nbytes:
+            groups.write_distinct(context)
+            if self._fits():
+                return False
+        if groups.has_keys and self._level < LEVELS:
+            self._parts = groups.split(KeyPlaces(self._level), PARTS, context, self._level)
+            self._rows = spilled_parts(context, self._keys, self._level)
+            self._hold_parts()
+        return self._rows is not None
+
+    def _hold(self, times: int) -> None:
+        self._held.hold(self, times * self._groups.nbytes, spills=not self._groups.keeps_rows)
+
+    def _hold_parts(self) -> None:
+        self._held.hold(self, sum(part.nbytes for part in self._parts.values()), spills=True)
+
+
+def growing_groups(
+    operator: Operator, what: str, aggregations: Sequence[Aggregation], sets: Sequence[tuple[int, ...]],
+    keys: Keys, evaluate: Evaluate,
+) -> list[GrowingGroups]:  # fmt: skip
+    """Groups of an operator, by each of some sets of the keys that `keys` and `evaluate` give."""
+    held = HeldGroups(operator, what)
+
+    def of(chosen: tuple[int, ...]) -> GrowingGroups:
+        def chosen_keys(batch: RecordBatch) -> list[Column]:
+            found = keys(batch)
+            return [found[i] for i in chosen]
+
+        def evaluated(batch: RecordBatch) -> tuple[list[Column], GroupInputs]:
+            found, inputs = evaluate(batch)
+            return [found[i] for i in chosen], inputs
+
+        return GrowingGroups(held, PartialGroups(aggregations, bool(chosen)), chosen_keys, evaluated)
+
+    return [of(chosen) for chosen in sets]

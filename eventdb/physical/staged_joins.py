@@ -23,7 +23,9 @@ from eventdb.physical.built import Built, build
 from eventdb.physical.context import QueryContext
 from eventdb.physical.fused import LEAST_COMPILED_ROWS, scanned_below, scanned_rows
 from eventdb.physical.operator import Operator
-from eventdb.physical.pairs import held_rows
+from eventdb.physical.pairs import TooMany, fitting_rows
+from eventdb.physical.spilled_join import Parted, part_right
+from eventdb.physical.spilled_parts import SpilledParts
 
 _KINDS = ("inner", "left", "single", "semi", "anti")
 
@@ -46,10 +48,14 @@ def _next(plan: Plan) -> Join | None:
     node = plan.input if isinstance(plan, Aggregate) else plan
     found = None
     while isinstance(node, Filter | Project | Join):
-        if isinstance(node, Join) and node.kind in _KINDS and node.left_keys and not isinstance(node.right, Built):
+        if isinstance(node, Join) and _is_staged(node):
             found = node
         node = node.children[0]
     return found
+
+
+def _is_staged(join: Join) -> bool:
+    return join.kind in _KINDS and bool(join.left_keys) and not isinstance(join.right, Built | Parted)
 
 
 def _exchange(plan: Plan, old: Plan, new: Plan) -> Plan:
@@ -69,6 +75,7 @@ class StagedJoins(Operator):
         self._shown = plain(plan, context)
         self.children = self._shown.children
         self.engine = self._shown.engine
+        self._parts: list[SpilledParts] = []  # right sides on disk
 
     def label(self) -> str:
         return self._shown.label()
@@ -77,11 +84,15 @@ class StagedJoins(Operator):
         return self._shown.locate(row)
 
     def produce(self) -> Iterator[RecordBatch]:
-        if joins_are_ready(wait=self.context.execution == "compiled"):
-            self._shown, held = self._build()
-            self.children = (*self._shown.children, *held)
-        yield from self._shown.batches()
-        self.engine = self._shown.engine
+        try:
+            if joins_are_ready(wait=self.context.execution == "compiled"):
+                self._shown, held = self._build()
+                self.children = (*self._shown.children, *held)
+            yield from self._shown.batches()
+            self.engine = self._shown.engine
+        finally:
+            for parts in self._parts:
+                parts.close()
         self.release()
 
     def _build(self) -> tuple[Operator, list[Operator]]:
@@ -90,11 +101,17 @@ class StagedJoins(Operator):
         join = _next(plan)
         while join is not None:
             side = self._staged(join.right, self.context)
-            rows = held_rows(self, side, "the right side of a JOIN", held_bytes)
-            built = build(join, rows)
+            rows = fitting_rows(self, side, "the right side of a JOIN", held_bytes)
             held.append(side)
+            if isinstance(rows, TooMany):
+                self._parts.append(part_right(join, rows, self.context))
+                parted = Parted(join.right.label(), join.right.fields, self._parts[-1])
+                plan = _exchange(plan, join, replace(join, right=parted))
+                join = _next(plan)
+                continue
+            built = build(join, rows)
             held_bytes += built.nbytes
-            self.context.hold(self, "the right side of a JOIN", held_bytes)
+            self.context.hold(self, "the right side of a JOIN", held_bytes, spills=True)
             plan = _exchange(plan, join, narrowed(replace(join, right=built), built))
             join = _next(plan)
         return self._staged(plan, self.context), held

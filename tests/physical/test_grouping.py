@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from eventdb.batch import Column, RecordBatch
 from eventdb.physical.grouping import KeyIndex, distinct_values, factorize, shared_codes
 from eventdb.physical.ordering import rank_codes, sort_rows
+from eventdb.schema import BIGINT
 
 from .building import batch_of
 
@@ -164,3 +165,10 @@ def test_distinct_values_are_those_of_numpy(kind: type) -> None:
         found = distinct_values(values)
         assert found.dtype == values.dtype
         assert found.tolist() == sorted(set(values.tolist()))
+
+
+def test_the_least_integer_of_all_under_a_null_is_grouped() -> None:
+    least = np.array([-(2**63), -(2**63), -(2**63) + 5])
+    for valid, count in (([False, False, True], 2), ([False, False, False], 1), ([True, False, True], 3)):
+        column = Column(BIGINT, least, np.array(valid))
+        assert factorize([column], 3).count == count
