@@ -296,10 +296,14 @@ def _sample(file: Location, options: CsvOptions) -> str:
         text = decoder.decode(data, final=len(data) < _SAMPLE_BYTES)
     except UnicodeDecodeError as error:
         raise UsageError(explain(file, error, options)) from None
+    except UnicodeError as error:
+        raise UsageError(f"{file.name!r} is not {options.encoding}: {error}") from None
     if len(data) == _SAMPLE_BYTES:
         text = text[: text.rfind("\n") + 1]
     text = text.removeprefix("\ufeff")
     for _ in range(options.skip_rows):
+        if not text:
+            break
         text = text.partition("\n")[2]
     return text
 

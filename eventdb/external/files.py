@@ -105,7 +105,7 @@ class FileSource:
         self._found = found
         if self.format == "csv":
             self._types = self._spelled(found.names)
-        fields, self._refused = fields_of(found, self._types)
+        fields, self._refused = self._guarded(self.files[0], lambda: fields_of(found, self._types))
         if not fields:
             raise UsageError(f"{self.files[0].name!r} has no columns")
         names = {field.name.lower() for field in fields}

@@ -160,3 +160,11 @@ def test_a_quote_that_is_not_closed_is_an_error(db: eventdb.Database, tmp_path: 
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(UsageError, match=r"x.csv': a quote is not closed, in the row that starts with '(1,\"x|2,\"y)"):
         db.sql(f"SELECT * FROM '{tmp_path}/x.csv'").fetchall()
+
+
+def test_more_lines_are_skipped_than_there_are(db: eventdb.Database, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    with pytest.raises(BindError, match=r"x\.csv"):
+        db.sql(f"SELECT * FROM read_csv('{tmp_path}/x.csv', skip => 9223372036854775807)")
+    with pytest.raises(BindError, match=r"x\.csv' is not punycode"):
+        db.sql(f"SELECT * FROM read_csv('{tmp_path}/x.csv', encoding => 'punycode')")

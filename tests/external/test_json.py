@@ -97,3 +97,9 @@ def test_a_number_of_an_array_is_not_cut_to_fit_its_type(db: eventdb.Database, t
     call = f"read_json('{tmp_path}/x.json', columns => {{'a': 'DOUBLE', 't': 'TIMESTAMP'}})"
     with duckdb.connect() as oracle:
         assert db.sql(f"SELECT a, t FROM {call}").fetchall() == oracle.execute(f"SELECT a, t FROM {call}").fetchall()
+
+
+def test_a_name_that_is_no_text_is_an_error_with_the_file(db: eventdb.Database, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"\xc4":1}\n')
+    with pytest.raises(BindError, match=r"x\.jsonl'"):
+        db.sql(f"SELECT * FROM '{tmp_path}/x.jsonl'")
