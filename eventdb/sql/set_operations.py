@@ -61,10 +61,14 @@ class SetOperationBinder:
         arranged = []
         for plan in (left, right):
             places = {f.name.lower(): i for i, f in enumerate(plan.fields)}
-            values: list[Expression] = [
-                ColumnRef(plan.fields[places[n]].type, places[n], names[n]) if n in places else Literal(NULL, None)
-                for n in order
-            ]
+            values: list[Expression] = [Literal(NULL, None)] * len(order)
+            for i, name in enumerate(order):
+                place = places.get(name)
+                if place is None:
+                    continue
+                values[i] = ColumnRef(plan.fields[place].type, place, names[name])
+                if isinstance(plan, Project) and isinstance(plan.expressions[place], Literal):
+                    values[i] = plan.expressions[place]  # for _readable to see
             arranged.append(project(plan, values, [names[n] for n in order]))
         return arranged[0], arranged[1]
 

@@ -164,3 +164,10 @@ def test_a_window_with_a_frame_is_named_without_brackets(db: eventdb.Database) -
 def test_what_is_wrong_is_not_called_unsupported(db: eventdb.Database, text: str, message: str) -> None:
     with pytest.raises(BindError, match=message):
         db.sql(text)
+
+
+def test_text_written_in_a_union_by_name_is_read_as_its_column(db: eventdb.Database) -> None:
+    for text in ("SELECT '7' AS c UNION ALL BY NAME SELECT 8 AS c", "SELECT 8 AS c UNION ALL BY NAME SELECT '7' AS c"):
+        assert sorted(db.sql(text).fetchall()) == [(7,), (8,)]
+    with pytest.raises(BindError, match="VARCHAR"):
+        db.sql("SELECT 'x' AS c UNION ALL BY NAME SELECT 8 AS c")
