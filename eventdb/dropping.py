@@ -65,7 +65,7 @@ def _plain_readers(database: Database, names: set[str]) -> list[str]:
     views = database._catalog.plain_views()
     if not views:
         return []
-    from eventdb.session import RecordingNames
+    from eventdb.names import RecordingNames
     from eventdb.sql.binder import bind
 
     wanted = {name.lower() for name in names}

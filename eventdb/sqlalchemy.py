@@ -272,7 +272,7 @@ class EventDBDialect(default.DefaultDialect):
 
     def _info(self, connection: Any, name: str) -> Any:
         """What the catalog says of a topic, table or view."""
-        from eventdb.session import Names
+        from eventdb.names import Names
 
         database = self._database(connection)
         database._refresh_catalog()

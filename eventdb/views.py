@@ -210,7 +210,7 @@ class Views:
         return Project(plan, tuple(ColumnRef(plan.fields[i].type, i, f.name) for i, f in columns), node.output)
 
     def _bind(self, sql: str) -> st.CreateView:
-        from eventdb.session import Names
+        from eventdb.names import Names
 
         statement = bind(sql, Names(self._database))
         if not isinstance(statement, st.CreateView):

@@ -15,9 +15,9 @@ from eventdb.errors import EvaluationError
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, Scan, transform_plan
 from eventdb.logical.relational import WorkingTable
+from eventdb.names import Names
 from eventdb.physical.context import QueryContext
 from eventdb.physical.planner import plan_physical
-from eventdb.session import Names
 from eventdb.sql.binder import bind
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.node import weights_of
