@@ -1,4 +1,4 @@
-"""Nexmark's bids, the same on every run and however they are cut: each field is a function of (seed, event, field).
+"""Nexmark's events, the same on every run and however they are cut: each field is a function of (seed, event, field).
 
 Of 50 events the first is a person, three are auctions, the other 46 are bids; bids on hot auctions and by hot bidders
 are as frequent as the benchmark says. Times are microseconds since 1970.
@@ -22,10 +22,30 @@ BID_COLUMNS = {
     "channel": "VARCHAR NOT NULL", "url": "VARCHAR NOT NULL", "dateTime": "TIMESTAMP NOT NULL",
     "extra": "VARCHAR NOT NULL",
 }  # fmt: skip
+PERSON_COLUMNS = {
+    "id": "BIGINT NOT NULL", "name": "VARCHAR NOT NULL", "emailAddress": "VARCHAR NOT NULL",
+    "creditCard": "VARCHAR NOT NULL", "city": "VARCHAR NOT NULL", "state": "VARCHAR NOT NULL",
+    "dateTime": "TIMESTAMP NOT NULL", "extra": "VARCHAR NOT NULL",
+}  # fmt: skip
+AUCTION_COLUMNS = {
+    "id": "BIGINT NOT NULL", "itemName": "VARCHAR NOT NULL", "description": "VARCHAR NOT NULL",
+    "initialBid": "BIGINT NOT NULL", "reserve": "BIGINT NOT NULL", "dateTime": "TIMESTAMP NOT NULL",
+    "expires": "TIMESTAMP NOT NULL", "seller": "BIGINT NOT NULL", "category": "BIGINT NOT NULL",
+    "extra": "VARCHAR NOT NULL",
+}  # fmt: skip
+STATES = ("AZ", "CA", "ID", "OR", "WA", "WY")
+CITIES = (
+    "Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland", "Bend", "Redmond", "Seattle", "Kent", "Cheyenne",
+)  # fmt: skip
+FIRST_NAMES = ("Peter", "Paul", "Luke", "John", "Saul", "Vicky", "Kate", "Julie", "Sarah", "Deiter", "Walter")
+LAST_NAMES = ("Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones", "Noris")
+CATEGORIES, FIRST_CATEGORY = 5, 10
 HOT_CHANNELS = ("Google", "Facebook", "Baidu", "Apple")
 CHANNELS = 10_000
-_FIELDS = {name: i for i, name in enumerate(("hot auction", "auction", "hot bidder", "bidder", "price", "channel",
-                                             "which", "length", "letters"))}  # fmt: skip
+_FIELDS = {name: i for i, name in enumerate((
+    "hot auction", "auction", "hot bidder", "bidder", "price", "channel", "which", "length", "letters", "first name",
+    "last name", "city", "state", "card", "seller", "hot seller", "category", "reserve", "expires",
+))}  # fmt: skip
 Array = Any
 
 
@@ -68,7 +88,86 @@ def _urls() -> tuple[list[str], list[str]]:
     return channels, urls
 
 
-def bids(first: int, count: int, *, seed: int = 1, rate: int = 10_000) -> pyarrow.Table:
+def _times(events: Array, rate: int, disorder: int) -> Array:
+    """Microseconds since 1970. With `disorder`, events change places within groups of so many."""
+    if disorder > 1:
+        events = events // disorder * disorder + events * 953 % disorder
+    return BASE_US + events * (1_000_000 // rate)
+
+
+def _texts(seed: int, events: Array, least: int, spread: int) -> pyarrow.Array:
+    """Random letters, from `least` on and fewer than least + spread of them."""
+    import pyarrow as pa
+
+    lengths = least + _below(_draw(seed, events, "length"), spread)
+    rows = np.repeat(events, lengths).astype(np.uint64)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    letters = _draw(seed, rows * np.uint64(1024) + place.astype(np.uint64), "letters")
+    heap = (97 + _below(letters, 26)).astype(np.uint8)
+    ends = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    return pa.StringArray.from_buffers(len(events), pa.py_buffer(ends), pa.py_buffer(heap))
+
+
+def _one_of(seed: int, events: Array, field: str, values: tuple[str, ...]) -> list[str]:
+    return [values[i] for i in _below(_draw(seed, events, field), len(values)).tolist()]
+
+
+def persons(first: int, count: int, *, seed: int = 1, rate: int = 10_000, disorder: int = 1) -> pyarrow.Table:
+    """Persons [first, first + count) as an Arrow table; about 200 bytes each."""
+    import pyarrow as pa
+
+    numbers = np.arange(first, first + count)
+    events = numbers * 50
+    first_names = _one_of(seed, events, "first name", FIRST_NAMES)
+    last_names = _one_of(seed, events, "last name", LAST_NAMES)
+    cards = [f"{c:016d}" for c in _below(_draw(seed, events, "card"), 10**16).tolist()]
+    return pa.table(
+        {
+            "id": numbers + FIRST_ID,
+            "name": [f"{a} {b}" for a, b in zip(first_names, last_names, strict=True)],
+            "emailAddress": [f"{a}.{b}@example.com".lower() for a, b in zip(first_names, last_names, strict=True)],
+            "creditCard": [f"{c[:4]} {c[4:8]} {c[8:12]} {c[12:]}" for c in cards],
+            "city": _one_of(seed, events, "city", CITIES),
+            "state": _one_of(seed, events, "state", STATES),
+            "dateTime": pa.array(_times(events, rate, disorder)).cast(pa.timestamp("us")),
+            "extra": _texts(seed, events, 80, 40),
+        }
+    )
+
+
+def auctions(first: int, count: int, *, seed: int = 1, rate: int = 10_000, disorder: int = 1) -> pyarrow.Table:
+    """Auctions [first, first + count) as an Arrow table; about 500 bytes each."""
+    import pyarrow as pa
+
+    numbers = np.arange(first, first + count)
+    events = numbers // 3 * 50 + 1 + numbers % 3
+    person = events // 50
+    hot = _below(_draw(seed, events, "hot seller"), 4) > 0
+    active = np.minimum(person + 1, ACTIVE_PERSONS)
+    sellers = np.where(
+        hot, person // HOT * HOT, person + 1 - active + _below(_draw(seed, events, "seller"), active + AHEAD - 1)
+    )
+    price = np.round(10.0 ** (_unit(_draw(seed, events, "price")) * 6) * 100).astype(np.int64)
+    reserve = price + np.round(10.0 ** (_unit(_draw(seed, events, "reserve")) * 6) * 100).astype(np.int64)
+    times = _times(events, rate, disorder)
+    open_us = 1 + _below(_draw(seed, events, "expires"), max(2 * 1667 * (1_000_000 // rate), 1))
+    return pa.table(
+        {
+            "id": numbers + FIRST_ID,
+            "itemName": _texts(seed, events, 10, 20),
+            "description": _texts(seed ^ 7, events, 50, 100),
+            "initialBid": price,
+            "reserve": reserve,
+            "dateTime": pa.array(times).cast(pa.timestamp("us")),
+            "expires": pa.array(times + open_us).cast(pa.timestamp("us")),
+            "seller": sellers + FIRST_ID,
+            "category": FIRST_CATEGORY + _below(_draw(seed, events, "category"), CATEGORIES),
+            "extra": _texts(seed ^ 11, events, 200, 100),
+        }
+    )
+
+
+def bids(first: int, count: int, *, seed: int = 1, rate: int = 10_000, disorder: int = 1) -> pyarrow.Table:
     """Bids [first, first + count) as an Arrow table; about 100 bytes each."""
     import pyarrow as pa
 
@@ -105,7 +204,7 @@ def bids(first: int, count: int, *, seed: int = 1, rate: int = 10_000) -> pyarro
             "price": price,
             "channel": pa.DictionaryArray.from_arrays(pa.array(code), pa.array(channels)).cast(pa.string()),
             "url": pa.DictionaryArray.from_arrays(pa.array(code), pa.array(urls)).cast(pa.string()),
-            "dateTime": pa.array(BASE_US + events * (1_000_000 // rate)).cast(pa.timestamp("us")),
+            "dateTime": pa.array(_times(events, rate, disorder)).cast(pa.timestamp("us")),
             "extra": extra,
         }
     )
