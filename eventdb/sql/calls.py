@@ -93,6 +93,9 @@ class Calls:
             hint = ""
             if any(arg.type == VARCHAR for arg in arguments):
                 hint = "; write CAST(... AS type) on the string side"
+            elif all(arg.type.name == "DECIMAL" for arg in arguments):
+                scale = sum(arg.type.scale for arg in arguments)
+                hint = f": the product's scale of {scale} is more than 38 digits; CAST to a smaller scale or to DOUBLE"
             return f"{arguments[0].type} {_SYMBOLS[shown]} {arguments[1].type} does not exist{hint}"
         return f"{shown}({types}) does not exist; {shown}() takes {signature}"
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from eventdb.errors import UsageError
 from eventdb.logical.constants import cast_literal, exact_literal
 from eventdb.logical.expressions import (
     Aggregation,
@@ -146,6 +147,8 @@ class ExpressionBinder(Calls):
                     self.context.fail(f"{text} is out of the range of DOUBLE", node)
                 return Literal(_DOUBLE, number)
             return decimal_literal(Decimal(text))
+        except UsageError as error:
+            self.context.fail(str(error), node)
         except (ValueError, ArithmeticError):
             self.context.fail(f"{text!r} is not a number", node)
 
@@ -246,7 +249,10 @@ class ExpressionBinder(Calls):
     def _negate(self, node: exp.Neg) -> Expression:
         inner = node.this
         if isinstance(inner, exp.Literal) and not inner.is_string and inner.this.isdigit():
-            return integer_literal(-int(inner.this))
+            try:
+                return integer_literal(-int(inner.this))
+            except UsageError as error:
+                self.context.fail(str(error), node)
         return self.call("negate", [self.bind(inner)], node)
 
     def _is(self, node: exp.Is) -> Expression:
