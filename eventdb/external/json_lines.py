@@ -29,14 +29,13 @@ def open_json(
     with file.open_stream(compression) as stream:
         is_array = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if is_array:
-        rows = _array(file, compression)
         if schema is None:
-            held = list(rows)
+            held = list(_array(file, compression))
             names = dict.fromkeys(name for row in held for name in row)
             schema = pa.schema([(name, pa.array([row.get(name) for row in held]).type) for name in names])
-            rows = _array(file, compression)
         schema = _typed(schema, known)
-        return schema, _tables(rows, schema)
+        decimals = frozenset(field.name for field in schema if pa.types.is_decimal(field.type))
+        return schema, _tables(_array(file, compression, decimals), schema)
     if schema is None:
         with file.open_stream(compression) as stream:
             data = stream.read(_INFERRED_BYTES)
@@ -64,9 +63,9 @@ def _typed(schema: pa.Schema, known: Mapping[str, pa.DataType]) -> pa.Schema:
     return pa.schema([pa.field(f.name, known.get(f.name, f.type)) for f in schema])
 
 
-def _array(file: Location, compression: str | None) -> Iterator[dict[str, Any]]:
-    """The objects of an array, decoded as the text comes in."""
-    decoder = json.JSONDecoder()
+def _array(file: Location, compression: str | None, decimals: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
+    """The objects of an array, decoded as the text comes in. The numbers of some columns keep all their digits."""
+    decoder = json.JSONDecoder(parse_float=Decimal) if decimals else json.JSONDecoder()
     with file.open_stream(compression) as raw:
         text = io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8-sig")
         held = text.read(_BLOCK_BYTES).lstrip(_SPACES)[1:]
@@ -89,6 +88,8 @@ def _array(file: Location, compression: str | None) -> Iterator[dict[str, Any]]:
             if not isinstance(value, dict):
                 raise UsageError(f"{file.name!r}, element {number} of the array is no object: {held[:end][:60]}")
             held = held[end:]
+            if decimals:
+                value = {n: float(v) if isinstance(v, Decimal) and n not in decimals else v for n, v in value.items()}
             yield value
 
 

@@ -38,7 +38,7 @@ from eventdb.logical.facts import EMPTY_IS_ZERO, aggregation_type, ends_in_escap
 from eventdb.logical.rankings import RANKINGS
 from eventdb.logical.scalars import DATE_PARTS, SCALARS, TRUNC_UNITS
 from eventdb.logical.signatures import Function, Resolution
-from eventdb.logical.types import as_decimal, cast_may_fail, castable, common_type
+from eventdb.logical.types import as_decimal, cast_may_fail, castable, common_type, comparable_type
 
 __all__ = [
     "AGGREGATES",
@@ -55,6 +55,7 @@ __all__ = [
     "cast_may_fail",
     "castable",
     "common_type",
+    "comparable_type",
     "ends_in_escape",
     "is_collected",
     "is_volatile",

@@ -31,7 +31,7 @@ from eventdb.logical.functions import may_raise
 from eventdb.logical.python_functions import PythonCall
 from eventdb.physical.cast import cast_kernel
 from eventdb.physical.dictionary_memo import DictionaryUnion
-from eventdb.physical.evaluate_decimal import decimal_kernel
+from eventdb.physical.evaluate_decimal import decimal_kernel, without_widening
 from eventdb.physical.evaluate_numeric import NUMERIC
 from eventdb.physical.evaluate_text import TEXT, in_memo
 from eventdb.physical.evaluate_time import TIME
@@ -147,6 +147,7 @@ def _call(call: Call) -> Node:
     if builder is None:
         raise InternalError(f"no kernel for function {call.function}")
     kernel = builder(call)
+    call = without_widening(call)
     nodes = [compile_expression(arg) for arg in call.args]
     if len(nodes) == 1:
         only = nodes[0]

@@ -7,18 +7,20 @@ is right, or EvaluationError names the operands.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from eventdb.batch import Array, Column
 from eventdb.decimal_columns import column_of_numbers, numbers_of
 from eventdb.errors import EvaluationError, InternalError
-from eventdb.logical.expressions import Call
+from eventdb.logical.expressions import Call, Cast, Expression
+from eventdb.logical.functions import as_decimal, cast_may_fail
 from eventdb.physical.arithmetic import INT64_MAX, SYMBOLS, extremes
 from eventdb.physical.decimal_arithmetic import decimal_range, outside, scale_down, scale_up, shown
 from eventdb.physical.evaluate_numeric import NUMERIC
 from eventdb.physical.operands import Kernel, KernelBuilder, first_bad, joint_validity, refuse, result_length
-from eventdb.schema import DataType
+from eventdb.schema import BOOLEAN, DataType
 
 
 def decimal_kernel(call: Call) -> KernelBuilder | None:
@@ -30,6 +32,19 @@ def decimal_kernel(call: Call) -> KernelBuilder | None:
     if builder is None:
         raise InternalError(f"no kernel of {call.function} for {', '.join(str(arg.type) for arg in call.args)}")
     return builder
+
+
+def without_widening(call: Call) -> Call:
+    """A comparison of wide numbers as one of what they were before they were widened: the kernel compares any two."""
+    if call.function not in _COMPARE or not call.args[0].type.is_wide:
+        return call
+    return replace(call, args=tuple(map(_before_widening, call.args)))
+
+
+def _before_widening(arg: Expression) -> Expression:
+    if isinstance(arg, Cast) and as_decimal(arg.operand.type) and not cast_may_fail(arg.operand.type, arg.type):
+        return arg.operand
+    return arg
 
 
 def fitted(type: DataType, numbers: Array, valid: Array | None, describe: Callable[[int], str]) -> Column:
@@ -158,16 +173,35 @@ def _round(call: Call) -> Kernel:
     return run
 
 
+# --- comparison ---------------------------------------------------------------------------------------------------
+
+_COMPARE: dict[str, Callable[..., Array]] = {
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+}  # fmt: skip
+
+
+def compare_numbers(name: str, columns: Sequence[Column]) -> Column:
+    """The comparison of two columns of numbers, each with its own digits and scale."""
+    scale = max(column.type.scale for column in columns)
+    left, right = (scale_up(numbers_of(column), scale - column.type.scale) for column in columns)
+    values = _COMPARE[name](left, right).astype(bool, copy=False)
+    return Column(BOOLEAN, values, joint_validity(columns, len(values)))
+
+
+def _comparison(call: Call) -> Kernel:
+    return lambda args: compare_numbers(call.function, args)
+
+
 _KERNELS: dict[str, KernelBuilder] = {
     "add": _arithmetic, "subtract": _arithmetic, "multiply": _arithmetic, "modulo": _modulo,
     "negate": _of_one(lambda numbers, _: -numbers, "-"), "abs": _of_one(lambda numbers, _: np.abs(numbers), "abs of"),
     "sign": _of_one(_sign, "sign of"), "floor": _of_one(_floor, "floor of"), "ceil": _of_one(_ceil, "ceil of"),
     "trunc": _of_one(_trunc, "trunc of"), "round": _round,
+    **dict.fromkeys(_COMPARE, _comparison),
     **{
         name: NUMERIC[name]
         for name in (
-            "eq", "ne", "lt", "le", "gt", "ge", "is_distinct_from", "is_not_distinct_from", "is_null", "is_not_null",
-            "greatest", "least",
+            "is_distinct_from", "is_not_distinct_from", "is_null", "is_not_null", "greatest", "least",
         )
     },
 }  # fmt: skip

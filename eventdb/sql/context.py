@@ -189,7 +189,7 @@ def integer_literal(value: int) -> Literal:
         return Literal(BIGINT, value)
     if abs(value) >= 10**MAX_DECIMAL_DIGITS:
         raise UsageError(
-            f"an integer has at most {MAX_DECIMAL_DIGITS} digits, not {len(str(abs(value)))}; write 1e0 * for a DOUBLE"
+            f"an integer has at most {MAX_DECIMAL_DIGITS} digits, not {len(str(abs(value)))}; a DOUBLE is written 1e40"
         )
     return Literal(decimal_type(MAX_DECIMAL_DIGITS, 0), pack(value))
 

@@ -23,7 +23,7 @@ from eventdb.logical.expressions import (
     InList,
     Literal,
 )
-from eventdb.logical.functions import RANKINGS, ends_in_escape
+from eventdb.logical.functions import RANKINGS, comparable_type, ends_in_escape
 from eventdb.logical.over import OverCall
 from eventdb.logical.python_functions import PythonAggregate
 from eventdb.schema import BIGINT, BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
@@ -294,7 +294,7 @@ class ExpressionBinder(Calls):
                     convert = cast_literal if value.type == VARCHAR else exact_literal
                     exact = convert(value, operand.type)
                 adapted.append(exact or value)
-            unified = self.unify([operand, *adapted], node, "IN")
+            unified = self.unify([operand, *adapted], node, "IN", comparable_type)
             literals = tuple(value for value in unified[1:] if isinstance(value, Literal))
             if len(literals) == len(values):
                 return InList(BOOLEAN, unified[0], tuple(dict.fromkeys(literals)))
