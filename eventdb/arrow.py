@@ -212,7 +212,10 @@ def column_from_arrow(array: pa.Array | pa.ChunkedArray, target: DataType, name:
         array = _cast(array, wanted, target, name)
     if target.name == "DECIMAL":
         words = np.frombuffer(array.buffers()[1], dtype=np.int64)[array.offset * 2 : (array.offset + len(array)) * 2]
-        return column_of_numbers(target, from_words(words.reshape(-1, 2), validity), validity)
+        numbers = from_words(words.reshape(-1, 2), validity)
+        if len(numbers) and max(int(numbers.max()), -int(numbers.min())) >= 10**target.precision:
+            raise SchemaMismatch(f"column {name!r} is {target}: a value has more digits", column=name)
+        return column_of_numbers(target, numbers, validity)
     if target.name in ("DATE", "TIMESTAMP", "INTERVAL"):
         array = array.view(pa.int32() if target.name == "DATE" else pa.int64())
     values = _flags(array) if target.name == "BOOLEAN" else _numbers(array, target.physical)

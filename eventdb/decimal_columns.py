@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eventdb.batch import Array, Column, Dictionary
+from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.schema import DataType
 from eventdb.wide_decimals import pack, unpack
 
@@ -86,8 +86,33 @@ def _looked_up(dictionary: Dictionary, codes: Array) -> Array:
         if known > 2 * len(codes):
             used, places = np.unique(codes, return_inverse=True)
             return number_array(list(map(unpack, dictionary.pick(used.tolist()))))[places]
-        table = dictionary.numbers = number_array(list(map(unpack, dictionary.values[:known])))
+        table = None
+        if isinstance(dictionary, SpelledDictionary):
+            table = unpack_all(dictionary.starts, dictionary.heap)
+        if table is None:
+            table = number_array(list(map(unpack, dictionary.values[:known])))
+        dictionary.numbers = table
     return table[codes]
+
+
+def unpack_all(starts: Array, heap: Array) -> Array | None:
+    """`unpack` of the bytes heap[starts[i] : starts[i + 1]] for every i; None if one has more than 128 bits."""
+    begin, lengths = starts[:-1].astype(np.int64), np.diff(starts) - 1
+    spelled = np.zeros((len(lengths), 16), dtype=np.uint8)
+    negative = np.zeros(len(lengths), dtype=bool)
+    for length in np.unique(lengths).tolist():
+        if length > 16:
+            return None
+        rows = np.flatnonzero(lengths == length) if length >= 0 else np.zeros(0, np.int64)
+        first = begin[rows]
+        negative[rows] = below = heap[first] < 128
+        spelled[rows] = np.where(below, 255, 0)[:, None]
+        if length > 0:
+            spelled[rows, 16 - length :] = heap[first[:, None] + np.arange(1, length + 1)]
+    halves = spelled.view(">u8").astype(np.uint64)
+    low = halves[:, 1] + negative
+    high = halves[:, 0] + (negative & (low == 0))
+    return from_words(np.stack([low.view(np.int64), high.view(np.int64)], axis=1), None)
 
 
 def column_of_numbers(type: DataType, numbers: Array, validity: Array | None) -> Column:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import eventdb
+from eventdb.decimal_columns import unpack_all
 from eventdb.wide_decimals import pack, unpack
 
 LIMIT = 10**38 - 1
@@ -39,6 +41,15 @@ def test_bytes_sort_like_the_numbers_and_give_them_back(a: int, b: int) -> None:
     assert unpack(pack(a)) == a
     assert (pack(a) < pack(b)) == (a < b)
     assert (pack(a) == pack(b)) == (a == b)
+
+
+@given(st.lists(st.one_of(st.integers(-LIMIT, LIMIT), st.integers(-300, 300), st.sampled_from([*EXTREMES, None]))))
+def test_many_are_unpacked_as_each_is(found: list[int | None]) -> None:
+    spelled = [b"" if n is None else pack(n) for n in found]
+    starts = np.cumsum([0, *map(len, spelled)]).astype(np.int32)
+    numbers = unpack_all(starts, np.frombuffer(b"".join(spelled), np.uint8))
+    assert numbers is not None
+    assert numbers.tolist() == [n or 0 for n in found]
 
 
 @pytest.mark.parametrize("by_row", [True, False])
@@ -117,6 +128,18 @@ def test_a_value_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
             for column in "xy":
                 with pytest.raises(eventdb.SchemaMismatch, match=why if column == "x" else "column 'y'"):
                     topic.append({column: value})
+
+
+def test_arrow_numbers_beyond_their_digits_are_refused(tmp_path: Path) -> None:
+    """Arrow takes any 128 bits for a decimal."""
+    with eventdb.open(tmp_path / "db") as db:
+        for type, number in (("DECIMAL(38,2)", 10**38), ("DECIMAL(10,2)", 10**10), ("DECIMAL(10,2)", 2**64)):
+            precision = 38 if "38" in type else 10
+            data = pa.py_buffer(number.to_bytes(16, "little", signed=True))
+            array = pa.Array.from_buffers(pa.decimal128(precision, 2), 1, [None, data])
+            topic = db.create_topic(f"t{number}", {"x": type})
+            with pytest.raises(eventdb.SchemaMismatch, match="more digits"):
+                topic.append_batch(pa.table({"x": array}))
 
 
 def test_partitions_follow_the_key_however_it_arrives(tmp_path: Path) -> None:
