@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eventdb.batch import Array, Column, Dictionary, RecordBatch, SpelledDictionary
+from eventdb.decimal_columns import column_of_numbers, from_words, numbers_of, to_words
 from eventdb.errors import SchemaMismatch, UsageError
 from eventdb.kernels.strings import short_string_codes
 from eventdb.schema import (
@@ -26,6 +27,7 @@ from eventdb.schema import (
     FLOAT,
     INTEGER,
     INTERVAL,
+    MAX_DECIMAL_DIGITS,
     NULL,
     SMALLINT,
     TIMESTAMP,
@@ -68,9 +70,10 @@ def sql_type(type: pa.DataType, name: str = "") -> DataType:
     if pa.types.is_dictionary(type):
         return sql_type(type.value_type, name)
     if pa.types.is_decimal(type):
-        if type.precision <= 18 and 0 <= type.scale <= type.precision:
+        if type.precision <= MAX_DECIMAL_DIGITS and 0 <= type.scale <= type.precision:
             return decimal_type(type.precision, type.scale)
-        raise UsageError(f"column {name!r}: {type} has more than the 18 digits DECIMAL holds; cast it to double")
+        most = f"more than the {MAX_DECIMAL_DIGITS} digits" if type.scale >= 0 else "not the scale"
+        raise UsageError(f"column {name!r}: {type} has {most} DECIMAL holds; cast it to double")
     tests: list[tuple[Any, DataType]] = [
         (pa.types.is_boolean, BOOLEAN),
         (pa.types.is_int8, TINYINT),
@@ -102,15 +105,13 @@ def column_to_arrow(column: Column) -> pa.Array:
     if kind == "NULL":
         return pa.nulls(len(column))
     mask = None if column.validity is None else ~column.validity
+    if kind == "DECIMAL":
+        validity = None if mask is None else pa.array(column.validity).buffers()[1]
+        words = pa.py_buffer(to_words(numbers_of(column)))
+        return pa.Array.from_buffers(arrow_type(column.type), len(column), [validity, words])
     if column.dictionary is not None:
         return _coded_to_arrow(column, mask)
     values = np.ascontiguousarray(column.values)
-    if kind == "DECIMAL":
-        pairs = np.empty((len(values), 2), dtype=np.int64)  # little-endian 128 bits: low word, sign extension
-        pairs[:, 0] = values
-        pairs[:, 1] = values >> 63
-        validity = None if mask is None else pa.array(column.validity).buffers()[1]
-        return pa.Array.from_buffers(arrow_type(column.type), len(values), [validity, pa.py_buffer(pairs)])
     if kind == "DATE":
         return pa.array(values, mask=mask).view(pa.date32())
     if kind in ("TIMESTAMP", "INTERVAL"):
@@ -207,7 +208,7 @@ def column_from_arrow(
     validity = None
     if array.null_count:
         validity = _flags(array.is_valid())
-    if target.is_coded:
+    if target.is_coded and not target.is_wide:
         return _coded_from_arrow(array, target, name, validity, repeats)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -217,8 +218,10 @@ def column_from_arrow(
         array = _cast(array, wanted, target, name)
     if target.name == "DECIMAL":
         words = np.frombuffer(array.buffers()[1], dtype=np.int64)[array.offset * 2 : (array.offset + len(array)) * 2]
-        values = np.ascontiguousarray(words[::2]) if validity is None else np.where(validity, words[::2], 0)
-        return Column(target, values, validity)
+        numbers = from_words(words.reshape(-1, 2), validity)
+        if len(numbers) and max(int(numbers.max()), -int(numbers.min())) >= 10**target.precision:
+            raise SchemaMismatch(f"column {name!r} is {target}: a value has more digits", column=name)
+        return column_of_numbers(target, numbers, validity)
     if target.name in ("DATE", "TIMESTAMP", "INTERVAL"):
         array = array.view(pa.int32() if target.name == "DATE" else pa.int64())
     values = _flags(array) if target.name == "BOOLEAN" else _numbers(array, target.physical)

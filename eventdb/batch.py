@@ -1,7 +1,8 @@
 """RecordBatch: the only thing operators exchange.
 
 A Column is `values` (read-only, C-contiguous, native-endian, of the type's physical dtype), `validity` (a bool array,
-True = present, or None when every row is present) and, for VARCHAR and BLOB, a Dictionary that `values` are codes of.
+True = present, or None when every row is present) and, for VARCHAR, BLOB and DECIMAL of more than 18 digits (whose
+values are bytes that sort like the numbers), a Dictionary that `values` are codes of.
 Under a NULL the value is unspecified but safe to read (a code stays inside its dictionary).
 
 A RecordBatch is columns of equal length, in the order of its schema, and optionally an int64 `weight` (+1 insert,
@@ -35,12 +36,13 @@ class Dictionary:
     `values` may grow at the end while queries read it: read `len()` once and use only codes below it.
     """
 
-    __slots__ = ("_array", "_codes", "_lock", "arrow", "converted", "hashes", "values")
+    __slots__ = ("_array", "_codes", "_lock", "arrow", "converted", "hashes", "numbers", "values")
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
         self.arrow: Any = None  # the values as an Arrow array, made and kept by arrow.py, perhaps of fewer values
         self.converted = 0  # rows that arrow.py converted without it
         self.hashes: Array | None = None  # of the values, perhaps of fewer; made and kept by hash_index.py
+        self.numbers: Array | None = None  # of wide decimals; made and kept by decimal_columns.py
         self.values: list[Any] = values if isinstance(values, list) else list(values)
         self._codes: dict[Any, int] | None = None
         self._array: Array | None = None
@@ -93,6 +95,7 @@ class SpelledDictionary(Dictionary):
         """`starts` are positions in the uint8 array `heap`, one more than there are values."""
         self.converted = 0
         self.hashes = None
+        self.numbers = None
         self.starts = starts
         self.heap = heap
         self.distinct = distinct
@@ -140,7 +143,7 @@ class SpelledDictionary(Dictionary):
 
 
 class Column:
-    """One column of a batch. `dictionary` is set exactly when the type is VARCHAR or BLOB."""
+    """One column of a batch. `dictionary` is set exactly when the type is coded."""
 
     __slots__ = ("dictionary", "type", "validity", "values")
 
@@ -183,7 +186,7 @@ class Column:
         return np.zeros(len(self), dtype=bool) if self.validity is None else ~self.validity
 
     def decoded(self) -> Array:
-        """For VARCHAR and BLOB, the str or bytes of each row as an object array (NULL rows hold any value)."""
+        """For coded types, the str or bytes of each row as an object array (NULL rows hold any value)."""
         if self.dictionary is None:
             raise InternalError(f"a {self.type} column has no dictionary to decode with")
         if not len(self.dictionary):
@@ -192,7 +195,7 @@ class Column:
         return result
 
     def texts(self) -> list[Any]:
-        """For VARCHAR and BLOB, the str or bytes of each row (NULL rows hold any value)."""
+        """For coded types, the str or bytes of each row (NULL rows hold any value)."""
         dictionary = self.dictionary
         if dictionary is None or not len(dictionary) or len(self.values) * _FEW >= len(dictionary):
             return self.decoded().tolist()  # type: ignore[no-any-return]
@@ -206,7 +209,7 @@ class Column:
 
     @staticmethod
     def encode(type: DataType, values: Sequence[Any], validity: Array | None = None) -> Column:
-        """A VARCHAR or BLOB column from str or bytes; None among `values` is NULL."""
+        """A column of a coded type from str or bytes; None among `values` is NULL."""
         codes: dict[Any, int] = {}
         out = np.empty(len(values), dtype=np.int32)
         present = np.ones(len(values), dtype=bool) if validity is None else validity.copy()

@@ -2,8 +2,9 @@
 
 partition = (murmur2(key bytes) & 0x7fffffff) % partitions, where the key bytes are those of Kafka's serializers: the
 UTF-8 of a VARCHAR, the bytes of a BLOB, big-endian two's complement of SMALLINT (2 bytes), INTEGER and DATE (4: days),
-BIGINT, TIMESTAMP (8: microseconds) and DECIMAL (8: the unscaled number), big-endian IEEE of FLOAT and DOUBLE, one byte
-of BOOLEAN (0 or 1) and TINYINT. Keys that compare equal give equal bytes: -0.0 hashes as 0.0, every NaN as one NaN.
+BIGINT, TIMESTAMP (8: microseconds) and DECIMAL (8, of more than 18 digits 16: the unscaled number), big-endian IEEE of
+FLOAT and DOUBLE, one byte of BOOLEAN (0 or 1) and TINYINT. Keys that compare equal give equal bytes: -0.0 hashes as
+0.0, every NaN as one NaN.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import struct
 
 from eventdb.errors import UsageError
+from eventdb.wide_decimals import unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ def key_bytes(type: DataType) -> Callable[[Any], bytes]:
         return lambda value: value.encode("utf-8", "surrogatepass")
     if type.name == "BLOB":
         return bytes
+    if type.is_wide:
+        return lambda value: unpack(value).to_bytes(16, "big", signed=True)
     packer = struct.Struct(_FORMATS[type.name])
     if type.is_float:
         return lambda value: packer.pack(value + 0.0 if value == value else float("nan"))

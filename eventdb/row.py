@@ -21,6 +21,7 @@ from eventdb.values import (
     datetime_to_us,
     decoder_of,
 )
+from eventdb.wide_decimals import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,23 +121,28 @@ class _Checker:
             raise self.refuse(value, f"a FLOAT holds up to {MAX_FLOAT32:.7g}; use DOUBLE")
         return number
 
-    def _decimal(self, value: Any) -> int:
-        from decimal import Decimal, InvalidOperation  # 2 ms that a process without decimals does not pay
+    def _decimal(self, value: Any) -> int | bytes:
+        from decimal import (  # 2 ms that a process without decimals does not pay
+            MAX_EMAX,
+            MAX_PREC,
+            MIN_EMIN,
+            Context,
+            Decimal,
+        )
 
         if isinstance(value, bool) or not isinstance(value, int | Decimal):
             raise self.refuse(value)
         type_ = self.field.type
-        try:
-            number = Decimal(value)
-            scaled = number.scaleb(type_.scale)
-            whole = int(scaled)
-        except (InvalidOperation, ValueError, OverflowError):
-            raise self.refuse(value, "it is not a finite number") from None
+        number = Decimal(value)
+        if not number.is_finite():
+            raise self.refuse(value, "it is not a finite number")
+        if number and number.adjusted() >= type_.precision - type_.scale:
+            raise self.refuse(value, f"it has more than {type_.precision - type_.scale} digits before the point")
+        scaled = number.scaleb(type_.scale, Context(MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX))  # which rounds nothing
+        whole = int(scaled)
         if whole != scaled:
             raise self.refuse(value, f"it has more than {type_.scale} digits after the point; round it first")
-        if abs(whole) >= 10**type_.precision:
-            raise self.refuse(value, f"it has more than {type_.precision - type_.scale} digits before the point")
-        return whole
+        return pack(whole) if type_.is_wide else whole
 
     def _varchar(self, value: Any) -> str:
         if not isinstance(value, str):

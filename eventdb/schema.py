@@ -1,8 +1,9 @@
 """Types, fields and schemas: the one table that says how a SQL type is stored.
 
 A value of every type is stored in a fixed width (`physical`): VARCHAR and BLOB as int32 codes of a dictionary or, in
-segments that store them plainly, as bytes in a heap; DECIMAL as an integer scaled by 10**scale; DATE as days and
-TIMESTAMP as microseconds since 1970-01-01 UTC. INTERVAL and NULL exist in expressions only and cannot be stored.
+segments that store them plainly, as bytes in a heap; DECIMAL as an integer scaled by 10**scale, of more than 18 digits
+(`is_wide`) as that integer's bytes, like a BLOB (wide_decimals.py); DATE as days and TIMESTAMP as microseconds since
+1970-01-01 UTC. INTERVAL and NULL exist in expressions only and cannot be stored.
 
 This module is on the append path: it imports nothing but the errors.
 """
@@ -63,26 +64,29 @@ _ALIASES = {
     "TIMESTAMPTZ": "TIMESTAMP",
 }
 
-MAX_DECIMAL_DIGITS = 18
+MAX_DECIMAL_DIGITS = 38
+NARROW_DECIMAL_DIGITS = 18  # the most that an int64 holds
 
 
 class DataType:
     """A SQL type. Equal types compare and hash equal. `precision` and `scale` are 0 except for DECIMAL."""
 
     __slots__ = (
-        "is_coded", "is_float", "is_integer", "is_numeric", "name", "physical", "precision", "scale", "struct_code",
-        "width_bytes",
+        "is_coded", "is_float", "is_integer", "is_numeric", "is_wide", "name", "physical", "precision", "scale",
+        "stored_name", "struct_code", "width_bytes",
     )  # fmt: skip
 
     def __init__(self, name: str, precision: int = 0, scale: int = 0) -> None:
         self.name = name
         self.precision = precision
         self.scale = scale
-        self.physical, self.struct_code, self.width_bytes = _STORAGE[name]
+        self.is_wide = precision > NARROW_DECIMAL_DIGITS
+        self.stored_name = "BLOB" if self.is_wide else name  # what segments take it for
+        self.physical, self.struct_code, self.width_bytes = _STORAGE[self.stored_name]
         self.is_integer = name in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
         self.is_float = name in ("FLOAT", "DOUBLE")
         self.is_numeric = self.is_integer or self.is_float or name == "DECIMAL"
-        self.is_coded = name in ("VARCHAR", "BLOB")  # values are codes of a dictionary
+        self.is_coded = self.stored_name in ("VARCHAR", "BLOB")  # values are codes of a dictionary
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -133,7 +137,7 @@ INTEGER_RANGES = {
 
 
 def decimal_type(precision: int = 18, scale: int = 3) -> DataType:
-    """DECIMAL(precision, scale); 1 <= precision <= 18 and 0 <= scale <= precision, else UsageError."""
+    """DECIMAL(precision, scale); 1 <= precision <= 38 and 0 <= scale <= precision, else UsageError."""
     if not 1 <= precision <= MAX_DECIMAL_DIGITS:
         raise UsageError(f"DECIMAL({precision},{scale}): the precision must be 1 to {MAX_DECIMAL_DIGITS}")
     if not 0 <= scale <= precision:

@@ -6,6 +6,7 @@ import datetime as dt
 import math
 
 from eventdb.errors import UsageError
+from eventdb.wide_decimals import unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,10 +53,13 @@ def decode_value(type: DataType, value: Any) -> Any:
 def decoder_of(type: DataType) -> Callable[[Any], Any] | None:
     """What makes the Python value of a physical value that is not None; None for types whose values need nothing."""
     if type.name == "DECIMAL":
-        from decimal import Decimal  # 2 ms that a process without decimals does not pay
+        from decimal import Context, Decimal  # 2 ms that a process without decimals does not pay
 
         places = -type.scale
-        return lambda value: Decimal(value).scaleb(places)
+        if not type.is_wide:
+            return lambda value: Decimal(value).scaleb(places)
+        exact = Context(prec=80)
+        return lambda value: Decimal(unpack(value)).scaleb(places, exact)
     return _DECODERS.get(type.name)
 
 

@@ -58,7 +58,7 @@ def test_type_names_and_aliases() -> None:
     assert parse_type("varchar(20)") == parse_type("TEXT")
     for wrong, words in (
         ("DUOBLE", "did you mean DOUBLE"),
-        ("DECIMAL(40,2)", "1 to 18"),
+        ("DECIMAL(40,2)", "1 to 38"),
         ("DECIMAL(4,5)", "scale"),
         (7, "string"),
     ):

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from itertools import islice
 from typing import Any
@@ -31,14 +31,13 @@ def open_json(
     with file.open_stream(compression) as stream:
         is_array = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if is_array:
-        rows = _array(file, compression)
         if schema is None:
-            held = list(rows)
+            held = list(_array(file, compression))
             names = dict.fromkeys(name for row in held for name in row)
             schema = pa.schema([(name, _column([row.get(name) for row in held]).type) for name in names])
-            rows = _array(file, compression)
         schema = _typed(schema, known)
-        return schema, _tables(rows, schema)
+        decimals = frozenset(field.name for field in schema if pa.types.is_decimal(field.type))
+        return schema, _tables(_array(file, compression, decimals), schema)
     if schema is None:
         with file.open_stream(compression) as stream:
             data = stream.read(_INFERRED_BYTES)
@@ -66,10 +65,11 @@ def _typed(schema: pa.Schema, known: Mapping[str, pa.DataType]) -> pa.Schema:
     return pa.schema([pa.field(f.name, known.get(f.name, f.type)) for f in schema])
 
 
-def _array(file: Location, compression: str | None) -> Iterator[dict[str, Any]]:
-    """The objects of an array, decoded as the text comes in. UsageError for what is no array of objects."""
+def _array(file: Location, compression: str | None, decimals: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
+    """The objects of an array, decoded as the text comes in; the numbers of some columns keep all their digits.
+    UsageError for what is no array of objects."""
     with file.open_stream(compression) as raw:
-        text = _Text(io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8-sig"))
+        text = _Text(io.TextIOWrapper(io.BufferedReader(raw), encoding="utf-8-sig"), Decimal if decimals else None)
         text.next_mark()
         text.at += 1  # the bracket
         number = 0
@@ -90,6 +90,8 @@ def _array(file: Location, compression: str | None) -> Iterator[dict[str, Any]]:
                 raise _wrong(
                     file, number, f"is no object: {value!r:.60}" if mark else "is missing: the array does not end"
                 )
+            if decimals:
+                value = {n: float(v) if isinstance(v, Decimal) and n not in decimals else v for n, v in value.items()}
             yield value
         text.at += 1
         if text.next_mark():
@@ -101,11 +103,11 @@ def _wrong(file: Location, number: int, what: str) -> UsageError:
 
 
 class _Text:
-    """Text that is read by blocks; `at` is how far of the one held."""
+    """Text that is read by blocks; `at` is how far of the one held. `parse_float` makes numbers with a point."""
 
-    def __init__(self, stream: io.TextIOWrapper) -> None:
+    def __init__(self, stream: io.TextIOWrapper, parse_float: Callable[[str], Any] | None) -> None:
         self._stream = stream
-        self._decoder = json.JSONDecoder(parse_int=_integer)
+        self._decoder = json.JSONDecoder(parse_int=_integer, parse_float=parse_float)
         self._held = ""
         self.at = 0
 
@@ -158,7 +160,8 @@ def _column(values: list[Any], type: pa.DataType | None = None) -> pa.Array:
     """The values as they are, or of a type. As in JSON lines, integers beyond 64 bits make doubles, and no value is
     cut to fit. ArrowException."""
     try:
-        found = pa.array(values, type if type is not None and pa.types.is_nested(type) else None)
+        spelled = type is not None and (pa.types.is_nested(type) or pa.types.is_decimal(type))
+        found = pa.array(values, type if spelled else None)
     except (OverflowError, pa.ArrowException):
         if (type is not None and pa.types.is_integer(type)) or not any(map(_is_beyond, values)):
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.parquet as pa_parquet
 from eventdb.external.locations import Location
 from eventdb.external.source import Terms
 from eventdb.schema import DataType
+from eventdb.values import decode_value
 
 _BATCH_ROWS = 131_072
 _FEW_ROWS = 10_000
@@ -100,7 +100,7 @@ def _scalar(value: Any, kind: DataType, field: pa.DataType) -> Any:
         if kind.name == "DATE" and pa.types.is_date32(field):
             return pa.scalar(value, pa.int32()).cast(field)
         if kind.name == "DECIMAL" and pa.types.is_decimal(field):
-            return pa.scalar(Decimal(value).scaleb(-kind.scale), field)
+            return pa.scalar(decode_value(kind, value), field)
         if kind.is_integer and pa.types.is_integer(field):
             return pa.scalar(value, field)
         if kind.name == "VARCHAR" and (pa.types.is_string(field) or pa.types.is_large_string(field)):

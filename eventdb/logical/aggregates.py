@@ -12,6 +12,7 @@ from eventdb.schema import (
     DATE,
     DOUBLE,
     INTERVAL,
+    MAX_DECIMAL_DIGITS,
     NULL,
     TIMESTAMP,
     DataType,
@@ -30,7 +31,7 @@ def _sum(types: Sequence[DataType]) -> Resolution | None:
     if type.is_float:
         return (type,), DOUBLE
     if type.name == "DECIMAL":
-        return (type,), decimal_type(18, type.scale)
+        return (type,), decimal_type(MAX_DECIMAL_DIGITS, type.scale)
     return ((type,), type) if type == INTERVAL else None
 
 
@@ -102,7 +103,7 @@ AGGREGATES: dict[str, Function] = define(
         Function("count", "any -> BIGINT", "values that are not NULL; 0 for none", _S("any -> BIGINT")),
         Function(
             "sum",
-            "integer -> BIGINT | float -> DOUBLE | DECIMAL(p,s) -> DECIMAL(18,s) | INTERVAL",
+            "integer -> BIGINT | float -> DOUBLE | DECIMAL(p,s) -> DECIMAL(38,s) | INTERVAL",
             "argument in its own type, accumulated in the result's; overflow raises; NULL for no value",
             _sum,
             raises=True,

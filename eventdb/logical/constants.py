@@ -17,6 +17,7 @@ from eventdb.logical.expressions import Call, Expression, Literal
 from eventdb.logical.parameters import Slot
 from eventdb.schema import BOOLEAN, INTEGER_RANGES, DataType
 from eventdb.values import date_to_days, datetime_to_us, days_to_date, us_to_datetime
+from eventdb.wide_decimals import pack, unpack
 
 DAY_US = 86_400_000_000
 
@@ -85,6 +86,8 @@ def exact_literal(literal: Literal, target: DataType) -> Literal | None:
 
 def _cast(value: Any, source: DataType, target: DataType) -> Any:
     name = target.name
+    if source.is_wide:
+        value = unpack(value)
     if name == "VARCHAR":
         return _to_text(value, source)
     if source.name == "VARCHAR":
@@ -97,13 +100,17 @@ def _cast(value: Any, source: DataType, target: DataType) -> Any:
         return None
     if name == "BOOLEAN":
         return value != 0
-    number: int | float | Decimal = Decimal(value).scaleb(-source.scale) if source.name == "DECIMAL" else value
+    number: int | float | Decimal = Decimal(value).scaleb(-source.scale, _EXACT) if source.name == "DECIMAL" else value
     if source.name == "BOOLEAN":
         number = int(value)
+    if target.is_wide and source.is_float:
+        if source.name == "FLOAT" or not math.isfinite(value):
+            return None
+        number = Decimal(repr(value))
     return _to_number(number, target)
 
 
-def _to_number(number: int | float | Decimal, target: DataType) -> int | float | None:
+def _to_number(number: int | float | Decimal, target: DataType) -> int | float | bytes | None:
     """ValueError or OverflowError if it does not fit."""
     if target.is_float:
         result = float(number)
@@ -120,7 +127,7 @@ def _to_number(number: int | float | Decimal, target: DataType) -> int | float |
         )
         if abs(scaled) >= 10**target.precision:
             raise OverflowError
-        return scaled
+        return pack(scaled) if target.is_wide else scaled
     if isinstance(number, Decimal):
         whole = int(number.quantize(Decimal(1), rounding=ROUND_HALF_UP, context=_EXACT))
     else:
@@ -136,7 +143,7 @@ def _to_text(value: Any, source: DataType) -> str | None:
     if name == "BOOLEAN":
         return "true" if value else "false"
     if name == "DECIMAL":
-        return f"{Decimal(value).scaleb(-source.scale):f}"
+        return f"{Decimal(value).scaleb(-source.scale, _EXACT):f}"
     if name == "DATE":
         return days_to_date(value).isoformat()
     if name == "TIMESTAMP":
@@ -229,6 +236,8 @@ def _fold_arithmetic(call: Call, literals: list[Literal], values: list[Any]) -> 
     if not type.is_numeric or any(literal.type.is_numeric is False for literal in literals):
         return None
     result: Any
+    if type.is_wide or any(literal.type.is_wide for literal in literals):
+        return Literal(type, pack(-unpack(values[0]))) if call.function == "negate" else None
     if call.function == "negate":
         result = -values[0]
     elif call.function in ("divide", "modulo"):

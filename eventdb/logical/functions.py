@@ -7,7 +7,9 @@ all:
 * **Types.** `common` arguments have one equal type. Integer arithmetic has both arguments and the result in the wider
   integer type; float arithmetic in DOUBLE (FLOAT only if both are FLOAT); DECIMAL add/subtract/modulo have both
   arguments and the result at one scale, DECIMAL multiply keeps the arguments' scales and the result's scale is their
-  sum. A DECIMAL that would need more than 18 digits, DECIMAL with a float, and every DECIMAL division become DOUBLE.
+  sum. Sums and products of DECIMALs of at most 18 digits have no more, where their scale allows; others have up to 38,
+  and keep the arguments' own digits and scales. A product of a scale beyond 38 does not exist. DECIMAL with a float
+  and every DECIMAL division become DOUBLE. Comparisons are exact whatever the digits.
 * **NULL.** `strict`: NULL in any argument gives NULL, and the function is not evaluated there (no error from such
   rows). The others say what they do.
 * **Errors.** `raises`: some values make an EvaluationError (integer and DECIMAL overflow, a zero divisor of any
@@ -36,7 +38,7 @@ from eventdb.logical.facts import EMPTY_IS_ZERO, aggregation_type, ends_in_escap
 from eventdb.logical.rankings import RANKINGS
 from eventdb.logical.scalars import DATE_PARTS, SCALARS, TRUNC_UNITS
 from eventdb.logical.signatures import Function, Resolution
-from eventdb.logical.types import as_decimal, cast_may_fail, castable, common_type
+from eventdb.logical.types import as_decimal, cast_may_fail, castable, common_type, comparable_type
 
 __all__ = [
     "AGGREGATES",
@@ -53,6 +55,7 @@ __all__ = [
     "cast_may_fail",
     "castable",
     "common_type",
+    "comparable_type",
     "ends_in_escape",
     "is_collected",
     "is_volatile",

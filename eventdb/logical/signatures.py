@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eventdb.logical.types import as_decimal, common_type, number_type
+from eventdb.logical.types import as_decimal, common_type, comparable_type, number_type
 from eventdb.schema import (
     BIGINT,
     BLOB,
@@ -14,6 +14,8 @@ from eventdb.schema import (
     DOUBLE,
     FLOAT,
     INTERVAL,
+    MAX_DECIMAL_DIGITS,
+    NARROW_DECIMAL_DIGITS,
     NULL,
     TIMESTAMP,
     VARCHAR,
@@ -117,7 +119,7 @@ def _common(types: Sequence[DataType], least: int = 2) -> DataType | None:
 
 
 def comparison(types: Sequence[DataType]) -> Resolution | None:
-    type = _common(types) if len(types) == 2 else None
+    type = comparable_type(*types) if len(types) == 2 else None
     if type is None:
         return None
     type = BOOLEAN if type == NULL else type
@@ -152,13 +154,20 @@ def additive(other: Resolver) -> Resolver:
         type = number_type(types)
         if type is None:
             return other(types)
+        if type.name == "DECIMAL" and type.is_wide:
+            return _decimals(types, type), decimal_type(min(MAX_DECIMAL_DIGITS, type.precision + 1), type.scale)
         if type.name == "DECIMAL":
-            digits = min(18, type.precision + 1)
+            digits = min(NARROW_DECIMAL_DIGITS, type.precision + 1)
             wide = decimal_type(digits, type.scale)
             return (wide, wide), wide
         return (type, type), type
 
     return resolve
+
+
+def _decimals(types: Sequence[DataType], type: DataType) -> tuple[DataType, ...]:
+    """Each as the DECIMAL that holds its values; `type` for NULL."""
+    return tuple(as_decimal(t) or type for t in types)
 
 
 def multiply(types: Sequence[DataType]) -> Resolution | None:
@@ -168,11 +177,13 @@ def multiply(types: Sequence[DataType]) -> Resolution | None:
     if type is None:
         return overloads("INTERVAL, BIGINT -> INTERVAL", "INTERVAL, DOUBLE -> INTERVAL")(types)
     if type.name == "DECIMAL":
-        left, right = (as_decimal(t) or type for t in types)
+        left, right = _decimals(types, type)
         scale = left.scale + right.scale
-        if scale > 18:
-            return (DOUBLE, DOUBLE), DOUBLE
-        return (left, right), decimal_type(min(18, left.precision + right.precision), scale)
+        if scale > MAX_DECIMAL_DIGITS:
+            return None
+        narrow = not left.is_wide and not right.is_wide and scale <= NARROW_DECIMAL_DIGITS
+        most = NARROW_DECIMAL_DIGITS if narrow else MAX_DECIMAL_DIGITS
+        return (left, right), decimal_type(min(most, left.precision + right.precision), scale)
     return (type, type), type
 
 
@@ -188,7 +199,9 @@ def divide(types: Sequence[DataType]) -> Resolution | None:
 
 def modulo(types: Sequence[DataType]) -> Resolution | None:
     type = number_type(types) if len(types) == 2 else None
-    return None if type is None else ((type, type), type)
+    if type is None:
+        return None
+    return (_decimals(types, type) if type.is_wide else (type, type)), type
 
 
 def same_number(types: Sequence[DataType]) -> Resolution | None:
@@ -205,7 +218,8 @@ def whole(types: Sequence[DataType]) -> Resolution | None:
         return None
     type = types[0]
     if type.name == "DECIMAL":
-        return (type,), decimal_type(min(18, type.precision - type.scale + 1), 0)
+        most = MAX_DECIMAL_DIGITS if type.is_wide else NARROW_DECIMAL_DIGITS
+        return (type,), decimal_type(min(most, type.precision - type.scale + 1), 0)
     return ((DOUBLE,), DOUBLE) if type == NULL else ((type,), type)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from eventdb.schema import (
     BIGINT,
     DOUBLE,
+    MAX_DECIMAL_DIGITS,
     NULL,
     TIMESTAMP,
     DataType,
@@ -16,8 +17,9 @@ from eventdb.schema import (
 _DIGITS = {"TINYINT": 3, "SMALLINT": 5, "INTEGER": 10, "BIGINT": 19}
 
 
-def common_type(left: DataType, right: DataType) -> DataType | None:
-    """The type in which both are compared, unified in CASE, COALESCE, IN and UNION; None if there is none."""
+def common_type(left: DataType, right: DataType, most_digits: int = MAX_DECIMAL_DIGITS) -> DataType | None:
+    """The type in which both are unified in CASE, COALESCE, IN and UNION; None if there is none. A DECIMAL that needs
+    more than `most_digits` keeps its scale, and has fewer before the point."""
     if left == right:
         return left
     if left.name == "NULL":
@@ -34,18 +36,22 @@ def common_type(left: DataType, right: DataType) -> DataType | None:
             return DOUBLE
         scale = max(a.scale, b.scale)
         digits = max(a.precision - a.scale, b.precision - b.scale) + scale
-        return decimal_type(digits, scale) if digits <= 18 else DOUBLE
+        return DataType("DECIMAL", min(digits, most_digits), scale)
     if {left.name, right.name} == {"DATE", "TIMESTAMP"}:
         return TIMESTAMP
     return None
 
 
+def comparable_type(left: DataType, right: DataType) -> DataType | None:
+    """The type in which both are compared, exactly: perhaps a DECIMAL of more digits than a column has."""
+    return common_type(left, right, 2 * MAX_DECIMAL_DIGITS)
+
+
 def as_decimal(type: DataType) -> DataType | None:
-    """The DECIMAL that holds every value of an integer or DECIMAL type; None for BIGINT (19 digits) and others."""
+    """The DECIMAL that holds every value of an integer or DECIMAL type; None for others."""
     if type.name == "DECIMAL":
         return type
-    digits = _DIGITS.get(type.name, 99)
-    return decimal_type(digits, 0) if digits <= 18 else None
+    return decimal_type(_DIGITS[type.name], 0) if type.name in _DIGITS else None
 
 
 def castable(source: DataType, target: DataType) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
 
 from eventdb.batch import Array, Column
+from eventdb.decimal_columns import column_of_numbers, number_array, numbers_of
 from eventdb.errors import EvaluationError
 from eventdb.physical.accumulator import Accumulator, OperationAccumulator
 from eventdb.physical.arithmetic import INT64_MAX, INT64_MIN, extremes, value_range
-from eventdb.physical.operands import show
+from eventdb.physical.decimal_arithmetic import outside
+from eventdb.physical.operands import first_bad, show
 from eventdb.schema import BIGINT, DOUBLE, DataType
 
 _TWO_64 = 1 << 64
@@ -141,12 +144,19 @@ class SumIntegers(Accumulator):
             if self.argument.scale:
                 sums /= float(10**self.argument.scale)
             return Column(DOUBLE, sums / np.maximum(count, 1), valid)
+        if self.type.is_wide:
+            sums = total
+            if high.any():
+                pairs = zip(total.tolist(), high.tolist(), strict=True)
+                sums = number_array([low + above * _TWO_64 for low, above in pairs])
+            return sum_column(self.type, sums, valid)
         low, top = value_range(self.type)
         if len(total) and (high.any() or extremes(total)[0] < low or extremes(total)[1] > top):
             bad = (high != 0) | (total < low) | (total > top)
             row = int(np.argmax(bad))
             found = int(total[row]) + int(high[row]) * _TWO_64
-            raise EvaluationError(f"sum overflow: {show(self.type, found)} is outside the range of {self.type}")
+            hint = "; sum CAST(... AS DECIMAL(38,0)) instead" if self.type == BIGINT else ""
+            raise EvaluationError(f"sum overflow: {show(self.type, found)} is outside the range of {self.type}{hint}")
         return Column(self.type, total, valid)
 
     def dump(self, slot: int) -> list[Any]:
@@ -156,6 +166,61 @@ class SumIntegers(Accumulator):
     def load(self, slot: int, values: Sequence[Any]) -> None:
         total, high = _split([values[0]], 1)
         super().load(slot, [total[0], high[0], values[1]])
+
+
+def sum_column(type: DataType, sums: Array, valid: Array | None) -> Column:
+    """The DECIMAL column of some sums. EvaluationError for the first that has too many digits."""
+    bad = outside(sums, 10**type.precision - 1)
+    row = -1 if bad is None else first_bad(bad, valid)
+    if row >= 0:
+        found = Decimal(sums[row]).scaleb(-type.scale, Context(prec=200))
+        raise EvaluationError(f"sum overflow: {found:f} is outside the range of {type}")
+    return column_of_numbers(type, sums, valid)
+
+
+class SumDecimals(Accumulator):
+    """sum and avg of DECIMAL of more than 18 digits: arrays are the sums, as Python integers, and counts."""
+
+    dtypes = (object, np.int64)
+
+    def __init__(self, type: DataType, argument: DataType | None, average: bool) -> None:
+        super().__init__(type, argument)
+        self.average = average
+
+    def empty(self) -> Sequence[Any]:
+        return (0, 0)
+
+    def add(self, slot: int, column: Column | None, row_count: int) -> None:
+        assert column is not None
+        numbers = numbers_of(column)
+        self.arrays[0][slot] += sum(numbers.tolist()) if numbers.dtype == object else sum_exactly(numbers)
+        self.arrays[1][slot] += row_count
+
+    def reduce(self, ids: Array, count: int, column: Column | None, row_count: int) -> list[Array]:
+        assert column is not None
+        sums: Array = np.full(count, 0, dtype=object)
+        np.add.at(sums, ids, numbers_of(column).astype(object))
+        return [sums, np.bincount(ids, minlength=count)]
+
+    def combine(self, slots: Array, partial: Sequence[Array]) -> None:
+        self.arrays[0][slots] += partial[0]
+        self.arrays[1][slots] += partial[1]
+
+    def result(self, slots: Array) -> Column:
+        sums, counts = self.arrays[0][slots], self.arrays[1][slots]
+        present = counts > 0
+        valid = None if present.all() else present
+        if not self.average:
+            return sum_column(self.type, number_array(sums.tolist()), valid)
+        assert self.argument is not None
+        return Column(DOUBLE, decimal_averages(sums, counts, self.argument), valid)
+
+
+def decimal_averages(sums: Array, counts: Array, argument: DataType) -> Array:
+    """The correctly rounded quotients of sums of a DECIMAL and how many values they are of."""
+    unit = 10**argument.scale
+    pairs = zip(sums.tolist(), counts.tolist(), strict=True)
+    return np.fromiter((total / (unit * max(count, 1)) for total, count in pairs), np.float64, len(sums))
 
 
 class SumFloats(Accumulator):

@@ -15,6 +15,7 @@ from eventdb.physical.accumulate_numbers import (
     CountAccumulator,
     FoldAccumulator,
     SpreadAccumulator,
+    SumDecimals,
     SumFloats,
     SumIntegers,
 )
@@ -113,7 +114,7 @@ def accumulator(function: str, type: DataType, argument: DataType | None, distin
     if distinct and function not in _SAME_WHEN_DISTINCT:
         return DistinctAccumulator(type, argument, function)
     if function in ("sum", "avg"):
-        kind = SumFloats if argument.is_float else SumIntegers
+        kind = SumFloats if argument.is_float else SumDecimals if argument.is_wide else SumIntegers
         return kind(type, argument, function == "avg")
     if function in _SPREADS:
         return SpreadAccumulator(type, argument, function)

@@ -81,7 +81,9 @@ def combine(
     row = first_bad(bad, valid)
     if row >= 0:
         shown = [show(t, at(v, row)) for t, v in zip(operand_types, (left, right), strict=True)]
-        raise EvaluationError(f"{type} overflow: {shown[0]} {SYMBOLS[operation]} {shown[1]} is outside {_range(type)}")
+        hint = "; CAST an operand to DECIMAL(38, its scale)" if type.name == "DECIMAL" else ""
+        what = f"{type} overflow: {shown[0]} {SYMBOLS[operation]} {shown[1]}"
+        raise EvaluationError(f"{what} is outside {_range(type)}{hint}")
     if bad.any():
         result[bad] = 0  # NULL rows: any value in range, so that later steps see nothing strange
     return result.astype(dtype, copy=False)

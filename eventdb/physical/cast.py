@@ -11,11 +11,14 @@ import numpy as np
 from eventdb.batch import Array, Column
 from eventdb.errors import EvaluationError, InternalError
 from eventdb.physical.arithmetic import INT64_MAX, round_half_away, value_range
+from eventdb.physical.cast_decimal import decimal_cast, decimal_text
 from eventdb.physical.civil import DAY_US
+from eventdb.physical.decimal_arithmetic import decimal_range
 from eventdb.physical.dictionary_memo import DictionaryMemo
 from eventdb.physical.operands import Kernel, at, first_bad, map_distinct, null_column, show
-from eventdb.physical.text_values import EXPECTED, FORMATTERS, PARSERS
+from eventdb.physical.text_values import EXPECTED, FORMATTERS, PARSERS, parse_decimal
 from eventdb.schema import BOOLEAN, DataType
+from eventdb.wide_decimals import pack
 
 # values, valid -> values of the target and where they do not fit (None: they all do)
 _Convert = Callable[[Array], tuple[Array, Array | None]]
@@ -27,6 +30,10 @@ def cast_kernel(source: DataType, target: DataType, safe: bool) -> Kernel:
         return lambda args: args[0]
     if source.name == "NULL":
         return lambda args: null_column(target, len(args[0]))
+    if source.is_wide:
+        return decimal_text(source, target) if target.name == "VARCHAR" else decimal_cast(source, target, safe)
+    if target.is_wide and source.name != "VARCHAR":
+        return decimal_cast(source, target, safe)
     if source.is_coded:
         return _from_coded(source, target, safe)
     if target.name == "VARCHAR":
@@ -68,6 +75,8 @@ def _misfit(source: DataType, target: DataType, value: Any) -> str:
     wrong = _wrong_number(value, target) if source.name == "VARCHAR" and target.is_numeric else ""
     if wrong:
         text += f": {show(source, value)} is not {wrong}"
+    elif target.is_wide:
+        text += f": it must lie between {decimal_range(target).replace(' to ', ' and ')}"
     elif target.is_integer or target.name == "DECIMAL":
         low, high = value_range(target)
         text += f": it must lie between {show(target, low)} and {show(target, high)}"
@@ -86,6 +95,11 @@ def _from_coded(source: DataType, target: DataType, safe: bool) -> Kernel:
         parse: Callable[[Any], Any] = _decode
     elif target.name == "BLOB":
         parse = _encode
+    elif target.is_wide:
+
+        def parse(text: Any) -> Any:
+            number = parse_decimal(text, target)
+            return None if number is None else pack(number)
     else:
         parser = PARSERS[target.name]
 

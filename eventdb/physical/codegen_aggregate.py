@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from eventdb.batch import Array, Column, Dictionary
+from eventdb.decimal_columns import column_of_numbers, numbers_of
 from eventdb.logical.expressions import Aggregation, ColumnRef, Expression
 from eventdb.physical.codegen import CannotCompile, PipelineText, Value, register_kind
 from eventdb.physical.codegen_expression import ExpressionWriter
@@ -99,7 +100,9 @@ class AggregateCells:
             assert column.dictionary is not None
             values = np.array([ranks.code_of(v) for v in column.dictionary.values] or [0])[column.values]
         else:
-            values = column.values
+            values = numbers_of(column) if column.type.is_wide else column.values
+            if values.dtype == object:
+                raise CannotCompile("a partial sum passes 64 bits")
         return values if column.validity is None else np.where(column.validity, values, 0)
 
     def _cell(self, key: tuple[Any, ...], kind: str, store: str, count: Cell | None = None) -> Cell:
@@ -204,6 +207,8 @@ class AggregateCells:
         if name == "count_star" and aggregation.filter is None:
             return None, self.rows, None
         argument = aggregation.args[0] if aggregation.args else None
+        if argument is not None and argument.type.is_wide and name not in ("count", "min", "max"):
+            raise CannotCompile("arithmetic of more than 18 digits")
         key = (argument, aggregation.filter, name in ("min", "max"))
         if key not in inputs:
             inputs[key] = self._input(argument, aggregation.filter, name in ("min", "max"))
@@ -358,10 +363,8 @@ class AggregateCells:
             if not len(ranks):
                 ranks = Dictionary(["" if type.name == "VARCHAR" else b""])
             return Column(type, np.where(valid, values, 0).astype(np.int32), validity, ranks)
-        if name == "sum" and type.name == "DECIMAL":
-            limit = 10**type.precision
-            if (np.abs(values) >= limit).any():
-                raise CannotCompile("a DECIMAL sum beyond its digits")
+        if name == "sum" and type.is_wide:
+            return column_of_numbers(type, values, validity)
         return Column(type, np.ascontiguousarray(values).astype(type.physical, copy=False), validity)
 
     @staticmethod

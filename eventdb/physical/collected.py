@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch
+from eventdb.decimal_columns import column_of_numbers, number_array, numbers_of
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Aggregation, Expression, Literal
 from eventdb.logical.functions import AGGREGATES
@@ -25,7 +26,7 @@ from eventdb.physical.ordering import sort_rows
 from eventdb.physical.pair_statistics import PAIR_STATISTICS, pair_statistic
 from eventdb.physical.python_call import python_aggregate
 from eventdb.physical.shape_statistics import SHAPE_STATISTICS
-from eventdb.schema import BIGINT, DOUBLE
+from eventdb.schema import BIGINT, DOUBLE, DataType
 
 
 @dataclass(slots=True)
@@ -203,6 +204,8 @@ def _quantile_cont(aggregation: Aggregation, groups: _Stretches) -> Column:
     low = np.floor(place).astype(np.int64)
     below, above = _taken(groups, groups.starts + low), _taken(groups, groups.starts + np.ceil(place).astype(np.int64))
     share = place - low
+    if aggregation.type.is_wide:
+        return _between_decimals(aggregation.type, below, above, share)
     if aggregation.type.is_float:
         a, b = below.values.astype(np.float64), above.values.astype(np.float64)
         between = np.where(share > 0, a + (b - a) * share, a)  # not a NaN of inf - inf where nothing is between
@@ -213,6 +216,17 @@ def _quantile_cont(aggregation: Aggregation, groups: _Stretches) -> Column:
             np.int64
         )
     return Column(aggregation.type, between.astype(aggregation.type.physical, copy=False), below.validity)
+
+
+def _between_decimals(type: DataType, below: Column, above: Column, share: Array) -> Column:
+    """below + (above - below) * share, halves rounded away from zero."""
+    numbers = []
+    for a, b, part in zip(numbers_of(below).tolist(), numbers_of(above).tolist(), share.tolist(), strict=True):
+        top, bottom = part.as_integer_ratio()
+        step = (b - a) * top
+        size = (2 * abs(step) + bottom) // (2 * bottom)
+        numbers.append(a + (size if step >= 0 else -size))
+    return column_of_numbers(type, number_array(numbers), below.validity)
 
 
 def _mode(aggregation: Aggregation, groups: _Stretches) -> Column:

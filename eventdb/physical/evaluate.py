@@ -31,6 +31,7 @@ from eventdb.logical.functions import may_raise
 from eventdb.logical.python_functions import PythonCall
 from eventdb.physical.cast import cast_kernel
 from eventdb.physical.dictionary_memo import DictionaryUnion
+from eventdb.physical.evaluate_decimal import decimal_kernel, without_widening
 from eventdb.physical.evaluate_numeric import NUMERIC
 from eventdb.physical.evaluate_text import TEXT, in_memo
 from eventdb.physical.evaluate_time import TIME
@@ -142,10 +143,11 @@ def _call(call: Call) -> Node:
     lazy = LAZY.get(call.function)
     if lazy is not None:
         return lazy(call)
-    builder = KERNELS.get(call.function)
+    builder = decimal_kernel(call) or KERNELS.get(call.function)
     if builder is None:
         raise InternalError(f"no kernel for function {call.function}")
     kernel = builder(call)
+    call = without_widening(call)
     nodes = [compile_expression(arg) for arg in call.args]
     if len(nodes) == 1:
         only = nodes[0]

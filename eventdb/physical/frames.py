@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from eventdb.batch import Array, Column
+from eventdb.decimal_columns import numbers_of
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Expression, Literal, SortKey
 from eventdb.logical.over import Bound, Frame
-from eventdb.physical.ordering import order_values
+from eventdb.physical.ordering import order_values, rank_codes
 from eventdb.physical.partitions import Partitions
 
 Pieces = list[tuple[Array, Array]]
@@ -67,7 +68,7 @@ def _edge(
 def _check(offset: Column) -> None:
     if offset.validity is not None and not offset.validity.all():
         raise EvaluationError("the offset of a frame is NULL")
-    if len(offset) and offset.values.min() < 0:
+    if len(offset) and (numbers_of(offset) if offset.type.is_wide else offset.values).min() < 0:
         raise EvaluationError("the offset of a frame must not be negative")
     if offset.type.is_float and np.isnan(offset.values).any():
         raise EvaluationError("the offset of a frame is not a number")
@@ -78,7 +79,7 @@ def _search(key: Column, value: Column, order: SortKey, is_end: bool, partitions
 
     Rows with a NULL key see their peers, the other NULLs, on this side.
     """
-    keys, wanted = order_values(key), order_values(value)
+    keys, wanted = rank_codes([key, value]) if key.type.is_coded else (order_values(key), order_values(value))
     if order.descending:
         keys, wanted = ~keys, ~wanted
     low, high = partitions.start, partitions.stop

@@ -72,11 +72,12 @@ def null_column(type: DataType, row_count: int) -> Column:
 def show(type: DataType, value: Any) -> str:
     """A physical value as a person writes it, for error messages; long texts are cut."""
     value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes) and not type.is_wide:
         text = repr(value)
         return text if len(text) <= 80 else f"{text[:76]}...{text[0]}"
     try:
-        return str(decode_value(type, value))
+        found = decode_value(type, value)
+        return f"{found:f}" if type.is_wide else str(found)
     except (OverflowError, ValueError):
         return str(value)
 

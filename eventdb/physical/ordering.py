@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from eventdb.batch import Array, Column
+from eventdb.decimal_columns import numbers_of
 from eventdb.physical.grouping import distinct_codes, normal_floats
 
 _PACKED = 1 << 62
@@ -58,6 +59,10 @@ def order_values(column: Column) -> Array:
     """int64 per row that compare like the column's values; unspecified under NULL."""
     if column.type.is_float:
         return order_floats(column.values)
+    if column.type.is_wide:
+        numbers = numbers_of(column)
+        if numbers.dtype != object:
+            return numbers
     if column.dictionary is not None:
         return rank_codes([column])[0]
     return column.values.astype(np.int64, copy=False)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from eventdb.batch import Array, Column, concat_columns
+from eventdb.decimal_columns import number_array, numbers_of
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Aggregation
 from eventdb.logical.functions import AGGREGATES
-from eventdb.physical.accumulate_numbers import FOLDS
+from eventdb.physical.accumulate_numbers import FOLDS, decimal_averages, sum_column
 from eventdb.physical.arithmetic import value_range
 from eventdb.physical.collected import aggregate_rows, present_rows, value_arguments
 from eventdb.physical.frame_folds import Fold, Moments, fold_frames
@@ -94,6 +95,8 @@ def _sum(
         fold = Fold(_only(values.values.astype(np.float64), keep, 0.0), 0.0, np.add)
         (total,) = fold_frames(fold, pieces, partitions)
         return Column(DOUBLE, total / np.maximum(counts, 1) if average else total, valid)
+    if values.type.is_wide:
+        return _sum_decimals(aggregation, values, keep, counts, pieces)
     numbers = _only(values.values.astype(np.int64), keep, 0)
     upper, lower = (
         np.sum([before[high] - before[low] for low, high in pieces], axis=0)
@@ -106,6 +109,9 @@ def _sum(
         whole = np.where(fits, exact.astype(np.float64), upper * 2.0**32 + lower)
         scaled = whole / float(10**values.type.scale) if values.type.scale else whole
         return Column(DOUBLE, scaled / np.maximum(counts, 1), valid)
+    if aggregation.type.is_wide:
+        sums = exact if fits.all() else upper.astype(object) * (1 << 32) + lower
+        return sum_column(aggregation.type, sums, valid)
     low, top = value_range(aggregation.type)
     bad = ~fits | (exact < low) | (exact > top)
     if bad.any():
@@ -115,6 +121,19 @@ def _sum(
             f"sum overflow: {show(aggregation.type, found)} is outside the range of {aggregation.type}"
         )
     return Column(aggregation.type, exact, valid)
+
+
+def _sum_decimals(
+    aggregation: Aggregation, values: Column, keep: Array | None, counts: Array, pieces: Pieces
+) -> Column:
+    """By differences of prefix sums in Python's integers."""
+    numbers = _only(numbers_of(values).astype(object), keep, 0)
+    before = np.concatenate([np.zeros(1, object), np.cumsum(numbers)])
+    sums = np.sum([before[high] - before[low] for low, high in pieces], axis=0)
+    valid = _present(counts)
+    if aggregation.function == "avg":
+        return Column(DOUBLE, decimal_averages(sums, counts, values.type), valid)
+    return sum_column(aggregation.type, number_array(sums.tolist()), valid)
 
 
 def _extreme(

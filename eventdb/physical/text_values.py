@@ -29,7 +29,7 @@ _TIMESTAMP = re.compile(
 )
 _TRUE = frozenset(("true", "t", "yes", "on", "1"))
 _FALSE = frozenset(("false", "f", "no", "off", "0"))
-_EXACT = Context(prec=60)
+_EXACT = Context(prec=100)
 
 
 def parse_integer(text: str, type: DataType) -> int | None:
@@ -63,7 +63,7 @@ def parse_decimal(text: str, type: DataType) -> int | None:
     value = Decimal(text)
     if not value:
         return 0
-    if value.adjusted() > 18:
+    if value.adjusted() > type.precision:
         return None
     if value.adjusted() < -40:
         return 0

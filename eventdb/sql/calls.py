@@ -5,7 +5,7 @@ Nothing here knows where an expression comes from; the tree passed along only pl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -93,6 +93,9 @@ class Calls:
             hint = ""
             if any(arg.type == VARCHAR for arg in arguments):
                 hint = "; write CAST(... AS type) on the string side"
+            elif all(arg.type.name == "DECIMAL" for arg in arguments):
+                scale = sum(arg.type.scale for arg in arguments)
+                hint = f": the product's scale of {scale} is more than 38 digits; CAST to a smaller scale or to DOUBLE"
             return f"{arguments[0].type} {_SYMBOLS[shown]} {arguments[1].type} does not exist{hint}"
         return f"{shown}({types}) does not exist; {shown}() takes {signature}"
 
@@ -154,13 +157,16 @@ class Calls:
             moved = Call(TIMESTAMP, call.function, (moved, rest))
         return moved
 
-    def unify(self, expressions: Sequence[Expression], node: Any, what: str) -> list[Expression]:
-        """The expressions in their common type; string literals follow the others."""
+    def unify(
+        self, expressions: Sequence[Expression], node: Any, what: str,
+        meet: Callable[[DataType, DataType], DataType | None] = common_type,
+    ) -> list[Expression]:  # fmt: skip
+        """The expressions in the type in which they meet; string literals follow the others."""
         soft = [isinstance(e, Literal) and e.type == VARCHAR for e in expressions]
         firm = [e for e, is_soft in zip(expressions, soft, strict=True) if not is_soft and e.type != NULL]
         target: DataType | None = firm[0].type if firm else VARCHAR if any(soft) else NULL
         for expression in firm[1:]:
-            merged = common_type(target, expression.type) if target is not None else None
+            merged = meet(target, expression.type) if target is not None else None
             if merged is None:
                 self.context.fail(f"{what}: {target} and {expression.type} have no common type", node)
             target = merged

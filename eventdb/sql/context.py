@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Context as DecimalContext
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -37,6 +38,7 @@ from eventdb.sql.statements import Resolver
 from eventdb.sql.subqueries import Enclosing
 from eventdb.sql.tokens import TokenType
 from eventdb.values import date_to_days, datetime_to_us
+from eventdb.wide_decimals import pack
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None
 
@@ -195,16 +197,22 @@ def parameters_of(given: object) -> Parameters:
 
 
 def integer_literal(value: int) -> Literal:
-    """INTEGER if it fits, else BIGINT, else DOUBLE."""
+    """INTEGER if it fits, else BIGINT, else DECIMAL(38,0). UsageError for more digits."""
     low, high = INTEGER_RANGES["INTEGER"]
     if low <= value <= high:
         return Literal(INTEGER, value)
     low, high = INTEGER_RANGES["BIGINT"]
-    return Literal(BIGINT, value) if low <= value <= high else Literal(DOUBLE, float(value))
+    if low <= value <= high:
+        return Literal(BIGINT, value)
+    if abs(value) >= 10**MAX_DECIMAL_DIGITS:
+        raise UsageError(
+            f"an integer has at most {MAX_DECIMAL_DIGITS} digits, not {len(str(abs(value)))}; a DOUBLE is written 1e40"
+        )
+    return Literal(decimal_type(MAX_DECIMAL_DIGITS, 0), pack(value))
 
 
 def decimal_literal(value: Decimal) -> Literal:
-    """DECIMAL(digits, scale) as written; DOUBLE beyond 18 digits."""
+    """DECIMAL(digits, scale) as written; DOUBLE beyond 38 digits."""
     _, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
         return Literal(DOUBLE, float(value))
@@ -212,7 +220,9 @@ def decimal_literal(value: Decimal) -> Literal:
     precision = max(len(digits) + max(0, exponent), scale, 1)
     if precision > MAX_DECIMAL_DIGITS:
         return Literal(DOUBLE, float(value))
-    return Literal(decimal_type(precision, scale), int(value.scaleb(scale)))
+    type = decimal_type(precision, scale)
+    scaled = int(value.scaleb(scale, DecimalContext(prec=2 * MAX_DECIMAL_DIGITS)))
+    return Literal(type, pack(scaled) if type.is_wide else scaled)
 
 
 def literal_of(value: Any) -> Literal | None:

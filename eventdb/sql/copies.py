@@ -189,6 +189,11 @@ def _source(context: Context, path: str, options: dict[str, Any], schema: Schema
         names = context.resolver.files(reader, [path], given).schema.names
         found = {name: schema.find(name) for name in names}
         given.setdefault("types", {name: str(schema.types[i]) for name, i in found.items() if i is not None})
+    if format == "json" and any(schema.types[i].is_wide for i in listed):  # a double has not all their digits
+        names = context.resolver.files(reader, [path], given).schema.names
+        found = {name: schema.find(name) for name in names}
+        wide = {name: str(schema.types[i]) for name, i in found.items() if i is not None and schema.types[i].is_wide}
+        given.setdefault("columns", wide)
     return context.resolver.files(reader, [path], given)
 
 

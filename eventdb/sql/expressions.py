@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from eventdb.errors import UsageError
 from eventdb.logical.constants import cast_literal, exact_literal
 from eventdb.logical.expressions import (
     Aggregation,
@@ -23,7 +24,7 @@ from eventdb.logical.expressions import (
     InList,
     Literal,
 )
-from eventdb.logical.functions import RANKINGS, ends_in_escape
+from eventdb.logical.functions import RANKINGS, comparable_type, ends_in_escape
 from eventdb.logical.over import OverCall
 from eventdb.logical.python_functions import PythonAggregate
 from eventdb.schema import BIGINT, BLOB, BOOLEAN, INTERVAL, VARCHAR, DataType
@@ -159,6 +160,8 @@ class ExpressionBinder(Calls):
                     self.context.fail(f"{text} is out of the range of DOUBLE", node)
                 return Literal(_DOUBLE, number)
             return decimal_literal(Decimal(text))
+        except UsageError as error:
+            self.context.fail(str(error), node)
         except (ValueError, ArithmeticError):
             self.context.fail(f"{text!r} is not a number", node)
 
@@ -259,7 +262,10 @@ class ExpressionBinder(Calls):
     def _negate(self, node: exp.Neg) -> Expression:
         inner = node.this
         if isinstance(inner, exp.Literal) and not inner.is_string and inner.this.isdigit():
-            return integer_literal(-int(inner.this))
+            try:
+                return integer_literal(-int(inner.this))
+            except UsageError as error:
+                self.context.fail(str(error), node)
         return self.call("negate", [self.bind(inner)], node)
 
     def _is(self, node: exp.Is) -> Expression:
@@ -301,7 +307,7 @@ class ExpressionBinder(Calls):
                     convert = cast_literal if value.type == VARCHAR else exact_literal
                     exact = convert(value, operand.type)
                 adapted.append(exact or value)
-            unified = self.unify([operand, *adapted], node, "IN")
+            unified = self.unify([operand, *adapted], node, "IN", comparable_type)
             literals = tuple(value for value in unified[1:] if isinstance(value, Literal))
             if len(literals) == len(values):
                 return InList(BOOLEAN, unified[0], tuple(dict.fromkeys(literals)))

@@ -22,6 +22,7 @@ from eventdb.logical.rankings import FRAMELESS, SKIPS_NULLS
 from eventdb.schema import BIGINT, TIMESTAMP
 from eventdb.sql.aggregates import CallParts, aggregation_of, is_aggregate, parts_of
 from eventdb.sql.parser import position_of
+from eventdb.wide_decimals import unpack
 
 if TYPE_CHECKING:
     from eventdb.sql.expressions import ExpressionBinder
@@ -182,4 +183,6 @@ def _is_negative(literal: Literal) -> bool:
     value = literal.value
     if isinstance(value, IntervalValue):
         return value.months < 0 or value.microseconds < 0
+    if literal.type.is_wide:
+        value = unpack(value)
     return isinstance(value, int | float) and value < 0

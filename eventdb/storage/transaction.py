@@ -258,7 +258,7 @@ class WriteTransaction:
     def roll(self, staged: Staged, want_rows: int, plain: set[int], heap_bytes: dict[int, int]) -> Segment:
         """A new segment for the log, at its end. `plain` columns are added to those stored plainly already."""
         log, state, old = staged.log, staged.state, staged.segment
-        kept = {i for i, field in enumerate(log.schema.fields) if field.type.name == "BLOB"}
+        kept = {i for i, field in enumerate(log.schema.fields) if field.type.stored_name == "BLOB"}
         if old is not None:
             kept |= set(old.layout.plain)
         per_row = HEAP_BYTES_PER_ROW

@@ -266,7 +266,7 @@ def test_autocommit_is_an_isolation_level(engine: Any) -> None:
     [
         ([sa.Column("a", sa.Integer, unique=True)], "UniqueConstraint"),
         ([sa.Column("a", sa.Integer), sa.CheckConstraint("a > 1")], "CheckConstraint"),
-        ([sa.Column("a", sa.Numeric(30, 2))], "18 digits"),
+        ([sa.Column("a", sa.Numeric(40, 2))], "38 digits"),
         ([sa.Column("a", sa.Time)], "TIME"),
         ([sa.Column("a", sa.Integer, sa.Computed("1 + 1"))], "computed"),
         ([sa.Column("a", sa.Integer), sa.Index("i", "a", unique=True)], "unique"),

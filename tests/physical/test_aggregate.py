@@ -21,6 +21,8 @@ from eventdb.physical import collected
 from eventdb.physical.accumulators import accumulator_of
 from eventdb.physical.aggregate_state import AggregateInputs, GroupedState, decode_key, encode_key
 from eventdb.physical.state_bytes import decode, encode
+from eventdb.schema import decimal_type
+from eventdb.wide_decimals import pack
 
 from .building import aggregate, batch_of, call, col, lit, physical, plan_over, rows_of, split
 
@@ -287,10 +289,14 @@ def test_sums_that_leave_the_range_downwards_and_return_are_exact_per_group() ->
     assert sorted(rows_of(plan, context)) == [(0, low), (1, 4)]
 
 
-def test_decimal_sums_keep_their_scale_and_limit() -> None:
+def test_decimal_sums_keep_their_scale_and_have_38_digits() -> None:
     batch = batch_of({"d": ("DECIMAL(18,2)", [10**18 - 1, 1])})
     plan, context = plan_of([batch], [], [aggregate("sum", col(batch, "d"))])
-    with pytest.raises(EvaluationError, match=r"10000000000000000\.00 is outside .* DECIMAL\(18,2\)"):
+    assert plan.fields[0].type == decimal_type(38, 2)
+    assert rows_of(plan, context) == [(pack(10**18),)]
+    batch = batch_of({"d": ("DECIMAL(38,2)", [pack(10**38 - 1), pack(1)])})
+    plan, context = plan_of([batch], [], [aggregate("sum", col(batch, "d"))])
+    with pytest.raises(EvaluationError, match=r"1(0{36})\.00 is outside .* DECIMAL\(38,2\)"):
         rows_of(plan, context)
 
 

@@ -194,8 +194,10 @@ def test_a_decimal_sum_is_exact_and_says_when_it_leaves_its_digits() -> None:
     half = "SELECT avg(x) FROM (VALUES (CAST('0.1' AS DECIMAL(2,1))), (0.2)) v(x)"
     assert db.sql(half).fetchall()[0][0] == 0.15
     wide = "SELECT sum(x) FROM (VALUES (CAST('999999999999999999' AS DECIMAL(18,0))), (1)) v(x)"
+    assert db.sql(wide).fetchall() == [(10**18,)]
+    wider = "SELECT sum(x) FROM (VALUES (CAST('99999999999999999999999999999999999999' AS DECIMAL(38,0))), (1)) v(x)"
     with pytest.raises(EvaluationError, match="sum overflow"):
-        db.sql(wide).fetchall()
+        db.sql(wider).fetchall()
 
 
 def test_count_if_of_no_rows_is_zero_as_count_is() -> None:

@@ -20,7 +20,7 @@ EASTERN = dt.timezone(dt.timedelta(hours=2))
 @pytest.mark.parametrize(
     ("sql", "expected"),
     [
-        ("1, 3000000000, 1.50, 1e3, 99999999999999999999", "INTEGER BIGINT DECIMAL(3,2) DOUBLE DOUBLE"),
+        ("1, 3000000000, 1.50, 1e3, 99999999999999999999", "INTEGER BIGINT DECIMAL(3,2) DOUBLE DECIMAL(38,0)"),
         (
             "'a', TRUE, NULL, x'ff', DATE '2020-01-01', TIMESTAMP '2020-01-01 10:00:00'",
             "VARCHAR BOOLEAN NULL BLOB DATE TIMESTAMP",
@@ -31,7 +31,7 @@ EASTERN = dt.timezone(dt.timedelta(hours=2))
             "price + 1, price + price, price * price, price * 2, price * temp",
             "DECIMAL(11,2) DECIMAL(11,2) DECIMAL(18,4) DECIMAL(11,2) DOUBLE",
         ),
-        ("big + 0.5, n + 0.5", "DOUBLE DECIMAL(12,1)"),
+        ("big + 0.5, n + 0.5", "DECIMAL(21,1) DECIMAL(12,1)"),
         (
             "ts - ts, day - day, ts - INTERVAL '5m', day + 1, day + INTERVAL '1 day'",
             "INTERVAL BIGINT TIMESTAMP DATE TIMESTAMP",
@@ -40,7 +40,7 @@ EASTERN = dt.timezone(dt.timedelta(hours=2))
         ("CASE WHEN ok THEN 1 ELSE 2.5 END, CASE WHEN ok THEN n END, coalesce(n, big)", "DECIMAL(11,1) INTEGER BIGINT"),
         (
             "count(*), sum(n), sum(temp), sum(price), avg(n), min(device), stddev(n)",
-            "BIGINT BIGINT DOUBLE DECIMAL(18,2) DOUBLE VARCHAR DOUBLE",
+            "BIGINT BIGINT DOUBLE DECIMAL(38,2) DOUBLE VARCHAR DOUBLE",
         ),
         ("year(ts), epoch(ts), epoch_ms(ts), date_trunc('hour', day), date(ts)", "BIGINT DOUBLE BIGINT TIMESTAMP DATE"),
         ("round(temp, 1), round(price), floor(n), abs(small), sqrt(n)", "DOUBLE DECIMAL(9,0) INTEGER SMALLINT DOUBLE"),

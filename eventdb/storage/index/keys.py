@@ -24,7 +24,7 @@ _ALL = (1 << 64) - 1
 
 def key_encoder(schema: Schema, positions: Sequence[int]) -> Callable[[Sequence[Any]], bytes]:
     """encode(values of the key columns, physical, none of them None) -> bytes."""
-    names = tuple(schema.fields[i].type.name for i in positions)
+    names = tuple(schema.fields[i].type.stored_name for i in positions)
     found = _ENCODERS.get(names)
     if found is None:
         parts = [_part(name) for name in names]
@@ -48,7 +48,7 @@ def row_key_encoder(schema: Schema, positions: Sequence[int]) -> Callable[[Seque
     if len(positions) > 1:
         return lambda row: encode([row[i] for i in positions])
     (at,) = positions
-    part = _part(schema.fields[at].type.name)
+    part = _part(schema.fields[at].type.stored_name)
     return lambda row: part(row[at])
 
 

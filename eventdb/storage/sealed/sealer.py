@@ -506,7 +506,7 @@ class Sealer:
 
 def _has_columns_of(entry: Entry, schema: Schema) -> bool:
     """Not so for headers and tables: their logs have columns of their own, and stay raw."""
-    return [kind[0] for kind in entry.kinds] == [TYPE_CODES[field.type.name] for field in schema.fields]
+    return [kind[0] for kind in entry.kinds] == [TYPE_CODES[field.type.stored_name] for field in schema.fields]
 
 
 def _is_below(name: str, limit: int) -> bool:

@@ -171,5 +171,5 @@ class SegmentLayout:
                 width, heap = 8, heaps[i]
             elif field.type.is_coded:
                 flags |= COLUMN_CODED
-            columns.append(ColumnLayout(TYPE_CODES[field.type.name], flags, width, heap))
+            columns.append(ColumnLayout(TYPE_CODES[field.type.stored_name], flags, width, heap))
         return SegmentLayout(capacity, columns)

@@ -30,18 +30,21 @@ class Interner:
     __slots__ = ("_outputs", "_tables")
 
     def __init__(self) -> None:
-        self._outputs = {"VARCHAR": OutputValues(), "BLOB": OutputValues()}
+        self._texts, self._blobs = OutputValues(), OutputValues()
         self._tables: dict[int, tuple[object, Array]] = {}
 
     @property
     def nbytes(self) -> int:
-        return 100 * sum(len(output.codes) for output in self._outputs.values())
+        return 100 * (len(self._texts.codes) + len(self._blobs.codes))
+
+    def _of(self, type: DataType) -> OutputValues:
+        return self._texts if type.name == "VARCHAR" else self._blobs  # of long decimals, too
 
     def codes(self, column: Column) -> Array:
         """A number per row (any under a NULL)."""
         source = column.dictionary
         assert source is not None
-        output = self._outputs[column.type.name]
+        output = self._of(column.type)
         if source is output.dictionary:
             return column.values
         if not len(source):
@@ -71,15 +74,15 @@ class Interner:
 
     def values(self, type: DataType, codes: Array) -> list[Any]:
         """The strings that codes stand for."""
-        return self._outputs[type.name].dictionary.pick(codes.tolist())
+        return self._of(type).dictionary.pick(codes.tolist())
 
     def learned(self, type: DataType, values: Sequence[Any]) -> Array:
         """The codes of strings."""
-        code = self._outputs[type.name].code
+        code = self._of(type).code
         return np.array([code(value) for value in values], dtype=np.int64)
 
     def column(self, type: DataType, codes: Array, validity: Array | None) -> Column:
-        output = self._outputs[type.name]
+        output = self._of(type)
         if not output.codes:
             output.code("" if type.name == "VARCHAR" else b"")
         return Column(type, codes.astype(np.int32), validity, output.dictionary)
