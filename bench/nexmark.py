@@ -6,6 +6,7 @@ are as frequent as the benchmark says. Times are microseconds since 1970.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,33 @@ AUCTION_COLUMNS = {
     "initialBid": "BIGINT NOT NULL", "reserve": "BIGINT NOT NULL", "dateTime": "TIMESTAMP NOT NULL",
     "expires": "TIMESTAMP NOT NULL", "seller": "BIGINT NOT NULL", "category": "BIGINT NOT NULL",
     "extra": "VARCHAR NOT NULL",
+}  # fmt: skip
+TOPICS = {"person": PERSON_COLUMNS, "auction": AUCTION_COLUMNS, "bid": BID_COLUMNS}
+_PARTS = (Path(__file__).parent / "nexmark.sql").read_text(encoding="utf-8").split("-- ")[1:]
+QUERIES = {name: query.strip() for name, query in (part.split("\n", 1) for part in _PARTS)}
+"""The queries in our words; the windows stand in braces. `side_input` is a table (key, value)."""
+JOINS_OF_TOPICS = ("q3", "q4", "q9", "q20", "q23")
+WINDOWS = {
+    "hop": "HOP(bid, dateTime, INTERVAL '2 seconds', INTERVAL '10 seconds')",
+    "tumble_bid": "TUMBLE(bid, dateTime, INTERVAL '10 seconds')",
+    "tumble_person": "TUMBLE(person, dateTime, INTERVAL '10 seconds')",
+    "tumble_auction": "TUMBLE(auction, dateTime, INTERVAL '10 seconds')",
+}
+
+
+def _windows(table: str, size: int, slide: int) -> str:
+    """HOP in DuckDB's words: each row with every window that holds it."""
+    step = f"INTERVAL '{slide} seconds'"
+    starts = f"[time_bucket({step}, dateTime) - i * {step} FOR i IN range({size // slide})]"
+    return (
+        f"(SELECT t.*, w AS window_start, w + INTERVAL '{size} seconds' AS window_end "
+        f"FROM (SELECT *, unnest({starts}) AS w FROM {table}) t)"
+    )
+
+
+DUCKDB_WINDOWS = {
+    "hop": _windows("bid", 10, 2), "tumble_bid": _windows("bid", 10, 10), "tumble_person": _windows("person", 10, 10),
+    "tumble_auction": _windows("auction", 10, 10),
 }  # fmt: skip
 STATES = ("AZ", "CA", "ID", "OR", "WA", "WY")
 CITIES = (

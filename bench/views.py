@@ -59,7 +59,8 @@ class Contest:
             if self.groups:
                 self.duck.from_arrow(table).insert_into(name)
             else:
-                self.duck.execute(f"CREATE TABLE {name} AS FROM table")
+                self.duck.register("rows", table)
+                self.duck.execute(f"CREATE TABLE {name} AS FROM rows")
         self.groups += groups
 
     def ours(self, name: str) -> tuple[float, Any]:

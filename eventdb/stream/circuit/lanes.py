@@ -27,7 +27,7 @@ _HEAD = struct.Struct("<QQ")  # rows, bytes of the strings
 class Interner:
     """Numbers of strings, the same for equal ones. Grows with the distinct strings it has met."""
 
-    __slots__ = ("_outputs", "_tables")
+    __slots__ = ("_blobs", "_tables", "_texts")
 
     def __init__(self) -> None:
         self._texts, self._blobs = OutputValues(), OutputValues()

@@ -19,32 +19,6 @@ from tests.relational.tables import normal
 
 duckdb = pytest.importorskip("duckdb", reason="DuckDB is the oracle of these tests; it is in the dev extra")
 
-LIMIT = "STATE LIMIT '1GB' "
-_PARTS = (Path(__file__).parent / "nexmark.sql").read_text(encoding="utf-8").split("-- ")[1:]
-QUERIES = {name: query.strip() for name, query in (part.split("\n", 1) for part in _PARTS)}
-OURS = {
-    "hop": "HOP(bid, dateTime, INTERVAL '2 seconds', INTERVAL '10 seconds')",
-    "tumble_bid": "TUMBLE(bid, dateTime, INTERVAL '10 seconds')",
-    "tumble_person": "TUMBLE(person, dateTime, INTERVAL '10 seconds')",
-    "tumble_auction": "TUMBLE(auction, dateTime, INTERVAL '10 seconds')",
-}  # fmt: skip
-
-
-def _windows(table: str, size: int, slide: int) -> str:
-    """HOP in DuckDB's words: each row with every window that holds it."""
-    step = f"INTERVAL '{slide} seconds'"
-    starts = f"[time_bucket({step}, dateTime) - i * {step} FOR i IN range({size // slide})]"
-    return (
-        f"(SELECT t.*, w AS window_start, w + INTERVAL '{size} seconds' AS window_end "
-        f"FROM (SELECT *, unnest({starts}) AS w FROM {table}) t)"
-    )
-
-
-THEIRS = {
-    "hop": _windows("bid", 10, 2), "tumble_bid": _windows("bid", 10, 10), "tumble_person": _windows("person", 10, 10),
-    "tumble_auction": _windows("auction", 10, 10),
-}  # fmt: skip
-
 
 def _tables(groups: int) -> dict[str, Any]:
     """Events of so many groups of 50, a tenth of a second each, and out of order."""
@@ -56,26 +30,23 @@ def _tables(groups: int) -> dict[str, Any]:
     }
 
 
-COLUMNS = {"person": nexmark.PERSON_COLUMNS, "auction": nexmark.AUCTION_COLUMNS, "bid": nexmark.BID_COLUMNS}
-
-
 @pytest.fixture(scope="module")
 def streams() -> dict[str, Any]:
     return _tables(24)
 
 
 def _create(db: eventdb.Database) -> None:
-    for name, columns in COLUMNS.items():
+    for name, columns in nexmark.TOPICS.items():
         # No watermark: windows that wait for one to close are other views.
-        db.sql(f"CREATE TOPIC {name} ({', '.join(f'{chr(34)}{c}{chr(34)} {t}' for c, t in columns.items())})")
+        db.create_topic(name, columns)
     db.sql("CREATE TABLE side_input (key BIGINT PRIMARY KEY, value VARCHAR)")
-    for name, query in QUERIES.items():
-        text = query.format(**OURS)
-        joins_topics = name in ("q3", "q4", "q9", "q20", "q23")
-        if joins_topics:
+    for name, query in nexmark.QUERIES.items():
+        text = query.format(**nexmark.WINDOWS)
+        if name in nexmark.JOINS_OF_TOPICS:
             with pytest.raises(UnsupportedSQL, match="STATE LIMIT"):
                 db.sql(f"CREATE MATERIALIZED VIEW {name} AS {text}")
-        db.sql(f"CREATE MATERIALIZED VIEW {name} {LIMIT if joins_topics else ''}AS {text}")
+        limit = "STATE LIMIT '1GB' " if name in nexmark.JOINS_OF_TOPICS else ""
+        db.sql(f"CREATE MATERIALIZED VIEW {name} {limit}AS {text}")
 
 
 def test_the_views_are_what_their_queries_answer_at_every_checkpoint(tmp_path: Path, streams: dict[str, Any]) -> None:
@@ -94,8 +65,8 @@ def test_the_views_are_what_their_queries_answer_at_every_checkpoint(tmp_path: P
             at[name] = stop
         side = f"SELECT g, 'side ' || (g % {checkpoint + 2}) FROM range(0, 100, 2) AS s(g)"
         db.sql(f"INSERT OR REPLACE INTO side_input {side}")
-        for name, query in QUERIES.items():
-            answer = normal(db.sql(query.format(**OURS)).fetchall())
+        for name, query in nexmark.QUERIES.items():
+            answer = normal(db.sql(query.format(**nexmark.WINDOWS)).fetchall())
             assert normal(db.sql(f"SELECT * FROM {name}").fetchall()) == answer, (name, checkpoint)
             assert answer or checkpoint < 4, f"{name} has no rows: it shows nothing"
         if checkpoint == 2:
@@ -108,7 +79,7 @@ def test_the_views_are_what_their_queries_answer_at_every_checkpoint(tmp_path: P
     duck.execute(
         "CREATE TABLE side_input AS SELECT g AS key, 'side ' || (g % 6) AS value FROM range(0, 100, 2) AS s(g)"
     )
-    for name, query in QUERIES.items():
-        theirs = normal(duck.execute(query.format(**THEIRS)).fetchall())
+    for name, query in nexmark.QUERIES.items():
+        theirs = normal(duck.execute(query.format(**nexmark.DUCKDB_WINDOWS)).fetchall())
         assert normal(db.sql(f"SELECT * FROM {name}").fetchall()) == theirs, name
     db.close()
