@@ -100,15 +100,16 @@ class FusedAggregate(FusedPipeline):
         return Prepared(source, text, sink, keys)
 
     def produce(self) -> Iterator[RecordBatch]:
+        batch = None
         try:
             batch = self._run()
         except CannotCompile:
             self.engine = "interpreted"
-            yield from self.interpreted()
-            return
         finally:
             self.release()
-        if batch is not None:
+        if self.engine == "interpreted":  # behind the handler: the error holds the groups of all threads
+            yield from self.interpreted()
+        elif batch is not None:
             yield batch
 
     def _run(self) -> RecordBatch | None:

@@ -16,6 +16,7 @@ from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.grouping import factorize
 from eventdb.physical.operator import Operator
+from eventdb.physical.partial_groups import SORTED_ROW_BYTES
 
 _AT_ONCE = 1 << 16
 
@@ -126,7 +127,7 @@ class FirstRows(Operator):
 def _needed(held_bytes: int, row_count: int) -> int:
     """What finding the distinct among rows takes: they, once more put together, once more without repeats, and their
     keys as sorted integers."""
-    return 3 * held_bytes + 24 * row_count
+    return 3 * held_bytes + SORTED_ROW_BYTES * row_count
 
 
 def _pieces(batch: RecordBatch, start: int) -> Iterator[RecordBatch]:

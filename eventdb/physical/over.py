@@ -1,11 +1,12 @@
-"""OverRows: analytic functions (OVER). Holds its whole input; rows go out in the order they came in.
+"""OverRows: analytic functions (OVER). Holds its whole input; rows go out in the order they came in. More rows than fit
+in memory go to disk: see spilled_over.py.
 
 Calls with the same partition and order share one sort.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,15 +24,19 @@ from eventdb.physical.grouping import Groups, factorize
 from eventdb.physical.operator import Operator
 from eventdb.physical.over_aggregates import FRAME_ROW_BYTES, FRAME_ROWS, aggregate_frames, is_written_out
 from eventdb.physical.over_values import nth, ntile, ranking, shifted
+from eventdb.physical.pairs import TooMany
 from eventdb.physical.partitions import Partitions
+from eventdb.physical.running_over import Computing
 
 Sorting = tuple[tuple[Expression, ...], tuple[SortKey, ...]]
 
 
-class OverRows(Operator):
-    def __init__(self, plan: Over, child: Operator, context: QueryContext) -> None:
+class OverRows(Computing):
+    def __init__(self, plan: Over, child: Operator, context: QueryContext, level: int = 0) -> None:
+        """`level`: how often its rows were cut into parts before."""
         super().__init__(plan.fields, context, (child,))
         self.plan = plan
+        self._level = level
         self._frame_rows = max(1, min(FRAME_ROWS, context.memory_limit_bytes // (4 * FRAME_ROW_BYTES)))
         self._held_bytes = 0
 
@@ -41,45 +46,60 @@ class OverRows(Operator):
     def produce(self) -> Iterator[RecordBatch]:
         batches: list[RecordBatch] = []
         held = row_count = 0
-        for batch in self.children[0].batches():
+        rows = self.children[0].batches()
+        for batch in rows:
             batches.append(batch)
             held += batch.nbytes
             row_count += batch.row_count
             # The rows, once more when they are put together, a sort with its partitions, and a frame.
-            self._held_bytes = 2 * held + 160 * row_count
-            self.context.hold(self, "OVER", self._held_bytes)
+            needed = 2 * held + 160 * row_count
+            if self.context.spill_folder is not None and not self.context.may_hold(self, needed):
+                self.release()
+                yield from self._on_disk(TooMany(batches, rows))
+                return
+            self._held_bytes = needed
+            self.context.hold(self, "OVER", needed, spills=True)
         if not batches:
             return
         whole = RecordBatch.concat(batches, self.context.cancel.check)
         batches.clear()
-        columns = [*whole.columns, *self._calls(whole)]
+        columns = [*whole.columns, *self.compute(self.plan.calls, whole)]
         result = RecordBatch(self.names, columns, whole.row_count)
-        self.context.hold(self, "OVER", result.nbytes)
+        self.context.hold(self, "OVER", result.nbytes, spills=True)
         for start in range(0, whole.row_count, MORSEL_ROWS):
             yield result.slice(start, start + MORSEL_ROWS)
         self.release()
 
-    def _calls(self, batch: RecordBatch) -> list[Column]:
+    def _on_disk(self, rows: TooMany) -> Iterator[RecordBatch]:
+        from eventdb.physical.spilled_over import SpilledOver
+
+        def make(plan: Over, child: Operator, level: int) -> OverRows:
+            return OverRows(plan, child, self.context, level)
+
+        spilled = SpilledOver(make, _is_of_whole_partitions, _aggregation, self.context)
+        yield from spilled.rows(self.plan, iter(rows), self._level)
+
+    def compute(self, calls: Sequence[OverCall], batch: RecordBatch) -> list[Column]:
         """The column of each call. Sorts are made one after another: only one is in memory."""
         sortings: dict[Sorting, list[int]] = {}
-        for i, call in enumerate(self.plan.calls):
+        for i, call in enumerate(calls):
             sortings.setdefault((call.partition, call.order), []).append(i)
         results: dict[int, Column] = {}
-        for sorting, calls in sortings.items():
-            whole = [i for i in calls if _is_of_whole_partitions(self.plan.calls[i])]
+        for sorting, places in sortings.items():
+            whole = [i for i in places if _is_of_whole_partitions(calls[i])]
             if whole:
                 groups = factorize([Evaluator(key)(batch) for key in sorting[0]], batch.row_count)
                 for i in whole:
-                    results[i] = _of_whole_partitions(self.plan.calls[i], batch, groups)
-            calls = [i for i in calls if i not in results]
-            if not calls:
+                    results[i] = _of_whole_partitions(calls[i], batch, groups)
+            places = [i for i in places if i not in results]
+            if not places:
                 continue
             partitions = _partitions(sorting, batch)
             framed = _FramedRows(batch, partitions)
-            for i in calls:
+            for i in places:
                 self.context.cancel.check()
-                results[i] = partitions.restored(self._call(self.plan.calls[i], framed))
-        return [results[i] for i in range(len(self.plan.calls))]
+                results[i] = partitions.restored(self._call(calls[i], framed))
+        return [results[i] for i in range(len(calls))]
 
     def _call(self, call: OverCall, rows: _FramedRows) -> Column:
         """The call's value at each position."""

@@ -24,6 +24,8 @@ from eventdb.physical.grouping import by_place, factorize
 from eventdb.physical.spilled_parts import PARTS, SpilledPart, SpilledParts, spilled_parts
 
 _MERGE_GROUPS = 1 << 16
+SORTED_ROW_BYTES = 40
+"""What finding equal keys takes for each row beside the keys: integers, their order, group numbers."""
 
 
 def concat_rows(parts: Sequence[Sequence[Column]]) -> list[Column]:
@@ -127,6 +129,10 @@ class _Pairs:
     def nbytes(self) -> int:
         return sum(column.nbytes for part in self._parts for column in part)
 
+    @property
+    def row_count(self) -> int:
+        return self._row_count
+
 
 class _Rows:
     """The rows of one collected aggregation: keys, then what it reads."""
@@ -194,6 +200,12 @@ class PartialGroups:
             self._pending = [self._merge(self._pending)]
             self._group_count = self._merged_count = self._pending[0].count
             self._pending_bytes = self._pending[0].nbytes
+
+    @property
+    def merging_bytes(self) -> int:
+        """What merging takes: the groups twice more, and their keys as sorted integers."""
+        row_count = self._group_count + sum(pairs.row_count for pairs in self._pairs.values())
+        return 3 * self.nbytes + SORTED_ROW_BYTES * row_count
 
     @property
     def keeps_rows(self) -> bool:

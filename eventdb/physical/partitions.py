@@ -33,9 +33,21 @@ class Partitions:
             self.rows = sort_rows(columns, down, first)
         else:
             self.rows = np.arange(row_count)
+        self._find(ids, order)
+
+    @staticmethod
+    def of_sorted(partition: Sequence[Column], order: Sequence[Column], row_count: int) -> Partitions:
+        """Of rows that are sorted already."""
+        made = Partitions.__new__(Partitions)
+        made.row_count, made.rows = row_count, np.arange(row_count)
+        made._find(factorize(partition, row_count).ids, order)
+        return made
+
+    def _find(self, ids: Array, order: Sequence[Column]) -> None:
+        """Where partitions and peers begin and end; `ids` are the partitions of the rows."""
         self.is_sorted = bool((self.rows[1:] > self.rows[:-1]).all())
         ordered = ids[self.rows]
-        new = np.ones(row_count, dtype=bool)
+        new = np.ones(self.row_count, dtype=bool)
         new[1:] = ordered[1:] != ordered[:-1]
         self.start, self.stop, self.edges, _ = _stretches(new)
         for column in order:

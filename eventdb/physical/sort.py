@@ -66,7 +66,7 @@ class SortRows(Operator):
                 held += batch.nbytes
                 row_count += batch.row_count
                 if folder is None or len(batches) > 1:  # a batch alone is sorted whatever its size
-                    self.context.hold(self, "ORDER BY", _sorting_bytes(held, row_count))
+                    self.context.hold(self, "ORDER BY", _sorting_bytes(held, row_count), spills=True)
             if runs is None:
                 yield from self._sorted(batches)
                 return
@@ -97,7 +97,7 @@ class SortRows(Operator):
         most = self.context.memory_limit_bytes // (8 * _MERGED_RUNS * max(8, row_bytes, runs.row_bytes))
         runs.add(batches, min(MORSEL_ROWS, max(_LEAST_BLOCK, most)))
         batches.clear()
-        self.context.hold(self, "ORDER BY", 0)
+        self.context.hold(self, "ORDER BY", 0, spills=True)
 
     def _width(self, runs: SortedRuns) -> int:
         """How many runs are merged at a time. Their blocks are held from here on."""

@@ -27,7 +27,7 @@ Flagged = Iterator[tuple[RecordBatch, int]]
 """Batches and the number of the input they are of."""
 
 
-class _Passing(Operator):
+class Passing(Operator):
     """Rows from elsewhere, read once."""
 
     def __init__(self, fields: Fields, rows: Iterator[RecordBatch], context: QueryContext) -> None:
@@ -56,8 +56,8 @@ def counted_rows(fields: Fields, rows: Flagged, inputs: int, context: QueryConte
             columns = [*batch.columns, *(_flag(i == number, batch.row_count) for i in range(inputs))]
             yield RecordBatch([f.name for f in below], columns, batch.row_count)
 
-    plan = Aggregate(_leaf(below), _refs(fields), tuple(aggregations), (*fields, *counts))
-    yield from GroupRows(plan, _Passing(below, with_flags(), context), context).batches()
+    plan = Aggregate(leaf_of(below), _refs(fields), tuple(aggregations), (*fields, *counts))
+    yield from GroupRows(plan, Passing(below, with_flags(), context), context).batches()
 
 
 def unseen_rows(
@@ -106,11 +106,11 @@ def first_rows(
     aggregations = [_aggregation("first", ref) for ref in refs[width:-2]]
     aggregations += [_aggregation("count", refs[-2]), _aggregation("min", refs[-1])]
     counted = (*key_fields, *fields, OutputField("", BIGINT), OutputField("", BIGINT))
-    plan = Aggregate(_leaf(below), refs[:width], tuple(aggregations), counted)
-    groups = GroupRows(plan, _Passing(below, inputs(), context), context)
+    plan = Aggregate(leaf_of(below), refs[:width], tuple(aggregations), counted)
+    groups = GroupRows(plan, Passing(below, inputs(), context), context)
     fresh = (batch.filter(batch.columns[-2].values == 0) for batch in groups.batches())
-    by_place = Sort(_leaf(counted), (SortKey(ColumnRef(BIGINT, len(counted) - 1, "")),))
-    for batch in SortRows(by_place, _Passing(counted, fresh, context), context).batches():
+    by_place = Sort(leaf_of(counted), (SortKey(ColumnRef(BIGINT, len(counted) - 1, "")),))
+    for batch in SortRows(by_place, Passing(counted, fresh, context), context).batches():
         yield RecordBatch([f.name for f in fields], batch.columns[width:-2], batch.row_count)
 
 
@@ -124,7 +124,7 @@ def _refs(fields: Fields) -> tuple[ColumnRef, ...]:
     return tuple(ColumnRef(field.type, i, field.name) for i, field in enumerate(fields))
 
 
-def _leaf(fields: Fields) -> WorkingTable:
+def leaf_of(fields: Fields) -> WorkingTable:
     """Stands for the rows in a plan of which one operator is made."""
     return WorkingTable(0, "rows", fields)
 

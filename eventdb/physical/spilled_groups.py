@@ -112,7 +112,7 @@ class GrowingGroups:
             part.close()
 
     def _fits(self) -> bool:
-        return self._held.may_hold(self, 3 * self._groups.nbytes)
+        return self._held.may_hold(self, self._groups.merging_bytes)
 
     def _shrink(self) -> bool:
         """Writes what it can. Whether rows go to disk from here on."""

@@ -44,7 +44,7 @@ class KeyPlaces:
                 values = np.where(key.validity, values, 0)
             mixed = (mixed ^ values.view(np.uint64)) * _MIX
             mixed ^= mixed >> np.uint64(29)
-        for _ in range(self._level):
+        for _ in range(self._level + 1):  # once at least: tables spread the keys of a part by the first product
             mixed *= _REMIX
             mixed ^= mixed >> np.uint64(32)
         return (mixed >> np.uint64(58)).astype(np.int64)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from eventdb.batch import Column, RecordBatch
 from eventdb.errors import EvaluationError, QueryCancelled
+from eventdb.kernels.hash_spread import SPREAD
 from eventdb.logical.plan import Join, Plan
 from eventdb.physical.context import CancelToken
 from eventdb.physical.planner import plan_physical
@@ -179,3 +180,12 @@ def test_a_query_joins_more_than_memory_holds(tmp_path: Path) -> None:
         plan = "\n".join(row[0] for row in db.sql(f"EXPLAIN ANALYZE {queries[0]}").fetchall())
         assert "spilled" in plan
         assert os.listdir(tmp_path / "a.eventdb" / "spill") == []
+
+
+def test_the_keys_of_a_part_are_spread_over_a_whole_table() -> None:
+    """Parts were cut by the product that tables place keys by: each part's keys met in a 64th of its table."""
+    keys = np.arange(200_000) * 1_000_003
+    part = keys[KeyPlaces()([Column(BIGINT, keys)]) == 9]
+    with np.errstate(over="ignore"):
+        places = ((part - part.min()).astype(np.uint64) * np.uint64(SPREAD)) >> np.uint64(58)
+    assert np.bincount(places.astype(np.int64), minlength=64).min() > len(part) / 64 / 3
