@@ -105,7 +105,7 @@ class SortRows(Operator):
         while width > 2 and not self.context.may_hold(self, self._merging_bytes(runs, width)):
             width //= 2
         width = max(2, width)
-        self.context.hold(self, "ORDER BY", self._merging_bytes(runs, width))
+        self.context.hold(self, "ORDER BY", self._merging_bytes(runs, width), spills=True)
         return width
 
     @staticmethod
