@@ -17,13 +17,14 @@ _LEAST = 16
 class LaneTable:
     """Distinct rows of lanes and their numbers; a number is given again once its row was removed."""
 
-    __slots__ = ("_counts", "_free", "_places", "lanes")
+    __slots__ = ("_counts", "_free", "_marks", "_places", "lanes")
 
     def __init__(self, lane_count: int) -> None:
         self.lanes = np.empty((_LEAST, lane_count), dtype=np.int64)
         self._places = np.full(2 * _LEAST, -1, dtype=np.int64)
         self._free = np.empty(_LEAST, dtype=np.int64)
         self._counts = np.zeros(2, dtype=np.int64)
+        self._marks = np.full(_LEAST, -1, dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._counts[lane_table.USED] - self._counts[lane_table.FREE])
@@ -35,7 +36,7 @@ class LaneTable:
 
     @property
     def nbytes(self) -> int:
-        return int(self.lanes.nbytes + self._places.nbytes + self._free.nbytes)
+        return int(self.lanes.nbytes + self._places.nbytes + self._free.nbytes + self._marks.nbytes)
 
     def numbers(self) -> Array:
         """Those of all rows."""
@@ -54,6 +55,14 @@ class LaneTable:
         out = np.empty(len(rows), dtype=np.int64)
         lane_table.enter(self._places, self.lanes, self._free, self._counts, rows, wanted, out)
         return out
+
+    def localized(self, numbers: Array) -> tuple[Array, Array]:
+        """The distinct ones of some numbers, in order of appearance, and the position among them of each."""
+        if self.capacity > len(self._marks):
+            self._marks = extended(self._marks, self.capacity, -1)
+        distinct, local = np.empty(len(numbers), dtype=np.int64), np.empty(len(numbers), dtype=np.int64)
+        count = lane_table.localize(numbers, self._marks, distinct, local)
+        return distinct[:count], local
 
     def remove(self, numbers: Array) -> None:
         lane_table.remove(self._places, self.lanes, self._free, self._counts, numbers)
@@ -189,6 +198,10 @@ class Arrangement:
     def key_numbers(self, slots: Array) -> Array:
         found: Array = self._owners[slots]
         return found
+
+    def distinct(self, slots: Array) -> Array:
+        """Each slot once, in order of appearance."""
+        return self._rows.localized(slots)[0]
 
     def columns(self, slots: Array) -> list[Column]:
         """The rows in some slots."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch
 from eventdb.errors import CorruptionError
-from eventdb.kernels import lane_table
 from eventdb.logical.aggregates import is_collected
 from eventdb.logical.expressions import Aggregation
 from eventdb.logical.plan import Aggregate
@@ -18,7 +17,7 @@ from eventdb.physical.accumulators import accumulator_of
 from eventdb.physical.aggregate_state import AggregateInputs
 from eventdb.physical.state_bytes import decode, encode
 from eventdb.schema import BIGINT
-from eventdb.stream.circuit.arrangement import LaneTable, distinct_lanes, extended
+from eventdb.stream.circuit.arrangement import LaneTable, distinct_lanes
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import Change, Node, difference
 
@@ -43,7 +42,6 @@ class Grouped(Node):
         self._key_codec = RowCodec([key.type for key in plan.keys], interner)
         self._groups = LaneTable(self._key_codec.lane_count)
         self._codec = RowCodec([field.type for field in plan.fields], interner)
-        self._places = np.full(0, -1, dtype=np.int64)
         self._is_whole = not plan.keys
         self._make_room()
         self._noted: list[Array] | None = None
@@ -66,7 +64,7 @@ class Grouped(Node):
             self._noted.append(keys)
         numbers = self._groups.enter(keys, np.ones(change.row_count, dtype=bool))
         self._make_room()
-        touched, local = self._localized(numbers)
+        touched, local = self._groups.localized(numbers)
         before, _ = self._rows(touched)
         weights = change.weight
         if weights is None:
@@ -75,7 +73,7 @@ class Grouped(Node):
             for sign in (1, -1):
                 rows = np.repeat(np.arange(change.row_count), np.maximum(sign * weights, 0))
                 if len(rows):
-                    slots, ids = self._localized(numbers[rows])
+                    slots, ids = self._groups.localized(numbers[rows])
                     self._accumulate(change.take(rows), slots, ids, taken=sign < 0)
         after, gone = self._rows(touched)
         self._forget(gone)
@@ -83,16 +81,9 @@ class Grouped(Node):
 
     def _make_room(self) -> None:
         capacity = self._groups.capacity
-        if capacity > len(self._places):
-            self._places = extended(self._places, capacity, -1)
+        if capacity > self._accumulators[-1].slots:
             for accumulator in self._accumulators:
                 accumulator.resize(capacity)
-
-    def _localized(self, numbers: Array) -> tuple[Array, Array]:
-        """The distinct groups of rows, and the position among them of each row's group."""
-        distinct, local = np.empty(len(numbers), dtype=np.int64), np.empty(len(numbers), dtype=np.int64)
-        count = lane_table.localize(numbers, self._places, distinct, local)
-        return distinct[:count], local
 
     def _accumulate(self, batch: RecordBatch, slots: Array, local: Array, *, taken: bool) -> None:
         ids = None if len(slots) == 1 else local

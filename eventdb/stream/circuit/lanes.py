@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class Interner:
             missing &= column.validity
         if missing.any():
             used = distinct_codes(column.filter(missing))
-            table[used] = [output.code(value) for value in source.pick(used.tolist())]
+            table[used] = _learn(output, source.pick(used.tolist()))
             codes = table[column.values]
         return codes
 
@@ -78,14 +79,22 @@ class Interner:
 
     def learned(self, type: DataType, values: Sequence[Any]) -> Array:
         """The codes of strings."""
-        code = self._of(type).code
-        return np.array([code(value) for value in values], dtype=np.int64)
+        return np.array(_learn(self._of(type), values), dtype=np.int64)
 
     def column(self, type: DataType, codes: Array, validity: Array | None) -> Column:
         output = self._of(type)
         if not output.codes:
             output.code("" if type.name == "VARCHAR" else b"")
         return Column(type, codes.astype(np.int32), validity, output.dictionary)
+
+
+def _learn(output: OutputValues, values: Sequence[Any]) -> list[int]:
+    """The codes of values, new ones where they are new."""
+    codes = output.codes
+    known, give = len(codes), codes.setdefault
+    found = [give(value, len(codes)) for value in values]
+    output.dictionary.values.extend(islice(codes, known, None))
+    return found
 
 
 class RowCodec:

@@ -144,7 +144,7 @@ class PairJoin(Node):
     def _count_again(self, side: _Side, slots: Array, added: Array, parts: list[RecordBatch]) -> None:
         """Rows whose partners came or went: those that got their first one or lost their last."""
         assert side.counts is not None
-        touched = np.unique(slots)
+        touched = side.rows.distinct(slots)
         before = side.counts[touched]
         lane_table.add_at(side.counts, slots, added)
         after = side.counts[touched]

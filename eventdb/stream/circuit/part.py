@@ -127,7 +127,7 @@ class Counted:
         numbers = self._table.enter(lanes, np.ones(len(lanes), dtype=bool))
         if self._table.capacity > len(self._counts):
             self._counts = extended(self._counts, self._table.capacity, 0)
-        touched = np.unique(numbers)
+        touched, _ = self._table.localized(numbers)
         before = self._counts[touched]
         lane_table.add_at(self._counts, numbers, weights)
         if len(touched) and self._counts[touched].min() < 0:
