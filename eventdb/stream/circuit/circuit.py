@@ -163,8 +163,9 @@ class Circuit:
             return self._add(Distincts(plan.fields, self.interner, grows=self._is_growing(below)), (below,))
         if isinstance(plan, Aggregate):
             below = self._build(plan.input)
-            if can_group(plan, grows=self._is_growing(below)):
-                return self._add(Grouped(plan, self.interner), (below,))
+            grows = self._is_growing(below)
+            if can_group(plan, grows=grows):
+                return self._add(Grouped(plan, self.interner, over_growing=grows), (below,))
         if isinstance(plan, Join) and plan.kind in KINDS:
             inputs = [self._build(plan.left), self._build(plan.right)]
             grows = plan.kind in ("inner", "semi") and all(map(self._is_growing, inputs))

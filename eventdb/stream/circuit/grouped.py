@@ -18,6 +18,7 @@ from eventdb.physical.aggregate_state import AggregateInputs
 from eventdb.physical.state_bytes import decode, encode
 from eventdb.schema import BIGINT
 from eventdb.stream.circuit.arrangement import LaneTable, distinct_lanes
+from eventdb.stream.circuit.extremes import Extremes
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import Change, Node, difference
 
@@ -30,15 +31,22 @@ def can_group(plan: Aggregate, *, grows: bool) -> bool:
     """Whether numbers are enough: the input only grows, or what its rows added can be taken away again."""
     if any(map(is_collected, plan.aggregations)):
         return False
-    return grows or all(not a.distinct and accumulator_of(a).reversible for a in plan.aggregations)
+    return grows or all(_accumulator(a, grows=False).reversible for a in plan.aggregations)
+
+
+def _accumulator(aggregation: Aggregation, *, grows: bool) -> Accumulator:
+    if not grows and aggregation.function in ("min", "max"):
+        return Extremes(aggregation.type, aggregation.function == "max")
+    return accumulator_of(aggregation)
 
 
 class Grouped(Node):
-    def __init__(self, plan: Aggregate, interner: Interner) -> None:
+    def __init__(self, plan: Aggregate, interner: Interner, *, over_growing: bool) -> None:
+        """`over_growing`: whether the rows of the input only come."""
         super().__init__(plan.fields, grows=False)
         aggregations = (*plan.aggregations, _ROWS)
         self._inputs = AggregateInputs(plan.keys, aggregations)
-        self._accumulators = [accumulator_of(aggregation) for aggregation in aggregations]
+        self._accumulators = [_accumulator(aggregation, grows=over_growing) for aggregation in aggregations]
         self._key_codec = RowCodec([key.type for key in plan.keys], interner)
         self._groups = LaneTable(self._key_codec.lane_count)
         self._codec = RowCodec([field.type for field in plan.fields], interner)

@@ -23,6 +23,9 @@ from eventdb.stream.circuit.part import Part
 from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint
 
 
+_CHECK_ROWS = 512  # looking at the size of the state takes longer than taking in a row
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CircuitSpec:
     """`id` is the view's, -1 for a query nobody stores. `logs` gives the logs of a topic's partitions, `topic_key` the
@@ -88,6 +91,7 @@ class CircuitQuery:
         self.inputs = [self._input(scan) for scan in self.circuit.inputs]
         self._content: Content | None = Content(self.circuit.names, self.circuit.codec)
         self._begun = False
+        self._unchecked = 0  # rows taken in since the size of the state was looked at
 
     def _input(self, scan: object) -> Input:
         if not isinstance(scan, Scan):
@@ -170,6 +174,12 @@ class CircuitQuery:
             if self._content is not None:
                 self._content.apply(change)
             yield change
+        self._unchecked += sum(rows.row_count for rows in changes.values())
+        if self._unchecked >= _CHECK_ROWS:
+            self._unchecked = 0
+            self._check_size()
+
+    def _check_size(self) -> None:
         if self.nbytes > self._spec.limit_bytes:
             raise MemoryLimitExceeded(
                 f"{self._label} keeps {self.nbytes / MIB:.1f} MB of state, more than it may "

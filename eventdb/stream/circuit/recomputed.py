@@ -23,6 +23,9 @@ from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import Change, Node, difference, merged, weights_of
 from eventdb.stream.circuit.part import RowsPart
 
+_KEPT_ANSWERS = 256
+_KEPT_ROWS = 256
+
 
 class _Input:
     """One input, arranged by the key; in the template it is the WorkingTable `number`."""
@@ -61,6 +64,7 @@ class Recomputed(Node):
         self._inputs = [_Input(leaf, own, interner) for leaf, own in zip(leaves, keys, strict=True)]
         self._codec = RowCodec([field.type for field in template.fields], interner)
         self._is_whole = not any(keys)
+        self._answers: dict[bytes, list[RecordBatch]] = {}
         self.parts = [one.part for one in self._inputs]
 
     @property
@@ -73,7 +77,10 @@ class Recomputed(Node):
     def step(self, changes: Sequence[Change]) -> Change:
         keys = [None if c is None else i.keys_of(c) for i, c in zip(self._inputs, changes, strict=True)]
         touched = distinct_lanes(np.concatenate([own for own in keys if own is not None]))
-        before = self._answer([i.rows_of(touched) for i in self._inputs])
+        only = touched.tobytes() if len(touched) == 1 else None
+        before = None if only is None else self._answers.pop(only, None)
+        if before is None:
+            before = self._answer([i.rows_of(touched) for i in self._inputs])
         applied: list[tuple[Arrangement, Array]] = []
         for own, change, lanes in zip(self._inputs, changes, keys, strict=True):
             if change is not None and lanes is not None:
@@ -83,7 +90,20 @@ class Recomputed(Node):
         after = self._answer([i.rows_of(touched) for i in self._inputs])
         for arrangement, slots in applied:
             arrangement.sweep(slots)
+        self._keep(touched, only, after)
         return difference(self.names, self._codec, before, after)
+
+    def _keep(self, touched: Array, only: bytes | None, after: list[RecordBatch]) -> None:
+        """The answer for a key that was touched alone is that before its next change: hot keys are asked for once."""
+        if only is None:
+            if len(touched) > len(self._answers):
+                self._answers.clear()
+            for key in touched if self._answers else ():
+                self._answers.pop(key.tobytes(), None)
+        elif sum(batch.row_count for batch in after) <= _KEPT_ROWS:
+            self._answers[only] = after
+            if len(self._answers) > _KEPT_ANSWERS:
+                del self._answers[next(iter(self._answers))]
 
     def _answer(self, inputs: Sequence[list[RecordBatch]]) -> list[RecordBatch]:
         if not self._is_whole and not any(inputs):
