@@ -22,7 +22,6 @@ from eventdb.stream.circuit.node import Change
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint
 
-
 _CHECK_ROWS = 512  # looking at the size of the state takes longer than taking in a row
 
 
