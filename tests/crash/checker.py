@@ -41,7 +41,7 @@ import eventdb
 from tests.crash import plants
 from tests.crash.history import SEND, History, Operation, Recorder, read_history
 from tests.crash.sights import judge_sights
-from tests.crash.workload import TOPICS, VIEW, VIEW_QUERY, event
+from tests.crash.workload import TOPICS, VIEWS, event
 
 
 class Checker:
@@ -174,14 +174,18 @@ class Checker:
                 recorder.found(operation.writer, operation.op, self.left_of(operation))
 
 
-def judge_view(db: eventdb.Database) -> list[tuple[str, str]]:
-    """The view, if there is one, against its own query over the same snapshot."""
-    if VIEW not in [row[0] for row in db.sql("SHOW VIEWS").fetchall()]:
-        return []
+def judge_views(db: eventdb.Database) -> list[tuple[str, str]]:
+    """The views that are there, each against its own query, over one snapshot."""
+    there = {row[0] for row in db.sql("SHOW VIEWS").fetchall()}
+    problems = []
     with db.snapshot() as snapshot:
-        kept = sorted(snapshot.sql(f"SELECT writer, events, total FROM {VIEW}").fetchall())
-        batch = sorted(snapshot.sql(VIEW_QUERY).fetchall())
-    return [] if kept == batch else [("view", f"{VIEW} holds {kept!r:.300}, its query gives {batch!r:.300}")]
+        for name, query in VIEWS.items():
+            if name in there:
+                kept = sorted(snapshot.sql(f"SELECT * FROM {name}").fetchall(), key=repr)
+                batch = sorted(snapshot.sql(query).fetchall(), key=repr)
+                if kept != batch:
+                    problems.append(("view", f"{name} holds {kept!r:.300}, its query gives {batch!r:.300}"))
+    return problems
 
 
 def check(
@@ -202,7 +206,7 @@ def check(
                 for name in TOPICS:
                     checker.read(db.topic(name))
             if view:
-                checker.problems += judge_view(db)
+                checker.problems += judge_views(db)
         checker.judge()
         checker.problems += judge_sights(history, checker.places)
     except Exception as error:

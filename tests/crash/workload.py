@@ -19,9 +19,20 @@ COLUMNS = {
     "price": "DECIMAL(12,2)",
     "ts": "TIMESTAMP",
 }
-VIEW = "per_writer"
-VIEW_QUERY = "SELECT writer, count(*) AS events, sum(n) AS total FROM alpha GROUP BY writer"
-CREATE_VIEW = f"CREATE MATERIALIZED VIEW IF NOT EXISTS {VIEW} AS {VIEW_QUERY}"
+VIEWS = {
+    "per_writer": "SELECT writer, count(*) AS events, sum(n) AS total FROM alpha GROUP BY writer",
+    # A join whose sides revise their rows, the greatest of them, and the rows of one topic that the other has too.
+    "both": "SELECT coalesce(a.writer, b.writer) AS writer, a.n AS alphas, b.n AS betas FROM "
+    "(SELECT writer, count(*) AS n FROM alpha GROUP BY writer) a FULL JOIN "
+    "(SELECT writer, count(*) AS n FROM beta GROUP BY writer) b ON a.writer = b.writer",
+    "most": "SELECT max(alphas) AS alphas, max(betas) AS betas, count(*) AS writers FROM both",
+    "shared": "SELECT device, min(n) AS low, count(*) AS n FROM alpha WHERE n % 50 = 0 AND device IN "
+    "(SELECT device FROM beta WHERE n % 3 = 0) GROUP BY device",
+}  # fmt: skip
+LIMITS = {"shared": "STATE LIMIT '1GB' "}
+CREATE_VIEWS = [
+    f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name} {LIMITS.get(name, '')}AS {query}" for name, query in VIEWS.items()
+]
 PRODUCER_PREFIX = "pump"  # writers with this prefix go on counting after a restart: their n is the producer's sequence
 
 _EPOCH = dt.datetime(2024, 1, 1)

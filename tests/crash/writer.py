@@ -24,7 +24,7 @@ import eventdb
 from tests.crash import plants
 from tests.crash.history import SEND, Recorder
 from tests.crash.sights import observe
-from tests.crash.workload import COLUMNS, CREATE_VIEW, PRODUCER_PREFIX, TOPICS, event, table
+from tests.crash.workload import COLUMNS, CREATE_VIEWS, PRODUCER_PREFIX, TOPICS, event, table
 
 STORAGE = os.path.join(os.path.dirname(os.path.abspath(eventdb.__file__)), "storage")
 WEIGHTS = {"append": 60, "many": 15, "batch": 8, "transaction": 15, "checkpoint": 2}
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--boot-id", default="", help="the boot id this process sees, for simulated power cuts")
     parser.add_argument("--die-at-step", type=int, default=0)
     parser.add_argument("--role", choices=("writer", "follower", "observer"), default="writer")
-    parser.add_argument("--view", action="store_true", help="create a materialized view if there is none")
+    parser.add_argument("--view", action="store_true", help="create the materialized views that are not there")
     parser.add_argument("--kinds", nargs="+", choices=tuple(WEIGHTS), default=(), help="of operations (default: all)")
     parser.add_argument("--plant", choices=sorted(plants.PLANTS), default=None)
     options = parser.parse_args(arguments)
@@ -188,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     db = eventdb.open(options.directory, durability=options.durability)
     create(db)
     if options.view:
-        db.sql(CREATE_VIEW)
+        for statement in CREATE_VIEWS:
+            db.sql(statement)
     if options.role == "follower":
         follow(db, history, options.name, options.seconds)
         return 0
