@@ -212,9 +212,10 @@ class Circuit:
         else:
             name = type(plan).__name__
             raise UnsupportedSQL(f"{name} in a continuous query is not supported", construct=name)
-        if any(len(own) != len(keys[0]) for own in keys):
-            keys = [() for _ in keys]
-        return self._add(Recomputed(template, leaves, keys, self.interner, self._context), inputs)
+        own_keys = _own_keys(plan)
+        if any(len(own) != len(own_keys) for own in keys):
+            own_keys, keys = (), [() for _ in keys]
+        return self._add(Recomputed(template, leaves, keys, own_keys, self.interner, self._context), inputs)
 
     def _leaf(self, plan: Plan) -> tuple[WorkingTable, int]:
         """What stands for a part of the plan in a template, and the number of the node that gives its rows."""
@@ -239,6 +240,19 @@ def _has_working_table(plan: Plan) -> bool:
 
 def _has_order(plan: Plan) -> bool:
     return isinstance(plan, Sort) or (isinstance(plan, _ORDERED) and _has_order(plan.children[0]))
+
+
+def _own_keys(plan: Plan) -> tuple[Expression, ...]:
+    """The keys a node's inputs are arranged by, over its own fields; () for none."""
+    if isinstance(plan, Aggregate):
+        return _all_columns(plan)[: len(plan.keys)]
+    if isinstance(plan, SetOperation):
+        return _all_columns(plan)
+    if isinstance(plan, Join):
+        return plan.left_keys
+    if isinstance(plan, DistinctOn | LimitBy):
+        return plan.keys
+    return (_partition(plan) or ()) if isinstance(plan, Over) else ()
 
 
 def _all_columns(plan: Plan) -> tuple[Expression, ...]:

@@ -31,6 +31,8 @@ class Interner:
 
     def __init__(self) -> None:
         self._outputs = {"VARCHAR": OutputValues(), "BLOB": OutputValues()}
+        for output, empty in zip(self._outputs.values(), ("", b""), strict=True):
+            output.code(empty)  # 0, which stands under a NULL
         self._tables: dict[int, tuple[object, Array]] = {}
 
     @property
@@ -79,10 +81,7 @@ class Interner:
         return np.array([code(value) for value in values], dtype=np.int64)
 
     def column(self, type: DataType, codes: Array, validity: Array | None) -> Column:
-        output = self._outputs[type.name]
-        if not output.codes:
-            output.code("" if type.name == "VARCHAR" else b"")
-        return Column(type, codes.astype(np.int32), validity, output.dictionary)
+        return Column(type, codes.astype(np.int32), validity, self._outputs[type.name].dictionary)
 
 
 class RowCodec:

@@ -23,7 +23,7 @@ from eventdb.physical.state_bytes import decode, encode
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.state import Reading, Writing, view_prefix
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 LEAST_BYTES = 1 << 16  # pieces are left alone until there are so many bytes of them
 _PIECE = struct.Struct(">HQ")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,66 @@ def test_a_view_follows_a_table_that_is_compacted(db: Any, monkeypatch: pytest.M
     assert db.compact()["versions_removed"] > 0
     assert sorted(db.sql("SELECT * FROM names").fetchall()) == [("x", 400), ("y", 100)]
     assert sorted((c.op, c.row) for c in feed.poll(0)) == [("+I", ("y", 100)), ("+U", ("x", 400)), ("-U", ("x", 1000))]
+
+
+def _settled(db: Any) -> None:
+    """Waits until all views are stored."""
+    deadline = time.monotonic() + 30
+    while any(view["lag_rows"] for view in db.stats()["views"].values()):
+        assert time.monotonic() < deadline, db.stats()["views"]
+        time.sleep(0.01)
+
+
+def test_a_view_with_a_column_that_is_null_throughout_is_stored(db: Any) -> None:
+    db.sql("CREATE MATERIALIZED VIEW all_items AS SELECT id, name FROM items")
+    db.sql("INSERT INTO items SELECT g, NULL FROM generate_series(1, 10) AS s(g)")
+    _settled(db)
+    assert sorted(db.sql("SELECT * FROM all_items").fetchall()) == [(i, None) for i in range(1, 11)]
+
+
+def test_sums_of_floats_follow_rows_that_go(db: Any) -> None:
+    query = "SELECT k, sum(d) AS s, stddev(d) AS dev FROM sizes GROUP BY k"
+    db.sql("CREATE TABLE sizes (id BIGINT PRIMARY KEY, k BIGINT, d DOUBLE)")
+    db.sql(f"CREATE MATERIALIZED VIEW sums AS {query}")
+    feed, total = db.subscribe("sums"), Counter[Any]()
+
+    def same() -> None:
+        found = sorted(db.sql("SELECT * FROM sums").fetchall())
+        assert [pytest.approx(row) for row in found] == sorted(db.sql(query).fetchall())
+        for change in feed.poll(0):
+            total[change.row] += 1 if change.op in ("+I", "+U") else -1
+        assert +total == Counter(found)
+
+    db.sql("INSERT INTO sizes SELECT g, g % 2, g * 0.1 FROM generate_series(0, 39) AS s(g)")
+    same()
+    for i in range(0, 40, 3):
+        db.sql(f"DELETE FROM sizes WHERE id = {i}")
+        same()
+
+
+@pytest.mark.parametrize("column", ["sum(d) OVER (PARTITION BY k)", "row_number() OVER (PARTITION BY k ORDER BY name)"])
+def test_results_that_depend_on_the_order_of_rows_go_on_from_the_stored_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    monkeypatch.setattr("eventdb.stream.circuit.stored.LEAST_BYTES", 0)
+    with eventdb.open(tmp_path / "db") as db:
+        db.sql("CREATE TABLE sizes (id BIGINT PRIMARY KEY, k BIGINT, name VARCHAR, d DOUBLE)")
+        db.sql(f"CREATE MATERIALIZED VIEW w AS SELECT k, id, {column} AS x FROM sizes")
+        db.sql("INSERT INTO sizes SELECT g, g % 2, CAST(g % 5 AS VARCHAR), g * 0.1 FROM generate_series(0, 39) AS s(g)")
+        _settled(db)
+        db.sql("DELETE FROM sizes WHERE id % 3 = 0")
+        db.sql(
+            "INSERT INTO sizes SELECT g, g % 2, CAST(g % 4 AS VARCHAR), g * 0.1 FROM generate_series(40, 60) AS s(g)"
+        )
+        _settled(db)
+    with eventdb.open(tmp_path / "db") as db:
+        for i in range(1, 61, 3):
+            db.sql(f"DELETE FROM sizes WHERE id = {i}")
+            found = db.sql("SELECT k, id FROM w").fetchall()
+            assert sorted(found) == sorted(db.sql("SELECT k, id FROM sizes").fetchall())
+        found = sorted(db.sql("SELECT k, x FROM w").fetchall())
+        expected = sorted(db.sql(f"SELECT k, {column} AS x FROM sizes").fetchall())
+        assert [pytest.approx(row) for row in found] == expected
 
 
 def test_rows_of_a_table_that_are_alike_but_for_their_keys_are_kept_apart(db: Any) -> None:
