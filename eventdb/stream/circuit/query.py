@@ -20,7 +20,7 @@ from eventdb.stream.circuit.content import Content
 from eventdb.stream.circuit.inputs import Input, TableInput, TopicInput
 from eventdb.stream.circuit.node import Change
 from eventdb.stream.circuit.part import Part
-from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint
+from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint, scans
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,7 @@ class CircuitSpec:
     @property
     def inputs(self) -> dict[int, str]:
         """The topics and tables it reads: names by id."""
-        return {scan.topic_id: scan.name for scan in _scans(self.plan)}
+        return {scan.topic_id: scan.name for scan in scans(self.plan)}
 
     def lag_rows(self, snapshot: Any, progress: Progress | None) -> int:
         """How many rows the inputs have that are not in the stored state."""
@@ -68,13 +68,6 @@ class CircuitSpec:
         """The names of a table's key columns; none for a topic."""
         log = self.logs(topic_id)[0]
         return tuple(log.schema.fields[i].name for i in getattr(log, "primary_key", ()))
-
-
-def _scans(plan: Plan) -> Iterator[Scan]:
-    if isinstance(plan, Scan):
-        yield plan
-    for child in plan.children:
-        yield from _scans(child)
 
 
 class CircuitQuery:
@@ -134,6 +127,10 @@ class CircuitQuery:
     def is_behind(self, snapshot: Any) -> bool:
         """Whether the snapshot has what it has not taken in."""
         return not self._begun or any(one.is_behind(snapshot) for one in self.inputs)
+
+    def is_cut_off(self, snapshot: Any) -> bool:
+        """Whether it cannot go on: rows it has not taken in are gone."""
+        return any(one.is_cut_off(snapshot) for one in self.inputs)
 
     def advance(self, snapshot: Any, row_limit: int | None = None) -> Iterator[RecordBatch]:
         """Takes in what the snapshot has more, a morsel at a time; the changes of the result that it makes. It stops
@@ -241,8 +238,9 @@ class _Kept:
             if query is not None and query.is_past(snapshot):
                 # An older snapshot than what is kept: it is answered from its own state, what there is stays.
                 return self._advanced(CircuitQuery.load(self.spec, snapshot), snapshot)
-            query = query or CircuitQuery.load(self.spec, snapshot)
             self._query = None  # if it fails it is gone
+            if query is None or query.is_cut_off(snapshot):  # what is stored may be further on
+                query = CircuitQuery.load(self.spec, snapshot)
             batch = self._advanced(query, snapshot)
             self._query = query
             return batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tests.limits import SEGMENT_ROWS
 from tests.relational.queries import queries, set_operations
 from tests.relational.tables import _row as rows
 from tests.relational.tables import literal, normal, plain
+from tests.stream.circuit.histories import settled
 from tests.stream.circuit.test_circuit_law import shapes
 
 EXAMPLES = int(os.environ.get("EVENTDB_CIRCUIT_EXAMPLES", "25"))
@@ -191,18 +191,10 @@ def test_a_view_follows_a_table_that_is_compacted(db: Any, monkeypatch: pytest.M
     assert sorted((c.op, c.row) for c in feed.poll(0)) == [("+I", ("y", 100)), ("+U", ("x", 400)), ("-U", ("x", 1000))]
 
 
-def _settled(db: Any) -> None:
-    """Waits until all views are stored."""
-    deadline = time.monotonic() + 30
-    while any(view["lag_rows"] for view in db.stats()["views"].values()):
-        assert time.monotonic() < deadline, db.stats()["views"]
-        time.sleep(0.01)
-
-
 def test_a_view_with_a_column_that_is_null_throughout_is_stored(db: Any) -> None:
     db.sql("CREATE MATERIALIZED VIEW all_items AS SELECT id, name FROM items")
     db.sql("INSERT INTO items SELECT g, NULL FROM generate_series(1, 10) AS s(g)")
-    _settled(db)
+    settled(db)
     assert sorted(db.sql("SELECT * FROM all_items").fetchall()) == [(i, None) for i in range(1, 11)]
 
 
@@ -235,12 +227,12 @@ def test_results_that_depend_on_the_order_of_rows_go_on_from_the_stored_state(
         db.sql("CREATE TABLE sizes (id BIGINT PRIMARY KEY, k BIGINT, name VARCHAR, d DOUBLE)")
         db.sql(f"CREATE MATERIALIZED VIEW w AS SELECT k, id, {column} AS x FROM sizes")
         db.sql("INSERT INTO sizes SELECT g, g % 2, CAST(g % 5 AS VARCHAR), g * 0.1 FROM generate_series(0, 39) AS s(g)")
-        _settled(db)
+        settled(db)
         db.sql("DELETE FROM sizes WHERE id % 3 = 0")
         db.sql(
             "INSERT INTO sizes SELECT g, g % 2, CAST(g % 4 AS VARCHAR), g * 0.1 FROM generate_series(40, 60) AS s(g)"
         )
-        _settled(db)
+        settled(db)
     with eventdb.open(tmp_path / "db") as db:
         for i in range(1, 61, 3):
             db.sql(f"DELETE FROM sizes WHERE id = {i}")

@@ -1,0 +1,79 @@
+"""What views read: topics, tables and other views, some of which are trimmed, replaced or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import eventdb
+from eventdb.errors import UsageError
+from eventdb.stream.circuit.stored import fingerprint
+from tests.stream.circuit.histories import settled
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[eventdb.Database]:
+    with eventdb.open(tmp_path / "db") as db:
+        db.sql("CREATE TOPIC bids (auction BIGINT, price BIGINT)")
+        db.sql("CREATE TABLE items (id BIGINT PRIMARY KEY, name VARCHAR)")
+        db.sql("CREATE TABLE other (id BIGINT PRIMARY KEY)")
+        yield db
+
+
+def test_a_reader_that_missed_rows_that_are_gone_goes_on_from_the_stored_state(db: eventdb.Database) -> None:
+    db.sql("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM bids LEFT JOIN items ON auction = id")
+    db.sql("INSERT INTO bids VALUES (1, 1)")
+    assert db.sql("SELECT n FROM n").fetchall() == [(1,)]
+    db.sql("INSERT INTO bids VALUES (1, 2), (2, 3)")
+    settled(db)
+    db.topic("bids").delete_before(2)
+    assert db.sql("SELECT n FROM n").fetchall() == [(3,)]
+    db.sql("INSERT INTO bids VALUES (1, 4)")
+    assert db.sql("SELECT n FROM n").fetchall() == [(4,)]
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+def test_a_view_that_a_materialized_view_reads_is_dropped_with_it_alone(db: eventdb.Database, kind: str) -> None:
+    db.sql(f"CREATE {kind} below AS SELECT id FROM items")
+    db.sql("CREATE MATERIALIZED VIEW middle AS SELECT count(*) AS n FROM below")
+    db.sql("CREATE MATERIALIZED VIEW top AS SELECT max(n) AS n FROM middle")
+    db.sql("CREATE VIEW above AS SELECT n + 1 AS n FROM top")
+    with pytest.raises(UsageError, match="view 'below' feeds the view 'middle' and 2 more"):
+        db.sql("DROP VIEW below")
+    db.sql("INSERT INTO items VALUES (1, 'a')")
+    assert db.sql("SELECT n FROM above").fetchall() == [(2,)]
+    db.sql("DROP VIEW below CASCADE")
+    assert db.sql("SHOW VIEWS").fetchall() == []
+    db.sql("DROP TABLE items")
+
+
+def test_a_table_that_a_materialized_view_reads_is_not_replaced(db: eventdb.Database) -> None:
+    db.sql("CREATE VIEW names AS SELECT name FROM items")
+    db.sql("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM names")
+    for text in (
+        "TABLE items AS SELECT 1 AS id",
+        "TABLE items (id BIGINT)",
+        "VIEW names AS SELECT 'a' AS name FROM other",
+    ):
+        with pytest.raises(UsageError, match="feeds the view 'n'"):
+            db.sql(f"CREATE OR REPLACE {text}")
+    db.sql("INSERT INTO items VALUES (1, 'a')")
+    assert db.sql("SELECT n FROM n").fetchall() == [(1,)]
+    db.sql("DROP VIEW n")
+    db.sql("CREATE OR REPLACE TABLE items AS SELECT 1 AS id")
+
+
+def test_the_stored_state_is_not_that_of_another_table_of_the_same_name(db: eventdb.Database) -> None:
+    query = "SELECT id FROM items"
+    first = db._views_of().circuit(_plan(db, query)).plan
+    db.sql("CREATE OR REPLACE TABLE items (id BIGINT PRIMARY KEY, name VARCHAR)")
+    assert fingerprint(db._views_of().circuit(_plan(db, query)).plan) != fingerprint(first)
+
+
+def _plan(db: eventdb.Database, query: str):
+    from eventdb.session import Names
+    from eventdb.sql.binder import bind
+
+    return bind(query, Names(db)).plan
