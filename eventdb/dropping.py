@@ -9,7 +9,7 @@ from eventdb.errors import EventDBError, TopicNotFound, UsageError
 
 if TYPE_CHECKING:
     from eventdb.database import Database
-    from eventdb.definitions import TopicInfo
+    from eventdb.definitions import ViewInfo
 
 _FIX = "drop the view first, or write DROP ... CASCADE in SQL"
 
@@ -32,9 +32,12 @@ def drop_named(database: Database, name: str, kind: str, if_exists: bool, cascad
         refuse_readers(info.kind, info.name, [*kept, *named], "" if cascade else _FIX)
         for view in named:
             database._catalog.drop_plain_view(view)
-        for view in kept:
-            database._views_of().drop(view, False)
-        _forget(database, info)
+        views = _unlisted(database, kept)
+        database._catalog.drop_topic(info.name)
+        database._refresh_catalog()
+    for kept_view in views:
+        database._views_of().clear(kept_view)
+    database._store.forget(info.id)
 
 
 def drop_view(database: Database, name: str, if_exists: bool, cascade: bool = False) -> None:
@@ -42,6 +45,7 @@ def drop_view(database: Database, name: str, if_exists: bool, cascade: bool = Fa
     database._check_writable()
     with database._lock:
         database._refresh_catalog()
+        views: list[ViewInfo] = []
         is_plain = name.lower() in database._catalog.plain_views()
         if is_plain or any(view.name.lower() == name.lower() for view in database._catalog.views()):
             kept = kept_readers(database, {name})
@@ -49,13 +53,22 @@ def drop_view(database: Database, name: str, if_exists: bool, cascade: bool = Fa
             refuse_readers("view", name, [*kept, *readers], "" if cascade else _FIX)
             for view in readers:
                 database._catalog.drop_plain_view(view)
-            for view in kept:
-                database._views_of().drop(view, False)
+            views = _unlisted(database, kept)
         if is_plain:
             database._catalog.drop_plain_view(name)
-            database._refresh_catalog()
-        else:
-            database._views_of().drop(name, if_exists)
+        database._refresh_catalog()
+    for kept_view in views:
+        database._views_of().clear(kept_view)
+    if not is_plain:
+        database._views_of().drop(name, if_exists)
+
+
+def _unlisted(database: Database, names: list[str]) -> list[ViewInfo]:
+    """Materialized views, taken out of the catalog; they are to be cleared where the database's lock is not held."""
+    views = [view for view in database._catalog.views() if view.name in names]
+    for view in views:
+        database._views_of().unlist(view)
+    return views
 
 
 def refuse_readers(kind: str, name: str, readers: list[str], fix: str) -> None:
@@ -96,9 +109,3 @@ def _readers(database: Database, texts: dict[str, str], names: set[str]) -> list
         if name.lower() not in wanted and read.seen & wanted:
             found.append(name)
     return found
-
-
-def _forget(database: Database, info: TopicInfo) -> None:
-    database._catalog.drop_topic(info.name)
-    database._refresh_catalog()
-    database._store.forget(info.id)

@@ -81,8 +81,8 @@ def replace_table(database: Database, name: str, made: TopicInfo, *, only: bool 
         database._tables.pop(made.id, None)
         database._topics.pop(made.id, None)
         database._refresh_catalog()
-        if old is not None and only:
-            database._store.forget(old.id)
+    if old is not None and only:  # it writes, and who writes may ask for the lock
+        database._store.forget(old.id)
 
 
 def sweep(database: Database) -> None:

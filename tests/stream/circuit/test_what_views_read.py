@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +72,32 @@ def test_the_stored_state_is_not_that_of_another_table_of_the_same_name(db: even
     first = db._views_of().circuit(_plan(db, query)).plan
     db.sql("CREATE OR REPLACE TABLE items (id BIGINT PRIMARY KEY, name VARCHAR)")
     assert fingerprint(db._views_of().circuit(_plan(db, query)).plan) != fingerprint(first)
+
+
+@pytest.mark.parametrize(
+    "text", ["DROP VIEW n", "DROP TABLE items CASCADE", "DROP TABLE other", "CREATE OR REPLACE TABLE other (x BIGINT)"]
+)
+def test_a_definition_that_goes_waits_for_a_writer_that_looks_at_the_catalog(db: eventdb.Database, text: str) -> None:
+    db.sql("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM items")
+    generation = db._catalog.generation()
+    failures: list[BaseException] = []
+
+    def drop() -> None:
+        try:
+            db.sql(text)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=drop)
+    with db._store.write():
+        thread.start()
+        while db._catalog.generation() == generation:
+            time.sleep(0.001)
+        time.sleep(0.05)  # it waits for the writer by now
+        db._generation = -1  # as if another process had changed the catalog
+        db._refresh_catalog()
+    thread.join()
+    assert not failures
 
 
 def _plan(db: eventdb.Database, query: str):
