@@ -34,7 +34,7 @@ from eventdb.stream.circuit.distinct import Distincts
 from eventdb.stream.circuit.grouped import Grouped, can_group
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.linear import Constant, Expanded, Mapped, United
-from eventdb.stream.circuit.node import Change, Node, merged
+from eventdb.stream.circuit.node import Change, Node, difference
 from eventdb.stream.circuit.pair_join import KINDS, PairJoin
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.circuit.recomputed import Recomputed
@@ -113,7 +113,11 @@ class Circuit:
                 made = place.node.step(inputs)
                 if made is not None:
                     parts.append(made)
-            found.append(merged(place.node.names, parts) if len(parts) > 1 else parts[0] if parts else None)
+            if len(parts) > 1:  # what was there before may have gone at once
+                codec = RowCodec([field.type for field in place.node.fields], self.interner)
+                found.append(difference(place.node.names, codec, [], parts))
+            else:
+                found.append(parts[0] if parts else None)
         self._begun = True
         return found[self._root]
 

@@ -49,6 +49,11 @@ class Input(ABC):
         """Whether the snapshot has something that was not taken in."""
         return any(position < snapshot.offsets(log)[1] for position, log in self._reached())
 
+    def lag_rows(self, snapshot: Any) -> int:
+        """How many rows the logs have that were not taken in."""
+        spans = [(position, *snapshot.offsets(log)) for position, log in self._reached()]
+        return sum(max(end - max(position, first), 0) for position, first, end in spans)
+
     def is_cut_off(self, snapshot: Any) -> bool:
         """Whether rows that were not taken in are gone from the snapshot."""
         return False

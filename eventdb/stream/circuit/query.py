@@ -6,7 +6,9 @@ Its state is in memory. What a maintainer has stored of it is where others begin
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from eventdb.physical.context import QueryContext
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.content import Content
 from eventdb.stream.circuit.inputs import Input, TableInput, TopicInput
-from eventdb.stream.circuit.node import Change
+from eventdb.stream.circuit.node import Change, merged
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint, scans
 
@@ -132,34 +134,47 @@ class CircuitQuery:
         """Whether it cannot go on: rows it has not taken in are gone."""
         return any(one.is_cut_off(snapshot) for one in self.inputs)
 
-    def advance(self, snapshot: Any, row_limit: int | None = None) -> Iterator[RecordBatch]:
-        """Takes in what the snapshot has more, a morsel at a time; the changes of the result that it makes. It stops
-        early after `row_limit` rows, where it can go on from there.
+    def advance(self, snapshot: Any, row_limit: int | None = None, *, at_once: bool = False) -> Iterator[RecordBatch]:
+        """Takes in what the snapshot has more; the changes of the result that it makes. Many rows are taken in a morsel
+        at a time, unless `at_once`; then it stops early after `row_limit` rows, where it can go on from there.
 
         ViewFailed when a value breaks an expression or rows of an input are gone, MemoryLimitExceeded when the state
-        would be larger than it may be.
+        would be larger than it may be. A state on the way may break what that of the snapshot does not, such as a
+        division by a count; it is not passed if all is taken in at once.
         """
+        behind = [(i, one) for i, one in enumerate(self.inputs) if one.is_behind(snapshot)]
+        if at_once or sum(one.lag_rows(snapshot) for _, one in behind) <= MORSEL_ROWS:
+            with self._failing([one for _, one in behind]):
+                made = {i: merged(one.names, list(one.changes(snapshot))) for i, one in behind}
+                self._begun = True
+                yield from self._step({i: change for i, change in made.items() if change is not None})
+            return
         if not self._begun:
             self._begun = True
-            yield from self._step({})
+            with self._failing([]):
+                yield from self._step({})
         taken = 0
-        for i, one in enumerate(self.inputs):
-            if not one.is_behind(snapshot):
-                continue
-            try:
+        for i, one in behind:
+            with self._failing([one]):
                 for change in one.changes(snapshot):
                     yield from self._step({i: change})
                     taken += change.row_count
                     if row_limit is not None and taken >= row_limit and one.can_stop:
                         return
-            except OffsetOutOfRange as error:
-                raise ViewFailed(f"{self._label} cannot go on: {error}", view=self._spec.name) from error
-            except EvaluationError as error:
-                offset = max(one.positions[0], 0)
-                raise ViewFailed(
-                    f"{self._label} cannot take in {one.name} from offset {offset} on: {error.message}",
-                    view=self._spec.name, topic=one.name,
-                ) from error  # fmt: skip
+
+    @contextmanager
+    def _failing(self, inputs: Sequence[Input]) -> Iterator[None]:
+        """Turns errors while the inputs are taken in into ViewFailed."""
+        what = ", ".join(f"{one.name} from offset {max(one.positions[0], 0)} on" for one in inputs)
+        try:
+            yield
+        except OffsetOutOfRange as error:
+            raise ViewFailed(f"{self._label} cannot go on: {error}", view=self._spec.name) from error
+        except EvaluationError as error:
+            raise ViewFailed(
+                f"{self._label} cannot take in {what or 'that there are no rows'}: {error.message}",
+                view=self._spec.name, topic=inputs[0].name if len(inputs) == 1 else "",
+            ) from error  # fmt: skip
 
     def _step(self, changes: dict[int, RecordBatch]) -> Iterator[RecordBatch]:
         change: Change = self.circuit.step(changes)
@@ -237,16 +252,21 @@ class _Kept:
             query = self._query
             if query is not None and query.is_past(snapshot):
                 # An older snapshot than what is kept: it is answered from its own state, what there is stays.
-                return self._advanced(CircuitQuery.load(self.spec, snapshot), snapshot)
+                return caught_up(self.spec, None, snapshot).content()
             self._query = None  # if it fails it is gone
-            if query is None or query.is_cut_off(snapshot):  # what is stored may be further on
-                query = CircuitQuery.load(self.spec, snapshot)
-            batch = self._advanced(query, snapshot)
-            self._query = query
-            return batch
+            if query is not None and query.is_cut_off(snapshot):
+                query = None  # what is stored may be further on
+            query = self._query = caught_up(self.spec, query, snapshot)
+            return query.content()
 
-    def _advanced(self, query: CircuitQuery, snapshot: Any) -> RecordBatch:
-        if query.is_behind(snapshot):
-            for _ in query.advance(snapshot):
-                pass
-        return query.content()
+
+def caught_up(spec: CircuitSpec, query: CircuitQuery | None, snapshot: Any) -> CircuitQuery:
+    """The query, which is lost, or what is stored of it, with all that the snapshot has. Errors as `advance`."""
+    query = query or CircuitQuery.load(spec, snapshot)
+    if query.is_behind(snapshot):
+        try:
+            deque(query.advance(snapshot), 0)
+        except ViewFailed:
+            query = CircuitQuery.load(spec, snapshot)
+            deque(query.advance(snapshot, at_once=True), 0)
+    return query

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import eventdb
-from eventdb.errors import EvaluationError, MemoryLimitExceeded, UnsupportedSQL, ViewFailed
+from eventdb.errors import ClosedError, EvaluationError, MemoryLimitExceeded, UnsupportedSQL, ViewFailed
 from tests.limits import SEGMENT_ROWS
 from tests.relational.queries import queries, set_operations
 from tests.relational.tables import _row as rows
@@ -280,3 +280,55 @@ def test_a_value_that_breaks_an_expression_stops_the_view_that_has_it_alone(db: 
     with pytest.raises(ViewFailed, match=r"view 'ratios' cannot take in .* division by zero"):
         db.sql("SELECT * FROM ratios").fetchall()
     assert db.sql("SELECT * FROM totals").fetchall() == [("a", 0)]
+
+
+@pytest.mark.parametrize("morsel_rows", [1 << 16, 2])
+def test_states_that_the_snapshot_does_not_have_break_no_expression(
+    db: Any, monkeypatch: pytest.MonkeyPatch, morsel_rows: int
+) -> None:
+    monkeypatch.setattr("eventdb.stream.circuit.query.MORSEL_ROWS", morsel_rows)
+    monkeypatch.setattr("eventdb.stream.circuit.inputs.MORSEL_ROWS", morsel_rows)
+    db.sql("INSERT INTO items SELECT g, 'x' FROM generate_series(1, 9) AS s(g)")
+    db.sql("INSERT INTO bids VALUES (1, 7)")
+    queries = {
+        "parts": "SELECT 100 // count(*) AS part FROM items",
+        "others": "SELECT 100 // (count(*) - 1) AS part FROM items",
+        "pairs": "SELECT 100 // count(*) AS part FROM items JOIN bids ON id = auction",
+    }
+    for name, query in queries.items():
+        db.sql(f"CREATE MATERIALIZED VIEW {name} AS {query}")
+    feeds = {name: db.subscribe(name) for name in queries}
+    totals: dict[str, Counter[Any]] = {name: Counter() for name in queries}
+    for change in (
+        "DELETE FROM items WHERE id > 3",
+        "UPDATE items SET name = 'y'",
+        "INSERT INTO items VALUES (4, 'z')",
+    ):
+        db.sql(change)
+        for name, query in queries.items():
+            expected = db.sql(query).fetchall()
+            assert db.sql(f"SELECT * FROM {name}").fetchall() == expected
+            for c in feeds[name].poll(0):
+                totals[name][c.row] += 1 if c.op in ("+I", "+U") else -1
+            assert +totals[name] == Counter(expected)
+    settled(db)
+    assert all(view["error"] is None for view in db.stats()["views"].values())
+
+
+def test_a_subscription_that_is_interrupted_while_it_takes_rows_in_is_closed(
+    db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = db.subscribe("SELECT name, count(*) AS n FROM items GROUP BY name")
+    db.sql("INSERT INTO items VALUES (1, 'a')")
+    assert len(feed.poll(0)) == 1
+    db.sql("INSERT INTO items VALUES (2, 'a')")
+    with monkeypatch.context() as patch:
+        patch.setattr("eventdb.stream.circuit.grouped.Grouped._forget", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            feed.poll(0)
+    with pytest.raises(ClosedError):
+        feed.poll(0)
+
+
+def _interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
