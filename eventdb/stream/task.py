@@ -165,10 +165,7 @@ class CircuitTask(Task):
 
     def _loaded(self, snapshot: StoreSnapshot) -> CircuitQuery:
         self.base = self.spec.keys.progress(snapshot)
-        query = CircuitQuery.load(self.spec, snapshot)
-        for part in query.parts:
-            part.record()
-        return query
+        return _noting(CircuitQuery.load(self.spec, snapshot))
 
     def save(self, transaction: WriteTransaction) -> bool:
         assert self.query is not None
@@ -179,7 +176,15 @@ class CircuitTask(Task):
         return True
 
     def saved(self, was_saved: bool) -> None:
-        if was_saved:
+        if was_saved and self.query is not None:
             self.base = self._next
+            self.query = _noting(self.query.without_lost_strings())
         else:
             self.reload()
+
+
+def _noting(query: CircuitQuery) -> CircuitQuery:
+    """The query, which notes what changes of it from here on."""
+    for part in query.parts:
+        part.record()
+    return query

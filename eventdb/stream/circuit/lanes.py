@@ -35,9 +35,12 @@ class Interner:
             output.code(empty)  # 0, which stands under a NULL
         self._tables: dict[int, tuple[object, Array]] = {}
 
+    def __len__(self) -> int:
+        return sum(len(output.codes) for output in self._outputs.values())
+
     @property
     def nbytes(self) -> int:
-        return 100 * sum(len(output.codes) for output in self._outputs.values())
+        return 100 * len(self)
 
     def codes(self, column: Column) -> Array:
         """A number per row (any under a NULL)."""

@@ -24,6 +24,8 @@ from eventdb.stream.circuit.node import Change, merged
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint, scans
 
+_FEW_STRINGS = 1 << 16  # are kept, whether a row has them or not
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CircuitSpec:
@@ -81,6 +83,7 @@ class CircuitQuery:
         self.circuit = Circuit(spec.plan, lambda topic_id: not spec.primary_key(topic_id))
         self._context = QueryContext(topic_key=spec.topic_key)
         self.inputs = [self._input(scan) for scan in self.circuit.inputs]
+        self._string_limit = self._least_strings = min(_FEW_STRINGS, spec.limit_bytes // 400)
         self._content: Content | None = Content(self.circuit.names, self.circuit.codec)
         self._begun = False
 
@@ -105,8 +108,8 @@ class CircuitQuery:
     @property
     def parts(self) -> list[Part]:
         """Its state, to be stored, beside the positions."""
-        assert self._content is not None
-        return [*self.circuit.parts, *(part for one in self.inputs for part in one.parts), self._content.rows]
+        own = [] if self._content is None else [self._content.rows]
+        return [*self.circuit.parts, *(part for one in self.inputs for part in one.parts), *own]
 
     @staticmethod
     def load(spec: CircuitSpec, snapshot: Any) -> CircuitQuery:
@@ -116,10 +119,7 @@ class CircuitQuery:
         if progress is None or list(map(len, progress.positions)) != list(map(len, query.positions)):
             return query
         spec.keys.load(snapshot, query.parts)
-        for one, positions in zip(query.inputs, progress.positions, strict=True):
-            one.positions = list(positions)
-        query.circuit.settle()
-        query._begun = True
+        query._go_on(progress.positions)
         return CircuitQuery(spec) if query.is_past(snapshot) else query
 
     def is_past(self, snapshot: Any) -> bool:
@@ -193,6 +193,28 @@ class CircuitQuery:
     def _label(self) -> str:
         return f"view {self._spec.name!r}" if self._spec.name else "the query"
 
+    def without_lost_strings(self) -> CircuitQuery:
+        """The same query, but for strings that no row has any more, when there may be many. It notes no changes."""
+        if len(self.circuit.interner) <= self._string_limit:
+            return self
+        query = CircuitQuery(self._spec)
+        if self._content is None:
+            query.drop_content()
+        for own, part in zip(self.parts, query.parts, strict=True):
+            data = own.whole()
+            if data is not None:
+                part.restore(data)
+        query._go_on(self.positions)
+        query._string_limit = max(self._least_strings, 2 * len(query.circuit.interner))
+        return query
+
+    def _go_on(self, positions: Sequence[Sequence[int]]) -> None:
+        """All parts were restored, as they were at some positions."""
+        for one, reached in zip(self.inputs, positions, strict=True):
+            one.positions = list(reached)
+        self.circuit.settle()
+        self._begun = True
+
     def drop_content(self) -> None:
         """Nobody will ask for it any more."""
         self._content = None
@@ -256,7 +278,7 @@ class _Kept:
             self._query = None  # if it fails it is gone
             if query is not None and query.is_cut_off(snapshot):
                 query = None  # what is stored may be further on
-            query = self._query = caught_up(self.spec, query, snapshot)
+            query = self._query = caught_up(self.spec, query, snapshot).without_lost_strings()
             return query.content()
 
 

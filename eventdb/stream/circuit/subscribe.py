@@ -64,6 +64,7 @@ class CircuitSubscriber(Feed):
                 self._query = query
             elif self._query.is_behind(snapshot):
                 made = list(self._query.advance(snapshot, at_once=True))
+                self._query = self._query.without_lost_strings()
             else:
                 return False
             change = difference(self.names, self._codec, [], made)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +74,23 @@ def test_the_stored_state_is_not_that_of_another_table_of_the_same_name(db: even
     first = db._views_of().circuit(_plan(db, query)).plan
     db.sql("CREATE OR REPLACE TABLE items (id BIGINT PRIMARY KEY, name VARCHAR)")
     assert fingerprint(db._views_of().circuit(_plan(db, query)).plan) != fingerprint(first)
+
+
+def test_strings_that_no_row_has_any_more_are_not_kept(db: eventdb.Database) -> None:
+    db.sql("CREATE MATERIALIZED VIEW names STATE LIMIT '60KB' AS SELECT name, count(*) AS n FROM items GROUP BY name")
+    feed = db.subscribe("names")
+    present: Counter[Any] = Counter()
+    for i in range(60):
+        db.sql(f"INSERT OR REPLACE INTO items SELECT g, 'name {i} ' || g % 20 FROM generate_series(1, 40) AS s(g)")
+        expected = [(f"name {i} {k}", 2) for k in range(20)]
+        assert sorted(db.sql("SELECT * FROM names").fetchall()) == sorted(expected)
+        for change in feed.poll(0):
+            present[change.row] += 1 if change.op in ("+I", "+U") else -1
+        assert +present == Counter(expected)
+        if i % 10 == 0:
+            settled(db)
+    settled(db)
+    assert db.stats()["views"]["names"]["error"] is None
 
 
 @pytest.mark.parametrize(
