@@ -9,7 +9,9 @@ from eventdb.errors import EventDBError, TopicNotFound, UsageError
 
 if TYPE_CHECKING:
     from eventdb.database import Database
-    from eventdb.definitions import TopicInfo
+    from eventdb.definitions import ViewInfo
+
+_FIX = "drop the view first, or write DROP ... CASCADE in SQL"
 
 
 def drop_named(database: Database, name: str, kind: str, if_exists: bool, cascade: bool = False) -> None:
@@ -27,12 +29,15 @@ def drop_named(database: Database, name: str, kind: str, if_exists: bool, cascad
             raise UsageError(f"{info.name!r} is a {info.kind}: DROP {info.kind.upper()} {info.name}")
         kept = database._views_of().readers_of(info.id) if database._catalog.views() else []
         named = _plain_readers(database, {info.name, *kept})
-        _refuse(info.kind, info.name, [*kept, *named], cascade)
+        refuse_readers(info.kind, info.name, [*kept, *named], "" if cascade else _FIX)
         for view in named:
             database._catalog.drop_plain_view(view)
-        for view in kept:
-            database._views_of().drop(view, False)
-        _forget(database, info)
+        views = _unlisted(database, kept)
+        database._catalog.drop_topic(info.name)
+        database._refresh_catalog()
+    for kept_view in views:
+        database._views_of().clear(kept_view)
+    database._store.forget(info.id)
 
 
 def drop_view(database: Database, name: str, if_exists: bool, cascade: bool = False) -> None:
@@ -40,46 +45,67 @@ def drop_view(database: Database, name: str, if_exists: bool, cascade: bool = Fa
     database._check_writable()
     with database._lock:
         database._refresh_catalog()
+        views: list[ViewInfo] = []
         is_plain = name.lower() in database._catalog.plain_views()
         if is_plain or any(view.name.lower() == name.lower() for view in database._catalog.views()):
-            readers = _plain_readers(database, {name})
-            _refuse("view", name, readers, cascade)
+            kept = kept_readers(database, {name})
+            readers = _plain_readers(database, {name, *kept})
+            refuse_readers("view", name, [*kept, *readers], "" if cascade else _FIX)
             for view in readers:
                 database._catalog.drop_plain_view(view)
+            views = _unlisted(database, kept)
         if is_plain:
             database._catalog.drop_plain_view(name)
-            database._refresh_catalog()
-        else:
-            database._views_of().drop(name, if_exists)
+        database._refresh_catalog()
+    for kept_view in views:
+        database._views_of().clear(kept_view)
+    if not is_plain:
+        database._views_of().drop(name, if_exists)
 
 
-def _refuse(kind: str, name: str, readers: list[str], cascade: bool) -> None:
-    if readers and not cascade:
+def _unlisted(database: Database, names: list[str]) -> list[ViewInfo]:
+    """Materialized views, taken out of the catalog; they are to be cleared where the database's lock is not held."""
+    views = [view for view in database._catalog.views() if view.name in names]
+    for view in views:
+        database._views_of().unlist(view)
+    return views
+
+
+def refuse_readers(kind: str, name: str, readers: list[str], fix: str) -> None:
+    """UsageError with the fix, if there is one, while views read the topic, table or view."""
+    if readers and fix:
         more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
-        fix = "drop the view first, or write DROP ... CASCADE in SQL"
         raise UsageError(f"{kind} {name!r} feeds the view {readers[0]!r}{more}: {fix}")
+
+
+def kept_readers(database: Database, names: set[str]) -> list[str]:
+    """The materialized views that read one of the names, themselves or through other views."""
+    texts = {view.name: view.sql for view in database._catalog.views()}
+    found: list[str] = []
+    while new := _readers(database, {name: sql for name, sql in texts.items() if name not in found}, {*names, *found}):
+        found += new
+    return found
 
 
 def _plain_readers(database: Database, names: set[str]) -> list[str]:
     """The plain views that read one of the names, themselves or through other views, in the order they were created."""
-    views = database._catalog.plain_views()
-    if not views:
+    texts = {view.name: view.sql for view in database._catalog.plain_views().values()}
+    return _readers(database, texts, names)
+
+
+def _readers(database: Database, texts: dict[str, str], names: set[str]) -> list[str]:
+    """Those of some views, whose texts are given, that read one of the names: directly or through plain views."""
+    if not texts:
         return []
     from eventdb.names import RecordingNames
     from eventdb.sql.binder import bind
 
     wanted = {name.lower() for name in names}
     found = []
-    for key, view in views.items():
+    for name, text in texts.items():
         read = RecordingNames(database)
         with suppress(EventDBError):  # a view that cannot be read has still named what it found
-            bind(view.sql, read)
-        if key not in wanted and read.seen & wanted:
-            found.append(view.name)
+            bind(text, read)
+        if name.lower() not in wanted and read.seen & wanted:
+            found.append(name)
     return found
-
-
-def _forget(database: Database, info: TopicInfo) -> None:
-    database._catalog.drop_topic(info.name)
-    database._refresh_catalog()
-    database._store.forget(info.id)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from eventdb.definitions import HIDDEN
+from eventdb.dropping import kept_readers, refuse_readers
 from eventdb.errors import EventDBError, TopicNotFound, UsageError
 from eventdb.merge_rows import rows_of
 from eventdb.options import add_table
@@ -62,7 +63,8 @@ def store_all(database: Database, made: TopicInfo, batches: Sequence[RecordBatch
 
 
 def replace_table(database: Database, name: str, made: TopicInfo, *, only: bool = True) -> None:
-    """The name is that of `made` from now on; the table that had it is gone, if `only` says that one may have it."""
+    """The name is that of `made` from now on; the table that had it is gone, if `only` says that one may have it.
+    UsageError while a materialized view reads that."""
     with database._lock:
         old: TopicInfo | None = None
         try:
@@ -72,14 +74,15 @@ def replace_table(database: Database, name: str, made: TopicInfo, *, only: bool 
         if old is not None and only:
             if old.kind != "table":
                 raise UsageError(f"{old.name!r} is a {old.kind}: CREATE OR REPLACE TABLE replaces tables")
+            refuse_readers("table", old.name, kept_readers(database, {old.name}), "drop the view first")
             database._catalog.replace_topic(name, made)
         else:
             database._catalog.rename_topic(made, name)
         database._tables.pop(made.id, None)
         database._topics.pop(made.id, None)
         database._refresh_catalog()
-        if old is not None and only:
-            database._store.forget(old.id)
+    if old is not None and only:  # it writes, and who writes may ask for the lock
+        database._store.forget(old.id)
 
 
 def sweep(database: Database) -> None:

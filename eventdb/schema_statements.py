@@ -9,7 +9,7 @@ import numpy as np
 
 from eventdb.batch import Column, RecordBatch
 from eventdb.definitions import check_name
-from eventdb.dropping import drop_named, drop_view
+from eventdb.dropping import drop_named, drop_view, kept_readers, refuse_readers
 from eventdb.errors import TopicExists, UsageError
 from eventdb.making import made_aside, new_table, new_topic, replace_table, store_all
 from eventdb.options import checked_options, described_options, shown_options
@@ -98,6 +98,8 @@ class SchemaStatements:
         database._check_writable()
         if statement.if_not_exists and statement.name.lower() in database._catalog.plain_views():
             return Result([], [], [])
+        if statement.or_replace:
+            refuse_readers("view", statement.name, kept_readers(database, {statement.name}), "drop that first")
         database._catalog.create_plain_view(
             statement.name, statement.query, statement.schema, or_replace=statement.or_replace
         )

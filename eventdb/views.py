@@ -266,19 +266,30 @@ class Views:
 
     def drop(self, name: str, if_exists: bool) -> None:
         """Removes a view, its state and its stored rows."""
-        database = self._database
         info = self._find(name)
-        if info is None:
-            if if_exists:
-                return
-            for topic in database._catalog.topics():
-                if topic.name.lower() == name.lower():
-                    raise UsageError(f"{name!r} is a {topic.kind}: DROP {topic.kind.upper()} {name}")
-            near = database._catalog.near(name)
-            raise TopicNotFound(
-                f"no view {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""), name=name, near=near
-            )
-        database._catalog.drop_view(info.name)
+        if info is not None:
+            self.unlist(info)
+            self.clear(info)
+            return
+        if if_exists:
+            return
+        database = self._database
+        for topic in database._catalog.topics():
+            if topic.name.lower() == name.lower():
+                raise UsageError(f"{name!r} is a {topic.kind}: DROP {topic.kind.upper()} {name}")
+        near = database._catalog.near(name)
+        raise TopicNotFound(
+            f"no view {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""), name=name, near=near
+        )
+
+    def unlist(self, info: ViewInfo) -> None:
+        """Takes a view out of the catalog; `clear` must follow."""
+        self._database._catalog.drop_view(info.name)
+
+    def clear(self, info: ViewInfo) -> None:
+        """Removes the state and the stored rows of a view that is out of the catalog. It writes, so the caller must not
+        hold the database's lock: who writes may ask for that."""
+        database = self._database
         with database._store.write() as transaction:
             drop_view_state(transaction, info.id)
         if info.output_topic_id is not None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from eventdb.errors import ClosedError, EventDBError
+from eventdb.errors import ClosedError
 from eventdb.stream.emission import Changes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Feed(ABC):
     @abstractmethod
     def _look(self, first: bool) -> bool:
         """Takes in some of what is there and queues its changes; False when there was nothing new. `first`: of a
-        `read`. An error closes the feed."""
+        `read`. An error, Ctrl-C too, closes the feed."""
 
     @abstractmethod
     def _is_done(self) -> bool:
@@ -57,7 +57,7 @@ class Feed(ABC):
             try:
                 moved = self._look(first)
                 first = False
-            except EventDBError:
+            except BaseException:  # Ctrl-C too: some of the changes may be lost
                 self.close()
                 raise
             if self._ready or (moved and not self._is_done()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import TYPE_CHECKING
 
 from eventdb.config import MORSEL_ROWS
@@ -150,19 +151,21 @@ class CircuitTask(Task):
         self.query = None
 
     def advance(self, snapshot: StoreSnapshot, shared: Shared) -> bool:
-        query = self.query
-        if query is None:
-            self.base = self.spec.keys.progress(snapshot)
-            query = CircuitQuery.load(self.spec, snapshot)
-            for part in query.parts:
-                part.record()
-        self.query = None  # if it fails it is gone
+        query, self.query = self.query, None  # if it fails it is gone
+        query = query or self._loaded(snapshot)
         moved = query.is_behind(snapshot)
         if moved:
-            for _ in query.advance(snapshot, STEP_ROWS):
-                pass
+            try:
+                deque(query.advance(snapshot, STEP_ROWS), 0)
+            except ViewFailed:
+                query = self._loaded(snapshot)
+                deque(query.advance(snapshot, at_once=True), 0)
         self.query = query
         return moved
+
+    def _loaded(self, snapshot: StoreSnapshot) -> CircuitQuery:
+        self.base = self.spec.keys.progress(snapshot)
+        return _noting(CircuitQuery.load(self.spec, snapshot))
 
     def save(self, transaction: WriteTransaction) -> bool:
         assert self.query is not None
@@ -173,7 +176,15 @@ class CircuitTask(Task):
         return True
 
     def saved(self, was_saved: bool) -> None:
-        if was_saved:
+        if was_saved and self.query is not None:
             self.base = self._next
+            self.query = _noting(self.query.without_lost_strings())
         else:
             self.reload()
+
+
+def _noting(query: CircuitQuery) -> CircuitQuery:
+    """The query, which notes what changes of it from here on."""
+    for part in query.parts:
+        part.record()
+    return query

@@ -34,7 +34,7 @@ from eventdb.stream.circuit.distinct import Distincts
 from eventdb.stream.circuit.grouped import Grouped, can_group
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.linear import Constant, Expanded, Mapped, United
-from eventdb.stream.circuit.node import Change, Node, merged
+from eventdb.stream.circuit.node import Change, Node, difference
 from eventdb.stream.circuit.pair_join import KINDS, PairJoin
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.circuit.recomputed import Recomputed
@@ -113,7 +113,11 @@ class Circuit:
                 made = place.node.step(inputs)
                 if made is not None:
                     parts.append(made)
-            found.append(merged(place.node.names, parts) if len(parts) > 1 else parts[0] if parts else None)
+            if len(parts) > 1:  # what was there before may have gone at once
+                codec = RowCodec([field.type for field in place.node.fields], self.interner)
+                found.append(difference(place.node.names, codec, [], parts))
+            else:
+                found.append(parts[0] if parts else None)
         self._begun = True
         return found[self._root]
 
@@ -213,9 +217,10 @@ class Circuit:
         else:
             name = type(plan).__name__
             raise UnsupportedSQL(f"{name} in a continuous query is not supported", construct=name)
-        if any(len(own) != len(keys[0]) for own in keys):
-            keys = [() for _ in keys]
-        return self._add(Recomputed(template, leaves, keys, self.interner, self._context), inputs)
+        own_keys = _own_keys(plan)
+        if any(len(own) != len(own_keys) for own in keys):
+            own_keys, keys = (), [() for _ in keys]
+        return self._add(Recomputed(template, leaves, keys, own_keys, self.interner, self._context), inputs)
 
     def _leaf(self, plan: Plan) -> tuple[WorkingTable, int]:
         """What stands for a part of the plan in a template, and the number of the node that gives its rows."""
@@ -240,6 +245,19 @@ def _has_working_table(plan: Plan) -> bool:
 
 def _has_order(plan: Plan) -> bool:
     return isinstance(plan, Sort) or (isinstance(plan, _ORDERED) and _has_order(plan.children[0]))
+
+
+def _own_keys(plan: Plan) -> tuple[Expression, ...]:
+    """The keys a node's inputs are arranged by, over its own fields; () for none."""
+    if isinstance(plan, Aggregate):
+        return _all_columns(plan)[: len(plan.keys)]
+    if isinstance(plan, SetOperation):
+        return _all_columns(plan)
+    if isinstance(plan, Join):
+        return plan.left_keys
+    if isinstance(plan, DistinctOn | LimitBy):
+        return plan.keys
+    return (_partition(plan) or ()) if isinstance(plan, Over) else ()
 
 
 def _all_columns(plan: Plan) -> tuple[Expression, ...]:

@@ -49,6 +49,15 @@ class Input(ABC):
         """Whether the snapshot has something that was not taken in."""
         return any(position < snapshot.offsets(log)[1] for position, log in self._reached())
 
+    def lag_rows(self, snapshot: Any) -> int:
+        """How many rows the logs have that were not taken in."""
+        spans = [(position, *snapshot.offsets(log)) for position, log in self._reached()]
+        return sum(max(end - max(position, first), 0) for position, first, end in spans)
+
+    def is_cut_off(self, snapshot: Any) -> bool:
+        """Whether rows that were not taken in are gone from the snapshot."""
+        return False
+
     def _reached(self) -> Iterator[tuple[int, Any]]:
         return zip(self.positions, self.logs, strict=True)
 
@@ -67,6 +76,9 @@ class TopicInput(Input):
         super().__init__(scan, logs)
         self._scan = scan
         self._readers = [LogScan(scan, context).readers(log) for log in self.logs]
+
+    def is_cut_off(self, snapshot: Any) -> bool:
+        return any(0 <= position < snapshot.offsets(log)[0] for position, log in self._reached())
 
     def changes(self, snapshot: Any) -> Iterator[RecordBatch]:
         """OffsetOutOfRange if rows are gone from the topic that were not taken in."""

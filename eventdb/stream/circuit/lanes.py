@@ -32,11 +32,16 @@ class Interner:
 
     def __init__(self) -> None:
         self._texts, self._blobs = OutputValues(), OutputValues()
+        self._texts.code("")  # 0, which stands under a NULL
+        self._blobs.code(b"")
         self._tables: dict[int, tuple[object, Array]] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts.codes) + len(self._blobs.codes)
 
     @property
     def nbytes(self) -> int:
-        return 100 * (len(self._texts.codes) + len(self._blobs.codes))
+        return 100 * len(self)
 
     def _of(self, type: DataType) -> OutputValues:
         return self._texts if type.name == "VARCHAR" else self._blobs  # of long decimals, too
@@ -82,10 +87,7 @@ class Interner:
         return np.array(_learn(self._of(type), values), dtype=np.int64)
 
     def column(self, type: DataType, codes: Array, validity: Array | None) -> Column:
-        output = self._of(type)
-        if not output.codes:
-            output.code("" if type.name == "VARCHAR" else b"")
-        return Column(type, codes.astype(np.int32), validity, output.dictionary)
+        return Column(type, codes.astype(np.int32), validity, self._of(type).dictionary)
 
 
 def _learn(output: OutputValues, values: Sequence[Any]) -> list[int]:

@@ -6,7 +6,9 @@ Its state is in memory. What a maintainer has stored of it is where others begin
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +20,11 @@ from eventdb.physical.context import QueryContext
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.content import Content
 from eventdb.stream.circuit.inputs import Input, TableInput, TopicInput
-from eventdb.stream.circuit.node import Change
+from eventdb.stream.circuit.node import Change, merged
 from eventdb.stream.circuit.part import Part
-from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint
+from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint, scans
+
+_FEW_STRINGS = 1 << 16  # are kept, whether a row has them or not
 
 _CHECK_ROWS = 512  # looking at the size of the state takes longer than taking in a row
 
@@ -54,7 +58,7 @@ class CircuitSpec:
     @property
     def inputs(self) -> dict[int, str]:
         """The topics and tables it reads: names by id."""
-        return {scan.topic_id: scan.name for scan in _scans(self.plan)}
+        return {scan.topic_id: scan.name for scan in scans(self.plan)}
 
     def lag_rows(self, snapshot: Any, progress: Progress | None) -> int:
         """How many rows the inputs have that are not in the stored state."""
@@ -72,13 +76,6 @@ class CircuitSpec:
         return tuple(log.schema.fields[i].name for i in getattr(log, "primary_key", ()))
 
 
-def _scans(plan: Plan) -> Iterator[Scan]:
-    if isinstance(plan, Scan):
-        yield plan
-    for child in plan.children:
-        yield from _scans(child)
-
-
 class CircuitQuery:
     """The state of one query, at first before anything was taken in. Not thread-safe. After `advance` has raised, throw
     it away."""
@@ -88,6 +85,7 @@ class CircuitQuery:
         self.circuit = Circuit(spec.plan, lambda topic_id: not spec.primary_key(topic_id))
         self._context = QueryContext(topic_key=spec.topic_key)
         self.inputs = [self._input(scan) for scan in self.circuit.inputs]
+        self._string_limit = self._least_strings = min(_FEW_STRINGS, spec.limit_bytes // 400)
         self._content: Content | None = Content(self.circuit.names, self.circuit.codec)
         self._begun = False
         self._unchecked = 0  # rows taken in since the size of the state was looked at
@@ -113,8 +111,8 @@ class CircuitQuery:
     @property
     def parts(self) -> list[Part]:
         """Its state, to be stored, beside the positions."""
-        assert self._content is not None
-        return [*self.circuit.parts, *(part for one in self.inputs for part in one.parts), self._content.rows]
+        own = [] if self._content is None else [self._content.rows]
+        return [*self.circuit.parts, *(part for one in self.inputs for part in one.parts), *own]
 
     @staticmethod
     def load(spec: CircuitSpec, snapshot: Any) -> CircuitQuery:
@@ -124,10 +122,7 @@ class CircuitQuery:
         if progress is None or list(map(len, progress.positions)) != list(map(len, query.positions)):
             return query
         spec.keys.load(snapshot, query.parts)
-        for one, positions in zip(query.inputs, progress.positions, strict=True):
-            one.positions = list(positions)
-        query.circuit.settle()
-        query._begun = True
+        query._go_on(progress.positions)
         return CircuitQuery(spec) if query.is_past(snapshot) else query
 
     def is_past(self, snapshot: Any) -> bool:
@@ -138,34 +133,51 @@ class CircuitQuery:
         """Whether the snapshot has what it has not taken in."""
         return not self._begun or any(one.is_behind(snapshot) for one in self.inputs)
 
-    def advance(self, snapshot: Any, row_limit: int | None = None) -> Iterator[RecordBatch]:
-        """Takes in what the snapshot has more, a morsel at a time; the changes of the result that it makes. It stops
-        early after `row_limit` rows, where it can go on from there.
+    def is_cut_off(self, snapshot: Any) -> bool:
+        """Whether it cannot go on: rows it has not taken in are gone."""
+        return any(one.is_cut_off(snapshot) for one in self.inputs)
+
+    def advance(self, snapshot: Any, row_limit: int | None = None, *, at_once: bool = False) -> Iterator[RecordBatch]:
+        """Takes in what the snapshot has more; the changes of the result that it makes. Many rows are taken in a morsel
+        at a time, unless `at_once`; then it stops early after `row_limit` rows, where it can go on from there.
 
         ViewFailed when a value breaks an expression or rows of an input are gone, MemoryLimitExceeded when the state
-        would be larger than it may be.
+        would be larger than it may be. A state on the way may break what that of the snapshot does not, such as a
+        division by a count; it is not passed if all is taken in at once.
         """
+        behind = [(i, one) for i, one in enumerate(self.inputs) if one.is_behind(snapshot)]
+        if at_once or sum(one.lag_rows(snapshot) for _, one in behind) <= MORSEL_ROWS:
+            with self._failing([one for _, one in behind]):
+                made = {i: merged(one.names, list(one.changes(snapshot))) for i, one in behind}
+                self._begun = True
+                yield from self._step({i: change for i, change in made.items() if change is not None})
+            return
         if not self._begun:
             self._begun = True
-            yield from self._step({})
+            with self._failing([]):
+                yield from self._step({})
         taken = 0
-        for i, one in enumerate(self.inputs):
-            if not one.is_behind(snapshot):
-                continue
-            try:
+        for i, one in behind:
+            with self._failing([one]):
                 for change in one.changes(snapshot):
                     yield from self._step({i: change})
                     taken += change.row_count
                     if row_limit is not None and taken >= row_limit and one.can_stop:
                         return
-            except OffsetOutOfRange as error:
-                raise ViewFailed(f"{self._label} cannot go on: {error}", view=self._spec.name) from error
-            except EvaluationError as error:
-                offset = max(one.positions[0], 0)
-                raise ViewFailed(
-                    f"{self._label} cannot take in {one.name} from offset {offset} on: {error.message}",
-                    view=self._spec.name, topic=one.name,
-                ) from error  # fmt: skip
+
+    @contextmanager
+    def _failing(self, inputs: Sequence[Input]) -> Iterator[None]:
+        """Turns errors while the inputs are taken in into ViewFailed."""
+        what = ", ".join(f"{one.name} from offset {max(one.positions[0], 0)} on" for one in inputs)
+        try:
+            yield
+        except OffsetOutOfRange as error:
+            raise ViewFailed(f"{self._label} cannot go on: {error}", view=self._spec.name) from error
+        except EvaluationError as error:
+            raise ViewFailed(
+                f"{self._label} cannot take in {what or 'that there are no rows'}: {error.message}",
+                view=self._spec.name, topic=inputs[0].name if len(inputs) == 1 else "",
+            ) from error  # fmt: skip
 
     def _step(self, changes: dict[int, RecordBatch]) -> Iterator[RecordBatch]:
         change: Change = self.circuit.step(changes)
@@ -189,6 +201,28 @@ class CircuitQuery:
     @property
     def _label(self) -> str:
         return f"view {self._spec.name!r}" if self._spec.name else "the query"
+
+    def without_lost_strings(self) -> CircuitQuery:
+        """The same query, but for strings that no row has any more, when there may be many. It notes no changes."""
+        if len(self.circuit.interner) <= self._string_limit:
+            return self
+        query = CircuitQuery(self._spec)
+        if self._content is None:
+            query.drop_content()
+        for own, part in zip(self.parts, query.parts, strict=True):
+            data = own.whole()
+            if data is not None:
+                part.restore(data)
+        query._go_on(self.positions)
+        query._string_limit = max(self._least_strings, 2 * len(query.circuit.interner))
+        return query
+
+    def _go_on(self, positions: Sequence[Sequence[int]]) -> None:
+        """All parts were restored, as they were at some positions."""
+        for one, reached in zip(self.inputs, positions, strict=True):
+            one.positions = list(reached)
+        self.circuit.settle()
+        self._begun = True
 
     def drop_content(self) -> None:
         """Nobody will ask for it any more."""
@@ -249,15 +283,21 @@ class _Kept:
             query = self._query
             if query is not None and query.is_past(snapshot):
                 # An older snapshot than what is kept: it is answered from its own state, what there is stays.
-                return self._advanced(CircuitQuery.load(self.spec, snapshot), snapshot)
-            query = query or CircuitQuery.load(self.spec, snapshot)
+                return caught_up(self.spec, None, snapshot).content()
             self._query = None  # if it fails it is gone
-            batch = self._advanced(query, snapshot)
-            self._query = query
-            return batch
+            if query is not None and query.is_cut_off(snapshot):
+                query = None  # what is stored may be further on
+            query = self._query = caught_up(self.spec, query, snapshot).without_lost_strings()
+            return query.content()
 
-    def _advanced(self, query: CircuitQuery, snapshot: Any) -> RecordBatch:
-        if query.is_behind(snapshot):
-            for _ in query.advance(snapshot):
-                pass
-        return query.content()
+
+def caught_up(spec: CircuitSpec, query: CircuitQuery | None, snapshot: Any) -> CircuitQuery:
+    """The query, which is lost, or what is stored of it, with all that the snapshot has. Errors as `advance`."""
+    query = query or CircuitQuery.load(spec, snapshot)
+    if query.is_behind(snapshot):
+        try:
+            deque(query.advance(snapshot), 0)
+        except ViewFailed:
+            query = CircuitQuery.load(spec, snapshot)
+            deque(query.advance(snapshot, at_once=True), 0)
+    return query

@@ -1,8 +1,10 @@
 """Recomputed: any part of a plan whose rows of one key depend on the input rows of that key alone.
 
-The inputs are arranged by the key. For the keys a change touches, the batch engine answers over the rows before and
-after it; the difference is the change of the output. So whatever the batch engine can do is kept up to date, at the
-cost of the rows that share a key with a new one; without a key, of all rows.
+The inputs and the output are arranged by the key. For the keys a change touches, the batch engine answers over the rows
+that are there now; what that has more or less than the rows given out before is the change of the output. So whatever
+the batch engine can do is kept up to date, at the cost of the rows that share a key with a new one; without a key, of
+all rows. The rows given out are kept, for the same rows need not give the same answer again: sums of floats and ties
+depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -13,27 +15,23 @@ import numpy as np
 
 from eventdb.batch import Array, RecordBatch
 from eventdb.logical.expressions import Expression
-from eventdb.logical.plan import Plan
+from eventdb.logical.plan import Fields, Plan
 from eventdb.logical.relational import WorkingTable
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.planner import plan_physical
 from eventdb.stream.circuit.arrangement import Arrangement, distinct_lanes
 from eventdb.stream.circuit.lanes import Interner, RowCodec
-from eventdb.stream.circuit.node import Change, Node, difference, merged, weights_of
+from eventdb.stream.circuit.node import Change, Node, summed, weights_of
 from eventdb.stream.circuit.part import RowsPart
 
-_KEPT_ANSWERS = 256
-_KEPT_ROWS = 256
 
+class _Keyed:
+    """Rows arranged by a key."""
 
-class _Input:
-    """One input, arranged by the key; in the template it is the WorkingTable `number`."""
-
-    def __init__(self, leaf: WorkingTable, keys: Sequence[Expression], interner: Interner) -> None:
-        self.number = leaf.number
-        self.names = [field.name for field in leaf.fields]
-        self.codec = RowCodec([field.type for field in leaf.fields], interner)
+    def __init__(self, fields: Fields, keys: Sequence[Expression], interner: Interner) -> None:
+        self.names = tuple(field.name for field in fields)
+        self.codec = RowCodec([field.type for field in fields], interner)
         self._keys = [Evaluator(key) for key in keys]
         self._key_codec = RowCodec([key.type for key in keys], interner)
         self.rows = Arrangement(self.codec, self._key_codec.lane_count)
@@ -42,9 +40,19 @@ class _Input:
     def keys_of(self, change: RecordBatch) -> Array:
         return self._key_codec.encode([key(change) for key in self._keys], change.row_count)
 
+    def add(self, change: RecordBatch, keys: Array) -> None:
+        """Adds the rows of a change, whose keys are given."""
+        lanes = self.codec.encode(change.columns, change.row_count)
+        slots = self.rows.apply(lanes, keys, np.ones(len(lanes), dtype=bool), weights_of(change))
+        self.rows.sweep(slots)
+
+    def slots_of(self, keys: Array) -> Array:
+        """Where the rows of some keys are."""
+        return self.rows.pairs(self.rows.find_keys(keys, np.ones(len(keys), dtype=bool)))[1]
+
     def rows_of(self, keys: Array) -> list[RecordBatch]:
         """The rows of some keys, each as often as it is there."""
-        _, slots = self.rows.pairs(self.rows.find_keys(keys, np.ones(len(keys), dtype=bool)))
+        slots = self.slots_of(keys)
         weights = self.rows.weights[slots]
         if (weights != 1).any():
             slots = np.repeat(slots, weights)
@@ -52,62 +60,54 @@ class _Input:
 
 
 class Recomputed(Node):
-    """`leaves` are the WorkingTables of `template`, `keys` what each is arranged by: as many, of the same types."""
+    """`leaves` are the WorkingTables of `template`, `keys` what each is arranged by: as many, of the same types.
+    `own_keys` are those keys as expressions over its output."""
 
     def __init__(
         self, template: Plan, leaves: Sequence[WorkingTable], keys: Sequence[Sequence[Expression]],
-        interner: Interner, context: QueryContext,
+        own_keys: Sequence[Expression], interner: Interner, context: QueryContext,
     ) -> None:  # fmt: skip
         super().__init__(template.fields, grows=False)
         self._template = template
         self._context = context
-        self._inputs = [_Input(leaf, own, interner) for leaf, own in zip(leaves, keys, strict=True)]
-        self._codec = RowCodec([field.type for field in template.fields], interner)
-        self._is_whole = not any(keys)
-        self._answers: dict[bytes, list[RecordBatch]] = {}
-        self.parts = [one.part for one in self._inputs]
+        self._numbers = [leaf.number for leaf in leaves]
+        self._inputs = [_Keyed(leaf.fields, own, interner) for leaf, own in zip(leaves, keys, strict=True)]
+        self._output = _Keyed(template.fields, own_keys, interner)
+        self._is_whole = not own_keys
+        self.parts = [one.part for one in (*self._inputs, self._output)]
 
     @property
     def nbytes(self) -> int:
-        return sum(one.rows.nbytes for one in self._inputs)
+        return sum(one.rows.nbytes for one in (*self._inputs, self._output))
 
     def begin(self) -> Change:
-        return merged(self.names, self._answer([[] for _ in self._inputs])) if self._is_whole else None
+        return self._turned(np.empty((1, 0), dtype=np.int64)) if self._is_whole else None
 
     def step(self, changes: Sequence[Change]) -> Change:
-        keys = [None if c is None else i.keys_of(c) for i, c in zip(self._inputs, changes, strict=True)]
-        touched = distinct_lanes(np.concatenate([own for own in keys if own is not None]))
-        only = touched.tobytes() if len(touched) == 1 else None
-        before = None if only is None else self._answers.pop(only, None)
-        if before is None:
-            before = self._answer([i.rows_of(touched) for i in self._inputs])
-        applied: list[tuple[Arrangement, Array]] = []
-        for own, change, lanes in zip(self._inputs, changes, keys, strict=True):
-            if change is not None and lanes is not None:
-                coded = own.codec.encode(change.columns, change.row_count)
-                wanted = np.ones(change.row_count, dtype=bool)
-                applied.append((own.rows, own.rows.apply(coded, lanes, wanted, weights_of(change))))
-        after = self._answer([i.rows_of(touched) for i in self._inputs])
-        for arrangement, slots in applied:
-            arrangement.sweep(slots)
-        self._keep(touched, only, after)
-        return difference(self.names, self._codec, before, after)
+        touched = []
+        for own, change in zip(self._inputs, changes, strict=True):
+            if change is not None:
+                keys = own.keys_of(change)
+                own.add(change, keys)
+                touched.append(keys)
+        return self._turned(distinct_lanes(np.concatenate(touched)))
 
-    def _keep(self, touched: Array, only: bytes | None, after: list[RecordBatch]) -> None:
-        """The answer for a key that was touched alone is that before its next change: hot keys are asked for once."""
-        if only is None:
-            if len(touched) > len(self._answers):
-                self._answers.clear()
-            for key in touched if self._answers else ():
-                self._answers.pop(key.tobytes(), None)
-        elif sum(batch.row_count for batch in after) <= _KEPT_ROWS:
-            self._answers[only] = after
-            if len(self._answers) > _KEPT_ANSWERS:
-                del self._answers[next(iter(self._answers))]
+    def _turned(self, keys: Array) -> Change:
+        """What the rows of some keys have become, less what they were."""
+        output = self._output
+        slots = output.slots_of(keys)
+        lanes, weights = [output.rows.lanes(slots)], [-output.rows.weights[slots]]
+        for batch in self._answer([own.rows_of(keys) for own in self._inputs]):
+            lanes.append(output.codec.encode(batch.columns, batch.row_count))
+            weights.append(np.ones(batch.row_count, dtype=np.int64))
+        change = summed(self.names, output.codec, np.concatenate(lanes), np.concatenate(weights))
+        if change is not None:
+            output.add(change, output.keys_of(change))
+        return change
 
     def _answer(self, inputs: Sequence[list[RecordBatch]]) -> list[RecordBatch]:
         if not self._is_whole and not any(inputs):
             return []
-        for own, batches in zip(self._inputs, inputs, strict=True):
-            self._context.working[own.number] = batches
+        for number, batches in zip(self._numbers, inputs, strict=True):
+            self._context.working[number] = batches
         return list(plan_physical(self._template, self._context).batches())

@@ -13,17 +13,17 @@ more than twice what changes, reading no more than twice what there is.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from eventdb.errors import CorruptionError
-from eventdb.logical.plan import Plan, explain_lines
+from eventdb.logical.plan import Plan, Scan, explain_lines
 from eventdb.physical.state_bytes import decode, encode
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.state import Reading, Writing, view_prefix
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 LEAST_BYTES = 1 << 16  # pieces are left alone until there are so many bytes of them
 _PIECE = struct.Struct(">HQ")
 
@@ -41,8 +41,16 @@ class Progress:
 
 
 def fingerprint(plan: Plan) -> bytes:
-    """Of what the pieces mean: another plan has other parts."""
-    return sha256("\n".join((str(STATE_VERSION), *explain_lines(plan))).encode()).digest()
+    """Of what the pieces mean: another plan has other parts, and another topic of the same name other rows."""
+    read = [str(scan.topic_id) for scan in scans(plan)]
+    return sha256("\n".join((str(STATE_VERSION), *read, *explain_lines(plan))).encode()).digest()
+
+
+def scans(plan: Plan) -> Iterator[Scan]:
+    if isinstance(plan, Scan):
+        yield plan
+    for child in plan.children:
+        yield from scans(child)
 
 
 class CircuitKeys:

@@ -15,7 +15,7 @@ from eventdb.logical.plan import Aggregate, Distinct, Filter, Plan, Project, Sca
 from eventdb.stream.circuit.arrangement import LaneTable
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import difference, weights_of
-from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec
+from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec, caught_up
 from eventdb.stream.emission import DELETE, INSERT, UPDATE_AFTER, UPDATE_BEFORE, Changes
 from eventdb.stream.feed import Feed
 
@@ -57,13 +57,17 @@ class CircuitSubscriber(Feed):
     def _look(self, first: bool) -> bool:
         with self._store.snapshot() as snapshot:
             is_first = self._query is None
-            query = self._query = self._query or CircuitQuery.load(self._spec, snapshot)
-            there = [query.content()] if is_first else []
-            if not is_first and not query.is_behind(snapshot):
-                return False
-            change = difference(self.names, self._codec, [], [*there, *query.advance(snapshot)])
-            if is_first:
+            if self._query is None:
+                query = caught_up(self._spec, None, snapshot)
+                made = [query.content()]
                 query.drop_content()
+                self._query = query
+            elif self._query.is_behind(snapshot):
+                made = list(self._query.advance(snapshot, at_once=True))
+                self._query = self._query.without_lost_strings()
+            else:
+                return False
+            change = difference(self.names, self._codec, [], made)
             if change is not None and not (is_first and self._start == "latest"):
                 self._ready.append(self._changes(change, snapshot.commit_id))
         return True

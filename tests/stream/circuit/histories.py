@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -171,3 +172,11 @@ def _add(circuit: Circuit, moves: list[Move], total: Counter[Any]) -> None:
     if change is not None:
         for row, weight in zip(rows_of(change), weights_of(change).tolist(), strict=True):
             total[row] += weight
+
+
+def settled(db: Any) -> None:
+    """Waits until all views of a database are stored."""
+    deadline = time.monotonic() + 30
+    while any(view["lag_rows"] for view in db.stats()["views"].values()):
+        assert time.monotonic() < deadline, db.stats()["views"]
+        time.sleep(0.01)

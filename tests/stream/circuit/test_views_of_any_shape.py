@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import eventdb
-from eventdb.errors import EvaluationError, MemoryLimitExceeded, UnsupportedSQL, ViewFailed
+from eventdb.errors import ClosedError, EvaluationError, MemoryLimitExceeded, UnsupportedSQL, ViewFailed
 from tests.limits import SEGMENT_ROWS
 from tests.relational.queries import queries, set_operations
 from tests.relational.tables import _row as rows
 from tests.relational.tables import literal, normal, plain
+from tests.stream.circuit.histories import settled
 from tests.stream.circuit.test_circuit_law import shapes
 
 EXAMPLES = int(os.environ.get("EVENTDB_CIRCUIT_EXAMPLES", "25"))
@@ -190,6 +191,58 @@ def test_a_view_follows_a_table_that_is_compacted(db: Any, monkeypatch: pytest.M
     assert sorted((c.op, c.row) for c in feed.poll(0)) == [("+I", ("y", 100)), ("+U", ("x", 400)), ("-U", ("x", 1000))]
 
 
+def test_a_view_with_a_column_that_is_null_throughout_is_stored(db: Any) -> None:
+    db.sql("CREATE MATERIALIZED VIEW all_items AS SELECT id, name FROM items")
+    db.sql("INSERT INTO items SELECT g, NULL FROM generate_series(1, 10) AS s(g)")
+    settled(db)
+    assert sorted(db.sql("SELECT * FROM all_items").fetchall()) == [(i, None) for i in range(1, 11)]
+
+
+def test_sums_of_floats_follow_rows_that_go(db: Any) -> None:
+    query = "SELECT k, sum(d) AS s, stddev(d) AS dev FROM sizes GROUP BY k"
+    db.sql("CREATE TABLE sizes (id BIGINT PRIMARY KEY, k BIGINT, d DOUBLE)")
+    db.sql(f"CREATE MATERIALIZED VIEW sums AS {query}")
+    feed, total = db.subscribe("sums"), Counter[Any]()
+
+    def same() -> None:
+        found = sorted(db.sql("SELECT * FROM sums").fetchall())
+        assert [pytest.approx(row) for row in found] == sorted(db.sql(query).fetchall())
+        for change in feed.poll(0):
+            total[change.row] += 1 if change.op in ("+I", "+U") else -1
+        assert +total == Counter(found)
+
+    db.sql("INSERT INTO sizes SELECT g, g % 2, g * 0.1 FROM generate_series(0, 39) AS s(g)")
+    same()
+    for i in range(0, 40, 3):
+        db.sql(f"DELETE FROM sizes WHERE id = {i}")
+        same()
+
+
+@pytest.mark.parametrize("column", ["sum(d) OVER (PARTITION BY k)", "row_number() OVER (PARTITION BY k ORDER BY name)"])
+def test_results_that_depend_on_the_order_of_rows_go_on_from_the_stored_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    monkeypatch.setattr("eventdb.stream.circuit.stored.LEAST_BYTES", 0)
+    with eventdb.open(tmp_path / "db") as db:
+        db.sql("CREATE TABLE sizes (id BIGINT PRIMARY KEY, k BIGINT, name VARCHAR, d DOUBLE)")
+        db.sql(f"CREATE MATERIALIZED VIEW w AS SELECT k, id, {column} AS x FROM sizes")
+        db.sql("INSERT INTO sizes SELECT g, g % 2, CAST(g % 5 AS VARCHAR), g * 0.1 FROM generate_series(0, 39) AS s(g)")
+        settled(db)
+        db.sql("DELETE FROM sizes WHERE id % 3 = 0")
+        db.sql(
+            "INSERT INTO sizes SELECT g, g % 2, CAST(g % 4 AS VARCHAR), g * 0.1 FROM generate_series(40, 60) AS s(g)"
+        )
+        settled(db)
+    with eventdb.open(tmp_path / "db") as db:
+        for i in range(1, 61, 3):
+            db.sql(f"DELETE FROM sizes WHERE id = {i}")
+            found = db.sql("SELECT k, id FROM w").fetchall()
+            assert sorted(found) == sorted(db.sql("SELECT k, id FROM sizes").fetchall())
+        found = sorted(db.sql("SELECT k, x FROM w").fetchall())
+        expected = sorted(db.sql(f"SELECT k, {column} AS x FROM sizes").fetchall())
+        assert [pytest.approx(row) for row in found] == expected
+
+
 def test_rows_of_a_table_that_are_alike_but_for_their_keys_are_kept_apart(db: Any) -> None:
     db.sql("CREATE MATERIALIZED VIEW names AS SELECT name, count(*) AS n FROM items GROUP BY name")
     feed = db.subscribe("names")
@@ -227,3 +280,55 @@ def test_a_value_that_breaks_an_expression_stops_the_view_that_has_it_alone(db: 
     with pytest.raises(ViewFailed, match=r"view 'ratios' cannot take in .* division by zero"):
         db.sql("SELECT * FROM ratios").fetchall()
     assert db.sql("SELECT * FROM totals").fetchall() == [("a", 0)]
+
+
+@pytest.mark.parametrize("morsel_rows", [1 << 16, 2])
+def test_states_that_the_snapshot_does_not_have_break_no_expression(
+    db: Any, monkeypatch: pytest.MonkeyPatch, morsel_rows: int
+) -> None:
+    monkeypatch.setattr("eventdb.stream.circuit.query.MORSEL_ROWS", morsel_rows)
+    monkeypatch.setattr("eventdb.stream.circuit.inputs.MORSEL_ROWS", morsel_rows)
+    db.sql("INSERT INTO items SELECT g, 'x' FROM generate_series(1, 9) AS s(g)")
+    db.sql("INSERT INTO bids VALUES (1, 7)")
+    queries = {
+        "parts": "SELECT 100 // count(*) AS part FROM items",
+        "others": "SELECT 100 // (count(*) - 1) AS part FROM items",
+        "pairs": "SELECT 100 // count(*) AS part FROM items JOIN bids ON id = auction",
+    }
+    for name, query in queries.items():
+        db.sql(f"CREATE MATERIALIZED VIEW {name} AS {query}")
+    feeds = {name: db.subscribe(name) for name in queries}
+    totals: dict[str, Counter[Any]] = {name: Counter() for name in queries}
+    for change in (
+        "DELETE FROM items WHERE id > 3",
+        "UPDATE items SET name = 'y'",
+        "INSERT INTO items VALUES (4, 'z')",
+    ):
+        db.sql(change)
+        for name, query in queries.items():
+            expected = db.sql(query).fetchall()
+            assert db.sql(f"SELECT * FROM {name}").fetchall() == expected
+            for c in feeds[name].poll(0):
+                totals[name][c.row] += 1 if c.op in ("+I", "+U") else -1
+            assert +totals[name] == Counter(expected)
+    settled(db)
+    assert all(view["error"] is None for view in db.stats()["views"].values())
+
+
+def test_a_subscription_that_is_interrupted_while_it_takes_rows_in_is_closed(
+    db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = db.subscribe("SELECT name, count(*) AS n FROM items GROUP BY name")
+    db.sql("INSERT INTO items VALUES (1, 'a')")
+    assert len(feed.poll(0)) == 1
+    db.sql("INSERT INTO items VALUES (2, 'a')")
+    with monkeypatch.context() as patch:
+        patch.setattr("eventdb.stream.circuit.grouped.Grouped._forget", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            feed.poll(0)
+    with pytest.raises(ClosedError):
+        feed.poll(0)
+
+
+def _interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
