@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import eventdb
-from eventdb.errors import UsageError
+from eventdb.errors import EventDBError, UsageError
 from eventdb.stream.circuit.stored import fingerprint
 from tests.stream.circuit.histories import settled
 
@@ -74,6 +74,19 @@ def test_the_stored_state_is_not_that_of_another_table_of_the_same_name(db: even
     first = db._views_of().circuit(_plan(db, query)).plan
     db.sql("CREATE OR REPLACE TABLE items (id BIGINT PRIMARY KEY, name VARCHAR)")
     assert fingerprint(db._views_of().circuit(_plan(db, query)).plan) != fingerprint(first)
+
+
+def test_a_view_that_cannot_be_bound_holds_up_no_other(db: eventdb.Database, tmp_path: Path) -> None:
+    db.sql("CREATE MATERIALIZED VIEW below AS SELECT id FROM items")
+    db.sql("CREATE MATERIALIZED VIEW above AS SELECT count(*) AS n FROM below")
+    db._catalog.drop_view("below")  # as another process may, which does not see that view yet
+    db.close()
+    with eventdb.open(tmp_path / "db") as again:
+        again.sql("DROP TABLE other")
+        with pytest.raises(EventDBError, match="below"):
+            again.sql("SELECT n FROM above")
+        again.sql("DROP VIEW above")
+        again.sql("DROP TABLE items")
 
 
 def test_strings_that_no_row_has_any_more_are_not_kept(db: eventdb.Database) -> None:
