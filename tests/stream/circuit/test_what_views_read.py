@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import eventdb
-from eventdb.errors import EventDBError, UsageError
+from eventdb.errors import EventDBError, UnsupportedError, UsageError
 from eventdb.stream.circuit.stored import fingerprint
 from tests.stream.circuit.histories import settled
 
@@ -87,6 +87,18 @@ def test_a_view_that_cannot_be_bound_holds_up_no_other(db: eventdb.Database, tmp
             again.sql("SELECT n FROM above")
         again.sql("DROP VIEW above")
         again.sql("DROP TABLE items")
+
+
+def test_a_view_is_not_read_beside_uncommitted_changes_of_its_tables(db: eventdb.Database) -> None:
+    db.sql("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM items")
+    for text in ("BEGIN", "INSERT INTO other VALUES (1)"):
+        db.sql(text)
+    assert db.sql("SELECT n FROM n").fetchall() == [(0,)]
+    db.sql("INSERT INTO items VALUES (1, 'a')")
+    with pytest.raises(UnsupportedError, match="view 'n' does not show what this transaction has changed in 'items'"):
+        db.sql("SELECT n FROM n")
+    db.sql("ROLLBACK")
+    assert db.sql("SELECT n FROM n").fetchall() == [(0,)]
 
 
 def test_strings_that_no_row_has_any_more_are_not_kept(db: eventdb.Database) -> None:
