@@ -267,8 +267,8 @@ class SqlTransaction:
         if self._database._catalog.views():
             views = self._database._views_of()
             for topic_id, rows in self._changed.items():
-                if isinstance(rows, TopicRows):
-                    readers |= dict.fromkeys(views.readers_of(topic_id), rows.topic.name)
+                name = rows.topic.name if isinstance(rows, TopicRows) else rows.table.name
+                readers |= dict.fromkeys(views.readers_of(topic_id), name)
         return own_rows(plan, self._changed, readers, context, time.time_ns() // 1000)
 
 

@@ -247,14 +247,14 @@ def own_rows(
     plan: Plan, changed: dict[int, TopicRows | TableRows], readers: dict[str, str], context: QueryContext, now_us: int
 ) -> Plan:
     """The plan over the context's snapshot and over what is changed, by topic id. `readers` are the views over changed
-    topics, with the topic: UnsupportedError, for they do not see what is not committed."""
+    topics and tables, with their names: UnsupportedError, for they do not see what is not committed."""
 
     def change(node: Plan) -> Plan:
         if isinstance(node, ViewScan) and node.name in readers:
             raise UnsupportedError(
-                f"view {node.name!r} does not show the events that this transaction has inserted into "
+                f"view {node.name!r} does not show what this transaction has changed in "
                 f"{readers[node.name]!r}: commit before reading it",
-                construct="a view over uncommitted events",
+                construct="a view over uncommitted changes",
             )
         if isinstance(node, Scan) and node.topic_id in changed:
             return _with_own(node, changed[node.topic_id], context, now_us)

@@ -12,6 +12,7 @@ import datetime as dt
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -304,8 +305,13 @@ class Views:
         return None
 
     def readers_of(self, topic_id: int) -> list[str]:
-        """The names of the views that read a topic or table."""
-        return [info.name for info in self._database._catalog.views() if topic_id in self.spec(info).inputs]
+        """The names of the views that read a topic or table. Those that cannot be bound read nothing."""
+        found = []
+        for info in self._database._catalog.views():
+            with suppress(CatalogError, QueryError, UsageError):
+                if topic_id in self.spec(info).inputs:
+                    found.append(info.name)
+        return found
 
     # --- reading ------------------------------------------------------------------------------------------------------
 

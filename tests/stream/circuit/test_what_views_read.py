@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import eventdb
-from eventdb.errors import UsageError
+from eventdb.errors import EventDBError, UnsupportedError, UsageError
 from eventdb.stream.circuit.stored import fingerprint
 from tests.stream.circuit.histories import settled
 
@@ -74,6 +74,31 @@ def test_the_stored_state_is_not_that_of_another_table_of_the_same_name(db: even
     first = db._views_of().circuit(_plan(db, query)).plan
     db.sql("CREATE OR REPLACE TABLE items (id BIGINT PRIMARY KEY, name VARCHAR)")
     assert fingerprint(db._views_of().circuit(_plan(db, query)).plan) != fingerprint(first)
+
+
+def test_a_view_that_cannot_be_bound_holds_up_no_other(db: eventdb.Database, tmp_path: Path) -> None:
+    db.sql("CREATE MATERIALIZED VIEW below AS SELECT id FROM items")
+    db.sql("CREATE MATERIALIZED VIEW above AS SELECT count(*) AS n FROM below")
+    db._catalog.drop_view("below")  # as another process may, which does not see that view yet
+    db.close()
+    with eventdb.open(tmp_path / "db") as again:
+        again.sql("DROP TABLE other")
+        with pytest.raises(EventDBError, match="below"):
+            again.sql("SELECT n FROM above")
+        again.sql("DROP VIEW above")
+        again.sql("DROP TABLE items")
+
+
+def test_a_view_is_not_read_beside_uncommitted_changes_of_its_tables(db: eventdb.Database) -> None:
+    db.sql("CREATE MATERIALIZED VIEW n AS SELECT count(*) AS n FROM items")
+    for text in ("BEGIN", "INSERT INTO other VALUES (1)"):
+        db.sql(text)
+    assert db.sql("SELECT n FROM n").fetchall() == [(0,)]
+    db.sql("INSERT INTO items VALUES (1, 'a')")
+    with pytest.raises(UnsupportedError, match="view 'n' does not show what this transaction has changed in 'items'"):
+        db.sql("SELECT n FROM n")
+    db.sql("ROLLBACK")
+    assert db.sql("SELECT n FROM n").fetchall() == [(0,)]
 
 
 def test_strings_that_no_row_has_any_more_are_not_kept(db: eventdb.Database) -> None:
