@@ -142,6 +142,7 @@ class CircuitTask(Task):
         self.base: stored.Progress | None = None
         self.query: CircuitQuery | None = None
         self._next: stored.Progress | None = None
+        self._anew = False  # `query` does not go on from what is stored
 
     @property
     def is_loaded(self) -> bool:
@@ -165,19 +166,21 @@ class CircuitTask(Task):
 
     def _loaded(self, snapshot: StoreSnapshot) -> CircuitQuery:
         self.base = self.spec.keys.progress(snapshot)
-        return _noting(CircuitQuery.load(self.spec, snapshot))
+        query = CircuitQuery.load(self.spec, snapshot)
+        self._anew = not query.has_begun
+        return _noting(query)
 
     def save(self, transaction: WriteTransaction) -> bool:
         assert self.query is not None
         keys = self.spec.keys
         if StateKeys(self.spec.id).is_dropped(transaction) or keys.progress(transaction) != self.base:
             return False
-        self._next = keys.save(transaction, self.base, self.query.parts, self.query.positions)
+        self._next = keys.save(transaction, self.base, self.query.parts, self.query.positions, anew=self._anew)
         return True
 
     def saved(self, was_saved: bool) -> None:
         if was_saved and self.query is not None:
-            self.base = self._next
+            self.base, self._anew = self._next, False
             self.query = _noting(self.query.without_lost_strings())
         else:
             self.reload()

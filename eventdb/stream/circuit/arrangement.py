@@ -195,10 +195,6 @@ class Arrangement:
         found: Array = self._keys.lanes[self._owners[slots]]
         return found
 
-    def key_numbers(self, slots: Array) -> Array:
-        found: Array = self._owners[slots]
-        return found
-
     def distinct(self, slots: Array) -> Array:
         """Each slot once, in order of appearance."""
         return self._rows.localized(slots)[0]

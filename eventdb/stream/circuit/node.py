@@ -66,10 +66,6 @@ def merged(names: Sequence[str], parts: Sequence[RecordBatch]) -> Change:
     return RecordBatch(names, whole.columns, whole.row_count, whole.weight)
 
 
-def negated(change: RecordBatch) -> RecordBatch:
-    return RecordBatch(change.names, change.columns, change.row_count, -weights_of(change))
-
-
 def difference(
     names: Sequence[str], codec: RowCodec, before: Sequence[RecordBatch], after: Sequence[RecordBatch]
 ) -> Change:

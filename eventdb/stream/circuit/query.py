@@ -63,12 +63,11 @@ class CircuitSpec:
     def lag_rows(self, snapshot: Any, progress: Progress | None) -> int:
         """How many rows the inputs have that are not in the stored state."""
         query = CircuitQuery(self)
-        positions = query.positions if progress is None else progress.positions
-        return sum(
-            snapshot.offsets(log)[1] - max(position, snapshot.offsets(log)[0])
-            for one, reached in zip(query.inputs, positions, strict=True)
-            for log, position in zip(one.logs, reached, strict=True)
-        )
+        for one, reached in zip(
+            query.inputs, () if progress is None else progress.positions, strict=progress is not None
+        ):
+            one.positions = list(reached)
+        return sum(one.lag_rows(snapshot) for one in query.inputs)
 
     def primary_key(self, topic_id: int) -> tuple[str, ...]:
         """The names of a table's key columns; none for a topic."""
@@ -102,6 +101,11 @@ class CircuitQuery:
     def nbytes(self) -> int:
         own = self.circuit.nbytes + sum(one.nbytes for one in self.inputs)
         return own if self._content is None else own + self._content.nbytes
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was taken in, here or by who stored it."""
+        return self._begun
 
     @property
     def positions(self) -> tuple[tuple[int, ...], ...]:

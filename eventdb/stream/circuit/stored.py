@@ -81,12 +81,14 @@ class CircuitKeys:
                 part.restore(bytes(data))
 
     def save(
-        self, store: Writing, base: Progress | None, parts: Sequence[Part], positions: tuple[tuple[int, ...], ...]
-    ) -> Progress:
-        """Adds what changed since `base`, or writes all there is; returns the new progress."""
+        self, store: Writing, base: Progress | None, parts: Sequence[Part], positions: tuple[tuple[int, ...], ...],
+        *, anew: bool,
+    ) -> Progress:  # fmt: skip
+        """Adds what changed since `base`, or writes all there is; returns the new progress. `anew`: the parts do not go
+        on from what is stored."""
         pieces = [part.delta() for part in parts]
         added = sum(len(piece) for piece in pieces if piece is not None)
-        if base is not None and base.added_bytes + added <= max(base.whole_bytes, LEAST_BYTES):
+        if base is not None and not anew and base.added_bytes + added <= max(base.whole_bytes, LEAST_BYTES):
             progress = Progress(positions, base.next_piece + 1, base.added_bytes + added, base.whole_bytes)
         else:
             self._clear(store)
