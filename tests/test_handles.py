@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -14,8 +15,37 @@ from typing import Any
 import pytest
 
 import eventdb
+from eventdb.physical.operator import Operator
 from tests.conftest import COLUMNS, GOOD
 from tests.test_api import in_one_transaction
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT device, count(*), min(temp) FROM readings GROUP BY ROLLUP (device)",
+        "SELECT a.device FROM readings a LEFT JOIN readings b ON a.device = b.device AND a.temp > b.temp",
+        "SELECT device FROM readings WHERE temp NOT IN (SELECT temp FROM readings WHERE temp > 3)",
+        "SELECT DISTINCT device FROM readings EXCEPT SELECT 'x'",
+        "SELECT DISTINCT ON (device) device, sum(temp) OVER (ORDER BY temp) FROM readings ORDER BY device LIMIT 2",
+        "WITH RECURSIVE r(n) AS (SELECT 1 UNION SELECT n + 1 FROM r WHERE n < 5) SELECT * FROM r ORDER BY n",
+    ],
+)
+@pytest.mark.parametrize("execution", ["interpreted", "auto"])
+def test_a_query_that_has_ended_leaves_no_operator_to_the_collector(path: Path, query: str, execution: str) -> None:
+    """What it has read, and so the files, would stay open until the collector comes."""
+    with eventdb.open(path) as db:
+        db.create_topic("readings", COLUMNS).append_many([GOOD] * 10)
+        db.sql(f"SET execution = '{execution}'")
+        db.sql(query).fetchall()
+        gc.collect()
+        gc.disable()
+        try:
+            db.sql(query + " ").fetchall()
+            assert not [operator for operator in gc.get_objects() if isinstance(operator, Operator)]
+        finally:
+            gc.enable()
+
 
 # --- handles ----------------------------------------------------------------------------------------------------------
 

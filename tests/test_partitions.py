@@ -249,7 +249,6 @@ def test_reading_follows_all_partitions_and_starts_where_each_is_told(db: eventd
 def test_what_partitions_cannot_do_yet_is_refused_by_name(db: eventdb.Database) -> None:
     topic = db.create_topic("t", {"n": "BIGINT"}, partitions=2)
     for refused in (
-        lambda: db.sql("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS c FROM t"),
         lambda: db.subscribe("t"),
         lambda: db.subscribe("SELECT n FROM t"),
         lambda: topic.producer(id="p"),

@@ -276,7 +276,6 @@ def test_what_does_not_fit_is_refused_and_nothing_is_stored(db: eventdb.Database
 @pytest.mark.parametrize(
     ("text", "construct"),
     [
-        ("CREATE MATERIALIZED VIEW v AS SELECT id FROM t", "a continuous query over the table 't'"),
         ("CREATE TABLE u (a INTEGER PRIMARY KEY) WITH (partitions = 2)", "WITH (...) of a table"),
         ("CREATE TABLE u (a INTEGER PRIMARY KEY, UNIQUE (a))", "the constraint UNIQUE"),
     ],

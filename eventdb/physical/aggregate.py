@@ -36,10 +36,11 @@ class _Grouped(Operator):
         self._collected = {i: CollectedEvaluator(a) for i, a in enumerate(aggregations) if is_collected(a)}
         what = "GROUP BY" if keys else "an aggregate"
         self.groups = growing_groups(self, what, aggregations, sets, self._inputs.keys, self._apply)
+        self._spilled_bytes = 0  # once it is closed
 
     @property
     def note(self) -> str:
-        return spilled_note(sum(groups.spilled_bytes for groups in self.groups))
+        return spilled_note(self._spilled_bytes + sum(groups.spilled_bytes for groups in self.groups))
 
     def read(self) -> None:
         """All rows are in the groups."""
@@ -51,6 +52,8 @@ class _Grouped(Operator):
     def close(self) -> None:
         for groups in self.groups:
             groups.close()
+            self._spilled_bytes += groups.spilled_bytes
+        self.groups = []  # they refer to this operator: what it read would stay until the collector comes
         self.release()
 
     def _evaluated(self, batch: RecordBatch) -> tuple[list[Column], GroupInputs]:

@@ -15,9 +15,11 @@ import numpy as np
 
 from eventdb.batch import Array, Column, RecordBatch, concat_columns
 from eventdb.config import MIB, MORSEL_ROWS
+from eventdb.decimal_columns import numbers_of
 from eventdb.errors import EvaluationError, MemoryLimitExceeded
 from eventdb.logical.expressions import Literal
 from eventdb.logical.over import Bound, Over, OverCall
+from eventdb.physical.accumulate_numbers import sum_column
 from eventdb.physical.arithmetic import value_range
 from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
@@ -230,6 +232,9 @@ def _joined(head: Column, column: Column, count: int) -> Column:
 
 def _sum(column: Column, before: Column) -> Column:
     present: Array = np.ones(len(column), dtype=bool) if column.validity is None else column.validity
+    if column.type.is_wide:
+        numbers = np.where(present, numbers_of(column), 0).astype(object)
+        return sum_column(column.type, numbers + int(numbers_of(before)[0]), None)
     values, added = column.values, before.values[0]
     with np.errstate(all="ignore"):
         total = np.where(present, values, 0) + added

@@ -11,9 +11,22 @@ from dataclasses import dataclass
 from eventdb.logical.expressions import walk
 from eventdb.logical.functions import is_collected, is_volatile
 from eventdb.logical.node_expressions import expressions_of
-from eventdb.logical.plan import Aggregate, ExternalScan, Filter, Limit, Plan, Project, Scan, Sort, TimeWindow, ViewScan
-from eventdb.logical.python_functions import calls_python
-from eventdb.logical.relational import LimitValue
+from eventdb.logical.plan import (
+    Aggregate,
+    DistinctOn,
+    ExternalScan,
+    Filter,
+    GroupSets,
+    Limit,
+    Plan,
+    Project,
+    Scan,
+    Sort,
+    TimeWindow,
+    ViewScan,
+)
+from eventdb.logical.python_functions import PythonAggregation, calls_python
+from eventdb.logical.relational import LimitBy, LimitValue
 from eventdb.logical.subqueries import Subquery, holds_subquery
 from eventdb.logical.windows import window_of
 from eventdb.sql.context import Context
@@ -22,9 +35,14 @@ from eventdb.sql.statements import TableInfo
 _REFUSED = {
     Sort: ("ORDER BY in a continuous query", "sort when you read it: SELECT * FROM view ORDER BY ..."),
     Limit: ("LIMIT without ORDER BY in a continuous query", "say by ORDER BY which rows it keeps"),
+    LimitBy: ("LIMIT without ORDER BY in a continuous query", "say by ORDER BY which rows it keeps"),
+    DistinctOn: ("DISTINCT ON without ORDER BY in a continuous query", "say by ORDER BY which row it keeps"),
     LimitValue: ("LIMIT without ORDER BY in a continuous query", "say by ORDER BY which rows it keeps"),
     ExternalScan: ("a continuous query over a file or a Python object", "load its rows into a topic first"),
 }
+
+
+_SORTED = (Limit, LimitValue, LimitBy, DistinctOn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +84,31 @@ def _check_nodes(context: Context, plan: Plan, where: object) -> None:
         context.unsupported(*_REFUSED[Sort][:1], where, _REFUSED[Sort][1])
     inputs = 0
     for node in _nodes(plan):
-        if isinstance(node, ExternalScan) or (isinstance(node, Limit | LimitValue) and not _is_sorted(node)):
+        if isinstance(node, ExternalScan) or (isinstance(node, _SORTED) and not _is_sorted(node)):
             construct, fix = _REFUSED[type(node)]
             context.unsupported(construct, where, fix)
         if isinstance(node, Scan | ViewScan):
             inputs += 1
             if "_headers" in node.columns:
                 context.unsupported("_headers in a continuous query", where, "read them with topic.read()")
+        if _calls_python(node):
+            context.unsupported(
+                "a Python function in a continuous query", where,
+                "other processes that keep the view do not have it: call it when you read the view, or store its value "
+                "in the topic",
+            )  # fmt: skip
         for expression in expressions_of(node):
-            if calls_python(expression):
-                context.unsupported(
-                    "a Python function in a continuous query", where,
-                    "other processes that keep the view do not have it: call it when you read the view, or store its "
-                    "value in the topic",
-                )  # fmt: skip
             if is_volatile(expression):
                 context.unsupported(
                     "now() in a continuous query", where, "use the event time of the rows, or filter when you read it"
                 )
     if not inputs:
         context.unsupported("a continuous query without a topic", where, "select FROM a topic")
+
+
+def _calls_python(node: Plan) -> bool:
+    aggregations = node.aggregations if isinstance(node, Aggregate | GroupSets) else ()
+    return any(map(calls_python, expressions_of(node))) or any(isinstance(a, PythonAggregation) for a in aggregations)
 
 
 def _is_sorted(plan: Plan) -> bool:

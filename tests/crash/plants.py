@@ -85,7 +85,7 @@ def split_transaction() -> None:
     """A transaction over two topics is two commits."""
 
     def commit(self: Transaction) -> None:
-        self._open = False
+        self._end()
         for topic, rows, columnar, _, _ in self._parts:
             with self._database._store.write() as writer:
                 add = writer.append_columns if columnar else writer.append_rows
