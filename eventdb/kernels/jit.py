@@ -12,6 +12,7 @@ import inspect
 import pickle
 import threading
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import numba
@@ -23,6 +24,9 @@ from numba.core.compiler_lock import global_compiler_lock
 from eventdb.kernels import cache
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+_machine_code = attrgetter("library")
 
 
 class DiskCache(_Cache):
@@ -53,12 +57,12 @@ class DiskCache(_Cache):
         return rebuild(target_context, *reduced)
 
     def save_overload(self, sig: Any, cres: Any) -> None:
-        if cres.lifted or cres.library.has_dynamic_globals:
+        if cres.lifted or _machine_code(cres).has_dynamic_globals:
             return
         from numba.core import serialize
 
         dump: Any = serialize.dumps
-        cache.write(self._key(sig), dump((cres.library.codegen.magic_tuple(), cres._reduce())))
+        cache.write(self._key(sig), dump((cres.target_context.codegen().magic_tuple(), cres._reduce())))
 
     def enable(self) -> None:
         """The cache is always on."""
@@ -151,7 +155,7 @@ def load(source: str, tokens: tuple[str, ...]) -> Callable[..., int] | None:
             result = compiled._cache.load_overload(_signature(tokens), compiled.targetctx)
             if result is None:
                 return None
-            compiled.targetctx.insert_user_function(result.entry_point, result.fndesc, [result.library])
+            compiled.targetctx.insert_user_function(result.entry_point, result.fndesc, [_machine_code(result)])
             compiled.add_overload(result)
         compiled.disable_compile()  # another argument type is a bug here, not a reason to compile again
         loaded: Callable[..., int] = _keep(key, compiled)

@@ -36,6 +36,16 @@ def _is_same(lanes, number, rows, row):  # type: ignore[no-untyped-def]
 
 
 @njit
+def _probed(places, lanes, rows, row):  # type: ignore[no-untyped-def]
+    """The place of a row, or the free one where it would go."""
+    mask = np.uint64(len(places) - 1)
+    place = _hash(rows, row) & mask
+    while places[place] >= 0 and not _is_same(lanes, places[place], rows, row):
+        place = (place + _ONE) & mask
+    return place
+
+
+@njit
 def place_again(places, lanes, numbers, count):  # type: ignore[no-untyped-def]
     """Enters rows known to be distinct into an empty table."""
     mask = np.uint64(len(places) - 1)
@@ -49,35 +59,21 @@ def place_again(places, lanes, numbers, count):  # type: ignore[no-untyped-def]
 @njit
 def find(places, lanes, rows, wanted, out):  # type: ignore[no-untyped-def]
     """out[i] = the number of row i, -1 where it is not there or not wanted."""
-    mask = np.uint64(len(places) - 1)
     for i in range(len(rows)):
-        out[i] = -1
-        if not wanted[i]:
-            continue
-        place = _hash(rows, i) & mask
-        while places[place] >= 0:
-            if _is_same(lanes, places[place], rows, i):
-                out[i] = places[place]
-                break
-            place = (place + _ONE) & mask
+        out[i] = places[_probed(places, lanes, rows, i)] if wanted[i] else -1
 
 
 @njit
 def enter(places, lanes, free, counts, rows, wanted, out):  # type: ignore[no-untyped-def]
     """out[i] = the number of row i, a new one where it was not there; -1 where it is not wanted. Returns how many are
     new; there is room for all."""
-    mask = np.uint64(len(places) - 1)
     entered = 0
     for i in range(len(rows)):
         out[i] = -1
         if not wanted[i]:
             continue
-        place = _hash(rows, i) & mask
-        while places[place] >= 0:
-            if _is_same(lanes, places[place], rows, i):
-                out[i] = places[place]
-                break
-            place = (place + _ONE) & mask
+        place = _probed(places, lanes, rows, i)
+        out[i] = places[place]
         if out[i] >= 0:
             continue
         if counts[FREE]:
