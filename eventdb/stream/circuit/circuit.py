@@ -33,6 +33,7 @@ from eventdb.physical.context import QueryContext
 from eventdb.stream.circuit.distinct import Distincts
 from eventdb.stream.circuit.grouped import Grouped, can_group
 from eventdb.stream.circuit.lanes import Interner, RowCodec
+from eventdb.stream.circuit.leading import is_top, leading_rows
 from eventdb.stream.circuit.linear import Constant, Expanded, Mapped, United
 from eventdb.stream.circuit.node import Change, Node, difference
 from eventdb.stream.circuit.pair_join import KINDS, PairJoin
@@ -150,6 +151,8 @@ class Circuit:
     def _inner(self, plan: Plan) -> int:
         if isinstance(plan, Sort):
             return self._build(plan.input)  # a set of rows has no order; where one counts, `_unit` takes it in
+        if is_top(plan):
+            return self._unit(plan)
         if isinstance(plan, Filter | Project | TimeWindow):
             below = self._build(plan.input)
             return self._add(Mapped(plan, grows=self._is_growing(below)), (below,))
@@ -204,6 +207,9 @@ class Circuit:
             template = self._recursion(plan, lambda child: cut(child, None))
         elif isinstance(plan, Aggregate | DistinctOn | LimitBy):
             template = plan.with_children((cut(plan.input, plan.keys),))
+        elif isinstance(plan, Filter) and isinstance(plan.input, Over):
+            over = plan.input
+            template = plan.with_children((over.with_children((cut(over.input, _partition(over)),)),))
         elif isinstance(plan, Over):
             template = plan.with_children((cut(plan.input, _partition(plan)),))
         elif isinstance(plan, Limit | LimitValue | GroupSets):
@@ -220,7 +226,8 @@ class Circuit:
         own_keys = _own_keys(plan)
         if any(len(own) != len(own_keys) for own in keys):
             own_keys, keys = (), [() for _ in keys]
-        return self._add(Recomputed(template, leaves, keys, own_keys, self.interner, self._context), inputs)
+        kept = leading_rows(template) if self._is_growing(inputs[0]) else None
+        return self._add(Recomputed(template, leaves, keys, own_keys, self.interner, self._context, kept), inputs)
 
     def _leaf(self, plan: Plan) -> tuple[WorkingTable, int]:
         """What stands for a part of the plan in a template, and the number of the node that gives its rows."""
@@ -257,6 +264,8 @@ def _own_keys(plan: Plan) -> tuple[Expression, ...]:
         return plan.left_keys
     if isinstance(plan, DistinctOn | LimitBy):
         return plan.keys
+    if isinstance(plan, Filter):
+        return _own_keys(plan.input)
     return (_partition(plan) or ()) if isinstance(plan, Over) else ()
 
 
