@@ -285,6 +285,8 @@ class CreateView(Statement):
     sql: str
     state_limit_bytes: int | None = None
     late: str = "drop"
+    or_replace: bool = False
+    keep_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,28 @@ class DropView(Statement):
     name: str
     if_exists: bool = False
     cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterView(Statement):
+    """`action` is 'pause' or 'resume'."""
+
+    name: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshView(Statement):
+    """Compute the view anew from its inputs."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyView(Statement):
+    """Compare the view with its query."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

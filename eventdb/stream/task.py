@@ -26,10 +26,12 @@ Shared = dict[tuple[int, tuple[str, ...], int, int], list[InputRows]]
 
 
 class Task(ABC):
-    """`failure` is set when the view has stopped on a row; it is told once. The others are tried again."""
+    """`failure` is set when the view has stopped on a row; it is told once. The others are tried again. `is_current`
+    says whether the last `advance` has come to the end of its snapshot."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, of: ViewSpec | CircuitSpec) -> None:
+        self.of, self.id, self.name = of, of.id, of.name
+        self.is_current = False
         self.retry_at_s = 0.0
         self.failure: ViewFailed | None = None
         self.reported = False
@@ -61,7 +63,7 @@ class ViewTask(Task):
     """A view of one topic. `base` is the stored progress that `query` goes on from."""
 
     def __init__(self, spec: ViewSpec) -> None:
-        super().__init__(spec.name)
+        super().__init__(spec)
         self.spec = spec
         self.base = Progress(0)
         self.query: ContinuousQuery | None = None
@@ -89,7 +91,7 @@ class ViewTask(Task):
         self.reload()
 
     def advance(self, snapshot: StoreSnapshot, shared: Shared) -> bool:
-        spec = self.spec
+        spec, self.is_current = self.spec, False
         first, end = snapshot.offsets(spec.input_log)
         try:
             if self.query is None:
@@ -103,6 +105,7 @@ class ViewTask(Task):
         start = query.input_offset
         stop = min(end, start + self.limit(start))
         if start >= stop:
+            self.is_current = True
             return False
         key = (spec.program.facts.id, spec.program.scan.columns, start, stop)
         if key not in shared:
@@ -119,6 +122,7 @@ class ViewTask(Task):
             if output is not None:
                 self.outputs.append(output)
         query.skip_to(stop)  # the rows may end before a gap
+        self.is_current = stop == end
         return True
 
     def save(self, transaction: WriteTransaction) -> bool:
@@ -137,7 +141,7 @@ class CircuitTask(Task):
     """A view of any other shape. `base` is the stored progress that `query` goes on from, None for none."""
 
     def __init__(self, spec: CircuitSpec) -> None:
-        super().__init__(spec.name)
+        super().__init__(spec)
         self.spec = spec
         self.base: stored.Progress | None = None
         self.query: CircuitQuery | None = None
@@ -152,7 +156,7 @@ class CircuitTask(Task):
         self.query = None
 
     def advance(self, snapshot: StoreSnapshot, shared: Shared) -> bool:
-        query, self.query = self.query, None  # if it fails it is gone
+        query, self.query, self.is_current = self.query, None, False  # if it fails it is gone
         query = query or self._loaded(snapshot)
         moved = query.is_behind(snapshot)
         if moved:
@@ -161,7 +165,7 @@ class CircuitTask(Task):
             except ViewFailed:
                 query = self._loaded(snapshot)
                 deque(query.advance(snapshot, at_once=True), 0)
-        self.query = query
+        self.query, self.is_current = query, not query.is_behind(snapshot)
         return moved
 
     def _loaded(self, snapshot: StoreSnapshot) -> CircuitQuery:

@@ -251,9 +251,19 @@ class CircuitReader:
             kept = self._views.get(spec.id)
             if kept is None or kept.spec is not spec:
                 kept = self._views[spec.id] = _Kept(spec)
+        return self._batches(spec, kept.content(snapshot), columns)
+
+    def stored(self, spec: CircuitSpec, snapshot: Any, columns: Sequence[str]) -> Iterator[RecordBatch]:
+        """The rows that are stored, without what nobody has maintained yet. ViewFailed if nothing is."""
+        query = CircuitQuery.load(spec, snapshot)
+        if not query.has_begun:
+            raise ViewFailed(f"nothing is stored of view {spec.name!r}: REFRESH VIEW {spec.name}", view=spec.name)
+        return self._batches(spec, query.content(), columns)
+
+    @staticmethod
+    def _batches(spec: CircuitSpec, content: RecordBatch, columns: Sequence[str]) -> Iterator[RecordBatch]:
         names = [name.lower() for name in spec.names]
-        positions = [names.index(column.lower()) for column in columns]
-        batch = kept.content(snapshot).select(positions, columns)
+        batch = content.select([names.index(column.lower()) for column in columns], columns)
         for start in range(0, batch.row_count, MORSEL_ROWS):
             yield batch.slice(start, start + MORSEL_ROWS)
 
