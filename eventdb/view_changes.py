@@ -12,11 +12,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from eventdb.dead_letters import make_letters
 from eventdb.dropping import kept_readers, refuse_readers
 from eventdb.errors import QueryTimeout, TopicExists, TopicNotFound, UsageError, ViewFailed
+from eventdb.stream.broken_rows import copy_marks
 from eventdb.stream.program import UPDATE
 from eventdb.stream.state import StateKeys
-from eventdb.stream.view import ViewSpec, drop_view_state, start_view
+from eventdb.stream.view import drop_view_state, start_view
 from eventdb.view_catalog import begin_rebuild, gone_ids, move_state, remove_rebuild, set_text, swap_in
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ def replace(database: Database, statement: st.CreateView) -> None:
         views.create(statement)
         return
     made, before = views.define(statement), views.bind(info.sql)
+    make_letters(database, statement.dead_letter)
     _refuse_itself(database, statement)
     if _meaning(statement) == _meaning(before) and info.state != "failed":
         _forget_rebuilds(database, info)
@@ -130,13 +133,16 @@ def replace(database: Database, statement: st.CreateView) -> None:
 
 
 def _meaning(statement: st.CreateView) -> tuple[object, ...]:
-    return statement.query, statement.emit, statement.grace_us, statement.start, statement.late
+    letters = None if statement.dead_letter is None else statement.dead_letter.lower()
+    return statement.query, statement.emit, statement.grace_us, statement.start, statement.late, letters
 
 
 def _why_not_kept(old: st.CreateView, new: st.CreateView, before: Definition, after: Definition) -> str:
     """Why the state of the old view is not one of the new one; '' if it is."""
     if old.start != new.start:
         return "START FROM differs"
+    if _meaning(old)[-1] != _meaning(new)[-1]:
+        return "dead_letter differs, and so may the rows that its state has left out"
     if before.program is None or after.program is None:
         if before.plan is not None and before.plan == after.plan:
             return ""
@@ -209,13 +215,16 @@ def _wait(database: Database, is_done: Callable[[], bool], timeout_s: float | No
 # --- the maintainer ---------------------------------------------------------------------------------------------------
 
 
-def begin(database: Database, rebuild: ViewInfo, spec: ViewSpec) -> None:
-    """The rebuild's first offset is stored."""
+def begin(database: Database, rebuild: ViewInfo) -> None:
+    """The rebuild's first offset is stored, and what is noted of broken rows, if it is of the same text."""
     with database._store.snapshot() as snapshot:
-        if spec.keys.has_begun(snapshot):
+        if StateKeys(rebuild.id).has_begun(snapshot):
             return
+    old = database._catalog.view_by_id(rebuild.replaces[0])
     with database._store.write() as transaction:
         start_view(transaction, rebuild.id, rebuild.replaces[1])
+        if old is not None and old.sql == rebuild.sql:
+            copy_marks(transaction, old.id, rebuild.id)
 
 
 def finish(database: Database, view_id: int) -> None:

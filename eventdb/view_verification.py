@@ -1,12 +1,14 @@
 """VERIFY VIEW: a view's stored state, brought up to a snapshot, against its query over the same snapshot as a batch.
 
-A view whose windows close holds the rows of the windows that are closed; where rows were too late for theirs, the batch
-query has them, and the view is compared with itself, computed anew from its first row.
+A view whose windows close holds the rows of the windows that are closed. Where rows were too late for theirs, or were
+left out because they break an expression, the batch query has them, and the view is compared with itself, computed anew
+from its first row.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -18,8 +20,8 @@ from eventdb.logical.plan import Plan, Scan, transform_plan
 from eventdb.physical.planner import run
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import difference, weights_of
-from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
-from eventdb.stream.program import WINDOW_CLOSE
+from eventdb.stream.circuit.query import CircuitQuery, CircuitReader, CircuitSpec
+from eventdb.stream.program import UPDATE, WINDOW_CLOSE
 from eventdb.stream.reader import ViewReader, brought_up
 from eventdb.stream.steps import Steps
 from eventdb.stream.view import ViewSpec, new_query
@@ -78,7 +80,11 @@ def _gone(spec: CircuitSpec | ViewSpec, context: QueryContext) -> str | None:
 
 
 def _of_circuit(spec: CircuitSpec, context: QueryContext) -> list[RecordBatch]:
-    return list(run(spec.plan, context))
+    if spec.dead_letter is None:
+        return list(run(spec.plan, context))
+    anew = CircuitQuery(spec)
+    deque(anew.advance(context.snapshot), 0)
+    return [anew.content()]
 
 
 def _of_topic(spec: ViewSpec, context: QueryContext) -> list[RecordBatch]:
@@ -87,13 +93,13 @@ def _of_topic(spec: ViewSpec, context: QueryContext) -> list[RecordBatch]:
     first, end = snapshot.offsets(spec.input_log)
     start = max(spec.keys.start(snapshot), first)
     query = brought_up(spec, snapshot)
-    if query.late_row_count:
+    if query.late_row_count or program.skips_broken_rows:
         anew, outputs = new_query(spec, start), []
         for rows in spec.read(snapshot, start, end):
             output = anew.advance(rows)
             if output is not None:
                 outputs.append(output.batch)
-        return outputs if program.emission == WINDOW_CLOSE else [anew.content()]
+        return [anew.content()] if program.emission == UPDATE else outputs
 
     def begun(plan: Plan) -> Plan:
         return transform_plan(plan, lambda node: replace(node, start_offset=start) if isinstance(node, Scan) else node)

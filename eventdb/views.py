@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from eventdb.batch import RecordBatch
+from eventdb.dead_letters import check_letters, letters_log, make_letters
 from eventdb.errors import (
     CatalogError,
     InternalError,
@@ -35,6 +36,7 @@ from eventdb.schema import Field, Schema
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
 from eventdb.stream.circuit.bounded import refuse_unbounded
+from eventdb.stream.circuit.broken import refuse_dead_letter
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
 from eventdb.stream.program import Program, TopicFacts, analyse
@@ -145,8 +147,8 @@ class Views:
         for info in infos:
             try:
                 spec = self.spec(info)
-                if info.is_rebuild and isinstance(spec, ViewSpec):
-                    begin(self._database, info, spec)
+                if info.is_rebuild:
+                    begin(self._database, info)
                 found.append(spec)
             except (CatalogError, QueryError, UsageError) as error:
                 self._database._catalog.fail_view(info.id, f"view {info.name!r} cannot be bound: {error}")
@@ -183,8 +185,10 @@ class Views:
         return spec
 
     def _spec(self, statement: st.CreateView, info: ViewInfo) -> Spec:
+        letters = None if statement.dead_letter is None else letters_log(self._database, statement.dead_letter)
         if self._is_circuit(statement.topic, statement.emit):
-            return self.circuit(statement.query, info.id, statement.name, statement.state_limit_bytes)
+            spec = self.circuit(statement.query, info.id, statement.name, statement.state_limit_bytes)
+            return replace(spec, dead_letter=letters)
         assert statement.topic is not None
         return view_spec(
             info.id,
@@ -195,6 +199,7 @@ class Views:
             emit=statement.emit,
             grace_us=statement.grace_us,
             output_topic_id=info.output_topic_id,
+            dead_letter=letters,
         )
 
     def _is_circuit(self, topic: st.TableInfo | None, emit: str | None) -> bool:
@@ -228,6 +233,12 @@ class Views:
         if info is None:
             raise TopicNotFound(f"the view {node.name!r} was dropped", name=node.name)
         spec = self.spec(info)
+        if spec.dead_letter is not None:
+            raise UnsupportedSQL(
+                f"a continuous query over the view {node.name!r}, which goes on without rows it cannot take in, is not "
+                "supported: query its topics, with a dead_letter of its own",
+                construct="a continuous query over a view with dead_letter",
+            )
         if isinstance(spec, CircuitSpec):
             plan = spec.plan
         elif spec.program.window is not None:
@@ -270,6 +281,9 @@ class Views:
                     construct="START FROM",
                 )
             Circuit(circuit.plan)  # refuses what it cannot maintain
+            if statement.dead_letter is not None:
+                refuse_dead_letter(circuit.plan, lambda topic_id: bool(circuit.primary_key(topic_id)))
+                check_letters(self._database, statement.dead_letter, circuit.inputs)
             return Definition(_schema(circuit.fields), circuit.plan, None)
         assert statement.topic is not None
         if statement.state_limit_bytes is not None:
@@ -280,6 +294,8 @@ class Views:
         facts = self._facts(statement.topic.id)
         program = analyse(continuous_plan(statement.query), facts, statement.emit, statement.grace_us)
         stores_rows = output_schema(program) is not None
+        if statement.dead_letter is not None:
+            check_letters(self._database, statement.dead_letter, {facts.id: facts.name})
         return Definition(_schema(program.fields), None, program, stores_rows)
 
     def first_offset(self, definition: Definition, start: str | int) -> int:
@@ -294,6 +310,7 @@ class Views:
         """Creates the view; its content includes the topic's history from START on at once."""
         database = self._database
         made = self.define(statement)
+        make_letters(database, statement.dead_letter)
         try:
             info = database._catalog.create_view(
                 statement.name, statement.sql, made.schema, stores_rows=made.stores_rows
@@ -354,11 +371,14 @@ class Views:
         return info is not None and info.state == "paused"
 
     def readers_of(self, topic_id: int) -> list[str]:
-        """The names of the views that read a topic or table. Those that cannot be bound read nothing."""
+        """The names of the views that read a topic or table, or note broken rows in it; those that cannot be bound do
+        not."""
         found = []
         for info in self._database._catalog.views():
             with suppress(CatalogError, QueryError, UsageError):
-                if topic_id in self.spec(info).inputs:
+                spec = self.spec(info)
+                letters = spec.dead_letter
+                if topic_id in spec.inputs or (letters is not None and letters.topic_id == topic_id):
                     found.append(info.name)
         return found
 

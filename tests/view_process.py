@@ -26,6 +26,19 @@ def die_at(step: str) -> None:
 
         return run
 
+    if step == "letters":
+        from eventdb.stream import task
+
+        for kind in (task.ViewTask, task.CircuitTask):
+            save = kind.save
+
+            def dying_with_letters(self: Any, transaction: Any, save: Any = save) -> bool:
+                if self.broken:
+                    os._exit(9)
+                return bool(save(self, transaction))
+
+            kind.save = dying_with_letters  # type: ignore[method-assign]
+        return
     names = {
         "noted": ("begin_rebuild", False), "begun": ("begin", False), "caught up": ("swap_in", True),
         "swapped": ("swap_in", False), "cleared": ("clear", False),
@@ -40,7 +53,7 @@ def die_at(step: str) -> None:
 
 
 def main(path: str, step: str, statements: list[str]) -> None:
-    if step in STEPS:
+    if step in (*STEPS, "letters"):
         die_at(step)
     with eventdb.open(path, durability="os") as db:
         if step == "maintain":
@@ -53,7 +66,7 @@ def main(path: str, step: str, statements: list[str]) -> None:
                 time.sleep(0.1)
         for statement in statements:
             db.sql(statement)
-        while db._catalog.rebuilds():
+        while db._catalog.rebuilds() or step == "letters":
             time.sleep(0.002)
     print("done", flush=True)
 

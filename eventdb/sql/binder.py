@@ -48,7 +48,7 @@ from eventdb.sql.statements import (
 )
 from eventdb.sql.tables import create_as, create_plain_view, create_table, is_query_next
 from eventdb.sql.tokens import TokenType
-from eventdb.sql.topics import alter_topic, create_topic
+from eventdb.sql.topics import alter_topic, create_topic, with_options
 from eventdb.sql.view_statements import alter_view, refresh, verify
 from eventdb.sql.words import Words
 from eventdb.values import decode_value, parse_size_bytes
@@ -242,6 +242,11 @@ def _create_view(words: Words, context: Context, or_replace: bool) -> Statement:
     if words.word() == "START":
         start = _start(words, context)
     limit = _state_limit(words) if words.word() == "STATE" else None
+    at = words.index
+    options = dict(with_options(words)) if words.accept("WITH") else {}
+    dead_letter = options.pop("dead_letter", None)
+    if options:
+        raise words.error(f"a view has no option {next(iter(options))!r}; it has dead_letter", at)
     words.expect("AS")
     begin = words.index
     cuts = [
@@ -275,6 +280,7 @@ def _create_view(words: Words, context: Context, or_replace: bool) -> Statement:
         limit,
         or_replace=or_replace,
         keep_state=keep_state,
+        dead_letter=dead_letter,
     )
 
 

@@ -272,7 +272,7 @@ class CreateView(Statement):
 
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
-    event time in us.
+    event time in us. `dead_letter` is the topic where rows that break an expression go.
     """
 
     name: str
@@ -287,6 +287,7 @@ class CreateView(Statement):
     late: str = "drop"
     or_replace: bool = False
     keep_state: bool = False
+    dead_letter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,10 @@ class Runner:
         """Commits what the tasks have; True when there may be more to do at once."""
         if not tasks:
             return False
+        if any(task.broken for task in tasks):
+            with self._store.write() as transaction:
+                for task in tasks:
+                    task.note_broken(transaction)
         with self._store.write(journaled=False) as transaction:
             saved = [self._save(task, transaction) for task in tasks]
         for task, was_saved in zip(tasks, saved, strict=True):
