@@ -138,6 +138,8 @@ def open_subscription(
         feed = CircuitSubscriber(database._store, spec, start)
     else:
         feed = Subscriber(database._store, spec, start)
+    if spec.id >= 0:
+        feed.is_held = lambda: database._views_of().is_paused(spec.name)
     return Subscription(database, feed, feed.names, statement.limit)
 
 

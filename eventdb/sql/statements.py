@@ -272,7 +272,7 @@ class CreateView(Statement):
 
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
-    event time in us.
+    event time in us. `dead_letter` is the topic where rows that break an expression go.
     """
 
     name: str
@@ -285,6 +285,9 @@ class CreateView(Statement):
     sql: str
     state_limit_bytes: int | None = None
     late: str = "drop"
+    or_replace: bool = False
+    keep_state: bool = False
+    dead_letter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +295,28 @@ class DropView(Statement):
     name: str
     if_exists: bool = False
     cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterView(Statement):
+    """`action` is 'pause' or 'resume'."""
+
+    name: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshView(Statement):
+    """Compute the view anew from its inputs."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyView(Statement):
+    """Compare the view with its query."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from eventdb.errors import ClosedError
@@ -25,6 +25,7 @@ class Feed(ABC):
         self._store = store
         self._ready: deque[Changes] = deque()
         self._closed = threading.Event()
+        self.is_held: Callable[[], bool] = lambda: False  # nothing is taken in then
 
     @property
     @abstractmethod
@@ -55,8 +56,11 @@ class Feed(ABC):
                 return self._ready.popleft()
             commit_id = self._store.commit_id()
             try:
-                moved = self._look(first)
-                first = False
+                if self.is_held():
+                    moved = False
+                else:
+                    moved = self._look(first)
+                    first = False
             except BaseException:  # Ctrl-C too: some of the changes may be lost
                 self.close()
                 raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,8 @@ class Runner:
     """Maintains the running views of a database on a thread of its own, from `start` to `close`.
 
     `specs` gives the running views and is asked again whenever `generation` returns another number. `on_failure` is
-    told once of a view, by name, that stopped on a row; the rows before it are stored. `problems` holds, by view name,
+    told once of a view, by id, that stopped on a row; the rows before it are stored. `on_current` is told, after each
+    pass, of the views among `awaited` whose stored state has all that the pass could see. `problems` holds, by view id,
     the last error that keeps a view from being maintained without being its own fault (a full disk).
     """
 
@@ -52,19 +53,22 @@ class Runner:
         lease_path: str,
         specs: Callable[[], Sequence[ViewSpec | CircuitSpec]],
         generation: Callable[[], int],
-        on_failure: Callable[[str, ViewFailed], None],
+        on_failure: Callable[[int, ViewFailed], None],
+        on_current: Callable[[int], None] = lambda view_id: None,
     ) -> None:
         self._store = store
         self._lease = Lease(lease_path)
         self._specs = specs
         self._generation = generation
         self._on_failure = on_failure
+        self._on_current = on_current
+        self.awaited: Collection[int] = ()
         self._tasks: dict[int, Task] = {}
         self._seen_generation: int | None = None
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
-        self.problems: dict[str, EventDBError] = {}
+        self.problems: dict[int, EventDBError] = {}
         self.error: BaseException | None = None
 
     @property
@@ -102,7 +106,7 @@ class Runner:
                     return
                 except EventDBError as error:
                     for task in self._tasks.values():
-                        self.problems[task.name] = error
+                        self.problems[task.id] = error
                         task.reload()
                     self._stop.wait(RETRY_S)
         except BaseException as error:  # a bug must be visible, and must not take the process down
@@ -126,9 +130,9 @@ class Runner:
             return
         specs = {spec.id: spec for spec in self._specs()}
         self._seen_generation = generation
-        for view_id in [view_id for view_id in self._tasks if view_id not in specs]:
-            task = self._tasks.pop(view_id)
-            self.problems.pop(task.name, None)
+        for view_id in [view_id for view_id, task in self._tasks.items() if specs.get(view_id) is not task.of]:
+            del self._tasks[view_id]
+            self.problems.pop(view_id, None)
         for view_id, spec in specs.items():
             if view_id not in self._tasks:
                 self._tasks[view_id] = ViewTask(spec) if isinstance(spec, ViewSpec) else CircuitTask(spec)
@@ -146,8 +150,11 @@ class Runner:
         again = self._commit(moved)
         for task in self._tasks.values():
             if task.failure is not None and not task.reported:
-                self._on_failure(task.name, task.failure)
+                self._on_failure(task.id, task.failure)
                 task.reported = True
+        for task in tasks:
+            if task.id in self.awaited and task.is_current and task.is_loaded:
+                self._on_current(task.id)
         for task in tasks:
             again = again or task.failure is not None or (not task.is_loaded and task.retry_at_s <= time.monotonic())
         return again
@@ -164,7 +171,7 @@ class Runner:
 
     def _postpone(self, task: Task, error: Exception) -> None:
         known = error if isinstance(error, EventDBError) else InternalError(f"view {task.name}: {error!r}")
-        self.problems[task.name] = known
+        self.problems[task.id] = known
         task.retry_at_s = time.monotonic() + RETRY_S
         task.reload()
 
@@ -172,10 +179,14 @@ class Runner:
         """Commits what the tasks have; True when there may be more to do at once."""
         if not tasks:
             return False
+        if any(task.broken for task in tasks):
+            with self._store.write() as transaction:
+                for task in tasks:
+                    task.note_broken(transaction)
         with self._store.write(journaled=False) as transaction:
             saved = [self._save(task, transaction) for task in tasks]
         for task, was_saved in zip(tasks, saved, strict=True):
-            self.problems.pop(task.name, None)
+            self.problems.pop(task.id, None)
             task.saved(was_saved)
         return True
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError, ViewFailed
+from eventdb.stream.broken_rows import BrokenRow, row_json, store_letters
 from eventdb.stream.circuit import stored
+from eventdb.stream.circuit.broken import lasting_failure
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
 from eventdb.stream.source import InputRows
@@ -26,13 +29,16 @@ Shared = dict[tuple[int, tuple[str, ...], int, int], list[InputRows]]
 
 
 class Task(ABC):
-    """`failure` is set when the view has stopped on a row; it is told once. The others are tried again."""
+    """`failure` is set when the view has stopped on a row; it is told once. The others are tried again. `is_current`
+    says whether the last `advance` has come to the end of its snapshot."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, of: ViewSpec | CircuitSpec) -> None:
+        self.of, self.id, self.name = of, of.id, of.name
+        self.is_current = False
         self.retry_at_s = 0.0
         self.failure: ViewFailed | None = None
         self.reported = False
+        self.broken: list[BrokenRow] = []  # rows it goes on without, to be noted before it is saved
 
     @property
     @abstractmethod
@@ -52,6 +58,12 @@ class Task(ABC):
         """Writes what has changed; False, and nothing written, when the view was dropped or another process has moved
         it on."""
 
+    def note_broken(self, transaction: WriteTransaction) -> None:
+        """Stores the broken rows in the dead-letter topic, in a journaled transaction."""
+        log = self.of.dead_letter
+        if self.broken and log is not None:
+            store_letters(transaction, self.id, self.name, log, self.broken)
+
     @abstractmethod
     def saved(self, was_saved: bool) -> None:
         """The commit has been made."""
@@ -61,7 +73,7 @@ class ViewTask(Task):
     """A view of one topic. `base` is the stored progress that `query` goes on from."""
 
     def __init__(self, spec: ViewSpec) -> None:
-        super().__init__(spec.name)
+        super().__init__(spec)
         self.spec = spec
         self.base = Progress(0)
         self.query: ContinuousQuery | None = None
@@ -75,7 +87,7 @@ class ViewTask(Task):
 
     def reload(self) -> None:
         self.query = None
-        self.outputs = []
+        self.outputs, self.broken = [], []
 
     def limit(self, offset: int) -> int:
         if offset >= self.careful_until:
@@ -89,12 +101,13 @@ class ViewTask(Task):
         self.reload()
 
     def advance(self, snapshot: StoreSnapshot, shared: Shared) -> bool:
-        spec = self.spec
+        spec, self.is_current = self.spec, False
         first, end = snapshot.offsets(spec.input_log)
         try:
             if self.query is None:
                 self.base = spec.keys.progress(snapshot)
                 self.query = load_query(spec, snapshot, first)
+                self.query.notes_broken = True
             require_rows(spec, self.query, first)
         except ViewFailed as error:
             self.failure = error
@@ -103,6 +116,7 @@ class ViewTask(Task):
         start = query.input_offset
         stop = min(end, start + self.limit(start))
         if start >= stop:
+            self.is_current = True
             return False
         key = (spec.program.facts.id, spec.program.scan.columns, start, stop)
         if key not in shared:
@@ -118,7 +132,13 @@ class ViewTask(Task):
                 return False
             if output is not None:
                 self.outputs.append(output)
+        facts, found = spec.program.facts, query.take_broken()
+        self.broken += [
+            BrokenRow(facts.id, facts.name, 0, offset, text, row_json(snapshot, spec.input_log, offset))
+            for offset, text in found
+        ]
         query.skip_to(stop)  # the rows may end before a gap
+        self.is_current = stop == end
         return True
 
     def save(self, transaction: WriteTransaction) -> bool:
@@ -126,7 +146,7 @@ class ViewTask(Task):
         return save_query(transaction, self.spec, self.base, self.query, self.outputs)
 
     def saved(self, was_saved: bool) -> None:
-        self.outputs = []
+        self.outputs, self.broken = [], []
         if was_saved and self.query is not None:
             self.base = self.query.progress
         else:
@@ -137,21 +157,28 @@ class CircuitTask(Task):
     """A view of any other shape. `base` is the stored progress that `query` goes on from, None for none."""
 
     def __init__(self, spec: CircuitSpec) -> None:
-        super().__init__(spec.name)
+        super().__init__(spec)
         self.spec = spec
         self.base: stored.Progress | None = None
         self.query: CircuitQuery | None = None
+        self._stuck: list[int] | None = None  # the ends of the inputs that it cannot take in
         self._next: stored.Progress | None = None
         self._anew = False  # `query` does not go on from what is stored
 
     @property
     def is_loaded(self) -> bool:
-        return self.query is not None
+        return self.query is not None or self._stuck is not None
 
     def reload(self) -> None:
         self.query = None
+        self.broken = []
 
     def advance(self, snapshot: StoreSnapshot, shared: Shared) -> bool:
+        self.is_current = False
+        if self._stuck is not None:
+            if self._stuck == self._ends(snapshot):
+                return False
+            self._stuck = None
         query, self.query = self.query, None  # if it fails it is gone
         query = query or self._loaded(snapshot)
         moved = query.is_behind(snapshot)
@@ -160,9 +187,22 @@ class CircuitTask(Task):
                 deque(query.advance(snapshot, STEP_ROWS), 0)
             except ViewFailed:
                 query = self._loaded(snapshot)
-                deque(query.advance(snapshot, at_once=True), 0)
-        self.query = query
+                try:
+                    deque(query.advance(snapshot, at_once=True), 0)
+                except ViewFailed as error:
+                    self.failure = lasting_failure(self.spec, query.circuit, snapshot, error)
+                    if self.failure is not None:
+                        return False
+                    self._stuck = self._ends(snapshot)
+                    raise
+        for row in query.take_broken():
+            log = next(log for log in self.spec.logs(row.topic_id) if log.partition == row.partition)
+            self.broken.append(replace(row, content=row_json(snapshot, log, row.offset)))
+        self.query, self.is_current = query, not query.is_behind(snapshot)
         return moved
+
+    def _ends(self, snapshot: StoreSnapshot) -> list[int]:
+        return [snapshot.offsets(log)[1] for topic_id in self.spec.inputs for log in self.spec.logs(topic_id)]
 
     def _loaded(self, snapshot: StoreSnapshot) -> CircuitQuery:
         self.base = self.spec.keys.progress(snapshot)
@@ -179,6 +219,7 @@ class CircuitTask(Task):
         return True
 
     def saved(self, was_saved: bool) -> None:
+        self.broken = []
         if was_saved and self.query is not None:
             self.base, self._anew = self._next, False
             self.query = _noting(self.query.without_lost_strings())
@@ -190,4 +231,5 @@ def _noting(query: CircuitQuery) -> CircuitQuery:
     """The query, which notes what changes of it from here on."""
     for part in query.parts:
         part.record()
+    query.note_broken()
     return query

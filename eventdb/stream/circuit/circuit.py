@@ -76,11 +76,20 @@ class Circuit:
         self.codec = RowCodec([field.type for field in plan.fields], self.interner)
         self._root = self._build(plan)
         self._begun = False
+        self._working: _Place | None = None  # the last place that took in a change
 
     @property
     def grows(self) -> bool:
         """Whether rows of the result only come."""
         return self._is_growing(self._root)
+
+    @property
+    def has_failed_for_good(self) -> bool:
+        """After an error: whether it was a row's, or that of a pair of rows, that can never go."""
+        place = self._working
+        if place is None or isinstance(place.node, Grouped | Recomputed):
+            return False
+        return all(map(self._is_growing, place.inputs))
 
     @property
     def nbytes(self) -> int:
@@ -111,6 +120,7 @@ class Circuit:
             parts = [] if self._begun else [part for part in (place.node.begin(),) if part is not None]
             inputs = [found[number] for number in place.inputs]
             if any(change is not None for change in inputs):
+                self._working = place
                 made = place.node.step(inputs)
                 if made is not None:
                     parts.append(made)

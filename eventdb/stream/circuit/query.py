@@ -17,6 +17,8 @@ from eventdb.config import MIB, MORSEL_ROWS
 from eventdb.errors import EvaluationError, InternalError, MemoryLimitExceeded, OffsetOutOfRange, ViewFailed
 from eventdb.logical.plan import Fields, Plan, Scan
 from eventdb.physical.context import QueryContext
+from eventdb.stream.broken_rows import BrokenRow
+from eventdb.stream.circuit.broken import SkippingInput, tests_of
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.content import Content
 from eventdb.stream.circuit.inputs import Input, TableInput, TopicInput
@@ -32,7 +34,8 @@ _CHECK_ROWS = 512  # looking at the size of the state takes longer than taking i
 @dataclass(frozen=True, slots=True, eq=False)
 class CircuitSpec:
     """`id` is the view's, -1 for a query nobody stores. `logs` gives the logs of a topic's partitions, `topic_key` the
-    name of its key column. The state may hold `limit_bytes`."""
+    name of its key column. The state may hold `limit_bytes`. `dead_letter` is the log of the topic where rows are noted
+    that it goes on without."""
 
     id: int
     name: str
@@ -40,6 +43,7 @@ class CircuitSpec:
     logs: Callable[[int], Sequence[Any]]
     topic_key: Callable[[int], str | None]
     limit_bytes: int
+    dead_letter: Any = None
 
     @property
     def fields(self) -> Fields:
@@ -95,7 +99,24 @@ class CircuitQuery:
         logs = self._spec.logs(scan.topic_id)
         if self._spec.primary_key(scan.topic_id):
             return TableInput(scan, logs[0], self._context, self.circuit.interner)
+        if self._spec.dead_letter is not None:
+            return SkippingInput(scan, logs, self._context, tests_of(self._spec.plan, scan))
         return TopicInput(scan, logs, self._context)
+
+    def note_broken(self) -> None:
+        """From here on rows that are left out are noted, for `take_broken`."""
+        for one in self.inputs:
+            if isinstance(one, SkippingInput):
+                one.is_noting = True
+
+    def take_broken(self) -> list[BrokenRow]:
+        """The rows that were left out since the last call."""
+        found: list[BrokenRow] = []
+        for one in self.inputs:
+            if isinstance(one, SkippingInput):
+                found += one.broken
+                one.broken = []
+        return found
 
     @property
     def nbytes(self) -> int:
@@ -251,9 +272,19 @@ class CircuitReader:
             kept = self._views.get(spec.id)
             if kept is None or kept.spec is not spec:
                 kept = self._views[spec.id] = _Kept(spec)
+        return self._batches(spec, kept.content(snapshot), columns)
+
+    def stored(self, spec: CircuitSpec, snapshot: Any, columns: Sequence[str]) -> Iterator[RecordBatch]:
+        """The rows that are stored, without what nobody has maintained yet. ViewFailed if nothing is."""
+        query = CircuitQuery.load(spec, snapshot)
+        if not query.has_begun:
+            raise ViewFailed(f"nothing is stored of view {spec.name!r}: REFRESH VIEW {spec.name}", view=spec.name)
+        return self._batches(spec, query.content(), columns)
+
+    @staticmethod
+    def _batches(spec: CircuitSpec, content: RecordBatch, columns: Sequence[str]) -> Iterator[RecordBatch]:
         names = [name.lower() for name in spec.names]
-        positions = [names.index(column.lower()) for column in columns]
-        batch = kept.content(snapshot).select(positions, columns)
+        batch = content.select([names.index(column.lower()) for column in columns], columns)
         for start in range(0, batch.row_count, MORSEL_ROWS):
             yield batch.slice(start, start + MORSEL_ROWS)
 
