@@ -210,6 +210,10 @@ class Views:
         columns = [(names.index(name.lower()), field) for name, field in zip(node.columns, node.output, strict=True)]
         return Project(plan, tuple(ColumnRef(plan.fields[i].type, i, f.name) for i, f in columns), node.output)
 
+    def statement(self, info: ViewInfo) -> st.CreateView:
+        """What created a view, bound."""
+        return self._bind(info.sql)
+
     def _bind(self, sql: str) -> st.CreateView:
         from eventdb.names import Names
 

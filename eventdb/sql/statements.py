@@ -272,7 +272,7 @@ class CreateView(Statement):
 
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
-    event time in us.
+    event time in us. `every_us`: its subscribers get changes at most once in that time; its content is not touched.
     """
 
     name: str
@@ -285,6 +285,7 @@ class CreateView(Statement):
     sql: str
     state_limit_bytes: int | None = None
     late: str = "drop"
+    every_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +301,8 @@ class Subscribe(Statement):
 
     `table` is set when the target is a bare name (`query` then scans it). A query follows the same rules as a view and
     has `topic` and `emit` as in CreateView. `mode`: 'snapshot' (current content, then
-    changes), 'beginning' or 'now'.
+    changes), 'beginning' or 'now'; `after` a token to go on from instead. `every_us`: changes come at most once in that
+    time; 0 at once. `progress`: how far everything was handed out is told.
     """
 
     query: Plan
@@ -310,6 +312,9 @@ class Subscribe(Statement):
     emit: str | None = None
     grace_us: int = 0
     limit: int | None = None
+    after: str | None = None
+    every_us: int = 0
+    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
