@@ -204,7 +204,9 @@ class Session:
                     "statements any more; close it again when they have ended"
                 )
 
-    def subscribe(self, text: str, start: str | int | dt.datetime | None) -> Subscription:
+    def subscribe(
+        self, text: str, start: str | int | dt.datetime | None, after: str | None, progress: bool
+    ) -> Subscription:
         from eventdb.subscription import open_subscription
 
         if not isinstance(text, str):
@@ -219,7 +221,7 @@ class Session:
         statement = self.bind(text)
         if not isinstance(statement, st.Subscribe):
             raise UsageError("db.subscribe takes a name, a SELECT or a SUBSCRIBE statement")
-        return open_subscription(self._database, statement, start)
+        return open_subscription(self._database, statement, start, after, progress)
 
     # --- queries ------------------------------------------------------------------------------------------------------
 

@@ -255,6 +255,10 @@ class Views:
         columns = [(names.index(name.lower()), field) for name, field in zip(node.columns, node.output, strict=True)]
         return Project(plan, tuple(ColumnRef(plan.fields[i].type, i, f.name) for i, f in columns), node.output)
 
+    def statement(self, info: ViewInfo) -> st.CreateView:
+        """What created a view, bound."""
+        return self.bind(info.sql)
+
     def bind(self, sql: str) -> st.CreateView:
         """The statement of a view's text."""
         from eventdb.names import Names

@@ -7,6 +7,7 @@ EventDB's own are read here. Nothing is executed and nothing is stored.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from eventdb.errors import EventDBError, InternalError, ParseError, QueryError, TopicNotFound, UsageError
 from eventdb.logical.constants import parse_timestamp_us
 from eventdb.logical.expressions import IntervalValue, Literal
-from eventdb.logical.plan import ExternalScan, Plan
+from eventdb.logical.plan import ExternalScan, Plan, Values
 from eventdb.schema import TIMESTAMP
 from eventdb.sql import transactions
 from eventdb.sql.changes import delete, truncate, update
@@ -132,31 +133,34 @@ def _query(words: Words, context: Context) -> Statement:
     """A query, or SELECT ... EMIT CHANGES [LIMIT n]."""
     start = words.index
     emit = words.at_depth_zero(start, "EMIT")
-    if emit is None or emit + 1 >= words.stop or words.tokens[emit + 1].text.upper() not in ("CHANGES", "ON"):
+    if emit is None or emit + 1 >= words.stop or words.tokens[emit + 1].text.upper() not in ("CHANGES", "ON", "EVERY"):
         return Query(_plan(words, context, start, words.stop))
     words.index = emit + 1
-    mode, grace = None, 0
-    if words.accept("ON"):
+    mode, grace, every = None, 0, 0
+    if not words.accept("CHANGES"):
         words.index = emit
-        mode, grace, _ = _emit_clauses(words, context)
-    else:
-        words.expect("CHANGES")
-    limit = None
-    if words.accept("LIMIT"):
-        text = words.text()
-        if not text.isdigit():
-            words.wrong("expected a row count")
-        limit, words.index = int(text), words.index + 1
+        mode, grace, _, every = _emit_clauses(words, context)
+    limit = _limit(words)
     words.end()
     plan = _plan(words, context, start, emit)
-    return _subscription(context, plan, "now", mode, grace, limit)
+    return _subscription(context, plan, mode, Subscribe(plan, None, "now", None, None, grace, limit, None, every))
 
 
-def _subscription(
-    context: Context, plan: Plan, mode: str, emit: str | None, grace_us: int, limit: int | None
-) -> Subscribe:
+def _limit(words: Words) -> int | None:
+    """[LIMIT n]"""
+    if not words.accept("LIMIT"):
+        return None
+    text = words.text()
+    if not text.isdigit():
+        words.wrong("expected a row count")
+    words.index += 1
+    return int(text)
+
+
+def _subscription(context: Context, plan: Plan, emit: str | None, asked: Subscribe) -> Subscribe:
+    """What is asked for, of a query."""
     found = check_continuous(context, plan, emit, None)
-    return Subscribe(plan, None, mode, found.topic, found.emit, grace_us, limit)
+    return replace(asked, query=plan, topic=found.topic, emit=found.emit)
 
 
 def _explain(words: Words, context: Context) -> Statement:
@@ -255,7 +259,7 @@ def _create_view(words: Words, context: Context, or_replace: bool) -> Statement:
     ]
     end = min([cut for cut in cuts if cut is not None], default=words.stop)
     words.index = end
-    emit, grace, later = _emit_clauses(words, context)
+    emit, grace, later, every = _emit_clauses(words, context)
     if later is not None and start is not None:
         raise words.error("START FROM is given twice", end)
     words.end()
@@ -281,6 +285,7 @@ def _create_view(words: Words, context: Context, or_replace: bool) -> Statement:
         or_replace=or_replace,
         keep_state=keep_state,
         dead_letter=dead_letter,
+        every_us=every,
     )
 
 
@@ -297,10 +302,10 @@ def _state_limit(words: Words) -> int:
     return limit
 
 
-def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None]:
-    """[EMIT ...] [LATE ROWS DROP] [START FROM ...] in any order: emission, grace in us, start."""
+def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None, int]:
+    """[EMIT ...] [LATE ROWS DROP] [START FROM ...] in any order: emission, grace in us, start, EVERY in us."""
     emit: str | None = None
-    grace = 0
+    grace = every = 0
     start: str | int | None = None
     while not words.ended:
         if words.accept("EMIT", "ON", "WINDOW", "CLOSE"):
@@ -310,7 +315,7 @@ def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str 
         elif words.accept("EMIT", "ON", "UPDATE") or words.accept("EMIT", "CHANGES"):
             emit = "update"
         elif words.accept("EMIT", "EVERY"):
-            raise words.unsupported("EMIT EVERY", "use EMIT ON UPDATE")
+            emit, every = "update", _every(words)
         elif words.accept("LATE", "ROWS"):
             if not words.accept("DROP"):
                 raise words.unsupported(
@@ -320,7 +325,20 @@ def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str 
             start = _start(words, context)
         else:
             break
-    return emit, grace, start
+    return emit, grace, start, every
+
+
+def _every(words: Words) -> int:
+    """EVERY's interval in us."""
+    at = words.index
+    every = words.interval_us("EVERY")
+    if not every:
+        raise words.error("EMIT EVERY takes an interval of more than 0; write EMIT ON UPDATE", at)
+    if words.word() == "REPEAT":
+        raise words.unsupported(
+            "EMIT EVERY ... REPEAT", "read all rows when you need them: SELECT * FROM view, or SUBSCRIBE TO it SNAPSHOT"
+        )
+    return every
 
 
 def _start(words: Words, context: Context) -> str | int:
@@ -468,7 +486,7 @@ def _number(text: str) -> int | float:
 
 
 def _subscribe(words: Words, context: Context) -> Statement:
-    """SUBSCRIBE TO name | (query) [SNAPSHOT | FROM BEGINNING | FROM NOW] [LIMIT n]."""
+    """SUBSCRIBE TO name | (query) [SNAPSHOT | FROM BEGINNING | FROM NOW | AFTER 'token'] [WITH PROGRESS] [LIMIT n]."""
     words.expect("TO")
     begin = words.index
     query: tuple[int, int] | None = None
@@ -479,40 +497,40 @@ def _subscribe(words: Words, context: Context) -> Statement:
         query, words.index = (begin + 1, close), close + 1
     else:
         name = words.name("a view, a topic or (query)")
-    mode = "snapshot"
+    mode, after = "snapshot", None
     if words.accept("FROM", "BEGINNING"):
         mode = "beginning"
     elif words.accept("FROM", "NOW"):
         mode = "now"
-    elif words.word() in ("AFTER", "WITH"):
-        raise words.unsupported(f"SUBSCRIBE ... {words.word()}")
+    elif words.accept("AFTER"):
+        after = words.string("a token of a subscription")
     else:
         words.accept("SNAPSHOT")
-    limit = None
-    if words.accept("LIMIT"):
-        if not words.text().isdigit():
-            words.wrong("expected a row count")
-        limit, words.index = int(words.text()), words.index + 1
+    progress = words.accept("WITH", "PROGRESS")
+    limit = _limit(words)
     words.end()
+    empty = Values((), ())
     if query is not None:
-        return _subscribe_query(words, context, query, mode, limit)
+        asked = Subscribe(empty, None, mode, limit=limit, after=after, progress=progress)
+        return _subscribe_query(words, context, query, asked)
     table = _table(words, context, name, begin)
     if table.kind == "query":
         raise words.unsupported(f"SUBSCRIBE TO the plain view {name}", f"write SUBSCRIBE TO (SELECT * FROM {name})")
     plan, _ = RelationBinder(context, {}, QueryBinder(context).bind).scan(table)
     assert not isinstance(plan, ExternalScan)
-    return Subscribe(plan, table, mode, table if table.kind == "topic" else None, None, 0, limit)
+    topic = table if table.kind == "topic" else None
+    return Subscribe(plan, table, mode, topic, limit=limit, after=after, progress=progress)
 
 
-def _subscribe_query(words: Words, context: Context, at: tuple[int, int], mode: str, limit: int | None) -> Subscribe:
+def _subscribe_query(words: Words, context: Context, at: tuple[int, int], asked: Subscribe) -> Subscribe:
     start, stop = at
     emit_at = next((i for i in range(start, stop) if words.tokens[i].text.upper() == "EMIT"), stop)
     outer, words.stop, words.index = words.stop, stop, emit_at
-    emit, grace, _ = _emit_clauses(words, context)
+    emit, grace, _, every = _emit_clauses(words, context)
     words.end()
     words.stop = outer
     plan = _plan(words, context, start, emit_at)
-    return _subscription(context, plan, mode, emit, grace, limit)
+    return _subscription(context, plan, emit, replace(asked, grace_us=grace, every_us=every))
 
 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {

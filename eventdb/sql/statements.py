@@ -273,6 +273,7 @@ class CreateView(Statement):
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
     event time in us. `dead_letter` is the topic where rows that break an expression go.
+    `every_us`: its subscribers get changes at most once in that time; its content is not touched.
     """
 
     name: str
@@ -288,6 +289,7 @@ class CreateView(Statement):
     or_replace: bool = False
     keep_state: bool = False
     dead_letter: str | None = None
+    every_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +327,8 @@ class Subscribe(Statement):
 
     `table` is set when the target is a bare name (`query` then scans it). A query follows the same rules as a view and
     has `topic` and `emit` as in CreateView. `mode`: 'snapshot' (current content, then
-    changes), 'beginning' or 'now'.
+    changes), 'beginning' or 'now'; `after` a token to go on from instead. `every_us`: changes come at most once in that
+    time; 0 at once. `progress`: how far everything was handed out is told.
     """
 
     query: Plan
@@ -335,6 +338,9 @@ class Subscribe(Statement):
     emit: str | None = None
     grace_us: int = 0
     limit: int | None = None
+    after: str | None = None
+    every_us: int = 0
+    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class CircuitQuery:
         if progress is None or list(map(len, progress.positions)) != list(map(len, query.positions)):
             return query
         spec.keys.load(snapshot, query.parts)
-        query._go_on(progress.positions)
+        query.go_on(progress.positions)
         return CircuitQuery(spec) if query.is_past(snapshot) else query
 
     def is_past(self, snapshot: Any) -> bool:
@@ -238,11 +238,11 @@ class CircuitQuery:
             data = own.whole()
             if data is not None:
                 part.restore(data)
-        query._go_on(self.positions)
+        query.go_on(self.positions)
         query._string_limit = max(self._least_strings, 2 * len(query.circuit.interner))
         return query
 
-    def _go_on(self, positions: Sequence[Sequence[int]]) -> None:
+    def go_on(self, positions: Sequence[Sequence[int]]) -> None:
         """All parts were restored, as they were at some positions."""
         for one, reached in zip(self.inputs, positions, strict=True):
             one.positions = list(reached)

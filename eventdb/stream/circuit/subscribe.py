@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from eventdb.logical.plan import Aggregate, Distinct, Filter, Plan, Project, Sca
 from eventdb.stream.circuit.arrangement import LaneTable
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import difference, weights_of
+from eventdb.stream.circuit.past import begin_of, past_snapshot, query_at
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec, caught_up
 from eventdb.stream.emission import DELETE, INSERT, UPDATE_AFTER, UPDATE_BEFORE, Changes
-from eventdb.stream.feed import Feed
+from eventdb.stream.feed import Feed, FeedOptions
+from eventdb.stream.token import Place, Positions
 
 if TYPE_CHECKING:
     from eventdb.storage.store import Store
@@ -28,9 +30,13 @@ WORDS = ("snapshot", "earliest", "latest")
 class CircuitSubscriber(Feed):
     """`start` 'snapshot' and 'earliest': the content at the first read as +I, then changes. 'latest': the changes after
     the first read. All rows of one commit are taken in together. The offset of a change is the id of the commit it was
-    seen at: the inputs have no common offset."""
+    seen at: the inputs have no common offset. `options.after` goes on from a token instead; TokenExpired at the first
+    read if rows are gone that it takes."""
 
-    def __init__(self, store: Store, spec: CircuitSpec, start: str | int | dt.datetime = "snapshot") -> None:
+    def __init__(
+        self, store: Store, spec: CircuitSpec, start: str | int | dt.datetime = "snapshot",
+        options: FeedOptions = FeedOptions(),  # noqa: B008
+    ) -> None:  # fmt: skip
         if start not in WORDS:
             if isinstance(start, bool) or not isinstance(start, int | dt.datetime):
                 raise UsageError(f"start is {', '.join(map(repr, WORDS))}, an offset or a datetime, not {start!r}")
@@ -39,11 +45,12 @@ class CircuitSubscriber(Feed):
                 "common offset or time; begin with 'snapshot' or 'latest'",
                 construct="start",
             )
-        super().__init__(store)
+        super().__init__(store, [field.type for field in spec.fields], options)
         self._spec = spec
+        self._begin: Positions = ()
         self._start = start
         self._query: CircuitQuery | None = None
-        self._codec = RowCodec([field.type for field in spec.fields], Interner())
+        self._codec = RowCodec(self._types, Interner())
         self._key = unique_columns(spec.plan, spec.primary_key)
         self._key_codec = RowCodec([spec.fields[i].type for i in self._key or ()], Interner())
 
@@ -54,23 +61,65 @@ class CircuitSubscriber(Feed):
     def _is_done(self) -> bool:
         return True  # each look takes in all there is
 
+    def _reached(self) -> Place | None:
+        return None if self._query is None else Place(self._begin, self._query.positions, self._query.positions)
+
+    def in_order(self, changes: Changes) -> Changes:
+        return changes.ordered()
+
     def _look(self, first: bool) -> bool:
         with self._store.snapshot() as snapshot:
-            is_first = self._query is None
             if self._query is None:
-                query = caught_up(self._spec, None, snapshot)
-                made = [query.content()]
-                query.drop_content()
-                self._query = query
-            elif self._query.is_behind(snapshot):
+                self._query = self._first_query(snapshot)
+            elif not self._query.is_behind(snapshot):
+                return False
+            if self._query.is_behind(snapshot):
+                before = self._query.positions
                 made = list(self._query.advance(snapshot, at_once=True))
                 self._query = self._query.without_lost_strings()
-            else:
-                return False
-            change = difference(self.names, self._codec, [], made)
-            if change is not None and not (is_first and self._start == "latest"):
-                self._ready.append(self._changes(change, snapshot.commit_id))
+                self._queue(made, before, self._query.positions, snapshot.commit_id)
         return True
+
+    def _first_query(self, snapshot: Any) -> CircuitQuery:
+        """The query at the starting point; queues its content where that is asked for."""
+        if self._options.after is not None:
+            return self._resumed(self._options.after, snapshot)
+        loaded = CircuitQuery.load(self._spec, snapshot)
+        self._begin = begin_of(loaded, snapshot)
+        query = caught_up(self._spec, loaded, snapshot)
+        content = query.content()
+        query.drop_content()
+        if self._start != "latest":
+            self._queue([content], None, query.positions, snapshot.commit_id)
+        return query
+
+    def _resumed(self, place: Place, snapshot: Any) -> CircuitQuery:
+        """The query at a token's place; queues what is left of the changes the token lies in."""
+        self._begin, spec = place.begin, self._spec
+        if place.before is None:
+            query = query_at(spec, snapshot, place.begin, place.after, content=True)
+            made = [query.content()]
+            query.drop_content()
+        else:
+            query = query_at(spec, snapshot, place.begin, place.before, content=False)
+            made = []
+            if place.taken:
+                made = list(query.advance(past_snapshot(spec, snapshot, place.after), at_once=True))
+        self._queue(made, place.before, query.positions, snapshot.commit_id, place.taken)
+        return query
+
+    def _queue(
+        self, made: Sequence[RecordBatch], before: Positions | None, after: Positions, commit_id: int, taken: int = 0
+    ) -> None:
+        """Queues the sum of some changes, but for those that were handed out before."""
+        change = difference(self.names, self._codec, [], made)
+        if change is None:
+            return
+        changes = self._changes(change, commit_id)
+        if taken:
+            changes = changes.ordered().rest(taken)
+        if len(changes):
+            self._ready.append((changes, Place(self._begin, before, after, taken=taken)))
 
     def _changes(self, change: RecordBatch, commit_id: int) -> Changes:
         """A change, each row of which is there once, as rows that came, went or took another's place."""
