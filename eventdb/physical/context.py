@@ -125,6 +125,7 @@ class QueryContext:
     orders_joins: bool = True  # False: the rule order_joins is disabled
     metrics: dict[int, OperatorMetrics] | None = None
     counted: tuple[Any, Any] | None = None  # a scan whose slices were looked up to count them, and what was found
+    scanned: dict[int, tuple[Any, int]] = field(default_factory=dict)  # id of a scan -> it, and how many rows it has
     recursion_limit: int = DEFAULT_RECURSION_ROUNDS
     working: dict[int, list[RecordBatch]] = field(default_factory=dict)  # of each RecursiveUnion: its last round's rows
     budget: MemoryBudget | None = None  # shared with the database's other queries; None: this query has its own
