@@ -81,7 +81,7 @@ def load(work: Path, files: dict[str, Path], threads: int) -> tuple[eventdb.Data
                 topic = db.create_topic(name, like=table)
             topic.append_batch(table)
         peer.execute(f"CREATE TABLE {name} AS SELECT * FROM read_parquet('{file}')")
-    db.compact()
+    db.compact(full=True)
     return db, peer
 
 

@@ -247,7 +247,7 @@ class Session:
                 threads=self.settings["threads"],
                 cancel=token,
                 execution=self.settings["execution"],
-                orders_joins="order_joins" not in self.settings["disabled_optimizers"],
+                disabled_rules=self.settings["disabled_optimizers"],
                 recursion_limit=self.settings["recursion_limit"],
                 budget=self._budget,
                 spill_folder=None if database.read_only else os.path.join(database.path, "spill"),

@@ -324,6 +324,22 @@ class SealedSlice:
             return None
         return entry.least, entry.greatest
 
+    def exact_statistics(self, index: int) -> tuple[int, tuple[Any, Any] | None] | None:
+        """(NULLs, least and greatest physical value) of the slice's rows in a column. None if the slice is not the
+        whole block; no range for strings, for NaN or zeros among doubles, and if all is NULL. Decodes nothing."""
+        if self.row_count != self._segment.block_rows_of(self._number):
+            return None
+        type = self._log.schema.fields[index].type
+        entry = self._segment.entry(index, self._number)
+        if type.is_coded or not entry.flags & BLOCK_RANGED or entry.flags & BLOCK_NAN:
+            return entry.nulls, None
+        held: tuple[Any, Any] = entry.least, entry.greatest
+        if type.is_float:
+            held = tuple(np.array(held, np.int64).view(np.float64).tolist())
+            if held[0] <= 0.0 <= held[1]:
+                return entry.nulls, None
+        return entry.nulls, held
+
     def may_match(self, index: int, op: str, constant: Any) -> bool:
         """Whether some row of the block may satisfy `column op constant`; op is eq, lt, le, gt or ge, the constant a
         physical value of the column's type. NULLs satisfy nothing."""
