@@ -107,6 +107,8 @@ class Runner:
                 except EventDBError as error:
                     for task in self._tasks.values():
                         self.problems[task.id] = error
+                        task.meter.restarts += task.is_loaded
+                        task.meter.error = str(error)
                         task.reload()
                     self._stop.wait(RETRY_S)
         except BaseException as error:  # a bug must be visible, and must not take the process down
@@ -120,6 +122,7 @@ class Runner:
         self._refresh()
         if self.run_pass():
             return
+        self._tell([task for task in self._tasks.values() if task.meter.is_due()])
         if self._store.wait(commit_id, IDLE_S) != commit_id and not self._stop.is_set():
             self._hurry.wait(GATHER_S)
             self._hurry.clear()
@@ -172,6 +175,8 @@ class Runner:
     def _postpone(self, task: Task, error: Exception) -> None:
         known = error if isinstance(error, EventDBError) else InternalError(f"view {task.name}: {error!r}")
         self.problems[task.id] = known
+        task.meter.restarts += 1
+        task.meter.error = str(known)
         task.retry_at_s = time.monotonic() + RETRY_S
         task.reload()
 
@@ -187,8 +192,17 @@ class Runner:
             saved = [self._save(task, transaction) for task in tasks]
         for task, was_saved in zip(tasks, saved, strict=True):
             self.problems.pop(task.id, None)
+            task.meter.error = ""
             task.saved(was_saved)
+        self._tell([task for task in tasks if task.meter.is_due()])
         return True
+
+    def _tell(self, tasks: Sequence[Task]) -> None:
+        """Stores the figures of the tasks."""
+        if tasks:
+            with self._store.write(journaled=False) as transaction:
+                for task in tasks:
+                    task.meter.tell(transaction, task.state_rows)
 
     def _save(self, task: Task, transaction: WriteTransaction) -> bool:
         try:
