@@ -43,7 +43,8 @@ class Runner:
 
     `specs` gives the running views and is asked again whenever `generation` returns another number. `on_failure` is
     told once of a view, by id, that stopped on a row; the rows before it are stored. `on_current` is told, after each
-    pass, of the views among `awaited` whose stored state has all that the pass could see. `problems` holds, by view id,
+    pass, of the views among `awaited` whose stored state has all that the pass could see; `on_change` that `generation`
+    has changed while another process maintains. `problems` holds, by view id,
     the last error that keeps a view from being maintained without being its own fault (a full disk).
     """
 
@@ -55,6 +56,7 @@ class Runner:
         generation: Callable[[], int],
         on_failure: Callable[[int, ViewFailed], None],
         on_current: Callable[[int], None] = lambda view_id: None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._lease = Lease(lease_path)
@@ -62,9 +64,11 @@ class Runner:
         self._generation = generation
         self._on_failure = on_failure
         self._on_current = on_current
+        self._on_change = on_change
         self.awaited: Collection[int] = ()
         self._tasks: dict[int, Task] = {}
         self._seen_generation: int | None = None
+        self._looked_generation: int | None = None
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
@@ -101,6 +105,7 @@ class Runner:
                     if self._lease.acquire():
                         self._step()
                     else:
+                        self._look()
                         self._stop.wait(VIEW_TAKEOVER_MS / 1000)
                 except (ClosedError, ForkError, PoisonedError):
                     return
@@ -116,6 +121,13 @@ class Runner:
         finally:
             self._lease.release()
             self._tasks.clear()
+
+    def _look(self) -> None:
+        """Another process maintains: what that has changed is told here, too."""
+        generation = self._generation()
+        if generation != self._looked_generation:
+            self._looked_generation = generation
+            self._on_change()
 
     def _step(self) -> None:
         commit_id = self._store.commit_id()
