@@ -53,6 +53,7 @@ from eventdb.stream.view import (
 from eventdb.stream.watermark import LOWEST_US
 from eventdb.values import us_to_datetime
 from eventdb.view_changes import ViewGone, begin, clear, finish, sweep
+from eventdb.view_events import ViewEvents
 
 if TYPE_CHECKING:
     from eventdb.database import Database
@@ -94,6 +95,7 @@ class Views:
         self._specs: dict[int, tuple[str, Spec]] = {}  # and the texts they are of
         self._dropped: dict[int, list[ViewInfo]] = {}  # what would have taken a dropped view's place
         self._circuits = CircuitReader()
+        self.events = ViewEvents()
         self._runner: Runner | None = None
         self._lock = threading.RLock()
 
@@ -107,7 +109,7 @@ class Views:
                 lease = os.path.join(database.path, LEASE_NAME)
                 self._runner = Runner(
                     database._store, lease, self._running, database._catalog.generation, self._on_failure,
-                    self._on_current,
+                    self._on_current, self._notice,
                 )  # fmt: skip
                 self._runner.start()
         self.refresh()
@@ -116,6 +118,7 @@ class Views:
         """Ends maintenance in this process; another one takes it over."""
         with self._lock:
             runner, self._runner = self._runner, None
+        self.events.close()
         if runner is not None:
             runner.close()
             if runner.error is not None:
@@ -142,6 +145,7 @@ class Views:
     def _running(self) -> list[Spec]:
         """What the maintainer keeps up. A view that no longer binds stops, with its reason; the others go on."""
         found = []
+        self._notice()
         sweep(self._database)
         infos = [info for info in self._all() if info.state in ("running", "pausing")]
         for info in infos:
@@ -155,6 +159,9 @@ class Views:
         if self._runner is not None:
             self._runner.awaited = {info.id for info in infos if info.is_rebuild or info.state == "pausing"}
         return found
+
+    def _notice(self) -> None:
+        self.events.notice(self._database._catalog.views())
 
     def _on_failure(self, view_id: int, error: ViewFailed) -> None:
         self._database._catalog.fail_view(view_id, str(error))

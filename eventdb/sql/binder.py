@@ -436,7 +436,12 @@ def _show(words: Words, context: Context) -> Statement:
         words.index += 1
         words.end()
         return ShowTopics(word.lower())
-    if word in ("GROUPS", "QUERIES", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
+    if word == "QUERIES":
+        words.index += 1
+        words.end()
+        table = context.resolver.table("eventdb.queries")
+        return Query(RelationBinder(context, {}, QueryBinder(context).bind).scan(table)[0])
+    if word in ("GROUPS", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
         raise words.unsupported(f"SHOW {word}")
     name = words.name("TOPICS, VIEWS, TABLES or a setting")
     if not words.ended:

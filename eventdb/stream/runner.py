@@ -43,7 +43,8 @@ class Runner:
 
     `specs` gives the running views and is asked again whenever `generation` returns another number. `on_failure` is
     told once of a view, by id, that stopped on a row; the rows before it are stored. `on_current` is told, after each
-    pass, of the views among `awaited` whose stored state has all that the pass could see. `problems` holds, by view id,
+    pass, of the views among `awaited` whose stored state has all that the pass could see; `on_change` that `generation`
+    has changed while another process maintains. `problems` holds, by view id,
     the last error that keeps a view from being maintained without being its own fault (a full disk).
     """
 
@@ -55,6 +56,7 @@ class Runner:
         generation: Callable[[], int],
         on_failure: Callable[[int, ViewFailed], None],
         on_current: Callable[[int], None] = lambda view_id: None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._lease = Lease(lease_path)
@@ -62,9 +64,11 @@ class Runner:
         self._generation = generation
         self._on_failure = on_failure
         self._on_current = on_current
+        self._on_change = on_change
         self.awaited: Collection[int] = ()
         self._tasks: dict[int, Task] = {}
         self._seen_generation: int | None = None
+        self._looked_generation: int | None = None
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
@@ -101,12 +105,15 @@ class Runner:
                     if self._lease.acquire():
                         self._step()
                     else:
+                        self._look()
                         self._stop.wait(VIEW_TAKEOVER_MS / 1000)
                 except (ClosedError, ForkError, PoisonedError):
                     return
                 except EventDBError as error:
                     for task in self._tasks.values():
                         self.problems[task.id] = error
+                        task.meter.restarts += task.is_loaded
+                        task.meter.error = str(error)
                         task.reload()
                     self._stop.wait(RETRY_S)
         except BaseException as error:  # a bug must be visible, and must not take the process down
@@ -115,11 +122,19 @@ class Runner:
             self._lease.release()
             self._tasks.clear()
 
+    def _look(self) -> None:
+        """Another process maintains: what that has changed is told here, too."""
+        generation = self._generation()
+        if generation != self._looked_generation:
+            self._looked_generation = generation
+            self._on_change()
+
     def _step(self) -> None:
         commit_id = self._store.commit_id()
         self._refresh()
         if self.run_pass():
             return
+        self._tell([task for task in self._tasks.values() if task.meter.is_due()])
         if self._store.wait(commit_id, IDLE_S) != commit_id and not self._stop.is_set():
             self._hurry.wait(GATHER_S)
             self._hurry.clear()
@@ -172,6 +187,8 @@ class Runner:
     def _postpone(self, task: Task, error: Exception) -> None:
         known = error if isinstance(error, EventDBError) else InternalError(f"view {task.name}: {error!r}")
         self.problems[task.id] = known
+        task.meter.restarts += 1
+        task.meter.error = str(known)
         task.retry_at_s = time.monotonic() + RETRY_S
         task.reload()
 
@@ -187,8 +204,17 @@ class Runner:
             saved = [self._save(task, transaction) for task in tasks]
         for task, was_saved in zip(tasks, saved, strict=True):
             self.problems.pop(task.id, None)
+            task.meter.error = ""
             task.saved(was_saved)
+        self._tell([task for task in tasks if task.meter.is_due()])
         return True
+
+    def _tell(self, tasks: Sequence[Task]) -> None:
+        """Stores the figures of the tasks."""
+        if tasks:
+            with self._store.write(journaled=False) as transaction:
+                for task in tasks:
+                    task.meter.tell(transaction, task.state_rows)
 
     def _save(self, task: Task, transaction: WriteTransaction) -> bool:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from eventdb.stream.circuit import stored
 from eventdb.stream.circuit.broken import lasting_failure
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
+from eventdb.stream.figures import Meter
 from eventdb.stream.source import InputRows
 from eventdb.stream.state import Progress, StateKeys
 from eventdb.stream.view import ViewSpec, load_query, require_rows, save_query, view_failure
@@ -38,6 +38,8 @@ class Task(ABC):
         self.retry_at_s = 0.0
         self.failure: ViewFailed | None = None
         self.reported = False
+        self.meter = Meter(of.id)
+        self.moved_rows = 0  # since the last commit
         self.broken: list[BrokenRow] = []  # rows it goes on without, to be noted before it is saved
 
     @property
@@ -57,6 +59,11 @@ class Task(ABC):
     def save(self, transaction: WriteTransaction) -> bool:
         """Writes what has changed; False, and nothing written, when the view was dropped or another process has moved
         it on."""
+
+    @property
+    @abstractmethod
+    def state_rows(self) -> int:
+        """How many groups or rows its state has."""
 
     def note_broken(self, transaction: WriteTransaction) -> None:
         """Stores the broken rows in the dead-letter topic, in a journaled transaction."""
@@ -88,6 +95,11 @@ class ViewTask(Task):
     def reload(self) -> None:
         self.query = None
         self.outputs, self.broken = [], []
+        self.moved_rows = 0
+
+    @property
+    def state_rows(self) -> int:
+        return 0 if self.query is None or self.query.groups is None else self.query.groups.group_count
 
     def limit(self, offset: int) -> int:
         if offset >= self.careful_until:
@@ -138,6 +150,7 @@ class ViewTask(Task):
             for offset, text in found
         ]
         query.skip_to(stop)  # the rows may end before a gap
+        self.moved_rows += stop - start
         self.is_current = stop == end
         return True
 
@@ -146,11 +159,21 @@ class ViewTask(Task):
         return save_query(transaction, self.spec, self.base, self.query, self.outputs)
 
     def saved(self, was_saved: bool) -> None:
+        given = sum(rows.batch.row_count for rows in self.outputs)
         self.outputs, self.broken = [], []
         if was_saved and self.query is not None:
+            self._count(given)
             self.base = self.query.progress
         else:
             self.reload()
+
+    def _count(self, given: int) -> None:
+        self.meter.taken += self.moved_rows
+        self.moved_rows = 0
+        groups = self.query.groups if self.query is not None and self.spec.output_log is None else None
+        if groups is not None:
+            given, groups.changed_count = groups.changed_count, 0
+        self.meter.given += given
 
 
 class CircuitTask(Task):
@@ -161,6 +184,7 @@ class CircuitTask(Task):
         self.spec = spec
         self.base: stored.Progress | None = None
         self.query: CircuitQuery | None = None
+        self._given = 0  # rows of changes since the last commit
         self._stuck: list[int] | None = None  # the ends of the inputs that it cannot take in
         self._next: stored.Progress | None = None
         self._anew = False  # `query` does not go on from what is stored
@@ -172,6 +196,11 @@ class CircuitTask(Task):
     def reload(self) -> None:
         self.query = None
         self.broken = []
+        self.moved_rows = self._given = 0
+
+    @property
+    def state_rows(self) -> int:
+        return 0 if self.query is None else sum(getattr(part, "row_count", 0) for part in self.query.parts)
 
     def advance(self, snapshot: StoreSnapshot, shared: Shared) -> bool:
         self.is_current = False
@@ -181,14 +210,15 @@ class CircuitTask(Task):
             self._stuck = None
         query, self.query = self.query, None  # if it fails it is gone
         query = query or self._loaded(snapshot)
+        before, given = _reached(query), 0
         moved = query.is_behind(snapshot)
         if moved:
             try:
-                deque(query.advance(snapshot, STEP_ROWS), 0)
+                given = sum(change.row_count for change in query.advance(snapshot, STEP_ROWS))
             except ViewFailed:
                 query = self._loaded(snapshot)
                 try:
-                    deque(query.advance(snapshot, at_once=True), 0)
+                    given = sum(change.row_count for change in query.advance(snapshot, at_once=True))
                 except ViewFailed as error:
                     self.failure = lasting_failure(self.spec, query.circuit, snapshot, error)
                     if self.failure is not None:
@@ -198,6 +228,8 @@ class CircuitTask(Task):
         for row in query.take_broken():
             log = next(log for log in self.spec.logs(row.topic_id) if log.partition == row.partition)
             self.broken.append(replace(row, content=row_json(snapshot, log, row.offset)))
+        self.moved_rows += _reached(query) - before
+        self._given += given
         self.query, self.is_current = query, not query.is_behind(snapshot)
         return moved
 
@@ -220,11 +252,20 @@ class CircuitTask(Task):
 
     def saved(self, was_saved: bool) -> None:
         self.broken = []
+        if was_saved:
+            self.meter.taken += self.moved_rows
+            self.meter.given += self._given
+        self.moved_rows = self._given = 0
         if was_saved and self.query is not None:
             self.base, self._anew = self._next, False
             self.query = _noting(self.query.without_lost_strings())
         else:
             self.reload()
+
+
+def _reached(query: CircuitQuery) -> int:
+    """How many rows it has taken in, if no topic was cut off before."""
+    return sum(max(position, 0) for positions in query.positions for position in positions)
 
 
 def _noting(query: CircuitQuery) -> CircuitQuery:

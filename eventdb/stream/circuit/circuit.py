@@ -101,6 +101,14 @@ class Circuit:
         """Its state, to be stored, in an order that the plan decides."""
         return [part for place in self._places if place.node is not None for part in place.node.parts]
 
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """What each node with state is called, how many rows it keeps and how many bytes that takes."""
+        nodes = [place.node for place in self._places if place.node is not None and place.node.parts]
+        return [
+            (f"{number} {node.name}", sum(getattr(part, "row_count", 0) for part in node.parts), node.nbytes)
+            for number, node in enumerate(nodes, 1)
+        ]
+
     def settle(self) -> None:
         """All parts were restored: the circuit goes on from there."""
         for place in self._places:

@@ -123,6 +123,16 @@ class CircuitQuery:
         own = self.circuit.nbytes + sum(one.nbytes for one in self.inputs)
         return own if self._content is None else own + self._content.nbytes
 
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """What keeps state, how many rows, and how many bytes that takes in memory."""
+        found = self.circuit.sizes()
+        for one in self.inputs:
+            if one.parts:
+                found.append((f"table {one.name}", sum(getattr(p, "row_count", 0) for p in one.parts), one.nbytes))
+        if self._content is not None:
+            found.append(("content", self._content.rows.row_count, self._content.nbytes))
+        return [*found, ("strings", len(self.circuit.interner), self.circuit.interner.nbytes)]
+
     @property
     def has_begun(self) -> bool:
         """Whether anything was taken in, here or by who stored it."""
