@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,13 @@ from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Plan, Project, Scan, Values, ViewScan, transform_plan
 from eventdb.schema import Field, Schema
+from eventdb.sinks import make_sink
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
 from eventdb.stream.circuit.bounded import refuse_unbounded
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
+from eventdb.stream.circuit.subscribe import unique_columns
 from eventdb.stream.program import TopicFacts, analyse
 from eventdb.stream.reader import ViewReader
 from eventdb.stream.runner import Runner
@@ -55,6 +57,7 @@ from eventdb.values import us_to_datetime
 if TYPE_CHECKING:
     from eventdb.database import Database
     from eventdb.definitions import ViewInfo
+    from eventdb.stream.sink import Sink
 
 LEASE_NAME = "VIEWS"
 Spec = ViewSpec | CircuitSpec
@@ -149,23 +152,60 @@ class Views:
         return spec
 
     def _spec(self, statement: st.CreateView, info: ViewInfo) -> Spec:
-        if self._is_circuit(statement.topic, statement.emit):
-            return self.circuit(statement.query, info.id, info.name, statement.state_limit_bytes)
+        if self._is_circuit(statement.topic, statement.emit, statement.into):
+            spec = self.circuit(statement.query, info.id, info.name, statement.state_limit_bytes)
+            return spec if statement.into is None else replace(spec, sink=self._circuit_sink(spec, statement.into))
         assert statement.topic is not None
+        plan = continuous_plan(statement.query)
+        sink = None if statement.into is None else self._append_sink(info.name, plan, statement)
         return view_spec(
             info.id,
             info.name,
-            continuous_plan(statement.query),
+            plan,
             self._facts(statement.topic.id),
             self._database._log_by_id,
             emit=statement.emit,
             grace_us=statement.grace_us,
             output_topic_id=info.output_topic_id,
+            sink=sink,
         )
 
-    def _is_circuit(self, topic: st.TableInfo | None, emit: str | None) -> bool:
-        """Whether a query is maintained as a circuit: it is of another shape, or its topic has no order of all rows."""
-        if topic is None:
+    def _circuit_sink(self, spec: CircuitSpec, into: st.TableInfo) -> Sink:
+        circuit = Circuit(spec.plan, lambda topic_id: not spec.primary_key(topic_id))
+        unique = unique_columns(spec.plan, spec.primary_key)
+        return make_sink(self._database, into, spec.name, spec.fields, unique, grows=circuit.grows)
+
+    def _append_sink(self, name: str, plan: Plan, statement: st.CreateView) -> Sink:
+        """Of a view whose rows only come."""
+        assert statement.into is not None
+        unique = unique_columns(plan, lambda topic_id: ())
+        return make_sink(self._database, statement.into, name, plan.fields, unique, grows=True)
+
+    def writers_of(self, topic_id: int) -> list[str]:
+        """The names of the views that write into a topic or table."""
+        found = []
+        for info in self._database._catalog.views():
+            with suppress(CatalogError, QueryError, UsageError):
+                sink = self.spec(info).sink
+                if sink is not None and sink.topic_id == topic_id:
+                    found.append(info.name)
+        return found
+
+    def _refuse_cycle(self, inputs: Iterable[int], into: st.TableInfo) -> None:
+        """UsageError if what a view writes would come back to it."""
+        reached, added = {into.id}, True
+        specs = [spec for _, spec in self.stored() if spec.sink is not None]
+        while added:
+            more = {spec.sink.topic_id for spec in specs if spec.sink is not None and reached & spec.inputs.keys()}
+            added = not more <= reached
+            reached |= more
+        if reached & set(inputs):
+            raise UsageError(f"INTO {into.name}: the view reads what comes of its own rows: write into another topic")
+
+    def _is_circuit(self, topic: st.TableInfo | None, emit: str | None, into: st.TableInfo | None = None) -> bool:
+        """Whether a query is maintained as a circuit: it is of another shape, its topic has no order of all rows, or
+        revised rows go into a table."""
+        if topic is None or (into is not None and emit == "update"):
             return True
         info = self._database._catalog.topic_by_id(topic.id)
         return emit != "window_close" and info is not None and info.partitions > 1
@@ -233,7 +273,7 @@ class Views:
         database = self._database
         circuit: CircuitSpec | None = None
         facts: TopicFacts | None = None
-        if self._is_circuit(statement.topic, statement.emit):
+        if self._is_circuit(statement.topic, statement.emit, statement.into):
             circuit = self.circuit(statement.query, limit_bytes=statement.state_limit_bytes)
             if statement.start != "beginning":
                 raise UnsupportedSQL(
@@ -242,6 +282,9 @@ class Views:
                     construct="START FROM",
                 )
             Circuit(circuit.plan)  # refuses what it cannot maintain
+            if statement.into is not None:
+                self._circuit_sink(circuit, statement.into)
+                self._refuse_cycle(circuit.inputs, statement.into)
             fields, stores_rows = circuit.fields, False
         else:
             assert statement.topic is not None
@@ -251,7 +294,11 @@ class Views:
                     construct="STATE LIMIT",
                 )
             facts = self._facts(statement.topic.id)
-            program = analyse(continuous_plan(statement.query), facts, statement.emit, statement.grace_us)
+            plan = continuous_plan(statement.query)
+            program = analyse(plan, facts, statement.emit, statement.grace_us)
+            if statement.into is not None:
+                self._append_sink(statement.name, plan, statement)
+                self._refuse_cycle([facts.id], statement.into)
             fields, stores_rows = program.fields, output_schema(program) is not None
         schema = Schema(Field(field.name, field.type, True) for field in fields)
         try:

@@ -234,8 +234,7 @@ def _create_view(words: Words, context: Context) -> Statement:
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
     name = words.name("the view's name")
     start: str | int | None = None
-    if words.word() == "INTO":
-        raise words.unsupported("INTO TOPIC")
+    into = _into(words, context) if words.accept("INTO") else None
     if words.word() == "START":
         start = _start(words, context)
     limit = _state_limit(words) if words.word() == "STATE" else None
@@ -271,7 +270,18 @@ def _create_view(words: Words, context: Context) -> Statement:
         context.sql.strip(),
         limit,
         every_us=every,
+        into=into,
     )
+
+
+def _into(words: Words, context: Context) -> TableInfo:
+    """[TOPIC | TABLE] name"""
+    wanted = "TOPIC" if words.accept("TOPIC") else "TABLE" if words.accept("TABLE") else ""
+    at = words.index
+    found = _table(words, context, words.name("a topic or table"), at)
+    if wanted and found.kind != wanted.lower():
+        raise words.error(f"{found.name!r} is a {found.kind}, not a {wanted.lower()}", at)
+    return found
 
 
 def _state_limit(words: Words) -> int:

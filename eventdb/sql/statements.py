@@ -273,6 +273,7 @@ class CreateView(Statement):
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
     event time in us. `every_us`: its subscribers get changes at most once in that time; its content is not touched.
+    `into`: a topic or table that its rows go to, too.
     """
 
     name: str
@@ -286,6 +287,7 @@ class CreateView(Statement):
     state_limit_bytes: int | None = None
     late: str = "drop"
     every_us: int = 0
+    into: TableInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError, ViewFailed
 from eventdb.stream.circuit import stored
+from eventdb.stream.circuit.lanes import Interner, RowCodec
+from eventdb.stream.circuit.node import difference
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
+from eventdb.stream.sink import require_state
 from eventdb.stream.source import InputRows
 from eventdb.stream.state import Progress, StateKeys
 from eventdb.stream.view import ViewSpec, load_query, require_rows, save_query, view_failure
@@ -33,6 +38,11 @@ class Task(ABC):
         self.retry_at_s = 0.0
         self.failure: ViewFailed | None = None
         self.reported = False
+
+    @property
+    def has_sink(self) -> bool:
+        """Whether its commit must be journaled, and is its own."""
+        return False
 
     @property
     @abstractmethod
@@ -70,6 +80,10 @@ class ViewTask(Task):
         self.careful_until = -1
 
     @property
+    def has_sink(self) -> bool:
+        return self.spec.sink is not None
+
+    @property
     def is_loaded(self) -> bool:
         return self.query is not None
 
@@ -93,7 +107,9 @@ class ViewTask(Task):
         first, end = snapshot.offsets(spec.input_log)
         try:
             if self.query is None:
-                self.base = spec.keys.progress(snapshot)
+                keys = spec.keys
+                require_state(spec.sink, spec.id, spec.name, snapshot, has_state=keys.has_progress(snapshot))
+                self.base = keys.progress(snapshot)
                 self.query = load_query(spec, snapshot, first)
             require_rows(spec, self.query, first)
         except ViewFailed as error:
@@ -143,6 +159,11 @@ class CircuitTask(Task):
         self.query: CircuitQuery | None = None
         self._next: stored.Progress | None = None
         self._anew = False  # `query` does not go on from what is stored
+        self._made: list[RecordBatch] = []  # changes that the sink does not have
+
+    @property
+    def has_sink(self) -> bool:
+        return self.spec.sink is not None
 
     @property
     def is_loaded(self) -> bool:
@@ -150,24 +171,38 @@ class CircuitTask(Task):
 
     def reload(self) -> None:
         self.query = None
+        self._made = []
 
     def advance(self, snapshot: StoreSnapshot, shared: Shared) -> bool:
         query, self.query = self.query, None  # if it fails it is gone
-        query = query or self._loaded(snapshot)
+        try:
+            query = query or self._loaded(snapshot)
+        except ViewFailed as error:  # of its sink
+            self.failure = error
+            return False
         moved = query.is_behind(snapshot)
         if moved:
             try:
-                deque(query.advance(snapshot, STEP_ROWS), 0)
+                self._keep(query.advance(snapshot, STEP_ROWS))
             except ViewFailed:
                 query = self._loaded(snapshot)
-                deque(query.advance(snapshot, at_once=True), 0)
+                self._keep(query.advance(snapshot, at_once=True))
         self.query = query
         return moved
 
+    def _keep(self, changes: Iterator[RecordBatch]) -> None:
+        """Takes all in; a sink gets them."""
+        if self.has_sink:
+            self._made += changes
+        else:
+            deque(changes, 0)
+
     def _loaded(self, snapshot: StoreSnapshot) -> CircuitQuery:
-        self.base = self.spec.keys.progress(snapshot)
-        query = CircuitQuery.load(self.spec, snapshot)
-        self._anew = not query.has_begun
+        spec = self.spec
+        self.base = spec.keys.progress(snapshot)
+        query = CircuitQuery.load(spec, snapshot)
+        require_state(spec.sink, spec.id, spec.name, snapshot, has_state=query.has_begun)
+        self._anew, self._made = not query.has_begun, []
         return _noting(query)
 
     def save(self, transaction: WriteTransaction) -> bool:
@@ -175,10 +210,21 @@ class CircuitTask(Task):
         keys = self.spec.keys
         if StateKeys(self.spec.id).is_dropped(transaction) or keys.progress(transaction) != self.base:
             return False
+        if self.has_sink:
+            self._write_out(transaction)
         self._next = keys.save(transaction, self.base, self.query.parts, self.query.positions, anew=self._anew)
         return True
 
+    def _write_out(self, transaction: WriteTransaction) -> None:
+        """The sum of the changes goes to the sink."""
+        codec = RowCodec([field.type for field in self.spec.fields], Interner())
+        change = difference(self.spec.names, codec, [], self._made)
+        if change is not None:
+            StateKeys(self.spec.id).note_written(transaction)
+            self.spec.sink.write(transaction, [change])
+
     def saved(self, was_saved: bool) -> None:
+        self._made = []
         if was_saved and self.query is not None:
             self.base, self._anew = self._next, False
             self.query = _noting(self.query.without_lost_strings())

@@ -32,7 +32,7 @@ _CHECK_ROWS = 512  # looking at the size of the state takes longer than taking i
 @dataclass(frozen=True, slots=True, eq=False)
 class CircuitSpec:
     """`id` is the view's, -1 for a query nobody stores. `logs` gives the logs of a topic's partitions, `topic_key` the
-    name of its key column. The state may hold `limit_bytes`."""
+    name of its key column. The state may hold `limit_bytes`. `sink`: where changes of the rows go, too."""
 
     id: int
     name: str
@@ -40,6 +40,7 @@ class CircuitSpec:
     logs: Callable[[int], Sequence[Any]]
     topic_key: Callable[[int], str | None]
     limit_bytes: int
+    sink: Any = None
 
     @property
     def fields(self) -> Fields:
