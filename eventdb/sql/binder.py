@@ -36,6 +36,7 @@ from eventdb.sql.statements import (
     DropTable,
     DropTopic,
     DropView,
+    Every,
     Explain,
     Query,
     Rename,
@@ -136,7 +137,7 @@ def _query(words: Words, context: Context) -> Statement:
     if emit is None or emit + 1 >= words.stop or words.tokens[emit + 1].text.upper() not in ("CHANGES", "ON", "EVERY"):
         return Query(_plan(words, context, start, words.stop))
     words.index = emit + 1
-    mode, grace, every = None, 0, 0
+    mode, grace, every = None, 0, Every()
     if not words.accept("CHANGES"):
         words.index = emit
         mode, grace, _, every = _emit_clauses(words, context)
@@ -269,7 +270,7 @@ def _create_view(words: Words, context: Context) -> Statement:
         if_not_exists,
         context.sql.strip(),
         limit,
-        every_us=every,
+        every=every,
         into=into,
     )
 
@@ -297,10 +298,10 @@ def _state_limit(words: Words) -> int:
     return limit
 
 
-def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None, int]:
-    """[EMIT ...] [LATE ROWS DROP] [START FROM ...] in any order: emission, grace in us, start, EVERY in us."""
+def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None, Every]:
+    """[EMIT ...] [LATE ROWS DROP] [START FROM ...] in any order: emission, grace in us, start, EVERY."""
     emit: str | None = None
-    grace = every = 0
+    grace, every = 0, Every()
     start: str | int | None = None
     while not words.ended:
         if words.accept("EMIT", "ON", "WINDOW", "CLOSE"):
@@ -323,17 +324,13 @@ def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str 
     return emit, grace, start, every
 
 
-def _every(words: Words) -> int:
-    """EVERY's interval in us."""
+def _every(words: Words) -> Every:
+    """EVERY's interval [REPEAT]."""
     at = words.index
     every = words.interval_us("EVERY")
     if not every:
         raise words.error("EMIT EVERY takes an interval of more than 0; write EMIT ON UPDATE", at)
-    if words.word() == "REPEAT":
-        raise words.unsupported(
-            "EMIT EVERY ... REPEAT", "read all rows when you need them: SELECT * FROM view, or SUBSCRIBE TO it SNAPSHOT"
-        )
-    return every
+    return Every(every, words.accept("REPEAT"))
 
 
 def _start(words: Words, context: Context) -> str | int:
@@ -522,7 +519,7 @@ def _subscribe_query(words: Words, context: Context, at: tuple[int, int], asked:
     words.end()
     words.stop = outer
     plan = _plan(words, context, start, emit_at)
-    return _subscription(context, plan, emit, replace(asked, grace_us=grace, every_us=every))
+    return _subscription(context, plan, emit, replace(asked, grace_us=grace, every=every))
 
 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {

@@ -52,6 +52,8 @@ def test_the_harness_notices_a_planted_bug(zygote: Zygote, tmp_path: Path, plant
     assert not any("ended by itself" in text for text in tally.problems), "the plant broke its own writer, not the log"
 
 
+@pytest.mark.campaign
+@pytest.mark.timeout(0)
 def test_the_harness_notices_a_sink_that_is_written_apart_from_its_state(zygote: Zygote, tmp_path: Path) -> None:
     tally = Campaign(zygote, tmp_path, "os", seed=6, plant="sink-apart", senders=0.0, views=True).run(60)
     assert any(text.startswith("sink") for text in tally.problems), f"it went unnoticed through {tally}"

@@ -68,7 +68,7 @@ class CircuitSpec:
             query.inputs, () if progress is None else progress.positions, strict=progress is not None
         ):
             one.positions = list(reached)
-        return sum(one.lag_rows(snapshot) for one in query.inputs)
+        return query.lag_rows(snapshot)
 
     def primary_key(self, topic_id: int) -> tuple[str, ...]:
         """The names of a table's key columns; none for a topic."""
@@ -137,6 +137,10 @@ class CircuitQuery:
     def is_behind(self, snapshot: Any) -> bool:
         """Whether the snapshot has what it has not taken in."""
         return not self._begun or any(one.is_behind(snapshot) for one in self.inputs)
+
+    def lag_rows(self, snapshot: Any) -> int:
+        """How many rows the snapshot has that it has not taken in."""
+        return sum(one.lag_rows(snapshot) for one in self.inputs)
 
     def is_cut_off(self, snapshot: Any) -> bool:
         """Whether it cannot go on: rows it has not taken in are gone."""
