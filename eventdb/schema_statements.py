@@ -9,7 +9,7 @@ import numpy as np
 
 from eventdb.batch import Column, RecordBatch
 from eventdb.definitions import check_name
-from eventdb.dropping import drop_named, drop_view, kept_readers, refuse_readers
+from eventdb.dropping import drop_named, drop_view, kept_readers, refuse_readers, refuse_writers
 from eventdb.errors import TopicExists, UsageError
 from eventdb.making import made_aside, new_table, new_topic, replace_table, store_all
 from eventdb.options import checked_options, described_options, shown_options
@@ -118,6 +118,7 @@ class SchemaStatements:
             raise UsageError(
                 f"{info.kind} {info.name!r} feeds the view {readers[0]!r}, which names it: drop that first"
             )
+        refuse_writers(database, info.kind, info.name, info.id)
         database._catalog.rename_topic(info, statement.to)
         database._refresh_catalog()
         return Result([], [], [])

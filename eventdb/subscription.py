@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from eventdb.batch import Column, RecordBatch
-from eventdb.errors import ClosedError, InternalError, TopicNotFound, UsageError
+from eventdb.errors import ClosedError, InternalError, TopicNotFound, UnsupportedSQL, UsageError
 from eventdb.logical.plan import OutputField, explain_lines
 from eventdb.schema import BIGINT, VARCHAR
 from eventdb.sql import statements as st
@@ -16,7 +16,7 @@ from eventdb.stream.circuit.query import CircuitSpec
 from eventdb.stream.circuit.subscribe import CircuitSubscriber
 from eventdb.stream.emission import OPS, Change, Changes, ProgressMessage
 from eventdb.stream.feed import Feed, FeedOptions
-from eventdb.stream.program import TopicFacts, whole_topic
+from eventdb.stream.program import UPDATE, TopicFacts, whole_topic
 from eventdb.stream.subscribe import Subscriber
 from eventdb.stream.token import decode_token
 from eventdb.stream.view import ViewSpec, view_spec
@@ -202,10 +202,17 @@ def open_subscription(
         start = _WORDS_OF_SQL.get(word, word)
     spec = _spec(database, statement)
     mark = _mark(database, statement, spec)
+    every = statement.every if statement.every.interval_us else _every(database, spec)
+    if every.repeat and isinstance(spec, ViewSpec) and spec.program.emission != UPDATE:
+        raise UnsupportedSQL(
+            "EMIT EVERY ... REPEAT of rows that only come would give more and more of them each time: leave REPEAT out",
+            construct="REPEAT",
+        )
     options = FeedOptions(
         mark,
         None if after is None else decode_token(after, mark),
-        statement.every_us or _every_us(database, spec),
+        every.interval_us,
+        every.repeat,
         progress or statement.progress,
     )
     feed: Feed
@@ -218,10 +225,12 @@ def open_subscription(
     return Subscription(database, feed, feed.names, statement.limit)
 
 
-def _every_us(database: Database, spec: Spec) -> int:
-    """EMIT EVERY of a view, 0 without."""
+def _every(database: Database, spec: Spec) -> st.Every:
+    """EMIT EVERY of a view."""
     view = None if spec.id < 0 else database._catalog.view_by_id(spec.id)
-    return 0 if view is None or "EVERY" not in view.sql.upper() else database._views_of().statement(view).every_us
+    if view is None or "EVERY" not in view.sql.upper():
+        return st.Every()
+    return database._views_of().statement(view).every
 
 
 def _mark(database: Database, statement: st.Subscribe, spec: Spec) -> bytes:

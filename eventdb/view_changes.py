@@ -73,6 +73,7 @@ def refresh(database: Database, name: str, timeout_s: float | None) -> None:
     info = catalog.view(name)
     views = database._views_of()
     statement = views.bind(info.sql)
+    _refuse_sink(info.name, statement)
     made = views.define(statement)
     start = 0
     if made.program is not None:
@@ -110,9 +111,10 @@ def replace(database: Database, statement: st.CreateView) -> None:
     _refuse_itself(database, statement)
     if _meaning(statement) == _meaning(before) and info.state != "failed":
         _forget_rebuilds(database, info)
-        if statement.state_limit_bytes != before.state_limit_bytes:
+        if (statement.state_limit_bytes, statement.every) != (before.state_limit_bytes, before.every):
             set_text(database._catalog, info, statement.sql, made.schema)
     else:
+        _refuse_sink(info.name, before, statement)
         readers = kept_readers(database, {info.name})
         refuse_readers("view", info.name, readers, "drop that first, or DROP VIEW ... CASCADE and create them again")
         if statement.keep_state:
@@ -134,7 +136,8 @@ def replace(database: Database, statement: st.CreateView) -> None:
 
 def _meaning(statement: st.CreateView) -> tuple[object, ...]:
     letters = None if statement.dead_letter is None else statement.dead_letter.lower()
-    return statement.query, statement.emit, statement.grace_us, statement.start, statement.late, letters
+    into = None if statement.into is None else statement.into.id
+    return statement.query, statement.emit, statement.grace_us, statement.start, statement.late, into, letters
 
 
 def _why_not_kept(old: st.CreateView, new: st.CreateView, before: Definition, after: Definition) -> str:
@@ -161,6 +164,15 @@ def _why_not_kept(old: st.CreateView, new: st.CreateView, before: Definition, af
     if was.aggregate.aggregations != now.aggregate.aggregations:
         return "its aggregates differ"
     return "" if was.window == now.window else "its window differs"
+
+
+def _refuse_sink(name: str, *statements: st.CreateView) -> None:
+    for statement in statements:
+        if statement.into is not None:
+            raise UsageError(
+                f"view {name!r} writes INTO {statement.into.name}, and what is there cannot be taken back: drop the view, "
+                "and create it INTO a new topic or table"
+            )
 
 
 def _refuse_itself(database: Database, statement: st.CreateView) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,12 +33,14 @@ from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.optimizer import optimize
 from eventdb.logical.plan import Fields, Plan, Project, Scan, Values, ViewScan, transform_plan
 from eventdb.schema import Field, Schema
+from eventdb.sinks import make_sink
 from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
 from eventdb.stream.circuit.bounded import refuse_unbounded
 from eventdb.stream.circuit.broken import refuse_dead_letter
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
+from eventdb.stream.circuit.subscribe import unique_columns
 from eventdb.stream.program import Program, TopicFacts, analyse
 from eventdb.stream.reader import ViewReader
 from eventdb.stream.runner import Runner
@@ -58,6 +60,7 @@ from eventdb.view_events import ViewEvents
 if TYPE_CHECKING:
     from eventdb.database import Database
     from eventdb.definitions import ViewInfo
+    from eventdb.stream.sink import Sink
 
 LEASE_NAME = "VIEWS"
 Spec = ViewSpec | CircuitSpec
@@ -193,25 +196,62 @@ class Views:
 
     def _spec(self, statement: st.CreateView, info: ViewInfo) -> Spec:
         letters = None if statement.dead_letter is None else letters_log(self._database, statement.dead_letter)
-        if self._is_circuit(statement.topic, statement.emit):
+        if self._is_circuit(statement.topic, statement.emit, statement.into):
             spec = self.circuit(statement.query, info.id, statement.name, statement.state_limit_bytes)
-            return replace(spec, dead_letter=letters)
+            sink = None if statement.into is None else self._circuit_sink(spec, statement.into)
+            return replace(spec, dead_letter=letters, sink=sink)
         assert statement.topic is not None
+        plan = continuous_plan(statement.query)
+        sink = None if statement.into is None else self._append_sink(plan, statement)
         return view_spec(
             info.id,
             statement.name,
-            continuous_plan(statement.query),
+            plan,
             self._facts(statement.topic.id),
             self._database._log_by_id,
             emit=statement.emit,
             grace_us=statement.grace_us,
             output_topic_id=info.output_topic_id,
             dead_letter=letters,
+            sink=sink,
         )
 
-    def _is_circuit(self, topic: st.TableInfo | None, emit: str | None) -> bool:
-        """Whether a query is maintained as a circuit: it is of another shape, or its topic has no order of all rows."""
-        if topic is None:
+    def _circuit_sink(self, spec: CircuitSpec, into: st.TableInfo) -> Sink:
+        circuit = Circuit(spec.plan, lambda topic_id: not spec.primary_key(topic_id))
+        unique = unique_columns(spec.plan, spec.primary_key)
+        return make_sink(self._database, into, spec.name, spec.fields, unique, grows=circuit.grows)
+
+    def _append_sink(self, plan: Plan, statement: st.CreateView) -> Sink:
+        """Of a view whose rows only come."""
+        assert statement.into is not None
+        unique = unique_columns(plan, lambda topic_id: ())
+        return make_sink(self._database, statement.into, statement.name, plan.fields, unique, grows=True)
+
+    def writers_of(self, topic_id: int) -> list[str]:
+        """The names of the views that write into a topic or table."""
+        found = []
+        for info in self._database._catalog.views():
+            with suppress(CatalogError, QueryError, UsageError):
+                sink = self.spec(info).sink
+                if sink is not None and sink.topic_id == topic_id:
+                    found.append(info.name)
+        return found
+
+    def _refuse_cycle(self, inputs: Iterable[int], into: st.TableInfo) -> None:
+        """UsageError if what a view writes would come back to it."""
+        reached, added = {into.id}, True
+        specs = [spec for _, spec in self.stored() if spec.sink is not None]
+        while added:
+            more = {spec.sink.topic_id for spec in specs if spec.sink is not None and reached & spec.inputs.keys()}
+            added = not more <= reached
+            reached |= more
+        if reached & set(inputs):
+            raise UsageError(f"INTO {into.name}: the view reads what comes of its own rows: write into another topic")
+
+    def _is_circuit(self, topic: st.TableInfo | None, emit: str | None, into: st.TableInfo | None = None) -> bool:
+        """Whether a query is maintained as a circuit: it is of another shape, its topic has no order of all rows, or
+        revised rows go into a table."""
+        if topic is None or (into is not None and emit == "update"):
             return True
         info = self._database._catalog.topic_by_id(topic.id)
         return emit != "window_close" and info is not None and info.partitions > 1
@@ -283,7 +323,7 @@ class Views:
 
     def define(self, statement: st.CreateView) -> Definition:
         """What a view of that statement is. UnsupportedSQL for what cannot be maintained."""
-        if self._is_circuit(statement.topic, statement.emit):
+        if self._is_circuit(statement.topic, statement.emit, statement.into):
             circuit = self.circuit(statement.query, limit_bytes=statement.state_limit_bytes)
             if statement.start != "beginning":
                 raise UnsupportedSQL(
@@ -295,6 +335,9 @@ class Views:
             if statement.dead_letter is not None:
                 refuse_dead_letter(circuit.plan, lambda topic_id: bool(circuit.primary_key(topic_id)))
                 check_letters(self._database, statement.dead_letter, circuit.inputs)
+            if statement.into is not None:
+                self._circuit_sink(replace(circuit, name=statement.name), statement.into)
+                self._refuse_cycle(circuit.inputs, statement.into)
             return Definition(_schema(circuit.fields), circuit.plan, None)
         assert statement.topic is not None
         if statement.state_limit_bytes is not None:
@@ -303,7 +346,11 @@ class Views:
                 construct="STATE LIMIT",
             )
         facts = self._facts(statement.topic.id)
-        program = analyse(continuous_plan(statement.query), facts, statement.emit, statement.grace_us)
+        plan = continuous_plan(statement.query)
+        program = analyse(plan, facts, statement.emit, statement.grace_us)
+        if statement.into is not None:
+            self._append_sink(plan, statement)
+            self._refuse_cycle([facts.id], statement.into)
         stores_rows = output_schema(program) is not None
         if statement.dead_letter is not None:
             check_letters(self._database, statement.dead_letter, {facts.id: facts.name})

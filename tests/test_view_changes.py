@@ -425,6 +425,17 @@ def test_a_view_that_is_dropped_while_it_is_rebuilt_leaves_nothing(made: eventdb
         until(lambda: nothing_is_left(made))
 
 
+def test_a_view_that_writes_into_a_topic_is_not_computed_anew(made: eventdb.Database) -> None:
+    made.create_topic("out", {"k": "VARCHAR", "x": "BIGINT"})
+    made.sql(f"CREATE MATERIALIZED VIEW v INTO out AS {EACH}")
+    with pytest.raises(eventdb.UsageError, match="writes INTO out"):
+        made.sql("REFRESH VIEW v")
+    with pytest.raises(eventdb.UsageError, match="writes INTO out"):
+        made.sql("CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT k, x FROM t")
+    made.sql(f"CREATE OR REPLACE MATERIALIZED VIEW v INTO out AS {EACH} EMIT EVERY INTERVAL '1 second'")
+    assert "EVERY" in made._catalog.view("v").sql
+
+
 def test_a_replacement_that_fails_leaves_the_view_as_it_was(made: eventdb.Database) -> None:
     made.sql(f"CREATE MATERIALIZED VIEW v AS {ONE}")
     made.sql("CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT k, 10 / (x - 2) AS q FROM t")

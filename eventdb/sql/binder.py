@@ -36,6 +36,7 @@ from eventdb.sql.statements import (
     DropTable,
     DropTopic,
     DropView,
+    Every,
     Explain,
     Query,
     Rename,
@@ -136,7 +137,7 @@ def _query(words: Words, context: Context) -> Statement:
     if emit is None or emit + 1 >= words.stop or words.tokens[emit + 1].text.upper() not in ("CHANGES", "ON", "EVERY"):
         return Query(_plan(words, context, start, words.stop))
     words.index = emit + 1
-    mode, grace, every = None, 0, 0
+    mode, grace, every = None, 0, Every()
     if not words.accept("CHANGES"):
         words.index = emit
         mode, grace, _, every = _emit_clauses(words, context)
@@ -241,8 +242,7 @@ def _create_view(words: Words, context: Context, or_replace: bool) -> Statement:
     if keep_state and not or_replace:
         raise words.error("KEEP STATE goes with CREATE OR REPLACE MATERIALIZED VIEW", at)
     start: str | int | None = None
-    if words.word() == "INTO":
-        raise words.unsupported("INTO TOPIC")
+    into = _into(words, context) if words.accept("INTO") else None
     if words.word() == "START":
         start = _start(words, context)
     limit = _state_limit(words) if words.word() == "STATE" else None
@@ -285,8 +285,19 @@ def _create_view(words: Words, context: Context, or_replace: bool) -> Statement:
         or_replace=or_replace,
         keep_state=keep_state,
         dead_letter=dead_letter,
-        every_us=every,
+        every=every,
+        into=into,
     )
+
+
+def _into(words: Words, context: Context) -> TableInfo:
+    """[TOPIC | TABLE] name"""
+    wanted = "TOPIC" if words.accept("TOPIC") else "TABLE" if words.accept("TABLE") else ""
+    at = words.index
+    found = _table(words, context, words.name("a topic or table"), at)
+    if wanted and found.kind != wanted.lower():
+        raise words.error(f"{found.name!r} is a {found.kind}, not a {wanted.lower()}", at)
+    return found
 
 
 def _state_limit(words: Words) -> int:
@@ -302,10 +313,10 @@ def _state_limit(words: Words) -> int:
     return limit
 
 
-def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None, int]:
-    """[EMIT ...] [LATE ROWS DROP] [START FROM ...] in any order: emission, grace in us, start, EVERY in us."""
+def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None, Every]:
+    """[EMIT ...] [LATE ROWS DROP] [START FROM ...] in any order: emission, grace in us, start, EVERY."""
     emit: str | None = None
-    grace = every = 0
+    grace, every = 0, Every()
     start: str | int | None = None
     while not words.ended:
         if words.accept("EMIT", "ON", "WINDOW", "CLOSE"):
@@ -328,17 +339,13 @@ def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str 
     return emit, grace, start, every
 
 
-def _every(words: Words) -> int:
-    """EVERY's interval in us."""
+def _every(words: Words) -> Every:
+    """EVERY's interval [REPEAT]."""
     at = words.index
     every = words.interval_us("EVERY")
     if not every:
         raise words.error("EMIT EVERY takes an interval of more than 0; write EMIT ON UPDATE", at)
-    if words.word() == "REPEAT":
-        raise words.unsupported(
-            "EMIT EVERY ... REPEAT", "read all rows when you need them: SELECT * FROM view, or SUBSCRIBE TO it SNAPSHOT"
-        )
-    return every
+    return Every(every, words.accept("REPEAT"))
 
 
 def _start(words: Words, context: Context) -> str | int:
@@ -535,7 +542,7 @@ def _subscribe_query(words: Words, context: Context, at: tuple[int, int], asked:
     words.end()
     words.stop = outer
     plan = _plan(words, context, start, emit_at)
-    return _subscription(context, plan, emit, replace(asked, grace_us=grace, every_us=every))
+    return _subscription(context, plan, emit, replace(asked, grace_us=grace, every=every))
 
 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {

@@ -267,13 +267,21 @@ class Explain(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Every:
+    """EMIT EVERY: changes come at most once in `interval_us` (0: at once); with `repeat` all rows, if any changed."""
+
+    interval_us: int = 0
+    repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CreateView(Statement):
     """A continuous query. `topic` is its one input, None for a query of another shape (sql/continuous.py).
 
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
     event time in us. `dead_letter` is the topic where rows that break an expression go.
-    `every_us`: its subscribers get changes at most once in that time; its content is not touched.
+    `every` is for its subscribers; its content is not touched. `into`: a topic or table that its rows go to, too.
     """
 
     name: str
@@ -289,7 +297,8 @@ class CreateView(Statement):
     or_replace: bool = False
     keep_state: bool = False
     dead_letter: str | None = None
-    every_us: int = 0
+    every: Every = Every()
+    into: TableInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +336,8 @@ class Subscribe(Statement):
 
     `table` is set when the target is a bare name (`query` then scans it). A query follows the same rules as a view and
     has `topic` and `emit` as in CreateView. `mode`: 'snapshot' (current content, then
-    changes), 'beginning' or 'now'; `after` a token to go on from instead. `every_us`: changes come at most once in that
-    time; 0 at once. `progress`: how far everything was handed out is told.
+    changes), 'beginning' or 'now'; `after` a token to go on from instead. `progress`: how far everything was
+    handed out is told.
     """
 
     query: Plan
@@ -339,7 +348,7 @@ class Subscribe(Statement):
     grace_us: int = 0
     limit: int | None = None
     after: str | None = None
-    every_us: int = 0
+    every: Every = Every()
     progress: bool = False
 
 

@@ -30,12 +30,13 @@ _POLL_S = 0.05  # how often a waiting reader looks whether it was closed
 @dataclass(frozen=True, slots=True)
 class FeedOptions:
     """`mark`: a fingerprint of the query, for tokens. `after`: where to go on, instead of a start. `every_us`: changes
-    are handed out at most once in that time, those that cancel out not at all; 0 at once. `progress`: how far
-    everything was handed out is told in between."""
+    are handed out at most once in that time, those that cancel out not at all; 0 at once. `repeat`: all rows are, as
+    +I, instead of what changed. `progress`: how far everything was handed out is told in between."""
 
     mark: bytes = b""
     after: Place | None = None
     every_us: int = 0
+    repeat: bool = False
     progress: bool = False
 
 

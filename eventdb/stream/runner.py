@@ -3,7 +3,8 @@
 Nobody waits for it: readers and subscribers advance their own queries. It exists so that they start from a recent
 state, and so that windows' rows are stored. One process at a time does it, the holder of the lease. A pass reads the
 new rows of each topic once for all its views, advances every view, and commits all of it together: state, progress and
-output rows. The commit is not journaled: after a power loss views are at the last checkpoint and catch up again.
+output rows. The commit is not journaled: after a power loss views are at the last checkpoint and catch up again. A view
+with a sink (sink.py) has a journaled commit of its own.
 """
 
 from __future__ import annotations
@@ -182,6 +183,8 @@ class Runner:
         except (ClosedError, ForkError, PoisonedError):
             raise
         except Exception as error:
+            if isinstance(error, ViewFailed) and task.has_sink:  # of a row that does not fit there
+                task.failure = error
             self._postpone(task, error)
 
     def _postpone(self, task: Task, error: Exception) -> None:
@@ -200,14 +203,25 @@ class Runner:
             with self._store.write() as transaction:
                 for task in tasks:
                     task.note_broken(transaction)
-        with self._store.write(journaled=False) as transaction:
-            saved = [self._save(task, transaction) for task in tasks]
-        for task, was_saved in zip(tasks, saved, strict=True):
-            self.problems.pop(task.id, None)
-            task.meter.error = ""
-            task.saved(was_saved)
+        together = [task for task in tasks if not task.has_sink]
+        if together:
+            with self._store.write(journaled=False) as transaction:
+                saved = [self._save(task, transaction) for task in together]
+            for task, was_saved in zip(together, saved, strict=True):
+                self._saved(task, was_saved)
+        for task in tasks:
+            if task.has_sink:
+                with self._isolated(task):
+                    with self._store.write() as transaction:
+                        was_saved = task.save(transaction)
+                    self._saved(task, was_saved)
         self._tell([task for task in tasks if task.meter.is_due()])
         return True
+
+    def _saved(self, task: Task, was_saved: bool) -> None:
+        self.problems.pop(task.id, None)
+        task.meter.error = ""
+        task.saved(was_saved)
 
     def _tell(self, tasks: Sequence[Task]) -> None:
         """Stores the figures of the tasks."""

@@ -318,6 +318,9 @@ class Subscriber(Feed):
                 offset=query.input_offset - 1,
             ) from error
         changes = latest.move(touched, batch, ids, query.input_offset - 1)
+        if len(changes) and self._options.repeat:
+            content = query.content()
+            changes, before = Changes.inserted(content, [offset - 1] * content.row_count), None
         if len(changes) and shown:
             self._queue(changes, before, offset)
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
 from eventdb.errors import EvaluationError, ViewFailed
 from eventdb.stream.broken_rows import BrokenRow, row_json, store_letters
 from eventdb.stream.circuit import stored
 from eventdb.stream.circuit.broken import lasting_failure
+from eventdb.stream.circuit.lanes import Interner, RowCodec
+from eventdb.stream.circuit.node import difference
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
 from eventdb.stream.figures import Meter
+from eventdb.stream.sink import require_state
 from eventdb.stream.source import InputRows
 from eventdb.stream.state import Progress, StateKeys
 from eventdb.stream.view import ViewSpec, load_query, require_rows, save_query, view_failure
@@ -41,6 +46,11 @@ class Task(ABC):
         self.meter = Meter(of.id)
         self.moved_rows = 0  # since the last commit
         self.broken: list[BrokenRow] = []  # rows it goes on without, to be noted before it is saved
+
+    @property
+    def has_sink(self) -> bool:
+        """Whether its commit must be journaled, and is its own."""
+        return False
 
     @property
     @abstractmethod
@@ -89,6 +99,10 @@ class ViewTask(Task):
         self.careful_until = -1
 
     @property
+    def has_sink(self) -> bool:
+        return self.spec.sink is not None
+
+    @property
     def is_loaded(self) -> bool:
         return self.query is not None
 
@@ -117,7 +131,9 @@ class ViewTask(Task):
         first, end = snapshot.offsets(spec.input_log)
         try:
             if self.query is None:
-                self.base = spec.keys.progress(snapshot)
+                keys = spec.keys
+                require_state(spec.sink, spec.id, spec.name, snapshot, has_state=keys.has_progress(snapshot))
+                self.base = keys.progress(snapshot)
                 self.query = load_query(spec, snapshot, first)
                 self.query.notes_broken = True
             require_rows(spec, self.query, first)
@@ -188,6 +204,11 @@ class CircuitTask(Task):
         self._stuck: list[int] | None = None  # the ends of the inputs that it cannot take in
         self._next: stored.Progress | None = None
         self._anew = False  # `query` does not go on from what is stored
+        self._made: list[RecordBatch] = []  # changes that the sink does not have
+
+    @property
+    def has_sink(self) -> bool:
+        return self.spec.sink is not None
 
     @property
     def is_loaded(self) -> bool:
@@ -195,7 +216,7 @@ class CircuitTask(Task):
 
     def reload(self) -> None:
         self.query = None
-        self.broken = []
+        self.broken, self._made = [], []
         self.moved_rows = self._given = 0
 
     @property
@@ -209,16 +230,20 @@ class CircuitTask(Task):
                 return False
             self._stuck = None
         query, self.query = self.query, None  # if it fails it is gone
-        query = query or self._loaded(snapshot)
+        try:
+            query = query or self._loaded(snapshot)
+        except ViewFailed as error:  # of its sink
+            self.failure = error
+            return False
         before, given = _reached(query), 0
         moved = query.is_behind(snapshot)
         if moved:
             try:
-                given = sum(change.row_count for change in query.advance(snapshot, STEP_ROWS))
+                given = self._keep(query.advance(snapshot, STEP_ROWS))
             except ViewFailed:
                 query = self._loaded(snapshot)
                 try:
-                    given = sum(change.row_count for change in query.advance(snapshot, at_once=True))
+                    given = self._keep(query.advance(snapshot, at_once=True))
                 except ViewFailed as error:
                     self.failure = lasting_failure(self.spec, query.circuit, snapshot, error)
                     if self.failure is not None:
@@ -233,13 +258,23 @@ class CircuitTask(Task):
         self.query, self.is_current = query, not query.is_behind(snapshot)
         return moved
 
+    def _keep(self, changes: Iterator[RecordBatch]) -> int:
+        """Takes all in, and counts the rows; a sink gets them."""
+        if not self.has_sink:
+            return sum(change.row_count for change in changes)
+        made = list(changes)
+        self._made += made
+        return sum(change.row_count for change in made)
+
     def _ends(self, snapshot: StoreSnapshot) -> list[int]:
         return [snapshot.offsets(log)[1] for topic_id in self.spec.inputs for log in self.spec.logs(topic_id)]
 
     def _loaded(self, snapshot: StoreSnapshot) -> CircuitQuery:
-        self.base = self.spec.keys.progress(snapshot)
-        query = CircuitQuery.load(self.spec, snapshot)
-        self._anew = not query.has_begun
+        spec = self.spec
+        self.base = spec.keys.progress(snapshot)
+        query = CircuitQuery.load(spec, snapshot)
+        require_state(spec.sink, spec.id, spec.name, snapshot, has_state=query.has_begun)
+        self._anew, self._made = not query.has_begun, []
         return _noting(query)
 
     def save(self, transaction: WriteTransaction) -> bool:
@@ -247,11 +282,21 @@ class CircuitTask(Task):
         keys = self.spec.keys
         if StateKeys(self.spec.id).is_dropped(transaction) or keys.progress(transaction) != self.base:
             return False
+        if self.has_sink:
+            self._write_out(transaction)
         self._next = keys.save(transaction, self.base, self.query.parts, self.query.positions, anew=self._anew)
         return True
 
+    def _write_out(self, transaction: WriteTransaction) -> None:
+        """The sum of the changes goes to the sink."""
+        codec = RowCodec([field.type for field in self.spec.fields], Interner())
+        change = difference(self.spec.names, codec, [], self._made)
+        if change is not None:
+            StateKeys(self.spec.id).note_written(transaction)
+            self.spec.sink.write(transaction, [change])
+
     def saved(self, was_saved: bool) -> None:
-        self.broken = []
+        self.broken, self._made = [], []
         if was_saved:
             self.meter.taken += self.moved_rows
             self.meter.given += self._given

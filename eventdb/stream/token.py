@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from eventdb.errors import CorruptionError, InvalidToken
 from eventdb.physical.state_bytes import decode, encode
@@ -20,8 +20,7 @@ Positions = tuple[tuple[int, ...], ...]
 _VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Between two changes.
 
     All changes up to `before` (None: not even the content there) and the first `taken` of those from there to `after`
@@ -38,14 +37,14 @@ class Place:
     def partly(self, count: int) -> Place:
         """`count` changes later, in the batch up to `after`."""
         if self.output >= 0:
-            return replace(self, output=self.output + count)
-        return replace(self, taken=self.taken + count)
+            return self._replace(output=self.output + count)
+        return self._replace(taken=self.taken + count)
 
     def whole(self, count: int) -> Place:
         """Behind the batch up to `after`, of which `count` were left."""
         if self.output >= 0:
-            return replace(self, output=self.output + count)
-        return replace(self, before=self.after, taken=0)
+            return self._replace(output=self.output + count)
+        return self._replace(before=self.after, taken=0)
 
 
 def encode_token(mark: bytes, place: Place) -> str:

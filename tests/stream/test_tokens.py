@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,7 +187,8 @@ def test_a_token_whose_rows_are_gone_is_refused(db: eventdb.Database, query: str
     late = db.subscribe(f"SUBSCRIBE TO ({query})", after=token)
     with pytest.raises(TokenExpired, match="removed") as caught:
         late.poll(0)
-    assert (caught.value.topic, caught.value.offset) == ("small", first)
+    assert caught.value.topic == "small"
+    assert caught.value.offset >= first
 
 
 def test_a_limit_that_cuts_a_batch_leaves_a_token_at_the_cut(db: eventdb.Database) -> None:
@@ -197,3 +199,41 @@ def test_a_limit_that_cuts_a_batch_leaves_a_token_at_the_cut(db: eventdb.Databas
     second = db.subscribe(f"SUBSCRIBE TO ({query}) AFTER '{feed.token}'").poll(0)
     assert len(first) == 4
     assert sorted(change.row for change in first + second) == [(k, 1) for k in "abcdef"]
+
+
+def _stored(db: eventdb.Database) -> None:
+    until = time.monotonic() + 60
+    while db._views_of().stats()["v"]["lag_rows"]:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("query", ["SELECT * FROM u", "SELECT y, count(*) AS n FROM u GROUP BY y"])
+def test_a_token_within_the_content_means_the_same_rows_whatever_way_the_content_was_made(
+    tmp_path: Path, query: str
+) -> None:
+    db = eventdb.open(tmp_path / "db", durability="os")
+    db.sql(MAKE[2])
+    db.sql(f"CREATE MATERIALIZED VIEW v AS {query}")
+    keys = "qwertyuiop"
+    for i, key in enumerate(keys):
+        db.sql(f"INSERT INTO u VALUES ('{key}', {9 - i})")
+    _stored(db)
+    db.sql("DELETE FROM u WHERE k IN ('q', 'r', 'u', 'p')")
+    _stored(db)
+    for i, key in enumerate("zxcvbnm"):
+        db.sql(f"INSERT INTO u VALUES ('{key}', {i * 3 % 7})")
+    _stored(db)
+    db.close()
+    db = eventdb.open(tmp_path / "db", durability="os")
+    feed = db.subscribe("v")
+    content: Counter[Any] = Counter()
+    _fold(content, [next(feed) for _ in range(4)])
+    token = feed.token
+    db.sql("INSERT INTO u VALUES ('l', 5)")
+    _stored(db)  # what is stored lies behind the token: the content there is made anew
+    again = db.subscribe("v", after=token)
+    while more := again.poll(0):
+        _fold(content, more)
+    assert {row: n for row, n in content.items() if n} == Counter(db.sql(query).fetchall())
+    db.close()

@@ -35,7 +35,7 @@ _CHECK_ROWS = 512  # looking at the size of the state takes longer than taking i
 class CircuitSpec:
     """`id` is the view's, -1 for a query nobody stores. `logs` gives the logs of a topic's partitions, `topic_key` the
     name of its key column. The state may hold `limit_bytes`. `dead_letter` is the log of the topic where rows are noted
-    that it goes on without."""
+    that it goes on without, `sink` where changes of its rows go, too."""
 
     id: int
     name: str
@@ -44,6 +44,7 @@ class CircuitSpec:
     topic_key: Callable[[int], str | None]
     limit_bytes: int
     dead_letter: Any = None
+    sink: Any = None
 
     @property
     def fields(self) -> Fields:
@@ -71,7 +72,7 @@ class CircuitSpec:
             query.inputs, () if progress is None else progress.positions, strict=progress is not None
         ):
             one.positions = list(reached)
-        return sum(one.lag_rows(snapshot) for one in query.inputs)
+        return query.lag_rows(snapshot)
 
     def primary_key(self, topic_id: int) -> tuple[str, ...]:
         """The names of a table's key columns; none for a topic."""
@@ -167,6 +168,10 @@ class CircuitQuery:
     def is_behind(self, snapshot: Any) -> bool:
         """Whether the snapshot has what it has not taken in."""
         return not self._begun or any(one.is_behind(snapshot) for one in self.inputs)
+
+    def lag_rows(self, snapshot: Any) -> int:
+        """How many rows the snapshot has that it has not taken in."""
+        return sum(one.lag_rows(snapshot) for one in self.inputs)
 
     def is_cut_off(self, snapshot: Any) -> bool:
         """Whether it cannot go on: rows it has not taken in are gone."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventdb.batch import RecordBatch
-from eventdb.errors import UnsupportedError, UsageError
+from eventdb.config import MORSEL_ROWS
+from eventdb.errors import TokenExpired, UnsupportedError, UsageError, ViewFailed
 from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.plan import Aggregate, Distinct, Filter, Plan, Project, Scan
 from eventdb.stream.circuit.arrangement import LaneTable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from eventdb.storage.store import Store
 
 WORDS = ("snapshot", "earliest", "latest")
+AT_ONCE_ROWS = 4 * MORSEL_ROWS  # are taken in together
+_FEW_STRINGS = 1 << 16  # are kept from one change to the next
 
 
 class CircuitSubscriber(Feed):
@@ -50,9 +53,14 @@ class CircuitSubscriber(Feed):
         self._begin: Positions = ()
         self._start = start
         self._query: CircuitQuery | None = None
-        self._codec = RowCodec(self._types, Interner())
         self._key = unique_columns(spec.plan, spec.primary_key)
-        self._key_codec = RowCodec([spec.fields[i].type for i in self._key or ()], Interner())
+        self._make_codecs()
+
+    def _make_codecs(self) -> None:
+        """New ones, which know no strings: numbers of rows are of use within one change only."""
+        self._interner = Interner()
+        self._codec = RowCodec(self._types, self._interner)
+        self._key_codec = RowCodec([self._types[i] for i in self._key or ()], Interner())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,10 +83,45 @@ class CircuitSubscriber(Feed):
                 return False
             if self._query.is_behind(snapshot):
                 before = self._query.positions
-                made = list(self._query.advance(snapshot, at_once=True))
-                self._query = self._query.without_lost_strings()
-                self._queue(made, before, self._query.positions, snapshot.commit_id)
+                made = self._advanced(self._query, snapshot)
+                self._query = query = self._query.without_lost_strings()
+                if self._options.repeat and self._summed(made):
+                    self._queue([query.content()], None, query.positions, snapshot.commit_id)
+                else:
+                    self._queue(made, before, query.positions, snapshot.commit_id)
         return True
+
+    def _advanced(self, query: CircuitQuery, snapshot: Any) -> list[RecordBatch]:
+        """The changes up to the snapshot. Many rows are taken in a morsel at a time, and what they change is summed up
+        meanwhile: whoever comes late needs no more memory. `_query` takes in the rest."""
+        if query.lag_rows(snapshot) <= AT_ONCE_ROWS:
+            return list(query.advance(snapshot, at_once=True))
+        before = query.positions
+        made: list[RecordBatch] = []
+        held = 0
+        try:
+            for change in query.advance(snapshot):
+                made.append(change)
+                held += change.row_count
+                if held > AT_ONCE_ROWS:
+                    made = self._summed(made)
+                    held = max(sum(change.row_count for change in made) // 2, 1)
+        except ViewFailed as error:  # on a state on the way, perhaps, that no snapshot has
+            try:
+                query = query_at(self._spec, snapshot, self._begin, before, content=self._options.repeat)
+            except TokenExpired:
+                raise error from None
+            made = list(query.advance(snapshot, at_once=True))
+            self._query = query
+        return made
+
+    def _let_go_of_content(self, query: CircuitQuery) -> None:
+        if not self._options.repeat:
+            query.drop_content()
+
+    def _summed(self, made: list[RecordBatch]) -> list[RecordBatch]:
+        change = difference(self.names, self._codec, [], made)
+        return [] if change is None else [change]
 
     def _first_query(self, snapshot: Any) -> CircuitQuery:
         """The query at the starting point; queues its content where that is asked for."""
@@ -88,7 +131,7 @@ class CircuitSubscriber(Feed):
         self._begin = begin_of(loaded, snapshot)
         query = caught_up(self._spec, loaded, snapshot)
         content = query.content()
-        query.drop_content()
+        self._let_go_of_content(query)
         if self._start != "latest":
             self._queue([content], None, query.positions, snapshot.commit_id)
         return query
@@ -99,9 +142,9 @@ class CircuitSubscriber(Feed):
         if place.before is None:
             query = query_at(spec, snapshot, place.begin, place.after, content=True)
             made = [query.content()]
-            query.drop_content()
+            self._let_go_of_content(query)
         else:
-            query = query_at(spec, snapshot, place.begin, place.before, content=False)
+            query = query_at(spec, snapshot, place.begin, place.before, content=self._options.repeat)
             made = []
             if place.taken:
                 made = list(query.advance(past_snapshot(spec, snapshot, place.after), at_once=True))
@@ -116,6 +159,8 @@ class CircuitSubscriber(Feed):
         if change is None:
             return
         changes = self._changes(change, commit_id)
+        if len(self._interner) > _FEW_STRINGS:
+            self._make_codecs()
         if taken:
             changes = changes.ordered().rest(taken)
         if len(changes):
