@@ -170,7 +170,7 @@ def _refuse_sink(name: str, *statements: st.CreateView) -> None:
     for statement in statements:
         if statement.into is not None:
             raise UsageError(
-                f"view {name!r} writes INTO {statement.into.name}, and what is there cannot be taken back: drop the view, "
+                f"view {name!r} writes INTO {statement.into.name}, and what is there cannot be taken back: drop it, "
                 "and create it INTO a new topic or table"
             )
 
