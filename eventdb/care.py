@@ -195,6 +195,8 @@ def _cut(
         for info, spec in views:
             if isinstance(spec, CircuitSpec):
                 spec.keys.reset(keys)
+                if info.output_topic_id is not None:
+                    forget_keys(txn, info.output_topic_id)
                 continue
             topic_id = spec.program.facts.id
             state = StateKeys(info.id)

@@ -36,6 +36,7 @@ from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
 from eventdb.stream.circuit.bounded import refuse_unbounded
 from eventdb.stream.circuit.circuit import Circuit
+from eventdb.stream.circuit.closing_plan import closing_plan
 from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
 from eventdb.stream.program import TopicFacts, analyse
 from eventdb.stream.reader import ViewReader
@@ -149,8 +150,11 @@ class Views:
         return spec
 
     def _spec(self, statement: st.CreateView, info: ViewInfo) -> Spec:
-        if self._is_circuit(statement.topic, statement.emit):
-            return self.circuit(statement.query, info.id, info.name, statement.state_limit_bytes)
+        if self._is_circuit(statement.topic):
+            return self.circuit(
+                statement.query, info.id, info.name, statement.state_limit_bytes, emit=statement.emit,
+                grace_us=statement.grace_us, output_topic_id=info.output_topic_id,
+            )  # fmt: skip
         assert statement.topic is not None
         return view_spec(
             info.id,
@@ -163,24 +167,32 @@ class Views:
             output_topic_id=info.output_topic_id,
         )
 
-    def _is_circuit(self, topic: st.TableInfo | None, emit: str | None) -> bool:
+    def _is_circuit(self, topic: st.TableInfo | None) -> bool:
         """Whether a query is maintained as a circuit: it is of another shape, or its topic has no order of all rows."""
         if topic is None:
             return True
         info = self._database._catalog.topic_by_id(topic.id)
-        return emit != "window_close" and info is not None and info.partitions > 1
+        return info is not None and info.partitions > 1
 
-    def circuit(self, query: Plan, id: int = -1, name: str = "", limit_bytes: int | None = None) -> CircuitSpec:
+    def circuit(
+        self, query: Plan, id: int = -1, name: str = "", limit_bytes: int | None = None, *, emit: str | None = None,
+        grace_us: int = 0, output_topic_id: int | None = None,
+    ) -> CircuitSpec:  # fmt: skip
         """The spec of a query of any shape; views in it are put in as their queries. UnsupportedSQL where it cannot be
         maintained, or could keep more and more rows without `limit_bytes` of a STATE LIMIT."""
         database = self._database
-        plan = optimize(query, _LEFT_OUT)
+        left_out = _LEFT_OUT | {"tumble_to_bucket"} if emit == "window_close" else _LEFT_OUT
+        plan = optimize(query, left_out)
         with database._store.snapshot() as snapshot:
-            plan = optimize(transform_plan(plan, lambda node: self._put_in(node, snapshot)), _LEFT_OUT)
-        if limit_bytes is None:
+            plan = optimize(transform_plan(plan, lambda node: self._put_in(node, snapshot)), left_out)
+        closing = None
+        if emit == "window_close":
+            output_log = None if output_topic_id is None else database._log_by_id(output_topic_id)
+            plan, closing = closing_plan(plan, database._catalog.topic_by_id, grace_us, output_log)
+        elif limit_bytes is None:
             refuse_unbounded(plan, lambda topic_id: bool(database._log_by_id(topic_id).primary_key))
         limit = database._memory_limit_bytes if limit_bytes is None else limit_bytes
-        return CircuitSpec(id, name, plan, database._logs_by_id, self._topic_key, limit)
+        return CircuitSpec(id, name, plan, database._logs_by_id, self._topic_key, limit, closing)
 
     def _topic_key(self, topic_id: int) -> str | None:
         info = self._database._catalog.topic_by_id(topic_id)
@@ -194,9 +206,9 @@ class Views:
         if info is None:
             raise TopicNotFound(f"the view {node.name!r} was dropped", name=node.name)
         spec = self.spec(info)
-        if isinstance(spec, CircuitSpec):
+        if isinstance(spec, CircuitSpec) and spec.closing is None:
             plan = spec.plan
-        elif spec.program.window is not None:
+        elif isinstance(spec, CircuitSpec) or spec.program.window is not None:
             raise UnsupportedSQL(
                 f"a continuous query over the view {node.name!r}, whose windows close, is not supported: it would need "
                 "the same rows to be late for both; query the view's topic",
@@ -229,8 +241,11 @@ class Views:
         database = self._database
         circuit: CircuitSpec | None = None
         facts: TopicFacts | None = None
-        if self._is_circuit(statement.topic, statement.emit):
-            circuit = self.circuit(statement.query, limit_bytes=statement.state_limit_bytes)
+        if self._is_circuit(statement.topic):
+            circuit = self.circuit(
+                statement.query, limit_bytes=statement.state_limit_bytes, emit=statement.emit,
+                grace_us=statement.grace_us,
+            )  # fmt: skip
             if statement.start != "beginning":
                 raise UnsupportedSQL(
                     "START FROM of a view with joins, subqueries, several GROUP BY, tables or partitions is not "
@@ -238,7 +253,7 @@ class Views:
                     construct="START FROM",
                 )
             Circuit(circuit.plan)  # refuses what it cannot maintain
-            fields, stores_rows = circuit.fields, False
+            fields, stores_rows = circuit.fields, circuit.closing is not None
         else:
             assert statement.topic is not None
             if statement.state_limit_bytes is not None:
@@ -366,13 +381,17 @@ class Views:
                     found[info.name] = {
                         "state": info.state,
                         "topic": ", ".join(spec.inputs.values()),
-                        "emit": "update",
+                        "emit": "update" if spec.closing is None else "window_close",
                         "state_bytes": self._circuits.state_bytes(info.id),
                         "stored_bytes": 0 if kept is None else kept.added_bytes + kept.whole_bytes,
                         "lag_rows": spec.lag_rows(snapshot, kept),
                         "maintained_here": runner is not None and runner.is_maintaining,
                         "error": info.error or (None if problem is None else str(problem)),
                     }
+                    if spec.closing is not None:
+                        output = spec.output(snapshot)
+                        found[info.name]["watermark"] = _watermark(output.mark_us)
+                        found[info.name]["late_rows"] = output.late_row_count
                     continue
                 progress = spec.keys.progress(snapshot)
                 end = snapshot.offsets(spec.input_log)[1]

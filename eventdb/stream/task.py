@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
-from eventdb.errors import EvaluationError, ViewFailed
+from eventdb.errors import EvaluationError, InternalError, ViewFailed
 from eventdb.stream.circuit import stored
+from eventdb.stream.circuit.closed_rows import NO_OUTPUT, Output
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
 from eventdb.stream.source import InputRows
@@ -142,6 +145,7 @@ class CircuitTask(Task):
         self.base: stored.Progress | None = None
         self.query: CircuitQuery | None = None
         self._next: stored.Progress | None = None
+        self._outputs: list[RecordBatch] = []  # rows of closed windows that are to be stored
         self._anew = False  # `query` does not go on from what is stored
 
     @property
@@ -150,23 +154,34 @@ class CircuitTask(Task):
 
     def reload(self) -> None:
         self.query = None
+        self._outputs = []
 
     def advance(self, snapshot: StoreSnapshot, shared: Shared) -> bool:
         query, self.query = self.query, None  # if it fails it is gone
+        self._outputs = []
         query = query or self._loaded(snapshot)
         moved = query.is_behind(snapshot)
         if moved:
             try:
-                deque(query.advance(snapshot, STEP_ROWS), 0)
+                self._take(query.advance(snapshot, STEP_ROWS))
             except ViewFailed:
+                self._outputs = []
                 query = self._loaded(snapshot)
-                deque(query.advance(snapshot, at_once=True), 0)
+                self._take(query.advance(snapshot, at_once=True))
         self.query = query
         return moved
+
+    def _take(self, made: Iterator[RecordBatch]) -> None:
+        if self.spec.closing is None:
+            deque(made, 0)
+        else:
+            self._outputs += made
 
     def _loaded(self, snapshot: StoreSnapshot) -> CircuitQuery:
         self.base = self.spec.keys.progress(snapshot)
         query = CircuitQuery.load(self.spec, snapshot)
+        if self.spec.closing is not None:
+            query.drop_content()
         self._anew = not query.has_begun
         return _noting(query)
 
@@ -175,10 +190,25 @@ class CircuitTask(Task):
         keys = self.spec.keys
         if StateKeys(self.spec.id).is_dropped(transaction) or keys.progress(transaction) != self.base:
             return False
-        self._next = keys.save(transaction, self.base, self.query.parts, self.query.positions, anew=self._anew)
+        output = self._store_output(transaction, self.query)
+        self._next = keys.save(transaction, self.base, self.query.parts, self.query.positions, output, anew=self._anew)
         return True
 
+    def _store_output(self, transaction: WriteTransaction, query: CircuitQuery) -> Output:
+        """Adds the rows of windows that have closed to those that are stored; the first ones begin anew."""
+        closing = self.spec.closing
+        if closing is None:
+            return NO_OUTPUT
+        end = transaction.end_offset(closing.output_log)
+        base = Output(end, end) if self.base is None or self._anew else self.base.output
+        if end != base.end:
+            raise InternalError(f"view {self.name} has {end} output rows, its state accounts for {base.end}")
+        for batch in self._outputs:
+            transaction.append_columns(closing.output_log, batch.columns)
+        return query.output(base, sum(batch.row_count for batch in self._outputs))
+
     def saved(self, was_saved: bool) -> None:
+        self._outputs = []
         if was_saved and self.query is not None:
             self.base, self._anew = self._next, False
             self.query = _noting(self.query.without_lost_strings())

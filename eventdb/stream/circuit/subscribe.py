@@ -14,7 +14,7 @@ from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.plan import Aggregate, Distinct, Filter, Plan, Project, Scan
 from eventdb.stream.circuit.arrangement import LaneTable
 from eventdb.stream.circuit.lanes import Interner, RowCodec
-from eventdb.stream.circuit.node import difference, weights_of
+from eventdb.stream.circuit.node import difference, merged, weights_of
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec, caught_up
 from eventdb.stream.emission import DELETE, INSERT, UPDATE_AFTER, UPDATE_BEFORE, Changes
 from eventdb.stream.feed import Feed
@@ -59,7 +59,7 @@ class CircuitSubscriber(Feed):
             is_first = self._query is None
             if self._query is None:
                 query = caught_up(self._spec, None, snapshot)
-                made = [query.content()]
+                made = list(query.content(snapshot))
                 query.drop_content()
                 self._query = query
             elif self._query.is_behind(snapshot):
@@ -67,6 +67,11 @@ class CircuitSubscriber(Feed):
                 self._query = self._query.without_lost_strings()
             else:
                 return False
+            if self._spec.closing is not None:
+                closed = merged(self.names, made)  # in the order of their windows' ends
+                if closed is not None and not (is_first and self._start == "latest"):
+                    self._ready.append(Changes.inserted(closed, [snapshot.commit_id] * closed.row_count))
+                return True
             change = difference(self.names, self._codec, [], made)
             if change is not None and not (is_first and self._start == "latest"):
                 self._ready.append(self._changes(change, snapshot.commit_id))
