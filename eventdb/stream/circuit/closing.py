@@ -7,6 +7,7 @@ over the rows of the windows that close together.
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -21,13 +22,15 @@ from eventdb.physical.context import QueryContext
 from eventdb.physical.evaluate import Evaluator
 from eventdb.physical.planner import plan_physical
 from eventdb.schema import TIMESTAMP
-from eventdb.stream.circuit.arrangement import Arrangement
 from eventdb.stream.circuit.grouped import Grouped
 from eventdb.stream.circuit.lanes import Interner, RowCodec
-from eventdb.stream.circuit.node import Change, Node, merged, weights_of
-from eventdb.stream.circuit.part import RowsPart
+from eventdb.stream.circuit.node import Change, Node, merged
 from eventdb.stream.steps import Steps
+from eventdb.stream.watermark import LOWEST_US
 from eventdb.stream.windows import HIGHEST_US, is_closed
+
+_BOUND = struct.Struct("<q")
+_ARRAY_BYTES = 120
 
 
 class _Ends:
@@ -126,47 +129,83 @@ class Gate(Node, ABC):
 
 
 class ClosedRows(Gate):
-    """Rows as they came, arranged by the end of their window."""
+    """Rows as they came, by the end of their window. As a Part: the bound below which windows are closed (8 bytes),
+    rows, and the end of each (int64)."""
 
     def __init__(self, plan: Closed, interner: Interner) -> None:
         super().__init__(plan.fields, grows=True)
         self._ends = _Ends(plan.end)
         self._codec = RowCodec([field.type for field in plan.fields], interner)
-        key_codec = RowCodec([TIMESTAMP], interner)
-        self._rows = Arrangement(self._codec, key_codec.lane_count)
-        self._open: set[int] = set()  # the ends of windows that have rows
-        self.parts = (RowsPart(self._rows, self._codec, key_codec),)
+        self._open: dict[int, list[Array]] = {}
+        self._closed_us = LOWEST_US
+        self._has_closed = False  # since it was stored
+        self._noted: list[tuple[Array, Array]] | None = None
+        self.parts = (self,)
 
     @property
     def nbytes(self) -> int:
-        return self._rows.nbytes
-
-    def settle(self) -> None:
-        self._open = set(self._rows.keys(self._rows.all_slots())[:, 0].tolist())
+        return sum(_ARRAY_BYTES + int(lanes.nbytes) for held in self._open.values() for lanes in held)
 
     def _take_in(self, change: RecordBatch) -> None:
+        if change.weight is not None:
+            raise InternalError("rows of open windows only come, each once")
         ends, _ = self._ends.of(change)
-        self._open.update(np.unique(ends).tolist())
         lanes = self._codec.encode(change.columns, change.row_count)
-        self._rows.apply(lanes, _keys(ends), np.ones(len(lanes), dtype=bool), weights_of(change))
+        if self._noted is not None:
+            self._noted.append((lanes, ends))
+        self._add(lanes, ends)
+
+    def _add(self, lanes: Array, ends: Array) -> None:
+        order = np.argsort(ends, kind="stable")
+        cuts = np.flatnonzero(np.diff(ends[order])) + 1
+        for rows in np.split(order, cuts) if len(order) else ():
+            self._open.setdefault(int(ends[rows[0]]), []).append(lanes[rows])
 
     def close(self, closed_us: int) -> Change:
-        ends = sorted(end for end in self._open if end <= closed_us)
-        if not ends:
+        lanes = self._forget(closed_us)
+        return RecordBatch(self.names, self._codec.decode(lanes), len(lanes)) if len(lanes) else None
+
+    def _forget(self, closed_us: int) -> Array:
+        """The rows of windows that end there or before, which are gone."""
+        over = sorted(end for end in self._open if end <= closed_us)
+        self._closed_us = max(self._closed_us, closed_us)
+        self._has_closed = self._has_closed or bool(over)
+        return self._concat([lanes for end in over for lanes in self._open.pop(end)])
+
+    def _concat(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate([np.empty((0, self._codec.lane_count), dtype=np.int64), *parts])
+
+    def record(self) -> None:
+        self._noted, self._has_closed = [], False
+
+    def delta(self) -> bytes | None:
+        assert self._noted is not None, "nothing was noted"
+        noted, has_closed = self._noted, self._has_closed
+        self.record()
+        if not noted and not has_closed:
             return None
-        self._open.difference_update(ends)
-        numbers = self._rows.find_keys(_keys(np.array(ends, dtype=np.int64)), np.ones(len(ends), dtype=bool))
-        slots = self._rows.pairs(numbers)[1]
-        weights = self._rows.weights[slots]
-        batch = RecordBatch(self.names, self._rows.columns(slots), len(slots))
-        lanes, keys = self._rows.lanes(slots), self._rows.keys(slots)
-        self._rows.sweep(self._rows.apply(lanes, keys, np.ones(len(slots), dtype=bool), -weights))
-        return batch.take(np.repeat(np.arange(len(slots)), weights)) if (weights != 1).any() else batch
+        lanes = self._concat([lanes for lanes, _ in noted])
+        ends = np.concatenate([np.empty(0, dtype=np.int64), *(ends for _, ends in noted)])
+        is_open = ends > self._closed_us
+        return self._pack(lanes[is_open], ends[is_open])
 
+    def whole(self) -> bytes | None:
+        lanes = self._concat([lanes for held in self._open.values() for lanes in held])
+        counts = [sum(map(len, held)) for held in self._open.values()]
+        return self._pack(lanes, np.repeat(np.array(list(self._open), dtype=np.int64), counts))
 
-def _keys(ends: Array) -> Array:
-    """Lanes of a column of timestamps without NULLs."""
-    return np.stack((ends, np.zeros_like(ends)), axis=1)
+    def _pack(self, lanes: Array, ends: Array) -> bytes:
+        return _BOUND.pack(self._closed_us) + self._codec.dump(lanes) + ends.tobytes()
+
+    def restore(self, data: bytes) -> None:
+        try:
+            (closed_us,) = _BOUND.unpack_from(data)
+            lanes, position = self._codec.load(data, _BOUND.size)
+            ends = np.frombuffer(data, dtype=np.int64, count=len(lanes), offset=position)
+        except (ValueError, IndexError, KeyError, StopIteration, TypeError, struct.error) as error:
+            raise CorruptionError(f"the stored rows of open windows do not decode: {error}") from error
+        self._forget(closed_us)
+        self._add(lanes, ends)
 
 
 class ClosedGroups(Gate, Grouped):

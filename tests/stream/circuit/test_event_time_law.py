@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -215,7 +216,7 @@ class View:
         read = {name: each for name, each in self.topics.items() if f"{name}_" in theirs}
         rows = [row for row in self.stored_rows() if row.topic in read]
         oracle = Oracle(rows, read, self.grace, theirs)
-        expected = oracle.answer
+        expected, self.late = oracle.answer, oracle.late
         assert Counter(normal(self.db.sql("SELECT * FROM w").fetchall())) == expected
         for change in self.feed.poll(0):
             assert change.op == "+I"
@@ -223,16 +224,20 @@ class View:
         assert self.total == expected
         return sum(expected.values())
 
-    def check_from_the_beginning(self, count: int) -> None:
-        """Whoever computes it from the first row on, all at once, gets the same rows."""
+    def check_from_the_beginning(self, count: int, theirs: str) -> None:
+        """Whoever computes it from the first row on gets the same rows, and counts the rows that were late."""
         if not isinstance(self.spec, CircuitSpec):
             return
         anonymous = replace(self.spec, id=-1)
         with self.db._store.snapshot() as snapshot:
-            found = caught_up(anonymous, None, snapshot).content(snapshot)
+            whole = caught_up(anonymous, None, snapshot)
+            found = whole.content(snapshot)
         rows = Counter(tuple(map(plain, row)) for batch in found for row in batch.to_pylist())
         assert rows == self.total
         assert rows.total() == count
+        windows = re.findall(r"\b[ab]_(?:tumble|hop|slow)", theirs)
+        if len(windows) == len(set(windows)) and "WHERE" not in theirs:  # what a condition leaves out is not late
+            assert whole.circuit.late_row_count == sum(self.late[window] for window in windows)
 
     def close(self) -> None:
         self.feed.close()
@@ -264,7 +269,7 @@ def check_law(
         count = view.check(pair[1])
         view.forget()
         view.check(pair[1])
-        view.check_from_the_beginning(count)
+        view.check_from_the_beginning(count, pair[1])
         return count
     finally:
         view.close()

@@ -132,6 +132,37 @@ def test_subscribers_get_rows_as_windows_close_in_that_order(db: eventdb.Databas
             assert [tuple(change.row) for change in changes] == rest
 
 
+def test_an_old_snapshot_has_the_rows_of_its_own_time(db: eventdb.Database) -> None:
+    db.sql(f"CREATE MATERIALIZED VIEW w AS {COUNTS}")
+    add(db, "a", (0, "x", 1, 1), (1, "x", 13, 1), (0, "x", 13, 1))
+    with db.snapshot() as old:
+        add(db, "a", (0, "x", 25, 1), (1, "x", 25, 1))
+        for _ in range(2):
+            assert len(content(db, "w")) == 2
+            assert normal(old.sql("SELECT * FROM w").fetchall()) == normal([(T0 + dt.timedelta(seconds=10), "x", 1)])
+            settled(db)
+
+
+def test_a_restored_copy_has_the_windows_that_had_closed_there(db: eventdb.Database, tmp_path: Path) -> None:
+    db.sql(f"CREATE MATERIALIZED VIEW w AS {COUNTS}")
+    add(db, "a", (0, "x", 1, 1), (1, "x", 13, 1), (0, "x", 13, 1))
+    before = content(db, "w")
+    time = db.sql("SELECT max(_append_time) FROM a").fetchall()[0][0]
+    add(db, "a", (0, "x", 25, 1), (1, "x", 25, 1), (0, "x", 26, 1))
+    settled(db)
+    assert len(content(db, "w")) == 2
+    db.backup(tmp_path / "copy")
+    eventdb.restore(tmp_path / "copy", tmp_path / "other", to_time=time)
+    with eventdb.open(tmp_path / "other") as other:
+        assert content(other, "w") == before
+        add(other, "a", (0, "x", 35, 1), (1, "x", 35, 1))
+        assert content(other, "w") == normal([
+            (T0 + dt.timedelta(seconds=10), "x", 1), (T0 + dt.timedelta(seconds=20), "x", 2)
+        ])  # fmt: skip
+        settled(other)
+        assert len(content(other, "w")) == 2
+
+
 @pytest.mark.parametrize("query", [
     COUNTS,
     f"SELECT x.window_end, x.k, y.v FROM {A} x JOIN {B} y ON x.k = y.k AND x.window_end = y.window_end AND x.v = y.v",
