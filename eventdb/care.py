@@ -197,6 +197,8 @@ def _cut(
             cut_marks(keys, info.id, ends)
             if isinstance(spec, CircuitSpec):
                 spec.keys.reset(keys)
+                if info.output_topic_id is not None:
+                    forget_keys(txn, info.output_topic_id)
                 continue
             topic_id = spec.program.facts.id
             state = StateKeys(info.id)

@@ -144,6 +144,8 @@ def _why_not_kept(old: st.CreateView, new: st.CreateView, before: Definition, af
     """Why the state of the old view is not one of the new one; '' if it is."""
     if old.start != new.start:
         return "START FROM differs"
+    if (old.emit, old.grace_us) != (new.emit, new.grace_us):
+        return "EMIT differs"
     if _meaning(old)[-1] != _meaning(new)[-1]:
         return "dead_letter differs, and so may the rows that its state has left out"
     if before.program is None or after.program is None:

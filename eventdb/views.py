@@ -39,6 +39,7 @@ from eventdb.sql.binder import bind
 from eventdb.stream.circuit.bounded import refuse_unbounded
 from eventdb.stream.circuit.broken import refuse_dead_letter
 from eventdb.stream.circuit.circuit import Circuit
+from eventdb.stream.circuit.closing_plan import closing_plan
 from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
 from eventdb.stream.circuit.subscribe import unique_columns
 from eventdb.stream.program import Program, TopicFacts, analyse
@@ -197,7 +198,10 @@ class Views:
     def _spec(self, statement: st.CreateView, info: ViewInfo) -> Spec:
         letters = None if statement.dead_letter is None else letters_log(self._database, statement.dead_letter)
         if self._is_circuit(statement.topic, statement.emit, statement.into):
-            spec = self.circuit(statement.query, info.id, statement.name, statement.state_limit_bytes)
+            spec = self.circuit(
+                statement.query, info.id, statement.name, statement.state_limit_bytes, emit=statement.emit,
+                grace_us=statement.grace_us, output_topic_id=info.output_topic_id,
+            )  # fmt: skip
             sink = None if statement.into is None else self._circuit_sink(spec, statement.into)
             return replace(spec, dead_letter=letters, sink=sink)
         assert statement.topic is not None
@@ -217,6 +221,8 @@ class Views:
         )
 
     def _circuit_sink(self, spec: CircuitSpec, into: st.TableInfo) -> Sink:
+        if spec.closing is not None:
+            return make_sink(self._database, into, spec.name, spec.fields, None, grows=True)
         circuit = Circuit(spec.plan, lambda topic_id: not spec.primary_key(topic_id))
         unique = unique_columns(spec.plan, spec.primary_key)
         return make_sink(self._database, into, spec.name, spec.fields, unique, grows=circuit.grows)
@@ -254,19 +260,27 @@ class Views:
         if topic is None or (into is not None and emit == "update"):
             return True
         info = self._database._catalog.topic_by_id(topic.id)
-        return emit != "window_close" and info is not None and info.partitions > 1
+        return info is not None and info.partitions > 1
 
-    def circuit(self, query: Plan, id: int = -1, name: str = "", limit_bytes: int | None = None) -> CircuitSpec:
+    def circuit(
+        self, query: Plan, id: int = -1, name: str = "", limit_bytes: int | None = None, *, emit: str | None = None,
+        grace_us: int = 0, output_topic_id: int | None = None,
+    ) -> CircuitSpec:  # fmt: skip
         """The spec of a query of any shape; views in it are put in as their queries. UnsupportedSQL where it cannot be
         maintained, or could keep more and more rows without `limit_bytes` of a STATE LIMIT."""
         database = self._database
-        plan = optimize(query, _LEFT_OUT)
+        left_out = _LEFT_OUT | {"tumble_to_bucket"} if emit == "window_close" else _LEFT_OUT
+        plan = optimize(query, left_out)
         with database._store.snapshot() as snapshot:
-            plan = optimize(transform_plan(plan, lambda node: self._put_in(node, snapshot)), _LEFT_OUT)
-        if limit_bytes is None:
+            plan = optimize(transform_plan(plan, lambda node: self._put_in(node, snapshot)), left_out)
+        closing = None
+        if emit == "window_close":
+            output_log = None if output_topic_id is None else database._log_by_id(output_topic_id)
+            plan, closing = closing_plan(plan, database._catalog.topic_by_id, grace_us, output_log)
+        elif limit_bytes is None:
             refuse_unbounded(plan, lambda topic_id: bool(database._log_by_id(topic_id).primary_key))
         limit = database._memory_limit_bytes if limit_bytes is None else limit_bytes
-        return CircuitSpec(id, name, plan, database._logs_by_id, self._topic_key, limit)
+        return CircuitSpec(id, name, plan, database._logs_by_id, self._topic_key, limit, closing=closing)
 
     def _topic_key(self, topic_id: int) -> str | None:
         info = self._database._catalog.topic_by_id(topic_id)
@@ -286,9 +300,9 @@ class Views:
                 "supported: query its topics, with a dead_letter of its own",
                 construct="a continuous query over a view with dead_letter",
             )
-        if isinstance(spec, CircuitSpec):
+        if isinstance(spec, CircuitSpec) and spec.closing is None:
             plan = spec.plan
-        elif spec.program.window is not None:
+        elif isinstance(spec, CircuitSpec) or spec.program.window is not None:
             raise UnsupportedSQL(
                 f"a continuous query over the view {node.name!r}, whose windows close, is not supported: it would need "
                 "the same rows to be late for both; query the view's topic",
@@ -324,7 +338,10 @@ class Views:
     def define(self, statement: st.CreateView) -> Definition:
         """What a view of that statement is. UnsupportedSQL for what cannot be maintained."""
         if self._is_circuit(statement.topic, statement.emit, statement.into):
-            circuit = self.circuit(statement.query, limit_bytes=statement.state_limit_bytes)
+            circuit = self.circuit(
+                statement.query, limit_bytes=statement.state_limit_bytes, emit=statement.emit,
+                grace_us=statement.grace_us,
+            )  # fmt: skip
             if statement.start != "beginning":
                 raise UnsupportedSQL(
                     "START FROM of a view with joins, subqueries, several GROUP BY, tables or partitions is not "
@@ -333,12 +350,18 @@ class Views:
                 )
             Circuit(circuit.plan)  # refuses what it cannot maintain
             if statement.dead_letter is not None:
+                if circuit.closing is not None:
+                    raise UnsupportedSQL(
+                        "dead_letter of a view with joins, subqueries, several GROUP BY or partitions, whose windows "
+                        "close, is not supported: write EMIT ON UPDATE",
+                        construct="dead_letter",
+                    )
                 refuse_dead_letter(circuit.plan, lambda topic_id: bool(circuit.primary_key(topic_id)))
                 check_letters(self._database, statement.dead_letter, circuit.inputs)
             if statement.into is not None:
                 self._circuit_sink(replace(circuit, name=statement.name), statement.into)
                 self._refuse_cycle(circuit.inputs, statement.into)
-            return Definition(_schema(circuit.fields), circuit.plan, None)
+            return Definition(_schema(circuit.fields), circuit.plan, None, circuit.closing is not None)
         assert statement.topic is not None
         if statement.state_limit_bytes is not None:
             raise UnsupportedSQL(
@@ -494,13 +517,17 @@ class Views:
                     found[info.name] = {
                         "state": info.state,
                         "topic": ", ".join(spec.inputs.values()),
-                        "emit": "update",
+                        "emit": "update" if spec.closing is None else "window_close",
                         "state_bytes": self._circuits.state_bytes(info.id),
                         "stored_bytes": 0 if kept is None else kept.added_bytes + kept.whole_bytes,
                         "lag_rows": spec.lag_rows(snapshot, kept),
                         "maintained_here": runner is not None and runner.is_maintaining,
                         "error": info.error or (None if problem is None else str(problem)),
                     }
+                    if spec.closing is not None:
+                        output = spec.output(snapshot)
+                        found[info.name]["watermark"] = _watermark(output.mark_us)
+                        found[info.name]["late_rows"] = output.late_row_count
                     continue
                 progress = spec.keys.progress(snapshot)
                 end = snapshot.offsets(spec.input_log)[1]

@@ -255,6 +255,13 @@ def _origin_of(expression: Expression, columns: list[_Origin | None]) -> _Origin
     if not isinstance(expression, Call) or len(expression.args) != 2:
         return None
     width, time = expression.args
+    if expression.function == "add" and isinstance(time, Literal):  # the end of TUMBLE: its start plus its size
+        source = _origin_of(width, columns)
+        if source is None or not source.size_us or source.to_end_months:
+            return None
+        if not isinstance(time.value, IntervalValue) or time.value.months:
+            return None
+        return _Origin(source.to_end_us - time.value.microseconds, source.size_us)
     source = _origin_of(time, columns)
     if source is None or source.size_us or not isinstance(width, Literal) or width.value is None:
         return None

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from eventdb.batch import RecordBatch
 from eventdb.config import MORSEL_ROWS
-from eventdb.errors import EvaluationError, ViewFailed
+from eventdb.errors import EvaluationError, InternalError, ViewFailed
 from eventdb.stream.broken_rows import BrokenRow, row_json, store_letters
 from eventdb.stream.circuit import stored
 from eventdb.stream.circuit.broken import lasting_failure
+from eventdb.stream.circuit.closed_rows import NO_OUTPUT, Output
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import difference
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec
@@ -204,7 +205,7 @@ class CircuitTask(Task):
         self._stuck: list[int] | None = None  # the ends of the inputs that it cannot take in
         self._next: stored.Progress | None = None
         self._anew = False  # `query` does not go on from what is stored
-        self._made: list[RecordBatch] = []  # changes that the sink does not have
+        self._made: list[RecordBatch] = []  # changes that are to be stored: for a sink, or of windows that close
 
     @property
     def has_sink(self) -> bool:
@@ -259,8 +260,8 @@ class CircuitTask(Task):
         return moved
 
     def _keep(self, changes: Iterator[RecordBatch]) -> int:
-        """Takes all in, and counts the rows; a sink gets them."""
-        if not self.has_sink:
+        """Takes all in, and counts the rows; those to be stored are kept."""
+        if not self.has_sink and self.spec.closing is None:
             return sum(change.row_count for change in changes)
         made = list(changes)
         self._made += made
@@ -275,6 +276,8 @@ class CircuitTask(Task):
         query = CircuitQuery.load(spec, snapshot)
         require_state(spec.sink, spec.id, spec.name, snapshot, has_state=query.has_begun)
         self._anew, self._made = not query.has_begun, []
+        if spec.closing is not None:
+            query.drop_content()
         return _noting(query)
 
     def save(self, transaction: WriteTransaction) -> bool:
@@ -284,11 +287,30 @@ class CircuitTask(Task):
             return False
         if self.has_sink:
             self._write_out(transaction)
-        self._next = keys.save(transaction, self.base, self.query.parts, self.query.positions, anew=self._anew)
+        output = self._store_output(transaction, self.query)
+        self._next = keys.save(transaction, self.base, self.query.parts, self.query.positions, output, anew=self._anew)
         return True
+
+    def _store_output(self, transaction: WriteTransaction, query: CircuitQuery) -> Output:
+        """Adds the rows of windows that have closed to those that are stored; the first ones begin anew."""
+        closing = self.spec.closing
+        if closing is None:
+            return NO_OUTPUT
+        end = transaction.end_offset(closing.output_log)
+        base = Output(end, end) if self.base is None or self._anew else self.base.output
+        if end != base.end:
+            raise InternalError(f"view {self.name} has {end} output rows, its state accounts for {base.end}")
+        for batch in self._made:
+            transaction.append_columns(closing.output_log, batch.columns)
+        return query.output(base, sum(batch.row_count for batch in self._made))
 
     def _write_out(self, transaction: WriteTransaction) -> None:
         """The sum of the changes goes to the sink."""
+        if self.spec.closing is not None:
+            if self._made:
+                StateKeys(self.spec.id).note_written(transaction)
+                self.spec.sink.write(transaction, self._made)
+            return
         codec = RowCodec([field.type for field in self.spec.fields], Interner())
         change = difference(self.spec.names, codec, [], self._made)
         if change is not None:

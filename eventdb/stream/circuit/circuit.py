@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from eventdb.batch import RecordBatch
 from eventdb.errors import UnsupportedSQL
+from eventdb.logical.closing import Closed, Ended, Late, has_closed
 from eventdb.logical.expressions import ColumnRef, Expression, transform
 from eventdb.logical.over import Over
 from eventdb.logical.plan import (
@@ -30,6 +31,16 @@ from eventdb.logical.plan import (
 from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
 from eventdb.logical.series import Series
 from eventdb.physical.context import QueryContext
+from eventdb.stream.circuit.closing import (
+    ClosedGroups,
+    ClosedRows,
+    EndedRows,
+    Finished,
+    Gate,
+    LateRows,
+    groups_of,
+    window_steps,
+)
 from eventdb.stream.circuit.distinct import Distincts
 from eventdb.stream.circuit.grouped import Grouped, can_group
 from eventdb.stream.circuit.lanes import Interner, RowCodec
@@ -97,6 +108,11 @@ class Circuit:
         return self.interner.nbytes + sum(place.node.nbytes for place in self._places if place.node is not None)
 
     @property
+    def late_row_count(self) -> int:
+        """How many rows were dropped because their windows had closed."""
+        return sum(place.node.late_row_count for place in self._places if isinstance(place.node, LateRows))
+
+    @property
     def parts(self) -> list[Part]:
         """Its state, to be stored, in an order that the plan decides."""
         return [part for place in self._places if place.node is not None for part in place.node.parts]
@@ -116,9 +132,10 @@ class Circuit:
                 place.node.settle()
         self._begun = True
 
-    def step(self, changes: Mapping[int, RecordBatch]) -> Change:
+    def step(self, changes: Mapping[int, RecordBatch], closed_us: int | None = None) -> Change:
         """The change of the result that changes of the inputs make, by their positions in `inputs`; with the first call
-        come the rows that are there before any input is. EvaluationError when a value breaks an expression."""
+        come the rows that are there before any input is. Windows that end at `closed_us` or before are closed then.
+        EvaluationError when a value breaks an expression."""
         found: list[Change] = []
         scans = iter(range(len(self.inputs)))
         for place in self._places:
@@ -132,6 +149,10 @@ class Circuit:
                 made = place.node.step(inputs)
                 if made is not None:
                     parts.append(made)
+            if closed_us is not None and isinstance(place.node, Gate):
+                closed = place.node.close(closed_us)
+                if closed is not None:
+                    parts.append(closed)
             if len(parts) > 1:  # what was there before may have gone at once
                 codec = RowCodec([field.type for field in place.node.fields], self.interner)
                 found.append(difference(place.node.names, codec, [], parts))
@@ -167,6 +188,8 @@ class Circuit:
         return isinstance(scan, Scan) and self._grows(scan.topic_id)
 
     def _inner(self, plan: Plan) -> int:
+        if isinstance(plan, Late | Closed | Ended):
+            return self._at_window_end(plan)
         if isinstance(plan, Sort):
             return self._build(plan.input)  # a set of rows has no order; where one counts, `_unit` takes it in
         if is_top(plan):
@@ -183,6 +206,8 @@ class Circuit:
             leaf, below = self._leaf(plan.input)
             node = Expanded(replace(plan, input=leaf), leaf.number, self._context, grows=self._is_growing(below))
             return self._add(node, (below,))
+        if has_closed(plan):
+            return self._finished(plan)
         if isinstance(plan, Distinct):
             below = self._build(plan.input)
             return self._add(Distincts(plan.fields, self.interner, grows=self._is_growing(below)), (below,))
@@ -196,6 +221,36 @@ class Circuit:
             grows = plan.kind in ("inner", "semi") and all(map(self._is_growing, inputs))
             return self._add(PairJoin(plan, self.interner, grows=grows), inputs)
         return self._unit(plan)
+
+    # --- windows that close -------------------------------------------------------------------------------------------
+
+    def _at_window_end(self, plan: Late | Closed | Ended) -> int:
+        if isinstance(plan, Ended):
+            return self._add(EndedRows(plan), (self._build(plan.input),))
+        if isinstance(plan, Late):
+            return self._add(LateRows(plan), (self._build(window_steps(plan)[1]),))
+        groups = groups_of(plan)
+        if groups is None:
+            return self._add(ClosedRows(plan, self.interner), (self._build(plan.input),))
+        aggregate, position = groups
+        node = ClosedGroups(aggregate, plan.end, position, self.interner)
+        return self._add(node, (self._build(aggregate.input),))
+
+    def _finished(self, plan: Plan) -> int:
+        """What is between the gates below and the node, answered as one."""
+        leaves: dict[Plan, WorkingTable] = {}
+        inputs: list[int] = []
+
+        def cut(part: Plan) -> Plan:
+            if not isinstance(part, Closed):
+                return part.with_children(tuple(map(cut, part.children)))
+            if part not in leaves:
+                leaves[part], number = self._leaf(part)
+                inputs.append(number)
+            return leaves[part]
+
+        template = cut(plan)
+        return self._add(Finished(template, list(leaves.values()), self._context), inputs)
 
     # --- what the batch engine recomputes -----------------------------------------------------------------------------
 
