@@ -192,7 +192,7 @@ class Circuit:
             return self._at_window_end(plan)
         if isinstance(plan, Sort):
             return self._build(plan.input)  # a set of rows has no order; where one counts, `_unit` takes it in
-        if is_top(plan):
+        if is_top(plan) and not has_closed(plan):
             return self._unit(plan)
         if isinstance(plan, Filter | Project | TimeWindow):
             below = self._build(plan.input)

@@ -172,7 +172,7 @@ def test_a_restored_copy_has_the_windows_that_had_closed_there(db: eventdb.Datab
 def test_the_state_is_that_of_the_open_windows_however_long_it_runs(db: eventdb.Database, query: str) -> None:
     db.sql(f"CREATE MATERIALIZED VIEW w AS {query}")
     views = db._views_of()
-    spec = views.spec(views._find("w"))
+    spec = views.spec(views.find("w"))
     kept = CircuitQuery(spec)
     kept.drop_content()
     sizes, stored, rows = [], [], 0
