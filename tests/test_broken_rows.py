@@ -88,6 +88,16 @@ def test_a_view_that_is_stuck_does_not_try_again_before_something_comes(made: ev
     assert not tried
 
 
+def test_pausing_or_refreshing_a_view_that_is_stuck_says_what_keeps_it(made: eventdb.Database) -> None:
+    made.sql("CREATE MATERIALIZED VIEW v AS SELECT t.k, CAST(name AS BIGINT) AS n FROM t JOIN names m ON t.k = m.k")
+    for statement in ("ALTER VIEW v PAUSE", "REFRESH VIEW v"):
+        with pytest.raises(ViewFailed, match="ada"):
+            made.sql(statement)
+    made.sql("UPDATE names SET name = '7'")
+    until(lambda: made._catalog.view("v").state == "paused" and nothing_is_left(made))
+    assert content(made, "v") == [("a", 7)] * 2 + [("b", 7)] * 2
+
+
 def test_a_full_disk_stops_no_view(made: eventdb.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "RETRY_S", 0.05)
     made.sql("CREATE MATERIALIZED VIEW v AS SELECT DISTINCT x FROM t")
