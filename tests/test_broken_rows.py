@@ -61,9 +61,9 @@ def test_the_partition_of_a_broken_row_is_named(made: eventdb.Database) -> None:
 def test_pairs_of_rows_that_never_go_stop_a_view(made: eventdb.Database) -> None:
     made.create_topic("u", {"k": "VARCHAR", "y": "BIGINT"})
     made.sql("CREATE MATERIALIZED VIEW v STATE LIMIT '64MB' AS SELECT t.k, x / y AS q FROM t JOIN u ON t.k = u.k")
-    made.topic("u").append({"k": "a", "y": 0})
+    made.topic("u").append_many([{"k": "a", "y": 5}, {"k": "b", "y": 0}, {"k": "c", "y": 1}])
     until(lambda: made._catalog.view("v").state == "failed")
-    assert "u from offset 0 on: division by zero" in str(made._catalog.view("v").error)
+    assert "v stopped at offset 1 of u (k = 'b', y = 0): division by zero" in str(made._catalog.view("v").error)
 
 
 def test_an_error_that_may_go_away_is_told_and_does(made: eventdb.Database) -> None:
