@@ -37,7 +37,7 @@ from eventdb.sql import statements as st
 from eventdb.sql.binder import bind
 from eventdb.stream.circuit.bounded import refuse_unbounded
 from eventdb.stream.circuit.circuit import Circuit
-from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
+from eventdb.stream.circuit.query import CircuitReader, CircuitSpec, wait_for_circuit
 from eventdb.stream.circuit.subscribe import unique_columns
 from eventdb.stream.program import TopicFacts, analyse
 from eventdb.stream.reader import ViewReader
@@ -390,7 +390,7 @@ class Views:
         if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
             raise UsageError(f"a position is what append returned, or an offset, not {position!r}")
         spec = self.spec(info)
-        if isinstance(spec, CircuitSpec):
+        if isinstance(spec, CircuitSpec) and spec.sink is None:
             return  # it has no stored part: each read takes in all there is
         self.start()
         runner = self._runner
@@ -401,7 +401,11 @@ class Views:
             found = self._database._catalog.view_by_id(info.id)
             return None if found is None or found.state == "running" else found.error
 
-        if not wait_for_view(self._database._store, spec, offset, timeout, failure):
+        if isinstance(spec, CircuitSpec):
+            done = wait_for_circuit(self._database._store, spec, timeout, failure)
+        else:
+            done = wait_for_view(self._database._store, spec, offset, timeout, failure)
+        if not done:
             raise TimeoutError(f"view {info.name!r} had not stored offset {offset} after {timeout} s")
 
     def stats(self) -> dict[str, dict[str, object]]:
