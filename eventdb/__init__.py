@@ -28,6 +28,7 @@ from eventdb.errors import (
     FormatTooNew,
     FunctionError,
     InternalError,
+    InvalidToken,
     MemoryLimitExceeded,
     NotADatabase,
     OffsetOutOfRange,
@@ -42,6 +43,7 @@ from eventdb.errors import (
     SchemaMismatch,
     StorageError,
     StreamError,
+    TokenExpired,
     TopicExists,
     TopicFull,
     TopicNotFound,
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from eventdb.result import Result
     from eventdb.snapshot import Snapshot
     from eventdb.sql_session import SqlSession
-    from eventdb.subscription import Change, Subscription
+    from eventdb.subscription import Change, ProgressMessage, Subscription
     from eventdb.table import RowChange, Table
     from eventdb.topic import Topic
     from eventdb.transaction import Transaction
@@ -72,6 +74,7 @@ _LAZY = {
     "Database": "eventdb.database",
     "Event": "eventdb.event",
     "Position": "eventdb.event",
+    "ProgressMessage": "eventdb.subscription",
     "Producer": "eventdb.producer",
     "Result": "eventdb.result",
     "RowChange": "eventdb.table",
@@ -106,6 +109,7 @@ __all__ = [
     "FormatTooNew",
     "FunctionError",
     "InternalError",
+    "InvalidToken",
     "MemoryLimitExceeded",
     "NotADatabase",
     "OffsetOutOfRange",
@@ -114,6 +118,7 @@ __all__ = [
     "PoisonedError",
     "Position",
     "Producer",
+    "ProgressMessage",
     "QueryCancelled",
     "QueryError",
     "QueryTimeout",
@@ -128,6 +133,7 @@ __all__ = [
     "StreamError",
     "Subscription",
     "Table",
+    "TokenExpired",
     "Topic",
     "TopicExists",
     "TopicFull",

@@ -499,22 +499,23 @@ class Database(Upkeep, Extensions):
 
     # --- continuous queries -------------------------------------------------------------------------------------------
 
-    def subscribe(self, query: str, *, start: str | int | dt.datetime | None = None) -> Subscription:
+    def subscribe(
+        self, query: str, *, start: str | int | dt.datetime | None = None, after: str | None = None,
+        progress: bool = False,
+    ) -> Subscription:  # fmt: skip
         """The changes of a topic, a view or a query, from now on: iterate over it, in a `with` block.
 
         `query` is a name, a SELECT ... [EMIT CHANGES] or a SUBSCRIBE statement. `start` is as in Topic.read: "earliest"
         (every change since the first event), "latest" (also "now"), an offset or a datetime; or "snapshot" (current
-        content first; the default of a name and of SUBSCRIBE).
+        content first; the default of a name and of SUBSCRIBE). `after`: goes on where the subscription to the same was
+        whose `token` that is (InvalidToken, TokenExpired). `progress`: ProgressMessages say when everything is in.
         """
         self._check_open()
         self._refresh_catalog()
-        return self._session_of().subscribe(query, start)
+        return self._session_of().subscribe(query, start, after, progress)
 
     def wait(self, view: str, position: Position | int, timeout: float | None = None) -> None:
-        """Returns once the stored content of `view` includes the event at `position`.
-
-        TimeoutError after `timeout` seconds.
-        """
+        """Returns once the stored content of `view` includes the event at `position`; TimeoutError after that time."""
         self._check_open()
         self._refresh_catalog()
         self._views_of().wait(view, position, timeout)

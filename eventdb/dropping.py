@@ -28,6 +28,7 @@ def drop_named(database: Database, name: str, kind: str, if_exists: bool, cascad
         if info.kind != kind:
             raise UsageError(f"{info.name!r} is a {info.kind}: DROP {info.kind.upper()} {info.name}")
         kept = database._views_of().readers_of(info.id) if database._catalog.views() else []
+        refuse_writers(database, info.kind, info.name, info.id)
         named = _plain_readers(database, {info.name, *kept})
         refuse_readers(info.kind, info.name, [*kept, *named], "" if cascade else _FIX)
         for view in named:
@@ -69,6 +70,12 @@ def _unlisted(database: Database, names: list[str]) -> list[ViewInfo]:
     for view in views:
         database._views_of().unlist(view)
     return views
+
+
+def refuse_writers(database: Database, kind: str, name: str, topic_id: int) -> None:
+    """UsageError while a view writes into the topic or table."""
+    for writer in database._views_of().writers_of(topic_id) if database._catalog.views() else ():
+        raise UsageError(f"the view {writer!r} writes into {kind} {name!r}: DROP VIEW {writer} first")
 
 
 def refuse_readers(kind: str, name: str, readers: list[str], fix: str) -> None:

@@ -35,7 +35,8 @@
     |   |-- TopicFull              the topic's max_rows or max_bytes is reached and on_full = 'reject' (limit)
     |   `-- OffsetOutOfRange       the offset is outside the log (offset, earliest, latest)
     |-- StreamError              a continuous query
-    |   `-- ViewFailed             a view stopped on a row (view, topic, offset)
+    |   |-- ViewFailed             a view stopped on a row (view, topic, offset)
+    |   `-- TokenExpired           rows that a token needs are gone (topic, offset)
     |-- ReplicationError         a peer
     `-- InternalError            a bug in EventDB: please report it
 
@@ -90,6 +91,10 @@ class ForkError(UsageError):
 
     The child cannot open it either: LMDB's locks belong to the process that opened it.
     """
+
+
+class InvalidToken(UsageError):
+    """What AFTER names is no token of a subscription, or one of another query, view or database."""
 
 
 class UnsupportedError(UsageError):
@@ -277,6 +282,15 @@ class ViewFailed(StreamError):
     def __init__(self, message: str, *, view: str = "", topic: str = "", offset: int = -1) -> None:
         super().__init__(message)
         self.view = view
+        self.topic = topic
+        self.offset = offset
+
+
+class TokenExpired(StreamError):
+    """The changes after a token cannot be computed: rows of `topic` below `offset` are gone that it takes."""
+
+    def __init__(self, message: str, *, topic: str = "", offset: int = -1) -> None:
+        super().__init__(message)
         self.topic = topic
         self.offset = offset
 

@@ -42,6 +42,7 @@ from eventdb.sql import statements as st
 from eventdb.sql.parser import has_parameters
 from eventdb.transaction import refuse_beside
 from eventdb.values import parse_duration_us, parse_size_bytes
+from eventdb.view_changes import ViewGone
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 CLOSE_WAIT_S = 5.0
 LEFT_WAIT_S = 0.02  # between two looks at the time
-_READING = (st.Query, st.CopyTo, st.Explain, st.Describe, st.ShowTopics)
+_READING = (st.Query, st.CopyTo, st.Explain, st.Describe, st.ShowTopics, st.VerifyView)
 EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
@@ -97,6 +98,9 @@ class Session:
             st.Explain: self._explain,
             st.CreateView: self._schema.create_view,
             st.DropView: self._schema.drop_view,
+            st.AlterView: self._schema.alter_view,
+            st.RefreshView: self._schema.refresh_view,
+            st.VerifyView: self._schema.verify_view,
             st.CreateAs: self._schema.create_as,
             st.CreatePlainView: self._schema.create_plain_view,
             st.Rename: self._schema.rename,
@@ -122,10 +126,11 @@ class Session:
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
         if snapshot is not None and not isinstance(statement, _READING):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
-        execute = None if owner is None else owner.takes(statement)
-        execute = execute or self._execute[type(statement)]
         try:
-            return execute(statement, snapshot, timeout or self.settings["timeout"])
+            return self._carry_out(statement, timeout or self.settings["timeout"], snapshot, owner)
+        except ViewGone:  # another one has its place by now, or the binder says that it is gone
+            self._database._refresh_catalog()
+            return self._carry_out(self.bind(text, parameters), timeout, snapshot, owner)
         except BaseException as error:
             if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
@@ -138,6 +143,14 @@ class Session:
                 "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
                 sql=text,
             ) from error
+
+    def _carry_out(
+        self, statement: st.Statement, timeout: float | None, snapshot: Any,
+        owner: SqlSession | SqlTransaction | None,
+    ) -> Result:  # fmt: skip
+        execute = None if owner is None else owner.takes(statement)
+        execute = execute or self._execute[type(statement)]
+        return execute(statement, snapshot, timeout)
 
     def bind(self, text: str, parameters: Any = None) -> st.Statement:
         """The bound and optimised statement; see PlanCache."""
@@ -191,7 +204,9 @@ class Session:
                     "statements any more; close it again when they have ended"
                 )
 
-    def subscribe(self, text: str, start: str | int | dt.datetime | None) -> Subscription:
+    def subscribe(
+        self, text: str, start: str | int | dt.datetime | None, after: str | None, progress: bool
+    ) -> Subscription:
         from eventdb.subscription import open_subscription
 
         if not isinstance(text, str):
@@ -206,7 +221,7 @@ class Session:
         statement = self.bind(text)
         if not isinstance(statement, st.Subscribe):
             raise UsageError("db.subscribe takes a name, a SELECT or a SUBSCRIBE statement")
-        return open_subscription(self._database, statement, start)
+        return open_subscription(self._database, statement, start, after, progress)
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
@@ -232,7 +247,7 @@ class Session:
                 threads=self.settings["threads"],
                 cancel=token,
                 execution=self.settings["execution"],
-                orders_joins="order_joins" not in self.settings["disabled_optimizers"],
+                disabled_rules=self.settings["disabled_optimizers"],
                 recursion_limit=self.settings["recursion_limit"],
                 budget=self._budget,
                 spill_folder=None if database.read_only else os.path.join(database.path, "spill"),

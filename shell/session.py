@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import eventdb
 from eventdb.errors import EventDBError, UsageError
@@ -174,7 +174,12 @@ class Session:
         for change in changes:
             if self._stopping.is_set():
                 return
-            self.streams.print(format_change(change.op, dict(zip(names, change.row, strict=True)), self.mode))
+            if change.op == "progress":
+                message = cast("eventdb.ProgressMessage", change)
+                row = {"token": message.token, "commit": message.offset, "watermark": message.watermark}
+            else:
+                row = dict(zip(names, change.row, strict=True))
+            self.streams.print(format_change(change.op, row, self.mode))
             self.streams.stdout.flush()
 
     def show(self, names: Sequence[str], types: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
@@ -192,11 +197,12 @@ class Session:
 
 
 def is_subscription(sql: str) -> bool:
-    """Whether a statement runs for ever: SUBSCRIBE ..., or SELECT ... EMIT CHANGES without a LIMIT."""
+    """Whether a statement runs for ever: SUBSCRIBE ..., or SELECT ... EMIT CHANGES | EVERY | ON ..."""
     words = [token.text.upper() for token in tokenize(sql) if not token.is_quiet]
     if not words or words[0] == "SUBSCRIBE":
         return bool(words)
-    return words[0] in ("SELECT", "WITH", "FROM") and ("EMIT", "CHANGES") in pairwise(words)
+    emits = {("EMIT", "CHANGES"), ("EMIT", "EVERY"), ("EMIT", "ON")}
+    return words[0] in ("SELECT", "WITH", "FROM") and not emits.isdisjoint(pairwise(words))
 
 
 def format_change(op: str, row: Mapping[str, Any], mode: str) -> str:

@@ -7,6 +7,7 @@ EventDB's own are read here. Nothing is executed and nothing is stored.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from eventdb.errors import EventDBError, InternalError, ParseError, QueryError, TopicNotFound, UsageError
 from eventdb.logical.constants import parse_timestamp_us
 from eventdb.logical.expressions import IntervalValue, Literal
-from eventdb.logical.plan import ExternalScan, Plan
+from eventdb.logical.plan import ExternalScan, Plan, Values
 from eventdb.schema import TIMESTAMP
 from eventdb.sql import transactions
 from eventdb.sql.changes import delete, truncate, update
@@ -35,6 +36,7 @@ from eventdb.sql.statements import (
     DropTable,
     DropTopic,
     DropView,
+    Every,
     Explain,
     Query,
     Rename,
@@ -48,7 +50,8 @@ from eventdb.sql.statements import (
 )
 from eventdb.sql.tables import create_as, create_plain_view, create_table, is_query_next
 from eventdb.sql.tokens import TokenType
-from eventdb.sql.topics import alter_topic, create_topic
+from eventdb.sql.topics import alter_topic, create_topic, with_options
+from eventdb.sql.view_statements import alter_view, refresh, verify
 from eventdb.sql.words import Words
 from eventdb.values import decode_value, parse_size_bytes
 
@@ -58,8 +61,7 @@ _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
     """GRANT REVOKE ATTACH DETACH
     USE PRAGMA CALL VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
-    REFRESH
-    VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
+    PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
 )
 
 
@@ -132,31 +134,34 @@ def _query(words: Words, context: Context) -> Statement:
     """A query, or SELECT ... EMIT CHANGES [LIMIT n]."""
     start = words.index
     emit = words.at_depth_zero(start, "EMIT")
-    if emit is None or emit + 1 >= words.stop or words.tokens[emit + 1].text.upper() not in ("CHANGES", "ON"):
+    if emit is None or emit + 1 >= words.stop or words.tokens[emit + 1].text.upper() not in ("CHANGES", "ON", "EVERY"):
         return Query(_plan(words, context, start, words.stop))
     words.index = emit + 1
-    mode, grace = None, 0
-    if words.accept("ON"):
+    mode, grace, every = None, 0, Every()
+    if not words.accept("CHANGES"):
         words.index = emit
-        mode, grace, _ = _emit_clauses(words, context)
-    else:
-        words.expect("CHANGES")
-    limit = None
-    if words.accept("LIMIT"):
-        text = words.text()
-        if not text.isdigit():
-            words.wrong("expected a row count")
-        limit, words.index = int(text), words.index + 1
+        mode, grace, _, every = _emit_clauses(words, context)
+    limit = _limit(words)
     words.end()
     plan = _plan(words, context, start, emit)
-    return _subscription(context, plan, "now", mode, grace, limit)
+    return _subscription(context, plan, mode, Subscribe(plan, None, "now", None, None, grace, limit, None, every))
 
 
-def _subscription(
-    context: Context, plan: Plan, mode: str, emit: str | None, grace_us: int, limit: int | None
-) -> Subscribe:
+def _limit(words: Words) -> int | None:
+    """[LIMIT n]"""
+    if not words.accept("LIMIT"):
+        return None
+    text = words.text()
+    if not text.isdigit():
+        words.wrong("expected a row count")
+    words.index += 1
+    return int(text)
+
+
+def _subscription(context: Context, plan: Plan, emit: str | None, asked: Subscribe) -> Subscribe:
+    """What is asked for, of a query."""
     found = check_continuous(context, plan, emit, None)
-    return Subscribe(plan, None, mode, found.topic, found.emit, grace_us, limit)
+    return replace(asked, query=plan, topic=found.topic, emit=found.emit)
 
 
 def _explain(words: Words, context: Context) -> Statement:
@@ -206,8 +211,8 @@ def _create(words: Words, context: Context) -> Statement:
         return create_plain_view(words, context, or_replace)
     if words.accept("TABLE"):
         return create_table(words, context, or_replace)
-    if or_replace and words.word() in ("TOPIC", "MATERIALIZED"):
-        raise words.unsupported(f"CREATE OR REPLACE {words.word()}", "DROP it first", start)
+    if or_replace and words.word() == "TOPIC":
+        raise words.unsupported("CREATE OR REPLACE TOPIC", "DROP it first", start)
     if words.accept("TOPIC"):
         at = words.index
         if_not_exists = words.accept("IF", "NOT", "EXISTS")
@@ -217,7 +222,7 @@ def _create(words: Words, context: Context) -> Statement:
         words.index = at
         return create_topic(words, context)
     if words.accept("MATERIALIZED", "VIEW"):
-        return _create_view(words, context)
+        return _create_view(words, context, or_replace)
     word = words.word()
     if word in ("TEMP", "TEMPORARY"):
         raise words.unsupported("CREATE TEMPORARY TABLE", "write CREATE TABLE", start)
@@ -226,15 +231,26 @@ def _create(words: Words, context: Context) -> Statement:
     words.wrong("expected TOPIC, TABLE or MATERIALIZED VIEW")
 
 
-def _create_view(words: Words, context: Context) -> Statement:
+def _create_view(words: Words, context: Context, or_replace: bool) -> Statement:
+    at = words.index
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
+    if or_replace and if_not_exists:
+        raise words.error("OR REPLACE and IF NOT EXISTS exclude each other", at)
     name = words.name("the view's name")
+    at = words.index
+    keep_state = words.accept("KEEP", "STATE")
+    if keep_state and not or_replace:
+        raise words.error("KEEP STATE goes with CREATE OR REPLACE MATERIALIZED VIEW", at)
     start: str | int | None = None
-    if words.word() == "INTO":
-        raise words.unsupported("INTO TOPIC")
+    into = _into(words, context) if words.accept("INTO") else None
     if words.word() == "START":
         start = _start(words, context)
     limit = _state_limit(words) if words.word() == "STATE" else None
+    at = words.index
+    options = dict(with_options(words)) if words.accept("WITH") else {}
+    dead_letter = options.pop("dead_letter", None)
+    if options:
+        raise words.error(f"a view has no option {next(iter(options))!r}; it has dead_letter", at)
     words.expect("AS")
     begin = words.index
     cuts = [
@@ -243,7 +259,7 @@ def _create_view(words: Words, context: Context) -> Statement:
     ]
     end = min([cut for cut in cuts if cut is not None], default=words.stop)
     words.index = end
-    emit, grace, later = _emit_clauses(words, context)
+    emit, grace, later, every = _emit_clauses(words, context)
     if later is not None and start is not None:
         raise words.error("START FROM is given twice", end)
     words.end()
@@ -266,7 +282,22 @@ def _create_view(words: Words, context: Context) -> Statement:
         if_not_exists,
         context.sql.strip(),
         limit,
+        or_replace=or_replace,
+        keep_state=keep_state,
+        dead_letter=dead_letter,
+        every=every,
+        into=into,
     )
+
+
+def _into(words: Words, context: Context) -> TableInfo:
+    """[TOPIC | TABLE] name"""
+    wanted = "TOPIC" if words.accept("TOPIC") else "TABLE" if words.accept("TABLE") else ""
+    at = words.index
+    found = _table(words, context, words.name("a topic or table"), at)
+    if wanted and found.kind != wanted.lower():
+        raise words.error(f"{found.name!r} is a {found.kind}, not a {wanted.lower()}", at)
+    return found
 
 
 def _state_limit(words: Words) -> int:
@@ -282,10 +313,10 @@ def _state_limit(words: Words) -> int:
     return limit
 
 
-def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None]:
-    """[EMIT ...] [LATE ROWS DROP] [START FROM ...] in any order: emission, grace in us, start."""
+def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str | int | None, Every]:
+    """[EMIT ...] [LATE ROWS DROP] [START FROM ...] in any order: emission, grace in us, start, EVERY."""
     emit: str | None = None
-    grace = 0
+    grace, every = 0, Every()
     start: str | int | None = None
     while not words.ended:
         if words.accept("EMIT", "ON", "WINDOW", "CLOSE"):
@@ -295,7 +326,7 @@ def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str 
         elif words.accept("EMIT", "ON", "UPDATE") or words.accept("EMIT", "CHANGES"):
             emit = "update"
         elif words.accept("EMIT", "EVERY"):
-            raise words.unsupported("EMIT EVERY", "use EMIT ON UPDATE")
+            emit, every = "update", _every(words)
         elif words.accept("LATE", "ROWS"):
             if not words.accept("DROP"):
                 raise words.unsupported(
@@ -305,7 +336,16 @@ def _emit_clauses(words: Words, context: Context) -> tuple[str | None, int, str 
             start = _start(words, context)
         else:
             break
-    return emit, grace, start
+    return emit, grace, start, every
+
+
+def _every(words: Words) -> Every:
+    """EVERY's interval [REPEAT]."""
+    at = words.index
+    every = words.interval_us("EVERY")
+    if not every:
+        raise words.error("EMIT EVERY takes an interval of more than 0; write EMIT ON UPDATE", at)
+    return Every(every, words.accept("REPEAT"))
 
 
 def _start(words: Words, context: Context) -> str | int:
@@ -325,8 +365,11 @@ def _start(words: Words, context: Context) -> str | int:
 
 def _alter(words: Words, context: Context) -> Statement:
     at, kind = words.index, words.word().lower()
+    if kind in ("view", "materialized"):
+        return alter_view(words, context)
     if kind not in ("table", "topic"):
-        raise words.unsupported(f"ALTER {words.word()}", "write ALTER TOPIC or ALTER TABLE", words.index - 1)
+        fix = "write ALTER TOPIC, ALTER TABLE or ALTER VIEW"
+        raise words.unsupported(f"ALTER {words.word()}", fix, words.index - 1)
     words.index += 1
     name = words.name(f"the {kind}'s name")
     if words.accept("RENAME", "TO"):
@@ -400,7 +443,12 @@ def _show(words: Words, context: Context) -> Statement:
         words.index += 1
         words.end()
         return ShowTopics(word.lower())
-    if word in ("GROUPS", "QUERIES", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
+    if word == "QUERIES":
+        words.index += 1
+        words.end()
+        table = context.resolver.table("eventdb.queries")
+        return Query(RelationBinder(context, {}, QueryBinder(context).bind).scan(table)[0])
+    if word in ("GROUPS", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
         raise words.unsupported(f"SHOW {word}")
     name = words.name("TOPICS, VIEWS, TABLES or a setting")
     if not words.ended:
@@ -450,7 +498,7 @@ def _number(text: str) -> int | float:
 
 
 def _subscribe(words: Words, context: Context) -> Statement:
-    """SUBSCRIBE TO name | (query) [SNAPSHOT | FROM BEGINNING | FROM NOW] [LIMIT n]."""
+    """SUBSCRIBE TO name | (query) [SNAPSHOT | FROM BEGINNING | FROM NOW | AFTER 'token'] [WITH PROGRESS] [LIMIT n]."""
     words.expect("TO")
     begin = words.index
     query: tuple[int, int] | None = None
@@ -461,40 +509,40 @@ def _subscribe(words: Words, context: Context) -> Statement:
         query, words.index = (begin + 1, close), close + 1
     else:
         name = words.name("a view, a topic or (query)")
-    mode = "snapshot"
+    mode, after = "snapshot", None
     if words.accept("FROM", "BEGINNING"):
         mode = "beginning"
     elif words.accept("FROM", "NOW"):
         mode = "now"
-    elif words.word() in ("AFTER", "WITH"):
-        raise words.unsupported(f"SUBSCRIBE ... {words.word()}")
+    elif words.accept("AFTER"):
+        after = words.string("a token of a subscription")
     else:
         words.accept("SNAPSHOT")
-    limit = None
-    if words.accept("LIMIT"):
-        if not words.text().isdigit():
-            words.wrong("expected a row count")
-        limit, words.index = int(words.text()), words.index + 1
+    progress = words.accept("WITH", "PROGRESS")
+    limit = _limit(words)
     words.end()
+    empty = Values((), ())
     if query is not None:
-        return _subscribe_query(words, context, query, mode, limit)
+        asked = Subscribe(empty, None, mode, limit=limit, after=after, progress=progress)
+        return _subscribe_query(words, context, query, asked)
     table = _table(words, context, name, begin)
     if table.kind == "query":
         raise words.unsupported(f"SUBSCRIBE TO the plain view {name}", f"write SUBSCRIBE TO (SELECT * FROM {name})")
     plan, _ = RelationBinder(context, {}, QueryBinder(context).bind).scan(table)
     assert not isinstance(plan, ExternalScan)
-    return Subscribe(plan, table, mode, table if table.kind == "topic" else None, None, 0, limit)
+    topic = table if table.kind == "topic" else None
+    return Subscribe(plan, table, mode, topic, limit=limit, after=after, progress=progress)
 
 
-def _subscribe_query(words: Words, context: Context, at: tuple[int, int], mode: str, limit: int | None) -> Subscribe:
+def _subscribe_query(words: Words, context: Context, at: tuple[int, int], asked: Subscribe) -> Subscribe:
     start, stop = at
     emit_at = next((i for i in range(start, stop) if words.tokens[i].text.upper() == "EMIT"), stop)
     outer, words.stop, words.index = words.stop, stop, emit_at
-    emit, grace, _ = _emit_clauses(words, context)
+    emit, grace, _, every = _emit_clauses(words, context)
     words.end()
     words.stop = outer
     plan = _plan(words, context, start, emit_at)
-    return _subscription(context, plan, mode, emit, grace, limit)
+    return _subscription(context, plan, emit, replace(asked, grace_us=grace, every=every))
 
 
 _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
@@ -503,4 +551,5 @@ _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
     "DELETE": delete, "MERGE": merge, "TRUNCATE": truncate, "PREPARE": prepare, "EXECUTE": execute,
     "DEALLOCATE": deallocate, "BEGIN": transactions.begin, "START": transactions.start, "COMMIT": transactions.commit,
     "END": transactions.commit, "ROLLBACK": transactions.rollback, "ABORT": transactions.rollback,
+    "REFRESH": refresh, "VERIFY": verify,
 }  # fmt: skip

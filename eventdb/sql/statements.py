@@ -267,12 +267,21 @@ class Explain(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class Every:
+    """EMIT EVERY: changes come at most once in `interval_us` (0: at once); with `repeat` all rows, if any changed."""
+
+    interval_us: int = 0
+    repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CreateView(Statement):
     """A continuous query. `topic` is its one input, None for a query of another shape (sql/continuous.py).
 
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
-    event time in us.
+    event time in us. `dead_letter` is the topic where rows that break an expression go.
+    `every` is for its subscribers; its content is not touched. `into`: a topic or table that its rows go to, too.
     """
 
     name: str
@@ -285,6 +294,11 @@ class CreateView(Statement):
     sql: str
     state_limit_bytes: int | None = None
     late: str = "drop"
+    or_replace: bool = False
+    keep_state: bool = False
+    dead_letter: str | None = None
+    every: Every = Every()
+    into: TableInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,12 +309,35 @@ class DropView(Statement):
 
 
 @dataclass(frozen=True, slots=True)
+class AlterView(Statement):
+    """`action` is 'pause' or 'resume'."""
+
+    name: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshView(Statement):
+    """Compute the view anew from its inputs."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyView(Statement):
+    """Compare the view with its query."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Subscribe(Statement):
     """Changes of a view, a topic or a query, for ever or until `limit` rows.
 
     `table` is set when the target is a bare name (`query` then scans it). A query follows the same rules as a view and
     has `topic` and `emit` as in CreateView. `mode`: 'snapshot' (current content, then
-    changes), 'beginning' or 'now'.
+    changes), 'beginning' or 'now'; `after` a token to go on from instead. `progress`: how far everything was
+    handed out is told.
     """
 
     query: Plan
@@ -310,6 +347,9 @@ class Subscribe(Statement):
     emit: str | None = None
     grace_us: int = 0
     limit: int | None = None
+    after: str | None = None
+    every: Every = Every()
+    progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ now, `-D` it disappeared. Adding up the weights (+1 for +I and +U, -1 for -U and
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -36,14 +37,31 @@ class Change(NamedTuple):
     offset: int
 
 
+class ProgressMessage(Change):
+    """Not a change: everything up to the commit `offset` was handed out. `op` is "progress", `row` empty.
+
+    A subscription goes on from here with `token`. `watermark` (naive UTC) is None where nothing has moved it.
+    """
+
+    token: str
+    watermark: dt.datetime | None
+
+    @staticmethod
+    def at(commit_id: int, token: str, watermark: dt.datetime | None) -> ProgressMessage:
+        message = ProgressMessage("progress", (), commit_id)
+        message.token, message.watermark = token, watermark
+        return message
+
+
 class Changes:
-    """Changes in order: iterate for Change tuples, or take `batch` for columns with a weight of +1 or -1.
+    """Changes in order: iterate for Change tuples, or take `batch` for columns with a weight of +1 or -1. `progress` is
+    set in a batch without rows that only tells how far everything was handed out.
 
     `ops` (uint8) are positions in OPS, `offsets` int64. Each form is made from the other when it is first asked for:
     a change of one row is handed out without making an array.
     """
 
-    __slots__ = ("_batch", "_names", "_offsets", "_ops", "_rows", "_types")
+    __slots__ = ("_batch", "_names", "_offsets", "_ops", "_rows", "_types", "progress")
 
     def __init__(self, batch: RecordBatch, ops: Sequence[int] | Array, offsets: Sequence[int] | Array) -> None:
         """`batch` carries its weight."""
@@ -53,6 +71,7 @@ class Changes:
         self._offsets = offsets
         self._batch: RecordBatch | None = batch
         self._rows: list[Row] | None = None
+        self.progress: ProgressMessage | None = None
 
     @staticmethod
     def inserted(batch: RecordBatch, offsets: Sequence[int] | Array) -> Changes:
@@ -71,12 +90,15 @@ class Changes:
         changes._names, changes._types = tuple(names), list(types)
         changes._ops, changes._offsets = ops, offsets
         changes._batch, changes._rows = None, rows
+        changes.progress = None
         return changes
 
     def __len__(self) -> int:
         return len(self._ops)
 
     def __iter__(self) -> Iterator[Change]:
+        if self.progress is not None:
+            yield self.progress
         types = self._types
         offsets = self._offsets.tolist() if isinstance(self._offsets, np.ndarray) else self._offsets
         coded = [i for i, type in enumerate(types) if type.name in _CODED_VALUES]
@@ -91,6 +113,28 @@ class Changes:
     def head(self, count: int) -> Changes:
         """The first `count` changes."""
         return Changes(self.batch.slice(0, count), self._ops[:count], self._offsets[:count])
+
+    def rest(self, count: int) -> Changes:
+        """All but the first `count` changes."""
+        return Changes(self.batch.slice(count, len(self)), self._ops[count:], self._offsets[count:])
+
+    def ordered(self) -> Changes:
+        """The same changes in an order that depends on nothing but them; -U stays before its +U."""
+        if len(self) < 2:
+            return self
+        rows, ops = self.physical_rows, list(self._ops)
+        units = []
+        at = 0
+        while at < len(ops):
+            stop = at + 2 if ops[at] == UPDATE_BEFORE else at + 1
+            units.append((ops[at] == INSERT, repr(rows[at:stop]), at, stop))
+            at = stop
+        units.sort()
+        places = [place for _, _, at, stop in units for place in range(at, stop)]
+        offsets = self._offsets
+        return Changes.of_rows(
+            self._names, self._types, [rows[i] for i in places], [ops[i] for i in places], [offsets[i] for i in places]
+        )
 
     @property
     def ops(self) -> Array:

@@ -5,10 +5,12 @@
     "v" view id (8 bytes, big-endian) "p"                      progress: how far the view has been maintained
     "v" view id "g" group number (8 bytes, big-endian)         one group: the bytes GroupedState.dump gave
     "v" view id "s"                                            start: the first offset the view takes into account
+    "v" view id "w"                                            it has written to its sink (sink.py)
     "v" view id "d"                                            the view was dropped; nothing may be written any more
     "v" view id "q", "c" ...                                   of a circuit: circuit/stored.py
 
-Progress and groups change together, in one commit that is not journaled: they can be computed again from the topic.
+Progress and groups change together, in one commit that is not journaled: they can be computed again from the topic. The
+commit of a view with a sink is: rows in its sink cannot be taken back.
 Start and drop marks are decisions of a user, so their commits are journaled. Ids are never reused, so a drop mark is
 final: a maintainer of another process that has not heard of the drop yet finds it and writes nothing.
 """
@@ -83,7 +85,7 @@ def view_prefix(view_id: int) -> bytes:
 class StateKeys:
     """The keys of one view and what is read and written under them."""
 
-    __slots__ = ("_dropped", "_groups", "_prefix", "_progress", "_start")
+    __slots__ = ("_dropped", "_groups", "_prefix", "_progress", "_start", "_written")
 
     def __init__(self, view_id: int) -> None:
         self._prefix = view_prefix(view_id)
@@ -91,6 +93,7 @@ class StateKeys:
         self._start = self._prefix + b"s"
         self._dropped = self._prefix + b"d"
         self._groups = self._prefix + b"g"
+        self._written = self._prefix + b"w"
 
     def start(self, store: Reading) -> int:
         """The first offset the view takes into account; 0 unless set."""
@@ -108,6 +111,18 @@ class StateKeys:
         """The stored progress; before the first commit, that of an empty state at the view's start."""
         data = store.get(self._progress)
         return Progress(self.start(store)) if data is None else Progress.decode(data)
+
+    def has_progress(self, store: Reading) -> bool:
+        """Whether any progress is stored."""
+        return store.get(self._progress) is not None
+
+    def has_written(self, store: Reading) -> bool:
+        """Whether rows were written to the view's sink."""
+        return store.get(self._written) is not None
+
+    def note_written(self, store: Writing) -> None:
+        if not self.has_written(store):
+            store.put(self._written, b"")
 
     def set_progress(self, store: Writing, progress: Progress) -> None:
         store.put(self._progress, progress.encode())
@@ -133,6 +148,10 @@ class StateKeys:
 
     def is_dropped(self, store: Reading) -> bool:
         return store.get(self._dropped) is not None
+
+    def is_left(self, store: Reading) -> bool:
+        """Whether anything is stored of the view but the mark that it was dropped."""
+        return any(bytes(key) != self._dropped for key, _ in store.range(self._prefix))
 
     def drop(self, store: Writing) -> None:
         """Deletes the view's state and marks it as dropped."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventdb.storage.snapshot import StoreSnapshot
     from eventdb.storage.store import Store
     from eventdb.storage.transaction import WriteTransaction
+    from eventdb.stream.sink import Sink
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +31,8 @@ class ViewSpec:
     """A continuous query over one topic. `id` is the view's, -1 for a query nobody stores (a subscription's own).
 
     `output_log` is the log of the hidden output topic: set for a stored view exactly when its rows are append-only.
+    `sink` is where such rows go, too. `dead_letter` is the log of the topic where rows are noted that it goes on
+    without.
     """
 
     id: int
@@ -37,6 +40,8 @@ class ViewSpec:
     program: Program
     input_log: PartitionLog
     output_log: PartitionLog | None = None
+    dead_letter: PartitionLog | None = None
+    sink: Sink | None = None
     reader: RowReader = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,13 +77,17 @@ def view_spec(
     emit: str | None = None,
     grace_us: int = 0,
     output_topic_id: int | None = None,
+    dead_letter: PartitionLog | None = None,
+    sink: Sink | None = None,
 ) -> ViewSpec:
     """The spec of a bound plan. `logs` gives the log of a topic id. UnsupportedSQL as `analyse`."""
     program = analyse(plan, facts, emit, grace_us)
+    if dead_letter is not None:
+        program = replace(program, skips_broken_rows=True)
     output_log = None if output_topic_id is None else logs(output_topic_id)
     if id >= 0 and (output_log is None) != (program.emission == UPDATE):
         raise InternalError(f"view {name} emits {program.emission!r} and its output topic is {output_topic_id}")
-    return ViewSpec(id, name, program, logs(facts.id), output_log)
+    return ViewSpec(id, name, program, logs(facts.id), output_log, dead_letter, sink)
 
 
 def output_schema(program: Program) -> Schema | None:
@@ -172,7 +181,7 @@ def new_query(spec: ViewSpec, start: int) -> ContinuousQuery:
 
 
 def save_query(
-    transaction: WriteTransaction, spec: ViewSpec, base: Progress, query: ContinuousQuery, outputs: Iterable[OutputRows]
+    transaction: WriteTransaction, spec: ViewSpec, base: Progress, query: ContinuousQuery, outputs: Sequence[OutputRows]
 ) -> bool:
     """Writes what changed since `base` was stored: groups, progress and output rows, all or nothing.
 
@@ -187,6 +196,9 @@ def save_query(
             raise InternalError(f"view {spec.name} has {end} output rows, its state accounts for {base.output_end}")
         for rows in outputs:
             transaction.append_columns(spec.output_log, rows.batch.columns)
+    if spec.sink is not None and outputs:
+        keys.note_written(transaction)
+        spec.sink.write(transaction, [rows.batch for rows in outputs])
     if query.groups is not None:
         query.groups.save(transaction, keys)
     keys.set_progress(transaction, query.progress)

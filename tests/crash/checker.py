@@ -14,6 +14,7 @@ Run it when no writer is alive. It opens the directory (which recovers it), read
     hole         offsets or the events of one writer have a gap: what is left is not a prefix
     disorder     events of one writer are not in the order it wrote them
     view         a materialized view differs from what its query gives over the same events
+    sink         a view has not written each of its rows once into its topic or table
 
 and, of what observers saw while writers were at work (sights.py),
 
@@ -41,6 +42,7 @@ import eventdb
 from tests.crash import plants
 from tests.crash.history import SEND, History, Operation, Recorder, read_history
 from tests.crash.sights import judge_sights
+from tests.crash.sinks import judge_sinks
 from tests.crash.workload import TOPICS, VIEWS, event
 
 
@@ -206,7 +208,7 @@ def check(
                 for name in TOPICS:
                     checker.read(db.topic(name))
             if view:
-                checker.problems += judge_views(db)
+                checker.problems += judge_views(db) + judge_sinks(db)
         checker.judge()
         checker.problems += judge_sights(history, checker.places)
     except Exception as error:

@@ -17,6 +17,8 @@ from eventdb.storage.commit.commit import Writer
 from eventdb.storage.device.files import Clock
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.store import Store
+from eventdb.stream.runner import Runner
+from eventdb.stream.task import Task, ViewTask
 from eventdb.transaction import Transaction
 
 
@@ -138,6 +140,61 @@ def stale_reader() -> None:
     StoreSnapshot.__init__ = without_head  # type: ignore[method-assign]
 
 
+def sink_apart() -> None:
+    """A view's rows go to its sink in a commit of their own, before the state they followed from."""
+    whole = Runner._commit
+
+    def commit(self: Runner, tasks: list[Task]) -> bool:
+        for task in tasks:
+            if isinstance(task, ViewTask) and task.spec.sink is not None:
+                with self._store.write() as transaction:
+                    task.spec.sink.write(transaction, [rows.batch for rows in task.outputs])
+                time.sleep(0.005)
+                object.__setattr__(task.spec, "sink", Unwritten())
+        return whole(self, tasks)
+
+    ViewTask.advance = _with_sink(ViewTask.advance)  # type: ignore[method-assign]
+    Runner._commit = commit  # type: ignore[method-assign]
+
+
+def sink_unjournaled() -> None:
+    """The state of a view with a sink is committed like that of others, after the rows in the sink."""
+    whole = Runner._commit
+
+    def commit(self: Runner, tasks: list[Task]) -> bool:
+        for task in tasks:
+            if isinstance(task, ViewTask) and task.spec.sink is not None:
+                with self._store.write() as transaction:
+                    task.spec.sink.write(transaction, [rows.batch for rows in task.outputs])
+                object.__setattr__(task.spec, "sink", None)
+                object.__setattr__(task.spec, "output_log", None)
+        return whole(self, tasks)
+
+    ViewTask.advance = _with_sink(ViewTask.advance)  # type: ignore[method-assign]
+    Runner._commit = commit  # type: ignore[method-assign]
+
+
+class Unwritten:
+    """A sink whose rows were written already."""
+
+    topic_id = -1
+
+    def write(self, transaction: Any, changes: Any) -> None:
+        pass
+
+
+def _with_sink(whole: Callable[..., bool]) -> Callable[..., bool]:
+    """Gives each view its sink back before it goes on."""
+    sinks: dict[int, Any] = {}
+
+    def advance(self: ViewTask, *arguments: Any) -> bool:
+        sink = sinks.setdefault(self.spec.id, self.spec.sink)
+        object.__setattr__(self.spec, "sink", sink)
+        return whole(self, *arguments)
+
+    return advance
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "ack-before-flush": ack_before_flush,
     "ack-before-bulk-flush": ack_before_bulk_flush,
@@ -146,4 +203,6 @@ PLANTS: dict[str, Callable[[], None]] = {
     "write-behind": write_behind,
     "sequence-apart": sequence_apart,
     "stale-reader": stale_reader,
+    "sink-apart": sink_apart,
+    "sink-unjournaled": sink_unjournaled,
 }

@@ -54,6 +54,13 @@ def test_the_harness_notices_a_planted_bug(zygote: Zygote, tmp_path: Path, plant
 
 @pytest.mark.campaign
 @pytest.mark.timeout(0)
+def test_the_harness_notices_a_sink_that_is_written_apart_from_its_state(zygote: Zygote, tmp_path: Path) -> None:
+    tally = Campaign(zygote, tmp_path, "os", seed=6, plant="sink-apart", senders=0.0, views=True).run(60)
+    assert any(text.startswith("sink") for text in tally.problems), f"it went unnoticed through {tally}"
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("durability", MODES)
 def test_campaign_of_kills(zygote: Zygote, tmp_path: Path, durability: str, capsys: pytest.CaptureFixture[str]) -> None:
     kills = -(-CAMPAIGN_KILLS // len(MODES))

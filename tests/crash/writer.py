@@ -24,6 +24,7 @@ import eventdb
 from tests.crash import plants
 from tests.crash.history import SEND, Recorder
 from tests.crash.sights import observe
+from tests.crash.sinks import CREATE_SINKS
 from tests.crash.workload import COLUMNS, CREATE_VIEWS, PRODUCER_PREFIX, TOPICS, event, table
 
 STORAGE = os.path.join(os.path.dirname(os.path.abspath(eventdb.__file__)), "storage")
@@ -188,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     db = eventdb.open(options.directory, durability=options.durability)
     create(db)
     if options.view:
-        for statement in CREATE_VIEWS:
+        for statement in [*CREATE_VIEWS, *CREATE_SINKS]:
             db.sql(statement)
     if options.role == "follower":
         follow(db, history, options.name, options.seconds)

@@ -233,7 +233,7 @@ def test_a_view_reads_its_clauses_in_any_order() -> None:
         ),
         ("SELECT n, count(*) AS c FROM readings GROUP BY n EMIT ON UPDATE GRACE 5s", "unexpected 'GRACE'"),
         ("SELECT n FROM readings LATE ROWS REVISE", "late rows are dropped and counted"),
-        ("SELECT n FROM readings EMIT EVERY 5s", "use EMIT ON UPDATE"),
+        ("SELECT n FROM readings EMIT EVERY 0s", "write EMIT ON UPDATE"),
     ],
 )  # fmt: skip
 def test_a_view_that_cannot_be_maintained_is_refused_with_the_fix(query: str, message: str) -> None:

@@ -44,6 +44,7 @@ from eventdb.stream.circuit.closing import (
 from eventdb.stream.circuit.distinct import Distincts
 from eventdb.stream.circuit.grouped import Grouped, can_group
 from eventdb.stream.circuit.lanes import Interner, RowCodec
+from eventdb.stream.circuit.leading import is_top, leading_rows
 from eventdb.stream.circuit.linear import Constant, Expanded, Mapped, United
 from eventdb.stream.circuit.node import Change, Node, difference
 from eventdb.stream.circuit.pair_join import KINDS, PairJoin
@@ -86,11 +87,20 @@ class Circuit:
         self.codec = RowCodec([field.type for field in plan.fields], self.interner)
         self._root = self._build(plan)
         self._begun = False
+        self._working: _Place | None = None  # the last place that took in a change
 
     @property
     def grows(self) -> bool:
         """Whether rows of the result only come."""
         return self._is_growing(self._root)
+
+    @property
+    def has_failed_for_good(self) -> bool:
+        """After an error: whether it was a row's, or that of a pair of rows, that can never go."""
+        place = self._working
+        if place is None or isinstance(place.node, Grouped | Recomputed):
+            return False
+        return all(map(self._is_growing, place.inputs))
 
     @property
     def nbytes(self) -> int:
@@ -106,6 +116,14 @@ class Circuit:
     def parts(self) -> list[Part]:
         """Its state, to be stored, in an order that the plan decides."""
         return [part for place in self._places if place.node is not None for part in place.node.parts]
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """What each node with state is called, how many rows it keeps and how many bytes that takes."""
+        nodes = [place.node for place in self._places if place.node is not None and place.node.parts]
+        return [
+            (f"{number} {node.name}", sum(getattr(part, "row_count", 0) for part in node.parts), node.nbytes)
+            for number, node in enumerate(nodes, 1)
+        ]
 
     def settle(self) -> None:
         """All parts were restored: the circuit goes on from there."""
@@ -127,6 +145,7 @@ class Circuit:
             parts = [] if self._begun else [part for part in (place.node.begin(),) if part is not None]
             inputs = [found[number] for number in place.inputs]
             if any(change is not None for change in inputs):
+                self._working = place
                 made = place.node.step(inputs)
                 if made is not None:
                     parts.append(made)
@@ -173,6 +192,8 @@ class Circuit:
             return self._at_window_end(plan)
         if isinstance(plan, Sort):
             return self._build(plan.input)  # a set of rows has no order; where one counts, `_unit` takes it in
+        if is_top(plan):
+            return self._finished(plan) if has_closed(plan) else self._unit(plan)
         if isinstance(plan, Filter | Project | TimeWindow):
             below = self._build(plan.input)
             return self._add(Mapped(plan, grows=self._is_growing(below)), (below,))
@@ -259,6 +280,9 @@ class Circuit:
             template = self._recursion(plan, lambda child: cut(child, None))
         elif isinstance(plan, Aggregate | DistinctOn | LimitBy):
             template = plan.with_children((cut(plan.input, plan.keys),))
+        elif isinstance(plan, Filter) and isinstance(plan.input, Over):
+            over = plan.input
+            template = plan.with_children((over.with_children((cut(over.input, _partition(over)),)),))
         elif isinstance(plan, Over):
             template = plan.with_children((cut(plan.input, _partition(plan)),))
         elif isinstance(plan, Limit | LimitValue | GroupSets):
@@ -275,7 +299,8 @@ class Circuit:
         own_keys = _own_keys(plan)
         if any(len(own) != len(own_keys) for own in keys):
             own_keys, keys = (), [() for _ in keys]
-        return self._add(Recomputed(template, leaves, keys, own_keys, self.interner, self._context), inputs)
+        kept = leading_rows(template) if self._is_growing(inputs[0]) else None
+        return self._add(Recomputed(template, leaves, keys, own_keys, self.interner, self._context, kept), inputs)
 
     def _leaf(self, plan: Plan) -> tuple[WorkingTable, int]:
         """What stands for a part of the plan in a template, and the number of the node that gives its rows."""
@@ -312,6 +337,8 @@ def _own_keys(plan: Plan) -> tuple[Expression, ...]:
         return plan.left_keys
     if isinstance(plan, DistinctOn | LimitBy):
         return plan.keys
+    if isinstance(plan, Filter):
+        return _own_keys(plan.input)
     return (_partition(plan) or ()) if isinstance(plan, Over) else ()
 
 

@@ -17,6 +17,9 @@ from eventdb.config import MIB, MORSEL_ROWS
 from eventdb.errors import EvaluationError, InternalError, MemoryLimitExceeded, OffsetOutOfRange, ViewFailed
 from eventdb.logical.plan import Fields, Plan, Scan
 from eventdb.physical.context import QueryContext
+from eventdb.physical.operands import from_values
+from eventdb.stream.broken_rows import BrokenRow
+from eventdb.stream.circuit.broken import SkippingInput, tests_of
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.closed_rows import NO_OUTPUT, ClosedTail, Closing, Output, in_order, stored_rows
 from eventdb.stream.circuit.content import Content
@@ -35,7 +38,9 @@ _CHECK_ROWS = 512  # looking at the size of the state takes longer than taking i
 @dataclass(frozen=True, slots=True, eq=False)
 class CircuitSpec:
     """`id` is the view's, -1 for a query nobody stores. `logs` gives the logs of a topic's partitions, `topic_key` the
-    name of its key column. The state may hold `limit_bytes`. With `closing` the plan is one of close_windows."""
+    name of its key column. The state may hold `limit_bytes`. `dead_letter` is the log of the topic where rows are noted
+    that it goes on without, `sink` where changes of its rows go, too. With `closing` the plan is one of
+    close_windows."""
 
     id: int
     name: str
@@ -43,6 +48,8 @@ class CircuitSpec:
     logs: Callable[[int], Sequence[Any]]
     topic_key: Callable[[int], str | None]
     limit_bytes: int
+    dead_letter: Any = None
+    sink: Any = None
     closing: Closing | None = None
 
     @property
@@ -77,7 +84,7 @@ class CircuitSpec:
             query.inputs, () if progress is None else progress.positions, strict=progress is not None
         ):
             one.positions = list(reached)
-        return sum(one.lag_rows(snapshot) for one in query.inputs)
+        return query.lag_rows(snapshot)
 
     def primary_key(self, topic_id: int) -> tuple[str, ...]:
         """The names of a table's key columns; none for a topic."""
@@ -115,13 +122,40 @@ class CircuitQuery:
             return MarkedInput(scan, logs, self._context)
         if self._spec.primary_key(scan.topic_id):
             return TableInput(scan, logs[0], self._context, self.circuit.interner)
+        if self._spec.dead_letter is not None:
+            return SkippingInput(scan, logs, self._context, tests_of(self._spec.plan, scan))
         return TopicInput(scan, logs, self._context)
+
+    def note_broken(self) -> None:
+        """From here on rows that are left out are noted, for `take_broken`."""
+        for one in self.inputs:
+            if isinstance(one, SkippingInput):
+                one.is_noting = True
+
+    def take_broken(self) -> list[BrokenRow]:
+        """The rows that were left out since the last call."""
+        found: list[BrokenRow] = []
+        for one in self.inputs:
+            if isinstance(one, SkippingInput):
+                found += one.broken
+                one.broken = []
+        return found
 
     @property
     def nbytes(self) -> int:
         own = self.circuit.nbytes + sum(one.nbytes for one in self.inputs)
         own += sum(part.nbytes for part in (self._content, self._tail) if part is not None)
         return own
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """What keeps state, how many rows, and how many bytes that takes in memory."""
+        found = self.circuit.sizes()
+        for one in self.inputs:
+            if one.parts:
+                found.append((f"table {one.name}", sum(getattr(p, "row_count", 0) for p in one.parts), one.nbytes))
+        if self._content is not None:
+            found.append(("content", self._content.rows.row_count, self._content.nbytes))
+        return [*found, ("strings", len(self.circuit.interner), self.circuit.interner.nbytes)]
 
     @property
     def has_begun(self) -> bool:
@@ -145,6 +179,10 @@ class CircuitQuery:
         """How far event time has come, for windows that close."""
         return LOWEST_US if self._marked is None else self._marked.timeline.mark_us
 
+    def watermarks(self) -> list[tuple[int, int, int, bool]]:
+        """(topic, partition, watermark, whether it is idle) of the partitions of a query whose windows close."""
+        return [] if self._marked is None else self._marked.watermarks()
+
     @staticmethod
     def load(spec: CircuitSpec, snapshot: Any) -> CircuitQuery:
         """The query as stored in a snapshot, content and all; before anything was taken in if it is not."""
@@ -153,7 +191,7 @@ class CircuitQuery:
         if progress is None or list(map(len, progress.positions)) != list(map(len, query.positions)):
             return query
         spec.keys.load(snapshot, query.parts)
-        query._go_on(progress.positions)
+        query.go_on(progress.positions)
         if query._tail is not None:
             query._tail = ClosedTail(progress.output.closed_us)
         return CircuitQuery(spec) if query.is_past(snapshot) else query
@@ -165,6 +203,10 @@ class CircuitQuery:
     def is_behind(self, snapshot: Any) -> bool:
         """Whether the snapshot has what it has not taken in."""
         return not self._begun or any(one.is_behind(snapshot) for one in self.inputs)
+
+    def lag_rows(self, snapshot: Any) -> int:
+        """How many rows the snapshot has that it has not taken in."""
+        return sum(one.lag_rows(snapshot) for one in self.inputs)
 
     def is_cut_off(self, snapshot: Any) -> bool:
         """Whether it cannot go on: rows it has not taken in are gone."""
@@ -278,11 +320,11 @@ class CircuitQuery:
             data = own.whole()
             if data is not None:
                 part.restore(data)
-        query._go_on(self.positions)
+        query.go_on(self.positions)
         query._string_limit = max(self._least_strings, 2 * len(query.circuit.interner))
         return query
 
-    def _go_on(self, positions: Sequence[Sequence[int]]) -> None:
+    def go_on(self, positions: Sequence[Sequence[int]]) -> None:
         """All parts were restored, as they were at some positions."""
         for one, reached in zip(self.inputs, positions, strict=True):
             one.positions = list(reached)
@@ -297,16 +339,24 @@ class CircuitQuery:
         """Whether it has the rows of closed windows that are not stored in a snapshot."""
         return self._tail is None or self._tail.after_us <= self._spec.output(snapshot).closed_us
 
-    def content(self, snapshot: Any) -> Sequence[RecordBatch]:
+    def content(self, snapshot: Any) -> RecordBatch:
         """All rows of the result, at a snapshot that was taken in."""
+        batches = self.batches(snapshot)
+        return batches[0] if len(batches) == 1 else RecordBatch.concat(batches)
+
+    def batches(self, snapshot: Any) -> Sequence[RecordBatch]:
+        """The content, one batch at least."""
         spec = self._spec
         if spec.closing is None or self._tail is None:
             assert self._content is not None
             return [self._content.batch()]
         output = spec.output(snapshot)
+        if output.mark_us > self.mark_us:
+            output = NO_OUTPUT  # what is stored is further on
         self._tail.trim(output.closed_us)
         stored = stored_rows(spec.closing, output, snapshot, spec.names)
-        return [*stored, *self._tail.batches(output.closed_us)]
+        found = [*stored, *self._tail.batches(output.closed_us)]
+        return found or [RecordBatch(spec.names, [from_values(field.type, []) for field in spec.fields], 0)]
 
     def output(self, base: Output, added_rows: int) -> Output:
         """What is stored of the result once `added_rows` are added to `base`."""
@@ -330,9 +380,20 @@ class CircuitReader:
             kept = self._views.get(spec.id)
             if kept is None or kept.spec is not spec:
                 kept = self._views[spec.id] = _Kept(spec)
+        return self._batches(spec, kept.content(snapshot), columns)
+
+    def stored(self, spec: CircuitSpec, snapshot: Any, columns: Sequence[str]) -> Iterator[RecordBatch]:
+        """The rows that are stored, without what nobody has maintained yet. ViewFailed if nothing is."""
+        query = CircuitQuery.load(spec, snapshot)
+        if not query.has_begun:
+            raise ViewFailed(f"nothing is stored of view {spec.name!r}: REFRESH VIEW {spec.name}", view=spec.name)
+        return self._batches(spec, query.batches(snapshot), columns)
+
+    @staticmethod
+    def _batches(spec: CircuitSpec, content: Sequence[RecordBatch], columns: Sequence[str]) -> Iterator[RecordBatch]:
         names = [name.lower() for name in spec.names]
         positions = [names.index(column.lower()) for column in columns]
-        for whole in kept.content(snapshot):
+        for whole in content:
             batch = whole.select(positions, columns)
             for start in range(0, batch.row_count, MORSEL_ROWS):
                 yield batch.slice(start, start + MORSEL_ROWS)
@@ -367,12 +428,12 @@ class _Kept:
             query = self._query
             if query is not None and (query.is_past(snapshot) or not query.can_serve(snapshot)):
                 # An older snapshot than what is kept: it is answered from its own state, what there is stays.
-                return caught_up(self.spec, None, snapshot).content(snapshot)
+                return caught_up(self.spec, None, snapshot).batches(snapshot)
             self._query = None  # if it fails it is gone
             if query is not None and query.is_cut_off(snapshot):
                 query = None  # what is stored may be further on
             query = self._query = caught_up(self.spec, query, snapshot).without_lost_strings()
-            return query.content(snapshot)
+            return query.batches(snapshot)
 
 
 def caught_up(spec: CircuitSpec, query: CircuitQuery | None, snapshot: Any) -> CircuitQuery:

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eventdb.batch import RecordBatch
-from eventdb.errors import UnsupportedError, UsageError
+from eventdb.config import MORSEL_ROWS
+from eventdb.errors import TokenExpired, UnsupportedError, UsageError, ViewFailed
 from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.plan import Aggregate, Distinct, Filter, Plan, Project, Scan
 from eventdb.stream.circuit.arrangement import LaneTable
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import difference, merged, weights_of
+from eventdb.stream.circuit.past import begin_of, past_snapshot, query_at
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec, caught_up
 from eventdb.stream.emission import DELETE, INSERT, UPDATE_AFTER, UPDATE_BEFORE, Changes
-from eventdb.stream.feed import Feed
+from eventdb.stream.feed import Feed, FeedOptions
+from eventdb.stream.token import Place, Positions
 
 if TYPE_CHECKING:
     from eventdb.storage.store import Store
 
 WORDS = ("snapshot", "earliest", "latest")
+AT_ONCE_ROWS = 4 * MORSEL_ROWS  # are taken in together
+_FEW_STRINGS = 1 << 16  # are kept from one change to the next
 
 
 class CircuitSubscriber(Feed):
     """`start` 'snapshot' and 'earliest': the content at the first read as +I, then changes. 'latest': the changes after
     the first read. All rows of one commit are taken in together. The offset of a change is the id of the commit it was
-    seen at: the inputs have no common offset."""
+    seen at: the inputs have no common offset. `options.after` goes on from a token instead; TokenExpired at the first
+    read if rows are gone that it takes."""
 
-    def __init__(self, store: Store, spec: CircuitSpec, start: str | int | dt.datetime = "snapshot") -> None:
+    def __init__(
+        self, store: Store, spec: CircuitSpec, start: str | int | dt.datetime = "snapshot",
+        options: FeedOptions = FeedOptions(),  # noqa: B008
+    ) -> None:  # fmt: skip
         if start not in WORDS:
             if isinstance(start, bool) or not isinstance(start, int | dt.datetime):
                 raise UsageError(f"start is {', '.join(map(repr, WORDS))}, an offset or a datetime, not {start!r}")
@@ -39,13 +48,19 @@ class CircuitSubscriber(Feed):
                 "common offset or time; begin with 'snapshot' or 'latest'",
                 construct="start",
             )
-        super().__init__(store)
+        super().__init__(store, [field.type for field in spec.fields], options)
         self._spec = spec
+        self._begin: Positions = ()
         self._start = start
         self._query: CircuitQuery | None = None
-        self._codec = RowCodec([field.type for field in spec.fields], Interner())
         self._key = unique_columns(spec.plan, spec.primary_key)
-        self._key_codec = RowCodec([spec.fields[i].type for i in self._key or ()], Interner())
+        self._make_codecs()
+
+    def _make_codecs(self) -> None:
+        """New ones, which know no strings: numbers of rows are of use within one change only."""
+        self._interner = Interner()
+        self._codec = RowCodec(self._types, self._interner)
+        self._key_codec = RowCodec([self._types[i] for i in self._key or ()], Interner())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,28 +69,110 @@ class CircuitSubscriber(Feed):
     def _is_done(self) -> bool:
         return True  # each look takes in all there is
 
+    def _reached(self) -> Place | None:
+        return None if self._query is None else Place(self._begin, self._query.positions, self._query.positions)
+
+    def in_order(self, changes: Changes) -> Changes:
+        return changes if self._spec.closing is not None else changes.ordered()
+
     def _look(self, first: bool) -> bool:
         with self._store.snapshot() as snapshot:
-            is_first = self._query is None
             if self._query is None:
-                query = caught_up(self._spec, None, snapshot)
-                made = list(query.content(snapshot))
-                query.drop_content()
-                self._query = query
-            elif self._query.is_behind(snapshot):
-                made = list(self._query.advance(snapshot, at_once=True))
-                self._query = self._query.without_lost_strings()
-            else:
+                self._query = self._first_query(snapshot)
+            elif not self._query.is_behind(snapshot):
                 return False
-            if self._spec.closing is not None:
-                closed = merged(self.names, made)  # in the order of their windows' ends
-                if closed is not None and not (is_first and self._start == "latest"):
-                    self._ready.append(Changes.inserted(closed, [snapshot.commit_id] * closed.row_count))
-                return True
-            change = difference(self.names, self._codec, [], made)
-            if change is not None and not (is_first and self._start == "latest"):
-                self._ready.append(self._changes(change, snapshot.commit_id))
+            if self._query.is_behind(snapshot):
+                before = self._query.positions
+                made = self._advanced(self._query, snapshot)
+                self._query = query = self._query.without_lost_strings()
+                if self._options.repeat and self._summed(made):
+                    self._queue([query.content(snapshot)], None, query.positions, snapshot.commit_id)
+                else:
+                    self._queue(made, before, query.positions, snapshot.commit_id)
         return True
+
+    def _advanced(self, query: CircuitQuery, snapshot: Any) -> list[RecordBatch]:
+        """The changes up to the snapshot. Many rows are taken in a morsel at a time, and what they change is summed up
+        meanwhile: whoever comes late needs no more memory. `_query` takes in the rest."""
+        if self._spec.closing is not None:
+            return list(query.advance(snapshot))
+        if query.lag_rows(snapshot) <= AT_ONCE_ROWS:
+            return list(query.advance(snapshot, at_once=True))
+        before = query.positions
+        made: list[RecordBatch] = []
+        held = 0
+        try:
+            for change in query.advance(snapshot):
+                made.append(change)
+                held += change.row_count
+                if held > AT_ONCE_ROWS:
+                    made = self._summed(made)
+                    held = max(sum(change.row_count for change in made) // 2, 1)
+        except ViewFailed as error:  # on a state on the way, perhaps, that no snapshot has
+            try:
+                query = query_at(self._spec, snapshot, self._begin, before, content=self._options.repeat)
+            except TokenExpired:
+                raise error from None
+            made = list(query.advance(snapshot, at_once=True))
+            self._query = query
+        return made
+
+    def _let_go_of_content(self, query: CircuitQuery) -> None:
+        if not self._options.repeat:
+            query.drop_content()
+
+    def _summed(self, made: list[RecordBatch]) -> list[RecordBatch]:
+        change = difference(self.names, self._codec, [], made)
+        return [] if change is None else [change]
+
+    def _first_query(self, snapshot: Any) -> CircuitQuery:
+        """The query at the starting point; queues its content where that is asked for."""
+        if self._options.after is not None:
+            return self._resumed(self._options.after, snapshot)
+        loaded = CircuitQuery.load(self._spec, snapshot)
+        self._begin = begin_of(loaded, snapshot)
+        query = caught_up(self._spec, loaded, snapshot)
+        content = query.content(snapshot)
+        self._let_go_of_content(query)
+        if self._start != "latest":
+            self._queue([content], None, query.positions, snapshot.commit_id)
+        return query
+
+    def _resumed(self, place: Place, snapshot: Any) -> CircuitQuery:
+        """The query at a token's place; queues what is left of the changes the token lies in."""
+        self._begin, spec = place.begin, self._spec
+        if place.before is None:
+            query = query_at(spec, snapshot, place.begin, place.after, content=True)
+            made = [query.content(past_snapshot(spec, snapshot, place.after))]
+            self._let_go_of_content(query)
+        else:
+            query = query_at(spec, snapshot, place.begin, place.before, content=self._options.repeat)
+            made = []
+            if place.taken:
+                made = list(query.advance(past_snapshot(spec, snapshot, place.after), at_once=True))
+        self._queue(made, place.before, query.positions, snapshot.commit_id, place.taken)
+        return query
+
+    def _queue(
+        self, made: Sequence[RecordBatch], before: Positions | None, after: Positions, commit_id: int, taken: int = 0
+    ) -> None:
+        """Queues the sum of some changes, but for those that were handed out before."""
+        if self._spec.closing is not None:  # they are in the order of their windows' ends
+            closed = merged(self.names, made)
+            if closed is None:
+                return
+            changes = Changes.inserted(closed, [commit_id] * closed.row_count)
+        else:
+            change = difference(self.names, self._codec, [], made)
+            if change is None:
+                return
+            changes = self._changes(change, commit_id)
+        if len(self._interner) > _FEW_STRINGS:
+            self._make_codecs()
+        if taken:
+            changes = self.in_order(changes).rest(taken)
+        if len(changes):
+            self._ready.append((changes, Place(self._begin, before, after, taken=taken)))
 
     def _changes(self, change: RecordBatch, commit_id: int) -> Changes:
         """A change, each row of which is there once, as rows that came, went or took another's place."""
