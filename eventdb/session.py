@@ -126,11 +126,15 @@ class Session:
             raise UsageError("SUBSCRIBE never ends: use db.subscribe(...), or the shell")
         if snapshot is not None and not isinstance(statement, _READING):
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
+        execute = None if owner is None else owner.takes(statement)
+        execute = execute or self._execute[type(statement)]
+        timeout = timeout or self.settings["timeout"]
         try:
-            return self._carry_out(statement, timeout or self.settings["timeout"], snapshot, owner)
-        except ViewGone:  # another one has its place by now, or the binder says that it is gone
-            self._database._refresh_catalog()
-            return self._carry_out(self.bind(text, parameters), timeout, snapshot, owner)
+            try:
+                return execute(statement, snapshot, timeout)
+            except ViewGone:  # another one has its place by now, or the binder says that it is gone
+                self._database._refresh_catalog()
+                return execute(self.bind(text, parameters), snapshot, timeout)
         except BaseException as error:
             if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
@@ -143,14 +147,6 @@ class Session:
                 "memory_limit: reduce the rows first, or open with a smaller memory_limit to be told earlier",
                 sql=text,
             ) from error
-
-    def _carry_out(
-        self, statement: st.Statement, timeout: float | None, snapshot: Any,
-        owner: SqlSession | SqlTransaction | None,
-    ) -> Result:  # fmt: skip
-        execute = None if owner is None else owner.takes(statement)
-        execute = execute or self._execute[type(statement)]
-        return execute(statement, snapshot, timeout)
 
     def bind(self, text: str, parameters: Any = None) -> st.Statement:
         """The bound and optimised statement; see PlanCache."""

@@ -82,9 +82,9 @@ def _gone(spec: CircuitSpec | ViewSpec, context: QueryContext) -> str | None:
 def _of_circuit(spec: CircuitSpec, context: QueryContext) -> list[RecordBatch]:
     if spec.dead_letter is None and spec.closing is None:
         return list(run(spec.plan, context))
-    anew = CircuitQuery(replace(spec, id=-1))  # so it takes nothing of what is stored
+    anew = CircuitQuery(spec)
     deque(anew.advance(context.snapshot), 0)
-    return [anew.content(context.snapshot)]
+    return list(anew.content(context.snapshot))
 
 
 def _of_topic(spec: ViewSpec, context: QueryContext) -> list[RecordBatch]:

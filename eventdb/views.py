@@ -11,9 +11,11 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventdb.batch import RecordBatch
@@ -221,6 +223,8 @@ class Views:
         )
 
     def _circuit_sink(self, spec: CircuitSpec, into: st.TableInfo) -> Sink:
+        if spec.closing is not None:
+            return make_sink(self._database, into, spec.name, spec.fields, None, grows=True)
         circuit = Circuit(spec.plan, lambda topic_id: not spec.primary_key(topic_id))
         unique = unique_columns(spec.plan, spec.primary_key)
         return make_sink(self._database, into, spec.name, spec.fields, unique, grows=circuit.grows)
@@ -350,8 +354,8 @@ class Views:
             if statement.dead_letter is not None:
                 if circuit.closing is not None:
                     raise UnsupportedSQL(
-                        "dead_letter of a view with joins, several GROUP BY or partitions whose windows close is not "
-                        "supported: leave it out, or write EMIT ON UPDATE",
+                        "dead_letter of a view with joins, subqueries, several GROUP BY or partitions, whose windows "
+                        "close, is not supported: write EMIT ON UPDATE",
                         construct="dead_letter",
                     )
                 refuse_dead_letter(circuit.plan, lambda topic_id: bool(circuit.primary_key(topic_id)))
@@ -481,26 +485,35 @@ class Views:
 
     def wait(self, view: str, position: Position | int, timeout: float | None) -> None:
         """Returns once the stored content includes the event at `position`; TimeoutError after `timeout` seconds."""
-        info = self._database._catalog.view(view)
         offset = position.offset if isinstance(position, Position) else position
         if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
             raise UsageError(f"a position is what append returned, or an offset, not {position!r}")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            info = self._running_view(view)
+            spec = self.spec(info)
+            if isinstance(spec, CircuitSpec):
+                return  # it has no stored part: each read takes in all there is
+            self.hurry()
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            with suppress(ViewGone):  # another one has taken its place: that one is waited for
+                if not wait_for_view(self._database._store, spec, offset, left, partial(self._failure_of, info.id)):
+                    raise TimeoutError(f"view {info.name!r} had not stored offset {offset} after {timeout} s")
+                return
+
+    def _running_view(self, name: str) -> ViewInfo:
+        info = self._database._catalog.view(name)
         if info.state == "paused":
             raise UsageError(f"view {info.name!r} is paused: ALTER VIEW {info.name} RESUME before waiting for it")
-        spec = self.spec(info)
-        if isinstance(spec, CircuitSpec):
-            return  # it has no stored part: each read takes in all there is
-        self.start()
-        runner = self._runner
-        if runner is not None:
-            runner.hurry()
+        return info
 
-        def failure() -> str | None:
-            found = self._database._catalog.view_by_id(info.id)
-            return None if found is None or found.state == "running" else found.error
-
-        if not wait_for_view(self._database._store, spec, offset, timeout, failure):
-            raise TimeoutError(f"view {info.name!r} had not stored offset {offset} after {timeout} s")
+    def _failure_of(self, view_id: int) -> str | None:
+        """Why a view that is waited for has stopped."""
+        info = self._database._catalog.view_by_id(view_id)
+        if info is None:
+            raise ViewGone(f"the view with id {view_id} was dropped")
+        self._running_view(info.name)
+        return info.error
 
     def stats(self) -> dict[str, dict[str, object]]:
         """Per view: state, input offset, watermark (naive UTC), late rows, its maintainer and problem."""

@@ -15,7 +15,7 @@ import pytest
 
 import eventdb
 from eventdb.stream.state import StateKeys
-from eventdb.view_catalog import gone_ids
+from eventdb.view_catalog import gone_ids, move_state
 from eventdb.view_changes import ViewGone
 from eventdb.views import Views
 from tests.view_process import STEPS
@@ -159,6 +159,48 @@ def test_waiting_for_a_paused_view_says_so(made: eventdb.Database) -> None:
         made.wait("v", position, timeout=5)
 
 
+def test_a_wait_ends_when_the_view_is_paused_replaced_or_dropped(made: eventdb.Database) -> None:
+    made.sql(f"CREATE MATERIALIZED VIEW v AS {ONE}")
+    ended: list[object] = []
+
+    def wait(offset: int) -> None:
+        try:
+            ended.append(made.wait("v", offset, timeout=30))
+        except Exception as error:
+            ended.append(error)
+
+    for statement, error in [
+        ("ALTER VIEW v PAUSE", eventdb.UsageError),
+        ("REFRESH VIEW v", None),
+        ("DROP VIEW v", eventdb.TopicNotFound),
+    ]:
+        made.sql("ALTER VIEW v RESUME")
+        waiting = threading.Thread(target=wait, args=(1_000 if error else 6,))
+        waiting.start()
+        time.sleep(0.05)
+        made.sql(statement)
+        if error is None:
+            made.topic("t").append({"k": "a", "x": 1})
+        waiting.join(20)
+        assert not waiting.is_alive(), statement
+        assert isinstance(ended[-1], error) if error else ended[-1] is None, (statement, ended[-1])
+
+
+def test_a_pause_that_nobody_ended_is_ended_by_the_next_maintainer(made: eventdb.Database, path: Path) -> None:
+    made.sql(f"CREATE MATERIALIZED VIEW v AS {ONE}")
+    id = made._catalog.view("v").id
+    made._views_of().stop()
+    assert move_state(made._catalog, id, "pausing", ("running",))
+    made.topic("t").append_many(rows(8))
+    assert content(made, "v") == batch(made, ONE)
+    made.close()
+    with eventdb.open(path, durability="os") as db:
+        until(lambda: db._catalog.view("v").state == "paused")
+        assert content(db, "v") == batch(db, ONE)
+        db.topic("t").append_many(rows(8))
+        assert content(db, "v") != batch(db, ONE)
+
+
 # --- refresh ----------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +233,22 @@ def test_refresh_is_the_way_out_of_failed(made: eventdb.Database) -> None:
     until(lambda: made._catalog.view("v").state == "running")
     assert content(made, "v") == batch(made, "SELECT k, 10 / x AS q FROM t WHERE x <> 0")
     assert nothing_is_left(made)
+
+
+def test_views_of_another_process_are_refreshed_and_replaced(made: eventdb.Database, path: Path) -> None:
+    made.sql(f"CREATE MATERIALIZED VIEW v AS {ONE}")
+    made.sql(f"CREATE MATERIALIZED VIEW j AS {JOINED}")
+    made.close()
+    with maintainer(path), eventdb.open(path, durability="os") as db:
+        for name, query in (("v", ONE), ("j", JOINED)):
+            db.sql(f"REFRESH VIEW {name}", timeout=30)
+            assert content(db, name) == batch(db, query)
+            db.sql(f"CREATE OR REPLACE MATERIALIZED VIEW {name} AS {EACH}")
+            until(lambda: not db._catalog.rebuilds())
+            assert content(db, name) == batch(db, EACH)
+            assert verify(db, name)[2] is True
+        until(lambda: nothing_is_left(db))
+        assert not db._views_of()._runner.is_maintaining  # type: ignore[union-attr]
 
 
 def test_refresh_keeps_where_a_view_begins(made: eventdb.Database) -> None:

@@ -204,9 +204,8 @@ class CircuitTask(Task):
         self._given = 0  # rows of changes since the last commit
         self._stuck: list[int] | None = None  # the ends of the inputs that it cannot take in
         self._next: stored.Progress | None = None
-        self._outputs: list[RecordBatch] = []  # rows of closed windows that are to be stored
         self._anew = False  # `query` does not go on from what is stored
-        self._made: list[RecordBatch] = []  # changes that the sink does not have
+        self._made: list[RecordBatch] = []  # changes that are to be stored: for a sink, or of windows that close
 
     @property
     def has_sink(self) -> bool:
@@ -218,7 +217,7 @@ class CircuitTask(Task):
 
     def reload(self) -> None:
         self.query = None
-        self.broken, self._made, self._outputs = [], [], []
+        self.broken, self._made = [], []
         self.moved_rows = self._given = 0
 
     @property
@@ -243,7 +242,6 @@ class CircuitTask(Task):
             try:
                 given = self._keep(query.advance(snapshot, STEP_ROWS))
             except ViewFailed:
-                self._outputs = []
                 query = self._loaded(snapshot)
                 try:
                     given = self._keep(query.advance(snapshot, at_once=True))
@@ -262,14 +260,11 @@ class CircuitTask(Task):
         return moved
 
     def _keep(self, changes: Iterator[RecordBatch]) -> int:
-        """Takes all in, and counts the rows; a sink gets them."""
+        """Takes all in, and counts the rows; those to be stored are kept."""
         if not self.has_sink and self.spec.closing is None:
             return sum(change.row_count for change in changes)
         made = list(changes)
-        if self.has_sink:
-            self._made += made
-        if self.spec.closing is not None:
-            self._outputs += made
+        self._made += made
         return sum(change.row_count for change in made)
 
     def _ends(self, snapshot: StoreSnapshot) -> list[int]:
@@ -280,9 +275,9 @@ class CircuitTask(Task):
         self.base = spec.keys.progress(snapshot)
         query = CircuitQuery.load(spec, snapshot)
         require_state(spec.sink, spec.id, spec.name, snapshot, has_state=query.has_begun)
+        self._anew, self._made = not query.has_begun, []
         if spec.closing is not None:
             query.drop_content()
-        self._anew, self._made, self._outputs = not query.has_begun, [], []
         return _noting(query)
 
     def save(self, transaction: WriteTransaction) -> bool:
@@ -305,12 +300,17 @@ class CircuitTask(Task):
         base = Output(end, end) if self.base is None or self._anew else self.base.output
         if end != base.end:
             raise InternalError(f"view {self.name} has {end} output rows, its state accounts for {base.end}")
-        for batch in self._outputs:
+        for batch in self._made:
             transaction.append_columns(closing.output_log, batch.columns)
-        return query.output(base, sum(batch.row_count for batch in self._outputs))
+        return query.output(base, sum(batch.row_count for batch in self._made))
 
     def _write_out(self, transaction: WriteTransaction) -> None:
         """The sum of the changes goes to the sink."""
+        if self.spec.closing is not None:
+            if self._made:
+                StateKeys(self.spec.id).note_written(transaction)
+                self.spec.sink.write(transaction, self._made)
+            return
         codec = RowCodec([field.type for field in self.spec.fields], Interner())
         change = difference(self.spec.names, codec, [], self._made)
         if change is not None:
@@ -318,7 +318,7 @@ class CircuitTask(Task):
             self.spec.sink.write(transaction, [change])
 
     def saved(self, was_saved: bool) -> None:
-        self.broken, self._made, self._outputs = [], [], []
+        self.broken, self._made = [], []
         if was_saved:
             self.meter.taken += self.moved_rows
             self.meter.given += self._given

@@ -17,7 +17,6 @@ from eventdb.config import MIB, MORSEL_ROWS
 from eventdb.errors import EvaluationError, InternalError, MemoryLimitExceeded, OffsetOutOfRange, ViewFailed
 from eventdb.logical.plan import Fields, Plan, Scan
 from eventdb.physical.context import QueryContext
-from eventdb.physical.operands import from_values
 from eventdb.stream.broken_rows import BrokenRow
 from eventdb.stream.circuit.broken import SkippingInput, tests_of
 from eventdb.stream.circuit.circuit import Circuit
@@ -339,24 +338,16 @@ class CircuitQuery:
         """Whether it has the rows of closed windows that are not stored in a snapshot."""
         return self._tail is None or self._tail.after_us <= self._spec.output(snapshot).closed_us
 
-    def content(self, snapshot: Any) -> RecordBatch:
+    def content(self, snapshot: Any) -> Sequence[RecordBatch]:
         """All rows of the result, at a snapshot that was taken in."""
-        batches = self.batches(snapshot)
-        return batches[0] if len(batches) == 1 else RecordBatch.concat(batches)
-
-    def batches(self, snapshot: Any) -> Sequence[RecordBatch]:
-        """The content, one batch at least."""
         spec = self._spec
         if spec.closing is None or self._tail is None:
             assert self._content is not None
             return [self._content.batch()]
         output = spec.output(snapshot)
-        if output.mark_us > self.mark_us:
-            output = NO_OUTPUT  # what is stored is further on
         self._tail.trim(output.closed_us)
         stored = stored_rows(spec.closing, output, snapshot, spec.names)
-        found = [*stored, *self._tail.batches(output.closed_us)]
-        return found or [RecordBatch(spec.names, [from_values(field.type, []) for field in spec.fields], 0)]
+        return [*stored, *self._tail.batches(output.closed_us)]
 
     def output(self, base: Output, added_rows: int) -> Output:
         """What is stored of the result once `added_rows` are added to `base`."""
@@ -387,7 +378,7 @@ class CircuitReader:
         query = CircuitQuery.load(spec, snapshot)
         if not query.has_begun:
             raise ViewFailed(f"nothing is stored of view {spec.name!r}: REFRESH VIEW {spec.name}", view=spec.name)
-        return self._batches(spec, query.batches(snapshot), columns)
+        return self._batches(spec, query.content(snapshot), columns)
 
     @staticmethod
     def _batches(spec: CircuitSpec, content: Sequence[RecordBatch], columns: Sequence[str]) -> Iterator[RecordBatch]:
@@ -428,12 +419,12 @@ class _Kept:
             query = self._query
             if query is not None and (query.is_past(snapshot) or not query.can_serve(snapshot)):
                 # An older snapshot than what is kept: it is answered from its own state, what there is stays.
-                return caught_up(self.spec, None, snapshot).batches(snapshot)
+                return caught_up(self.spec, None, snapshot).content(snapshot)
             self._query = None  # if it fails it is gone
             if query is not None and query.is_cut_off(snapshot):
                 query = None  # what is stored may be further on
             query = self._query = caught_up(self.spec, query, snapshot).without_lost_strings()
-            return query.batches(snapshot)
+            return query.content(snapshot)
 
 
 def caught_up(spec: CircuitSpec, query: CircuitQuery | None, snapshot: Any) -> CircuitQuery:

@@ -53,6 +53,7 @@ class CircuitSubscriber(Feed):
         self._begin: Positions = ()
         self._start = start
         self._query: CircuitQuery | None = None
+        self._given = 0  # rows of closed windows
         self._key = unique_columns(spec.plan, spec.primary_key)
         self._make_codecs()
 
@@ -70,10 +71,12 @@ class CircuitSubscriber(Feed):
         return True  # each look takes in all there is
 
     def _reached(self) -> Place | None:
+        if self._query is not None and self._spec.closing is not None:
+            return Place(self._begin, None, self._query.positions, output=self._given)
         return None if self._query is None else Place(self._begin, self._query.positions, self._query.positions)
 
     def in_order(self, changes: Changes) -> Changes:
-        return changes if self._spec.closing is not None else changes.ordered()
+        return changes.ordered()
 
     def _look(self, first: bool) -> bool:
         with self._store.snapshot() as snapshot:
@@ -86,7 +89,7 @@ class CircuitSubscriber(Feed):
                 made = self._advanced(self._query, snapshot)
                 self._query = query = self._query.without_lost_strings()
                 if self._options.repeat and self._summed(made):
-                    self._queue([query.content(snapshot)], None, query.positions, snapshot.commit_id)
+                    self._queue(query.content(snapshot), None, query.positions, snapshot.commit_id)
                 else:
                     self._queue(made, before, query.positions, snapshot.commit_id)
         return True
@@ -94,9 +97,7 @@ class CircuitSubscriber(Feed):
     def _advanced(self, query: CircuitQuery, snapshot: Any) -> list[RecordBatch]:
         """The changes up to the snapshot. Many rows are taken in a morsel at a time, and what they change is summed up
         meanwhile: whoever comes late needs no more memory. `_query` takes in the rest."""
-        if self._spec.closing is not None:
-            return list(query.advance(snapshot))
-        if query.lag_rows(snapshot) <= AT_ONCE_ROWS:
+        if self._spec.closing is not None or query.lag_rows(snapshot) <= AT_ONCE_ROWS:
             return list(query.advance(snapshot, at_once=True))
         before = query.positions
         made: list[RecordBatch] = []
@@ -132,18 +133,22 @@ class CircuitSubscriber(Feed):
         loaded = CircuitQuery.load(self._spec, snapshot)
         self._begin = begin_of(loaded, snapshot)
         query = caught_up(self._spec, loaded, snapshot)
-        content = query.content(snapshot)
+        content = list(query.content(snapshot))
         self._let_go_of_content(query)
-        if self._start != "latest":
-            self._queue([content], None, query.positions, snapshot.commit_id)
+        if self._spec.closing is not None and self._start == "latest":
+            self._given = sum(batch.row_count for batch in content)
+        elif self._start != "latest":
+            self._queue(content, None, query.positions, snapshot.commit_id)
         return query
 
     def _resumed(self, place: Place, snapshot: Any) -> CircuitQuery:
         """The query at a token's place; queues what is left of the changes the token lies in."""
         self._begin, spec = place.begin, self._spec
+        if spec.closing is not None:
+            return self._resumed_windows(place, snapshot)
         if place.before is None:
             query = query_at(spec, snapshot, place.begin, place.after, content=True)
-            made = [query.content(past_snapshot(spec, snapshot, place.after))]
+            made = list(query.content(snapshot))
             self._let_go_of_content(query)
         else:
             query = query_at(spec, snapshot, place.begin, place.before, content=self._options.repeat)
@@ -153,24 +158,47 @@ class CircuitSubscriber(Feed):
         self._queue(made, place.before, query.positions, snapshot.commit_id, place.taken)
         return query
 
+    def _resumed_windows(self, place: Place, snapshot: Any) -> CircuitQuery:
+        """Rows of closed windows have one order, in which the token counts them."""
+        loaded = CircuitQuery.load(self._spec, snapshot)
+        if begin_of(loaded, snapshot) != place.begin and self._spec.id < 0:
+            raise TokenExpired(
+                "rows of the topics were removed that the changes before the token followed from: subscribe again with "
+                "SNAPSHOT"
+            )
+        query = caught_up(self._spec, loaded, snapshot)
+        content = list(query.content(snapshot))
+        self._let_go_of_content(query)
+        count = sum(batch.row_count for batch in content)
+        if count < place.output:
+            raise TokenExpired(
+                f"the token has seen {place.output} rows, and there are {count}: what was not yet on the disk when the "
+                "power failed is gone; subscribe again with SNAPSHOT"
+            )
+        self._queue(content, None, query.positions, snapshot.commit_id, place.output)
+        return query
+
     def _queue(
         self, made: Sequence[RecordBatch], before: Positions | None, after: Positions, commit_id: int, taken: int = 0
     ) -> None:
         """Queues the sum of some changes, but for those that were handed out before."""
-        if self._spec.closing is not None:  # they are in the order of their windows' ends
-            closed = merged(self.names, made)
-            if closed is None:
-                return
-            changes = Changes.inserted(closed, [commit_id] * closed.row_count)
-        else:
-            change = difference(self.names, self._codec, [], made)
-            if change is None:
-                return
-            changes = self._changes(change, commit_id)
+        if self._spec.closing is not None:
+            closed = merged(self.names, made)  # in the order of their windows' ends
+            self._given += taken
+            if closed is not None and closed.row_count > taken:
+                rows = closed.slice(taken, closed.row_count)
+                changes = Changes.inserted(rows, [commit_id] * rows.row_count)
+                self._ready.append((changes, Place(self._begin, None, after, output=self._given)))
+                self._given += rows.row_count
+            return
+        change = difference(self.names, self._codec, [], made)
+        if change is None:
+            return
+        changes = self._changes(change, commit_id)
         if len(self._interner) > _FEW_STRINGS:
             self._make_codecs()
         if taken:
-            changes = self.in_order(changes).rest(taken)
+            changes = changes.ordered().rest(taken)
         if len(changes):
             self._ready.append((changes, Place(self._begin, before, after, taken=taken)))
 

@@ -163,7 +163,7 @@ class View:
 
     def _begin(self) -> None:
         views = self.db._views_of()
-        self.spec = views.spec(views.find("w"))
+        self.spec = views.spec(views._find("w"))
         self.task = self._task()
         self.feed = self.db.subscribe("w", start="snapshot")
         self.total: Counter[Any] = Counter()
@@ -232,7 +232,7 @@ class View:
         with self.db._store.snapshot() as snapshot:
             whole = caught_up(anonymous, None, snapshot)
             found = whole.content(snapshot)
-        rows = Counter(tuple(map(plain, row)) for row in found.to_pylist())
+        rows = Counter(tuple(map(plain, row)) for batch in found for row in batch.to_pylist())
         assert rows == self.total
         assert rows.total() == count
         windows = re.findall(r"\b[ab]_(?:tumble|hop|slow)", theirs)
