@@ -128,11 +128,15 @@ def _of_topic(spec: ViewSpec, snapshot: Any) -> Row:
 
 def _of_circuit(spec: CircuitSpec, snapshot: Any) -> Row:
     kept = spec.keys.progress(snapshot)
+    emission = "update" if spec.closing is None else "window_close"
     if kept is None:
-        return "circuit", "update", 0, spec.lag_rows(snapshot, None), None, None, None, 0
+        return "circuit", emission, 0, spec.lag_rows(snapshot, None), None, None, None, 0
     taken = sum(max(position, 0) for positions in kept.positions for position in positions)
     size = kept.whole_bytes + kept.added_bytes
-    return "circuit", "update", taken, spec.lag_rows(snapshot, kept), None, None, None, size
+    lag = spec.lag_rows(snapshot, kept)
+    if spec.closing is None:
+        return "circuit", emission, taken, lag, None, None, None, size
+    return "circuit", emission, taken, lag, _time(kept.output.mark_us), kept.output.late_row_count, None, size
 
 
 def _stored_groups(view_id: int, snapshot: Any) -> tuple[int, int]:
@@ -146,6 +150,10 @@ def _watermarks(database: Database) -> Iterator[Row]:
     catalog = database._catalog
     with database._store.snapshot() as snapshot:
         for info, spec, _ in _bound(database):
+            if isinstance(spec, CircuitSpec) and spec.closing is not None:
+                for topic_id, partition, watermark_us, is_idle in CircuitQuery.load(spec, snapshot).watermarks():
+                    yield info.name, spec.inputs[topic_id], partition, _time(watermark_us), is_idle
+                continue
             for topic_id, name in sorted(spec.inputs.items() if spec is not None else (), key=lambda item: item[1]):
                 topic = catalog.topic_by_id(topic_id)
                 if topic is None or topic.watermark_delay_us is None:

@@ -192,8 +192,8 @@ class Circuit:
             return self._at_window_end(plan)
         if isinstance(plan, Sort):
             return self._build(plan.input)  # a set of rows has no order; where one counts, `_unit` takes it in
-        if is_top(plan) and not has_closed(plan):
-            return self._unit(plan)
+        if is_top(plan):
+            return self._finished(plan) if has_closed(plan) else self._unit(plan)
         if isinstance(plan, Filter | Project | TimeWindow):
             below = self._build(plan.input)
             return self._add(Mapped(plan, grows=self._is_growing(below)), (below,))

@@ -143,6 +143,10 @@ class ClosedRows(Gate):
         self.parts = (self,)
 
     @property
+    def row_count(self) -> int:
+        return sum(len(lanes) for held in self._open.values() for lanes in held)
+
+    @property
     def nbytes(self) -> int:
         return sum(_ARRAY_BYTES + int(lanes.nbytes) for held in self._open.values() for lanes in held)
 

@@ -131,9 +131,13 @@ class MarkedInputs:
                 key = (one.topic_id, int(getattr(log, "partition", 0)))
                 places.setdefault(key, []).append((i, place))
                 logs[key] = log
-        order = sorted(places)
-        self._partitions = [_Partition(logs[key], places[key]) for key in order]
-        self.timeline = Timeline([event_times[topic_id] for topic_id, _ in order])
+        self._order = sorted(places)
+        self._partitions = [_Partition(logs[key], places[key]) for key in self._order]
+        self.timeline = Timeline([event_times[topic_id] for topic_id, _ in self._order])
+
+    def watermarks(self) -> list[tuple[int, int, int, bool]]:
+        """(topic, partition, watermark, whether it is idle) of all partitions."""
+        return [(*key, *state) for key, state in zip(self._order, self.timeline.partitions(), strict=True)]
 
     @property
     def parts(self) -> Sequence[Part]:

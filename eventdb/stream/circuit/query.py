@@ -179,6 +179,10 @@ class CircuitQuery:
         """How far event time has come, for windows that close."""
         return LOWEST_US if self._marked is None else self._marked.timeline.mark_us
 
+    def watermarks(self) -> list[tuple[int, int, int, bool]]:
+        """(topic, partition, watermark, whether it is idle) of the partitions of a query whose windows close."""
+        return [] if self._marked is None else self._marked.watermarks()
+
     @staticmethod
     def load(spec: CircuitSpec, snapshot: Any) -> CircuitQuery:
         """The query as stored in a snapshot, content and all; before anything was taken in if it is not."""

@@ -50,6 +50,17 @@ class Timeline:
     def mark_us(self) -> int:
         return int(self._state[marks.MARK])
 
+    def partitions(self) -> list[tuple[int, bool]]:
+        """Of each partition its watermark, LOWEST_US for none, and whether it is idle, as of the last row."""
+        now, first = int(self._seen.max(initial=LOWEST_US)), int(self._state[marks.FIRST])
+        found = []
+        for watermark, seen, idle in zip(
+            self._watermarks.tolist(), self._seen.tolist(), self._idles.tolist(), strict=True
+        ):
+            since = first if seen == LOWEST_US else seen
+            found.append((watermark, idle >= 0 and now - since > idle))
+        return found
+
     def advance(self, sources: Array, times: Array, present: Array, append_times: Array) -> Array:
         """The mark before each of the next rows, in their order. `sources` are positions among the partitions,
         `present` is False where a row has no event time. Any cut into calls gives the same."""

@@ -103,6 +103,11 @@ def test_late_rows_are_dropped_and_counted_and_the_watermark_is_told(db: eventdb
     stats = db.stats()["views"]["w"]
     assert stats["late_rows"] == 1
     assert stats["watermark"] == T0 + dt.timedelta(seconds=15)
+    queries = db.sql("SELECT emission, watermark, late_rows FROM eventdb.queries WHERE name = 'w'").fetchall()
+    assert queries == [("window_close", T0 + dt.timedelta(seconds=15), 1)]
+    told = db.sql("SELECT topic, partition, watermark, idle FROM eventdb.watermarks ORDER BY partition").fetchall()
+    assert told == [("a", partition, T0 + dt.timedelta(seconds=15), False) for partition in (0, 1)]
+    assert [row[2] for row in db.sql("VERIFY VIEW w").fetchall()] == [True]
 
 
 def test_a_row_late_for_several_windows_counts_once(db: eventdb.Database) -> None:
