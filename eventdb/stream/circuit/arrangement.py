@@ -42,14 +42,15 @@ class LaneTable:
         """Those of all rows."""
         return self._places[self._places >= 0]
 
-    def find(self, rows: Array, wanted: Array) -> Array:
-        """The number of each row; -1 where it is not there or not wanted."""
+    def find(self, rows: Array, wanted: Array | None = None) -> Array:
+        """The number of each row; -1 where it is not there or not wanted (None: all are)."""
         out = np.empty(len(rows), dtype=np.int64)
-        lane_table.find(self._places, self.lanes, rows, wanted, out)
+        lane_table.find(self._places, self.lanes, rows, _all(rows) if wanted is None else wanted, out)
         return out
 
-    def enter(self, rows: Array, wanted: Array) -> Array:
-        """The number of each row, which is there afterwards; -1 where it is not wanted."""
+    def enter(self, rows: Array, wanted: Array | None = None) -> Array:
+        """The number of each row, which is there afterwards; -1 where it is not wanted (None: all are)."""
+        wanted = _all(rows) if wanted is None else wanted
         if len(self) + len(rows) > self.capacity:
             self._grow(len(self) + len(rows))
         out = np.empty(len(rows), dtype=np.int64)
@@ -79,9 +80,23 @@ class LaneTable:
 def distinct_lanes(lanes: Array) -> Array:
     """Each row once, in order of appearance."""
     table = LaneTable(lanes.shape[1])
-    table.enter(lanes, np.ones(len(lanes), dtype=bool))
+    table.enter(lanes)
     found: Array = table.lanes[: len(table)]
     return found
+
+
+def summed_lanes(lanes: Array, weights: Array) -> tuple[Array, Array]:
+    """Each row once, in order of appearance, and the sum of its weights, where that is not 0."""
+    table = LaneTable(lanes.shape[1])
+    numbers = table.enter(lanes)
+    totals = np.zeros(len(table), dtype=np.int64)
+    lane_table.add_at(totals, numbers, weights)
+    left = np.flatnonzero(totals)
+    return table.lanes[left], totals[left]
+
+
+def _all(rows: Array) -> Array:
+    return np.ones(len(rows), dtype=bool)
 
 
 def extended(array: Array, capacity: int, fill: int | None = None) -> Array:
@@ -134,17 +149,17 @@ class Arrangement:
     def nbytes(self) -> int:
         return self._rows.nbytes + self._keys.nbytes + 32 * len(self.weights) + 16 * len(self._heads)
 
-    def find_keys(self, keys: Array, wanted: Array) -> Array:
-        """The number of each key, -1 for those without rows and where not wanted."""
+    def find_keys(self, keys: Array, wanted: Array | None = None) -> Array:
+        """The number of each key, -1 for those without rows and where not wanted (None: all are)."""
         return self._keys.find(keys, wanted)
 
-    def apply(self, rows: Array, keys: Array, wanted: Array, weights: Array) -> Array:
+    def apply(self, rows: Array, keys: Array, weights: Array, wanted: Array | None = None) -> Array:
         """Adds weighted rows to what is there; rows not `wanted` are left out. Returns each one's slot (-1: left out).
 
         InternalError if a row goes that was not there: what is below this is wrong.
         """
         if self.notes is not None:
-            if wanted.all():
+            if wanted is None or wanted.all():
                 self.notes.add(weights, rows, keys)
             else:
                 self.notes.add(weights[wanted], rows[wanted], keys[wanted])

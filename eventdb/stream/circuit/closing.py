@@ -233,7 +233,7 @@ class ClosedGroups(Gate, Grouped):
         keys = self._key_codec.encode(self._inputs.keys(change), change.row_count)
         if self._noted is not None:
             self._noted.append(keys)
-        numbers = self._groups.enter(keys, np.ones(change.row_count, dtype=bool))
+        numbers = self._groups.enter(keys)
         self._make_room()
         touched, local = self._groups.localized(numbers)
         self._accumulate(change, touched, local, taken=False)

@@ -55,7 +55,7 @@ class Grouped(Node):
         self._noted: list[Array] | None = None
         self.parts = (self,)
         if self._is_whole:  # its one group is there before any row
-            self._groups.enter(np.empty((1, 0), dtype=np.int64), np.ones(1, dtype=bool))
+            self._groups.enter(np.empty((1, 0), dtype=np.int64))
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +74,7 @@ class Grouped(Node):
         keys = self._key_codec.encode(self._inputs.keys(change), change.row_count)
         if self._noted is not None:
             self._noted.append(keys)
-        numbers = self._groups.enter(keys, np.ones(change.row_count, dtype=bool))
+        numbers = self._groups.enter(keys)
         self._make_room()
         touched, local = self._groups.localized(numbers)
         before, _ = self._rows(touched)
@@ -140,7 +140,7 @@ class Grouped(Node):
         return self._pack(self._groups.lanes[numbers]) if len(numbers) else None
 
     def _pack(self, keys: Array) -> bytes:
-        numbers = self._groups.find(keys, np.ones(len(keys), dtype=bool))
+        numbers = self._groups.find(keys)
         pieces = [self._key_codec.dump(keys), (numbers >= 0).tobytes()]
         groups = numbers[numbers >= 0]
         for accumulator in self._accumulators:

@@ -172,7 +172,7 @@ class TableInput(Input):
 
     def _slots_of(self, keys: Array) -> Array:
         """Where the rows given out under some keys are."""
-        return self._rows.pairs(self._rows.find_keys(keys, _all(len(keys))))[1]
+        return self._rows.pairs(self._rows.find_keys(keys))[1]
 
     def _taken(self, slots: Array) -> Iterator[RecordBatch]:
         """The rows in some slots go."""
@@ -180,7 +180,7 @@ class TableInput(Input):
             weights = np.full(len(slots), -1, dtype=np.int64)
             columns = self._rows.columns(slots)[: len(self.names)]
             lanes, keys = self._rows.lanes(slots), self._rows.keys(slots)
-            self._rows.sweep(self._rows.apply(lanes, keys, _all(len(slots)), weights))
+            self._rows.sweep(self._rows.apply(lanes, keys, weights))
             yield RecordBatch(self.names, columns, len(slots), weights)
 
     def _given(self, columns: Sequence[Column], keys: Array, current: Array) -> Iterator[RecordBatch]:
@@ -189,9 +189,5 @@ class TableInput(Input):
             weights = np.ones(len(current), dtype=np.int64)
             own = [column.take(current) for column in columns]
             lanes = self._codec.encode(own, len(current))
-            self._rows.apply(lanes, keys[current], _all(len(current)), weights)
+            self._rows.apply(lanes, keys[current], weights)
             yield RecordBatch(self.names, own[: len(self.names)], len(current), weights)
-
-
-def _all(count: int) -> Array:
-    return np.ones(count, dtype=bool)

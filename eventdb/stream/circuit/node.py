@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eventdb.batch import Array, Column, RecordBatch
-from eventdb.kernels import lane_table
+from eventdb.batch import Array, RecordBatch
 from eventdb.logical.plan import Fields
-from eventdb.stream.circuit.arrangement import LaneTable
+from eventdb.stream.circuit.arrangement import summed_lanes
 from eventdb.stream.circuit.lanes import RowCodec
 from eventdb.stream.circuit.part import Part
 
@@ -85,12 +84,5 @@ def summed(names: Sequence[str], codec: RowCodec, lanes: Array, weights: Array) 
     """The rows of lanes, each once with the sum of its weights, if that is not 0."""
     if not len(lanes):
         return None
-    table = LaneTable(codec.lane_count)
-    numbers = table.enter(lanes, np.ones(len(lanes), dtype=bool))
-    totals = np.zeros(len(table), dtype=np.int64)
-    lane_table.add_at(totals, numbers, weights)
-    left = np.flatnonzero(totals)
-    if not len(left):
-        return None
-    columns: list[Column] = codec.decode(table.lanes[left])
-    return RecordBatch(names, columns, len(left), totals[left])
+    rows, totals = summed_lanes(lanes, weights)
+    return RecordBatch(names, codec.decode(rows), len(rows), totals) if len(rows) else None

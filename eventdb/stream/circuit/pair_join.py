@@ -60,7 +60,7 @@ class _Side:
 
     def apply(self, change: RecordBatch, keys: Array, can: Array, weights: Array) -> Array:
         lanes = self._codec.encode(change.columns, change.row_count)
-        slots = self.rows.apply(lanes, keys, can, weights)
+        slots = self.rows.apply(lanes, keys, weights, can)
         if self.counts is not None and self.rows.slot_capacity > len(self.counts):
             self.counts = extended(self.counts, self.rows.slot_capacity, 0)
         return slots
@@ -92,7 +92,7 @@ class PairJoin(Node):
             for start in range(0, len(every), MORSEL_ROWS):
                 mine = every[start : start + MORSEL_ROWS]
                 keys = own.rows.keys(mine)
-                rows, slots = other.rows.pairs(other.rows.find_keys(keys, np.ones(len(mine), dtype=bool)))
+                rows, slots = other.rows.pairs(other.rows.find_keys(keys))
                 if self._residual is not None and len(rows):
                     batch = RecordBatch([""] * len(own.types), own.rows.columns(mine), len(mine))
                     rows, slots, _ = self._pairs(batch, own, other, rows, slots)

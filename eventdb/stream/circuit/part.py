@@ -13,7 +13,7 @@ import numpy as np
 from eventdb.batch import Array
 from eventdb.errors import CorruptionError
 from eventdb.kernels import lane_table
-from eventdb.stream.circuit.arrangement import Arrangement, LaneTable, extended
+from eventdb.stream.circuit.arrangement import Arrangement, LaneTable, extended, summed_lanes
 from eventdb.stream.circuit.lanes import RowCodec
 
 
@@ -37,7 +37,6 @@ class WeightNotes:
     def __init__(self, *codecs: RowCodec) -> None:
         """A row is made of the lanes of all the codecs, one after another."""
         self._codecs = codecs
-        self._width = sum(codec.lane_count for codec in codecs)
         self._noted: list[tuple[Array, Array]] | None = None
 
     def begin(self) -> None:
@@ -54,12 +53,8 @@ class WeightNotes:
         if not noted:
             return None
         rows = np.concatenate([lanes for lanes, _ in noted])
-        table = LaneTable(self._width)
-        numbers = table.enter(rows, np.ones(len(rows), dtype=bool))
-        totals = np.zeros(len(table), dtype=np.int64)
-        lane_table.add_at(totals, numbers, np.concatenate([weights for _, weights in noted]))
-        left = np.flatnonzero(totals)
-        return self.pack(totals[left], table.lanes[left]) if len(left) else None
+        lanes, totals = summed_lanes(rows, np.concatenate([weights for _, weights in noted]))
+        return self.pack(totals, lanes) if len(lanes) else None
 
     def pack(self, weights: Array, lanes: Array) -> bytes:
         parts, at = [], 0
@@ -109,7 +104,7 @@ class RowsPart:
 
     def restore(self, data: bytes) -> None:
         weights, (rows, keys) = self._notes.unpack(data)
-        self._rows.sweep(self._rows.apply(rows, keys, np.ones(len(rows), dtype=bool), weights))
+        self._rows.sweep(self._rows.apply(rows, keys, weights))
 
 
 class Counted:
@@ -132,7 +127,7 @@ class Counted:
         """Adds weighted rows. Returns the distinct numbers of the rows and how often each was there before; `sweep`
         must follow. CorruptionError if more of a row go than are there: what is below this is wrong."""
         self._notes.add(weights, lanes)
-        numbers = self._table.enter(lanes, np.ones(len(lanes), dtype=bool))
+        numbers = self._table.enter(lanes)
         if self._table.capacity > len(self._counts):
             self._counts = extended(self._counts, self._table.capacity, 0)
         touched, _ = self._table.localized(numbers)

@@ -43,12 +43,12 @@ class _Keyed:
     def add(self, change: RecordBatch, keys: Array) -> None:
         """Adds the rows of a change, whose keys are given."""
         lanes = self.codec.encode(change.columns, change.row_count)
-        slots = self.rows.apply(lanes, keys, np.ones(len(lanes), dtype=bool), weights_of(change))
+        slots = self.rows.apply(lanes, keys, weights_of(change))
         self.rows.sweep(slots)
 
     def slots_of(self, keys: Array) -> Array:
         """Where the rows of some keys are."""
-        return self.rows.pairs(self.rows.find_keys(keys, np.ones(len(keys), dtype=bool)))[1]
+        return self.rows.pairs(self.rows.find_keys(keys))[1]
 
     def rows_of(self, keys: Array) -> list[RecordBatch]:
         """The rows of some keys, each as often as it is there."""

@@ -211,7 +211,7 @@ class CircuitSubscriber(Feed):
             columns = [change.columns[i] for i in self._key]
             table = LaneTable(self._key_codec.lane_count)
             lanes = self._key_codec.encode(columns, change.row_count)
-            numbers = table.enter(lanes, np.ones(change.row_count, dtype=bool))
+            numbers = table.enter(lanes)
             both = np.bincount(numbers, minlength=len(table))[numbers] == 2  # an old row and a new one
             ops[both] = np.where(weights[both] > 0, UPDATE_AFTER, UPDATE_BEFORE)
             rows = np.lexsort((weights, numbers))
