@@ -127,8 +127,9 @@ def run(scale: float, threads: int, rounds: int, directory: Path, chosen: Sequen
             expected = peer.execute(sql).fetchall()
             try:
                 db.sql("SET execution = 'compiled'")  # its kernels are in the cache on disk from then on
-                found = db.sql(sql).fetchall()
+                db.sql(sql).fetchall()
                 db.sql("SET execution = 'auto'")
+                found = db.sql(sql).fetchall()
                 wrong = difference(found, expected)
                 standard = answer(directory, name) if scale == 0.1 else None
                 other = None if standard is None else difference(found, standard)
