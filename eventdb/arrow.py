@@ -142,8 +142,7 @@ def _coded_to_arrow(column: Column, mask: Array | None) -> pa.Array:
         values = pa.array([array[i] for i in used], target)
     else:
         values = column.dictionary.arrow = pa.array(column.dictionary.values[:known], target)
-    indices = pa.array(codes.astype(np.int32, copy=False), mask=mask)
-    return pa.DictionaryArray.from_arrays(indices, values).cast(target)
+    return values.take(pa.array(codes.astype(np.int32, copy=False), mask=mask))
 
 
 def arrow_schema(names: Sequence[str], types: Sequence[DataType]) -> pa.Schema:

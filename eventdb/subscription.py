@@ -55,7 +55,8 @@ class Subscription:
     @property
     def token(self) -> str | None:
         """A short text that says which changes were handed out: `db.subscribe(..., after=token)` goes on behind them,
-        in another process, too. None before the first read. Valid as long as the events are there that it takes."""
+        in another process, too. None before the first read. Valid as long as the events are there that it takes. Sums
+        of DOUBLE are computed again: the row that a change takes back may differ in their last digits."""
         return self._subscriber.token(self._given if self._given < self._read else None)
 
     def read(self, timeout: float | None = None) -> Changes | None:

@@ -16,6 +16,7 @@ from eventdb.dead_letters import make_letters
 from eventdb.dropping import kept_readers, refuse_readers
 from eventdb.errors import QueryTimeout, TopicExists, TopicNotFound, UsageError, ViewFailed
 from eventdb.stream.broken_rows import copy_marks
+from eventdb.stream.figures import Figures
 from eventdb.stream.program import UPDATE
 from eventdb.stream.state import StateKeys
 from eventdb.stream.view import drop_view_state, start_view
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from eventdb.views import Definition
 
 _LOOK_S = 0.005  # between two looks at the catalog
+_PATIENCE_S = 3.0  # with an error that may go away
 
 
 class ViewGone(TopicNotFound):
@@ -53,7 +55,8 @@ def pause(database: Database, name: str, timeout_s: float | None) -> None:
             raise UsageError(f"view {found.name!r} was resumed before it had paused")
         return found.state == "paused"
 
-    _wait(database, is_done, timeout_s, f"view {info.name!r} has not caught up yet; it is paused when it has")
+    late = f"view {info.name!r} has not caught up yet; it is paused when it has"
+    _wait(database, info, is_done, timeout_s, late)
 
 
 def resume(database: Database, name: str) -> None:
@@ -93,7 +96,7 @@ def refresh(database: Database, name: str, timeout_s: float | None) -> None:
             raise ViewFailed(found.error or f"view {name!r} cannot be refreshed", view=name)
         return not found.is_rebuild
 
-    _wait(database, is_done, timeout_s, f"view {info.name!r} is not rebuilt yet; that goes on")
+    _wait(database, rebuild, is_done, timeout_s, f"view {info.name!r} is not rebuilt yet; that goes on")
 
 
 def replace(database: Database, statement: st.CreateView) -> None:
@@ -214,12 +217,19 @@ def _failed(info: ViewInfo) -> ViewFailed:
     return ViewFailed(f"{info.error}; REFRESH VIEW {info.name} computes it anew", view=info.name)
 
 
-def _wait(database: Database, is_done: Callable[[], bool], timeout_s: float | None, late: str) -> None:
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+def _wait(database: Database, view: ViewInfo, is_done: Callable[[], bool], timeout_s: float | None, late: str) -> None:
+    """Until the maintainer of the view has done it. ViewFailed if an error that may go away keeps it from that."""
+    begun = time.monotonic()
+    deadline = None if timeout_s is None else begun + timeout_s
     while True:
         database._refresh_catalog()
         if is_done():
             return
+        if time.monotonic() > begun + _PATIENCE_S:
+            with database._store.snapshot() as snapshot:
+                figures = Figures.of(snapshot, view.id)
+            if figures is not None and figures.error:
+                raise ViewFailed(f"{late}. What keeps it: {figures.error}", view=view.name)
         database._views_of().hurry()
         if deadline is not None and time.monotonic() >= deadline:
             raise QueryTimeout(late)

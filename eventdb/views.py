@@ -42,7 +42,7 @@ from eventdb.stream.circuit.bounded import refuse_unbounded
 from eventdb.stream.circuit.broken import refuse_dead_letter
 from eventdb.stream.circuit.circuit import Circuit
 from eventdb.stream.circuit.closing_plan import closing_plan
-from eventdb.stream.circuit.query import CircuitReader, CircuitSpec
+from eventdb.stream.circuit.query import CircuitReader, CircuitSpec, wait_for_circuit
 from eventdb.stream.circuit.subscribe import unique_columns
 from eventdb.stream.program import Program, TopicFacts, analyse
 from eventdb.stream.reader import ViewReader
@@ -492,12 +492,17 @@ class Views:
         while True:
             info = self._running_view(view)
             spec = self.spec(info)
-            if isinstance(spec, CircuitSpec):
-                return  # it has no stored part: each read takes in all there is
+            if isinstance(spec, CircuitSpec) and spec.sink is None:
+                return  # each read takes in all there is
             self.hurry()
+            store, failure = self._database._store, partial(self._failure_of, info.id)
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             with suppress(ViewGone):  # another one has taken its place: that one is waited for
-                if not wait_for_view(self._database._store, spec, offset, left, partial(self._failure_of, info.id)):
+                if isinstance(spec, CircuitSpec):
+                    done = wait_for_circuit(store, spec, left, failure)
+                else:
+                    done = wait_for_view(store, spec, offset, left, failure)
+                if not done:
                     raise TimeoutError(f"view {info.name!r} had not stored offset {offset} after {timeout} s")
                 return
 

@@ -61,9 +61,9 @@ def test_the_partition_of_a_broken_row_is_named(made: eventdb.Database) -> None:
 def test_pairs_of_rows_that_never_go_stop_a_view(made: eventdb.Database) -> None:
     made.create_topic("u", {"k": "VARCHAR", "y": "BIGINT"})
     made.sql("CREATE MATERIALIZED VIEW v STATE LIMIT '64MB' AS SELECT t.k, x / y AS q FROM t JOIN u ON t.k = u.k")
-    made.topic("u").append({"k": "a", "y": 0})
+    made.topic("u").append_many([{"k": "a", "y": 5}, {"k": "b", "y": 0}, {"k": "c", "y": 1}])
     until(lambda: made._catalog.view("v").state == "failed")
-    assert "u from offset 0 on: division by zero" in str(made._catalog.view("v").error)
+    assert "v stopped at offset 1 of u (k = 'b', y = 0): division by zero" in str(made._catalog.view("v").error)
 
 
 def test_an_error_that_may_go_away_is_told_and_does(made: eventdb.Database) -> None:
@@ -86,6 +86,16 @@ def test_a_view_that_is_stuck_does_not_try_again_before_something_comes(made: ev
     with made._store.snapshot() as snapshot:
         assert task.advance(snapshot, {}) is False
     assert not tried
+
+
+def test_pausing_or_refreshing_a_view_that_is_stuck_says_what_keeps_it(made: eventdb.Database) -> None:
+    made.sql("CREATE MATERIALIZED VIEW v AS SELECT t.k, CAST(name AS BIGINT) AS n FROM t JOIN names m ON t.k = m.k")
+    for statement in ("ALTER VIEW v PAUSE", "REFRESH VIEW v"):
+        with pytest.raises(ViewFailed, match="ada"):
+            made.sql(statement)
+    made.sql("UPDATE names SET name = '7'")
+    until(lambda: made._catalog.view("v").state == "paused" and nothing_is_left(made))
+    assert content(made, "v") == [("a", 7)] * 2 + [("b", 7)] * 2
 
 
 def test_a_full_disk_stops_no_view(made: eventdb.Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,18 @@ def test_groups_are_upserted_and_deleted_by_the_key_of_the_table(db: eventdb.Dat
     assert rows(db, "SELECT * FROM v ORDER BY k") == [("b", 6), ("c", 7)]
 
 
+def test_who_waits_for_a_view_finds_its_rows_in_the_table(db: eventdb.Database) -> None:
+    db.sql("CREATE MATERIALIZED VIEW v INTO TABLE s AS SELECT k, sum(x) AS n FROM t GROUP BY k")
+    for i in range(20):
+        db.wait("v", db.topic("t").append({"k": "a", "x": 1}), timeout=60)
+        assert rows(db, "SELECT n FROM s") == [(i + 1,)]
+    db._views_of().stop()
+    db._views_of()._runner = Runner(db._store, str(db.path) + "/NONE", lambda: [], lambda: 1, lambda *_: None)
+    position = db.topic("t").append({"k": "a", "x": 1})
+    with pytest.raises(TimeoutError):
+        db.wait("v", position, timeout=0.05)
+
+
 def test_a_chain_of_views_through_topics_ends_in_a_table(db: eventdb.Database) -> None:
     db.sql("CREATE TOPIC j (k VARCHAR, x BIGINT)")
     db.sql("CREATE TABLE names (k VARCHAR PRIMARY KEY)")
@@ -160,8 +172,9 @@ def test_a_full_topic_holds_its_view_up_and_loses_nothing(db: eventdb.Database) 
     eventually(lambda: len(rows(db, "SELECT * FROM o")) == 6000)
     runner = db._views_of()._runner
     assert isinstance(runner, Runner)
-    eventually(lambda: "v" in runner.problems)
-    assert "full" in str(runner.problems["v"])
+    view_id = db._catalog.view("v").id
+    eventually(lambda: view_id in runner.problems)
+    assert "full" in str(runner.problems[view_id])
     db.sql("ALTER TOPIC small SET (max_rows = 100000)")
     eventually(lambda: len(rows(db, "SELECT * FROM small")) == 6000)
 

@@ -99,6 +99,7 @@ def test_another_process_is_seen_and_its_end_is_a_restart(made: eventdb.Database
         until(lambda: query(db, "v")["process"] == os.getpid())
         db.topic("t").append({"k": "a", "x": 1})
         until(lambda: query(db, "v")["restarts"] == 2)
+        caught_up(db, "v")
     with eventdb.open(path, read_only=True) as db:
         assert query(db, "v")["process"] is None
         assert query(db, "v")["lag_rows"] == 0

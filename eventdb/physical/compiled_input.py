@@ -231,8 +231,9 @@ class ScanInput:
 
     @property
     def dictionary_limit(self) -> int:
-        """Evaluating an expression for more dictionary values than there are rows costs more than it saves."""
-        return self.row_count
+        """Evaluating an expression for more dictionary values than there are rows costs more than it saves; of few rows
+        it would be done twice, since they will hardly be compiled."""
+        return 0 if self._is_short else self.row_count
 
     def restricted(self, morsel: Morsel) -> Scan:
         """A scan of the rows of a morsel only."""

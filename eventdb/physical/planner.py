@@ -43,6 +43,7 @@ from eventdb.logical.rules.block_statistics import block_statistics
 from eventdb.logical.rules.common_subplans import common_subplans
 from eventdb.logical.rules.order_joins import order_joins
 from eventdb.logical.rules.prune_columns import prune_columns
+from eventdb.logical.rules.reduce_held_sides import reduce_held_sides
 from eventdb.logical.series import Series
 from eventdb.physical.aggregate import GroupRows, GroupSetRows
 from eventdb.physical.block_statistics import BlockStatistics
@@ -94,13 +95,15 @@ def plan_physical(plan: Plan, context: QueryContext) -> Operator:
 
 def _ordered(plan: Plan, context: QueryContext) -> Plan:
     """The plan with its joins ordered by what is known of the rows; as it is where few rows are read."""
-    if context.execution == "interpreted" or "order_joins" in context.disabled_rules or not _has_join(plan):
+    if context.execution == "interpreted" or not _has_join(plan):
         return plan
     statistics = ScanStatistics(context)
     if context.execution == "auto" and scanned_below(plan, statistics.row_count) < LEAST_COMPILED_ROWS:
         return plan
-    ordered = order_joins(plan, statistics)
-    return plan if ordered is plan else prune_columns(ordered)
+    ordered = plan if "order_joins" in context.disabled_rules else order_joins(plan, statistics)
+    if ordered is not plan:
+        ordered = prune_columns(ordered)
+    return ordered if "reduce_held_sides" in context.disabled_rules else reduce_held_sides(ordered, statistics)
 
 
 def _has_join(plan: Plan) -> bool:

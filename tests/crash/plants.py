@@ -157,23 +157,6 @@ def sink_apart() -> None:
     Runner._commit = commit  # type: ignore[method-assign]
 
 
-def sink_unjournaled() -> None:
-    """The state of a view with a sink is committed like that of others, after the rows in the sink."""
-    whole = Runner._commit
-
-    def commit(self: Runner, tasks: list[Task]) -> bool:
-        for task in tasks:
-            if isinstance(task, ViewTask) and task.spec.sink is not None:
-                with self._store.write() as transaction:
-                    task.spec.sink.write(transaction, [rows.batch for rows in task.outputs])
-                object.__setattr__(task.spec, "sink", None)
-                object.__setattr__(task.spec, "output_log", None)
-        return whole(self, tasks)
-
-    ViewTask.advance = _with_sink(ViewTask.advance)  # type: ignore[method-assign]
-    Runner._commit = commit  # type: ignore[method-assign]
-
-
 class Unwritten:
     """A sink whose rows were written already."""
 
@@ -204,5 +187,4 @@ PLANTS: dict[str, Callable[[], None]] = {
     "sequence-apart": sequence_apart,
     "stale-reader": stale_reader,
     "sink-apart": sink_apart,
-    "sink-unjournaled": sink_unjournaled,
 }

@@ -91,16 +91,6 @@ def test_a_view_is_what_its_query_gives_after_a_cut(
     assert tally.counted >= cuts
 
 
-def test_a_sink_whose_state_is_not_journaled_is_noticed(
-    zygote: Zygote, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    campaign = CutCampaign(zygote, tmp_path, "interval:50ms", SEED, views=True, plant="sink-unjournaled")
-    tally = campaign.run(PLANT_CUTS, until_broken=True)
-    with capsys.disabled():
-        print(f"\nsink-unjournaled: {tally} {tally.problems[:1]}")
-    assert any(": sink: " in text for text in tally.problems), f"it went unnoticed through {tally}"
-
-
 @pytest.mark.parametrize(
     ("plant", "durability", "kinds"),
     [

@@ -340,3 +340,9 @@ def test_constants_inside_windows_and_grouping_sets_are_folded() -> None:
     )
     sets = "SELECT count(*) FILTER (WHERE 1 = 1) FROM plain GROUP BY CUBE (x)"
     assert only("fold_constants", sets)[1] == "  GroupSets count(*) by (x), ()"
+
+
+def test_prune_columns_leaves_out_of_a_held_side_what_only_its_filter_reads() -> None:
+    sql = "SELECT r.temp FROM readings r JOIN stock s ON r.n = s.k WHERE s.v > 3"
+    lines = [line.strip() for line in optimized(sql)]
+    assert lines[lines.index("Filter (v > 3)") - 1] == "Project k"

@@ -12,8 +12,10 @@ from eventdb.errors import ClosedError, UsageError
 from eventdb.logical.plan import Filter
 from eventdb.schema import BOOLEAN, DOUBLE
 from eventdb.stream.emission import Changes
+from eventdb.stream.feed import FeedOptions
 from eventdb.stream.program import whole_topic
 from eventdb.stream.subscribe import Subscriber
+from eventdb.stream.token import decode_token
 from eventdb.stream.view import ViewSpec, view_spec
 from tests.stream.cases import SCAN_FIELDS, SECOND, Case, big, call, plan_of, ref
 from tests.stream.memory_store import MemoryStore
@@ -179,3 +181,19 @@ def test_changes_have_the_same_rows_as_columns_and_as_tuples():
     assert changes.ops.tolist() == [1, 2, 0]
     assert changes.offsets.tolist() == [3, 3, 3]
     assert [tuple(change) for change in changes.head(2)] == [tuple(change) for change in changes][:2]
+
+
+@pytest.mark.parametrize("case", [BY_DEVICE, WINDOWED, PLAIN], ids=["update", "window_close", "append"])
+def test_a_token_is_ahead_of_what_is_stored(case):
+    store, spec, subscriber = _started(case)
+    log = spec.input_log
+    store.append(log, [(device, 5, None, t * SECOND) for t, device in enumerate("abcabcabcabc" * 3)])
+    whole = _all(subscriber)
+    assert len(whole) >= 3  # nobody maintains it: nothing is stored
+    again = Subscriber(store, spec)
+    assert again.read(0) is not None
+    for taken in (0, 1, len(whole)):
+        place = decode_token(again.token(taken) or "", b"")
+        rest = Subscriber(store, spec, options=FeedOptions(after=place))
+        ordered = sorted(whole, key=lambda change: repr([change[1]])) if case is BY_DEVICE else whole
+        assert sorted(_all(rest), key=repr) == sorted(ordered[taken:], key=repr)

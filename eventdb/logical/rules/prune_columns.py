@@ -151,7 +151,8 @@ def _prune_join(plan: Join, needed: set[int]) -> tuple[Plan, Places]:
     wanted = _read(part for part in (plan.residual, plan.compared) if part is not None)
     wanted |= {i for i in needed if i < width or plan.kind != "mark"}
     left, left_places = _prune(plan.left, {i for i in wanted if i < width} | _read(plan.left_keys))
-    right, right_places = _prune(plan.right, {i - width for i in wanted if i >= width} | _read(plan.right_keys))
+    of_right = {i - width for i in wanted if i >= width} | _read(plan.right_keys)
+    right, right_places = _without_filtered(*_prune(plan.right, of_right), of_right)
     new_width = len(left.fields)
     places = left_places | {width + old: new_width + new for old, new in right_places.items()}
     residual, compared = (None if part is None else remap(part, places) for part in (plan.residual, plan.compared))
@@ -162,6 +163,16 @@ def _prune_join(plan: Join, needed: set[int]) -> tuple[Plan, Places]:
     if plan.kind in ("semi", "anti", "mark"):
         places = left_places | ({width: new_width} if plan.kind == "mark" else {})
     return joined, places
+
+
+def _without_filtered(plan: Plan, places: Places, needed: set[int]) -> tuple[Plan, Places]:
+    """The held side of a join without the columns that only its filter reads."""
+    if not isinstance(plan, Filter) or not needed or needed >= set(places):
+        return plan, places
+    kept = sorted(needed)
+    fields = tuple(plan.fields[places[i]] for i in kept)
+    refs = tuple(ColumnRef(f.type, places[i], f.name) for i, f in zip(kept, fields, strict=True))
+    return Project(plan, refs, fields), {old: new for new, old in enumerate(kept)}
 
 
 def _prune_series(plan: Series, needed: set[int]) -> tuple[Plan, Places]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eventdb.batch import RecordBatch
-from eventdb.errors import OffsetOutOfRange, UnsupportedSQL, ViewFailed
+from eventdb.errors import EvaluationError, OffsetOutOfRange, UnsupportedSQL, ViewFailed
 from eventdb.logical.facts import may_raise
 from eventdb.logical.node_expressions import expressions_of
 from eventdb.logical.plan import Aggregate, Filter, OutputField, Plan, Project, Scan, TimeWindow
@@ -148,12 +148,56 @@ def lasting_failure(
         positions = [-1] * len(logs) if progress is None else progress.positions[i]
         row = first_broken(spec.plan, scan, logs, positions, snapshot)
         if row is not None:
-            log = next(log for log in logs if log.partition == row.partition)
-            values = ", ".join(f"{name} = {value!r}" for name, value in row_values(snapshot, log, row.offset).items())
-            where = f" of partition {row.partition}" if len(logs) > 1 else ""
-            return ViewFailed(
-                f"{spec.name} stopped at offset {row.offset}{where} of {row.topic} ({values[:300]}): {row.error}; "
-                "replace it with a query that handles the row, for example with TRY_CAST or CASE",
-                view=spec.name, topic=row.topic, offset=row.offset,
-            )  # fmt: skip
-    return error if circuit.has_failed_for_good else None
+            return _failure_at(spec, row, snapshot)
+    if not circuit.has_failed_for_good:
+        return None
+    row = _first_beyond(spec, snapshot)
+    return error if row is None else _failure_at(spec, row, snapshot)
+
+
+def _failure_at(spec: CircuitSpec, row: BrokenRow, snapshot: StoreSnapshot) -> ViewFailed:
+    logs = spec.logs(row.topic_id)
+    log = next(log for log in logs if log.partition == row.partition)
+    values = ", ".join(f"{name} = {value!r}" for name, value in row_values(snapshot, log, row.offset).items())
+    where = f" of partition {row.partition}" if len(logs) > 1 else ""
+    return ViewFailed(
+        f"{spec.name} stopped at offset {row.offset}{where} of {row.topic} ({values[:300]}): {row.error}; "
+        "replace it with a query that handles the row, for example with TRY_CAST or CASE",
+        view=spec.name, topic=row.topic, offset=row.offset,
+    )  # fmt: skip
+
+
+def _first_beyond(spec: CircuitSpec, snapshot: StoreSnapshot) -> BrokenRow | None:
+    """The row of a topic that the stored state cannot take in, with all that comes before it: input after input, in
+    halves of the change that breaks. For circuits whose inputs only grow there is one."""
+    from eventdb.stream.circuit.query import CircuitQuery
+
+    def after(changes: Sequence[tuple[int, RecordBatch]]) -> EvaluationError | None:
+        query = CircuitQuery.load(spec, snapshot)
+        try:
+            for i, change in changes:
+                query.circuit.step({i: change})
+        except EvaluationError as error:
+            return error
+        return None
+
+    taken: list[tuple[int, RecordBatch]] = []
+    reader, state = CircuitQuery.load(spec, snapshot), CircuitQuery.load(spec, snapshot)
+    for i, one in enumerate(reader.inputs):
+        for change in one.changes(snapshot):
+            try:
+                state.circuit.step({i: change})
+                taken.append((i, change))
+                continue
+            except EvaluationError as error:
+                broken = error
+            if not isinstance(one, TopicInput):
+                return None
+            low, high = 0, change.row_count  # the first `low` rows can be taken in, the first `high` cannot
+            while high - low > 1:
+                middle = (low + high) // 2
+                found = after([*taken, (i, change.slice(0, middle))])
+                low, high, broken = (middle, high, broken) if found is None else (low, middle, found)
+            partition, offset = one.locate(low)
+            return BrokenRow(one.topic_id, one.name, partition, offset, broken.message)
+    return None

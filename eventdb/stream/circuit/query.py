@@ -6,6 +6,7 @@ Its state is in memory. What a maintainer has stored of it is where others begin
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -437,3 +438,27 @@ def caught_up(spec: CircuitSpec, query: CircuitQuery | None, snapshot: Any) -> C
             query = CircuitQuery.load(spec, snapshot)
             deque(query.advance(snapshot, at_once=True), 0)
     return query
+
+
+def wait_for_circuit(store: Any, spec: CircuitSpec, timeout_s: float | None, failure: Callable[[], str | None]) -> bool:
+    """Whether the stored state includes all that was committed before the call, waiting for it up to `timeout_s` (None:
+    for ever). `failure` as in wait_for_view."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with store.snapshot() as snapshot:
+        ends = [snapshot.offsets(log)[1] for one in CircuitQuery(spec).inputs for log in one.logs]
+    while True:
+        commit_id = store.commit_id()
+        with store.snapshot() as snapshot:
+            progress = spec.keys.progress(snapshot)
+        if progress is not None and all(
+            position >= end
+            for position, end in zip((at for one in progress.positions for at in one), ends, strict=True)
+        ):
+            return True
+        text = failure()
+        if text is not None:
+            raise ViewFailed(text, view=spec.name)
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        store.wait(commit_id, 0.1 if left is None else min(left, 0.1))

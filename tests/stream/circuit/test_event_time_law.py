@@ -163,7 +163,7 @@ class View:
 
     def _begin(self) -> None:
         views = self.db._views_of()
-        self.spec = views.spec(views._find("w"))
+        self.spec = views.spec(views.find("w"))
         self.task = self._task()
         self.feed = self.db.subscribe("w", start="snapshot")
         self.total: Counter[Any] = Counter()
