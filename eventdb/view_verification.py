@@ -82,7 +82,7 @@ def _gone(spec: CircuitSpec | ViewSpec, context: QueryContext) -> str | None:
 def _of_circuit(spec: CircuitSpec, context: QueryContext) -> list[RecordBatch]:
     if spec.dead_letter is None and spec.closing is None:
         return list(run(spec.plan, context))
-    anew = CircuitQuery(spec)
+    anew = CircuitQuery(replace(spec, id=-1))  # takes nothing of what is stored
     deque(anew.advance(context.snapshot), 0)
     return list(anew.content(context.snapshot))
 
