@@ -7,7 +7,7 @@ import sys
 
 NAMES = (
     "setup", "append", "startup", "latency", "engine", "events", "hits", "h2o", "tpch", "sealed", "durable", "batches",
-    "replay", "delivery", "reopen", "flash", "tables", "long_life", "files", "memory", "views",
+    "replay", "delivery", "reopen", "flash", "tables", "long_life", "files", "memory", "views", "streams",
 )  # fmt: skip
 
 

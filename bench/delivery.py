@@ -6,6 +6,7 @@ A latency runs from the moment an event was due: its time on the schedule, or th
 should that be later. A sender that cannot keep up therefore shows it. Ours: `append` with `interval:100ms` to a reader
 that follows the topic, in a thread of the same process and in a process of its own. Redis (XADD to XREAD BLOCK,
 everysec), NATS (publish to a subscription, captured by a stream) and Kafka (acks=1, linger 1 ms) have a reader process.
+Bare wake-ups, a number handed over with the same calls and nothing stored, are the limit of what Python can do here.
 `--full`: 5 rounds of 5 s.
 """
 
@@ -14,10 +15,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import select
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,7 @@ LAST = -1  # due_ns of the event that tells the reader to stop
 WARM, WARM_EVENTS = 0, 100  # due_ns of events that only make connections and fill caches
 PATIENCE = 2  # a sender that has taken so many times its time is stopped: it does not keep up
 BARS_US = {"same process": (50, 1_000), "other process": (100, 2_000)}
+BARE = {"same process": "bare eventfd", "other process": "bare datagram"}
 PEERS = {
     "Redis XREAD BLOCK": peer("redis", "RedisLog", "everysec"),
     "NATS": peer("nats", "NatsLog", "2m"),
@@ -128,6 +134,72 @@ def ours_other(path: Path, rate: int, seconds: float) -> tuple[list[int], float]
             return latencies(), share
 
 
+def bare_same(path: Path, rate: int, seconds: float) -> tuple[list[int], float]:
+    """Two threads: the due times go through a list in memory, and an eventfd wakes the reader."""
+    found: list[int] = []
+    waiting: deque[int] = deque()
+    ready = threading.Event()
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def receive() -> None:
+        with select.epoll() as poll:
+            poll.register(fd, select.EPOLLIN | select.EPOLLET)
+            ready.set()
+            while True:
+                while waiting:
+                    due = waiting.popleft()
+                    at = time.monotonic_ns()
+                    if due == LAST:
+                        return
+                    if due != WARM:
+                        found.append(at - due)
+                poll.poll(1)
+
+    def send(due: int) -> None:
+        waiting.append(due)
+        os.eventfd_write(fd, 1)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    ready.wait(60)
+    share = send_on_schedule(send, rate, seconds)
+    send(LAST)
+    thread.join(120)
+    os.close(fd)
+    return found, share
+
+
+def bare_other(path: Path, rate: int, seconds: float) -> tuple[list[int], float]:
+    """Two processes: the due times are datagrams, which wake the reader."""
+    address = f"eventdb-bench-{os.getpid()}-{path.name}"
+    with (
+        reader_process("bare datagram", address) as latencies,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.connect("\0" + address)
+
+        def send(due: int) -> None:
+            sender.send(due.to_bytes(8, "little", signed=True))
+
+        share = send_on_schedule(send, rate, seconds)
+        send(LAST)
+        return latencies(), share
+
+
+def receive_bare(address: str, ready: Callable[[], object], take: Callable[[bytes], bool]) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver, select.epoll() as poll:
+        receiver.bind("\0" + address)
+        receiver.setblocking(False)
+        poll.register(receiver, select.EPOLLIN)
+        ready()
+        going = True
+        while going:
+            poll.poll(1)
+            with contextlib.suppress(BlockingIOError):
+                while going:
+                    going = take(receiver.recv(16))
+
+
 def theirs(name: str) -> Callable[[Path, int, float], tuple[list[int], float]]:
     def run(path: Path, rate: int, seconds: float) -> tuple[list[int], float]:
         log: Any = PEERS[name](path)
@@ -158,7 +230,6 @@ def read(name: str, address: str) -> int:
         with eventdb.open(address, durability="interval:100ms") as db:
             found = follow(db.topic("ticks"), ready)
     else:
-        module = {"Redis XREAD BLOCK": "redis", "NATS": "nats", "Kafka": "kafka"}[name]
 
         def take(data: bytes) -> bool:
             at, due = time.monotonic_ns(), int.from_bytes(data[:8], "little", signed=True)
@@ -166,15 +237,21 @@ def read(name: str, address: str) -> int:
                 found.append(at - due)
             return due != LAST
 
-        peer(module, "receive", ready, take)(Path(address))  # its port
+        if name == BARE["other process"]:
+            receive_bare(address, ready, take)
+        else:
+            module = {"Redis XREAD BLOCK": "redis", "NATS": "nats", "Kafka": "kafka"}[name]
+            peer(module, "receive", ready, take)(Path(address))  # its port
     print(json.dumps(found), flush=True)
     return 0
 
 
 def delivery(rates: Sequence[int], seconds: float, rounds: int, only: Sequence[str]) -> Report:
     report = Report(f"From an event's due time to its reader's hands (medians of {rounds} runs of {seconds:g} s)")
-    runs = {"same process": ours_same, "other process": ours_other, **{name: theirs(name) for name in PEERS}}
+    runs = {BARE["same process"]: bare_same, "same process": ours_same, BARE["other process"]: bare_other,
+            "other process": ours_other, **{name: theirs(name) for name in PEERS}}  # fmt: skip
     for rate in rates:
+        measured: dict[str, tuple[float, float]] = {}
         for name in only or runs:
             middles: list[float] = []
             tails: list[float] = []
@@ -191,9 +268,12 @@ def delivery(rates: Sequence[int], seconds: float, rounds: int, only: Sequence[s
                 report.note(f"{name}: skipped, {error}")
                 continue
             kept_up = "" if min(shares) == 1 else f"only {min(shares):.0%} sent"
-            for what, value, bar in zip(("p50", "p99"), (median(middles), median(tails)),
-                                        BARS_US.get(name, (None, None)), strict=True):  # fmt: skip
-                report.add(f"{rate:,}/s, {name}: {what}", f"{value:,.0f} us", kept_up, f"<= {bar} us" if bar else "",
+            measured[name] = values = median(middles), median(tails)
+            limits = measured.get(BARE.get(name, ""), (None, None))
+            for what, value, limit, bar in zip(("p50", "p99"), values, limits, BARS_US.get(name, (None, None)),
+                                               strict=True):  # fmt: skip
+                ratio = kept_up or ("" if limit is None else f"{value / limit:.1f}x bare")
+                report.add(f"{rate:,}/s, {name}: {what}", f"{value:,.0f} us", ratio, f"<= {bar} us" if bar else "",
                            None if bar is None else value <= bar and not kept_up)  # fmt: skip
     return report
 
@@ -204,7 +284,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rates", type=int, nargs="+", default=RATES)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=[*BARS_US, *PEERS])
+    parser.add_argument("--only", nargs="+", choices=[*BARE.values(), *BARS_US, *PEERS])
     parser.add_argument("--full", action="store_true", help="5 rounds of 5 s")
     parser.add_argument("--read", help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)

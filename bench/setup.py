@@ -3,7 +3,8 @@
     python -m bench setup
 
 Redis and NATS from Debian (as root), their Python clients with pip into .bench-peers/ next to this folder, Kafka's jars
-with Maven into the same place. A NATS server too old to flush every message is replaced by a newer one if Go is there.
+with Maven into the same place, Flink and Spark in an environment each. A NATS server too old to flush every message is
+replaced by a newer one if Go is there.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.peers.server import BINARIES, CLIENTS, INSTALLED, JARS, use_clients
+from bench.peers.server import BINARIES, CLIENTS, FLINK, INSTALLED, JARS, SPARK, use_clients
 
 DEBIAN = {"redis-server": "redis-server", "nats-server": "nats-server"}  # binary -> package
 PYTHON = {"redis": "redis", "hiredis": "hiredis", "nats": "nats-py", "confluent_kafka": "confluent-kafka"}
 NATS_MODULE = "github.com/nats-io/nats-server/v2@v2.10.29"
-KAFKA_VERSION = "3.9.0"
+KAFKA_VERSION, FLINK_VERSION, SPARK_VERSION = "3.9.0", "2.0.0", "4.0.1"
 POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>bench</groupId><artifactId>kafka</artifactId><version>1</version>
 <dependencies><dependency>
 <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+</dependency></dependencies></project>
+"""
+FLINK_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>bench</groupId><artifactId>flink</artifactId><version>1</version>
+<dependencies><dependency>
+<groupId>org.apache.flink</groupId><artifactId>flink-sql-avro</artifactId><version>{FLINK_VERSION}</version>
+<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>
 </dependency></dependencies></project>
 """
 
@@ -92,11 +100,43 @@ def kafka() -> str:
     return f"installed {KAFKA_VERSION}"
 
 
+def environment(folder: Path, *packages: str) -> bool:
+    """A virtual environment with some packages; False if it is there already."""
+    if (folder / "complete").exists():
+        return False
+    _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+    _run([str(folder / "bin" / "pip"), "install", "--quiet", *packages])
+    return True
+
+
+def flink() -> str:
+    for tool in ("java", "mvn"):
+        if shutil.which(tool) is None:
+            raise NotInstalled(f"needs {tool}")
+    if not environment(FLINK, f"apache-flink=={FLINK_VERSION}"):
+        return "there already"
+    (FLINK / "pom.xml").write_text(FLINK_POM)
+    _run(["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={FLINK / 'jars'}"], FLINK)
+    (FLINK / "complete").touch()
+    return f"installed {FLINK_VERSION}"
+
+
+def spark() -> str:
+    if shutil.which("java") is None:
+        raise NotInstalled("needs java")
+    if not environment(SPARK, f"pyspark=={SPARK_VERSION}"):
+        return "there already"
+    (SPARK / "complete").touch()
+    return f"installed {SPARK_VERSION}"
+
+
 STEPS: dict[str, Callable[[], str]] = {
     "Redis and NATS": debian,
     "Python clients": clients,
     "NATS that flushes every message": newer_nats,
     "Kafka": kafka,
+    "Flink": flink,
+    "Spark": spark,
 }
 
 

@@ -1,23 +1,30 @@
 """How fast do views of any shape follow their topics?
 
-    python -m bench views [catch_up | refresh | push] [events]
+    python -m bench views [catch_up | refresh | push] [events] [qN ...]
+    python -m bench views many | restart [keys]
 
 `catch_up`: each of Nexmark's queries takes in all events from nothing; DuckDB computes it once over the same rows.
 `refresh`: 1,000 new events over that history, then the view is read; DuckDB computes it again.
 `push`: one event at a time, from the call of append to the change in the subscriber's hands, in the same thread.
 
 The answers are compared; another one is an error.
+
+`many`: CPU time per event of 1,000 views of one topic against that of one. `restart`: a view with so many keys of state
+is stored, and read in a new process.
 """
 
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 import eventdb
 from bench import nexmark
@@ -28,6 +35,8 @@ NEW_GROUPS = 20  # of 50 events
 PUSHES = 2_000
 ROUNDS = 3
 RATE = 10_000
+MANY, MANY_EVENTS = 1_000, 100_000
+RESTART_KEYS = 10_000_000
 
 
 def _tables(first: int, groups: int) -> dict[str, Any]:
@@ -130,7 +139,65 @@ def _push(contest: Contest, names: Sequence[str]) -> None:
         print(f"{name:<6}{median(taken):>9.0f}{percentile(taken, 0.99):>9.0f}")
 
 
+def _maintained(db: eventdb.Database, rows: Any) -> float:
+    """CPU seconds of this process until all views have taken in more rows of bid."""
+    started = time.process_time()
+    db.topic("bid").append_batch(rows)
+    while any(view["lag_rows"] for view in db.stats()["views"].values()):
+        time.sleep(0.05)
+    return time.process_time() - started
+
+
+def _many() -> None:
+    taken = {}
+    for count in (1, MANY):
+        with scratch() as work, eventdb.open(work / "db", durability="interval:1s", memory_limit="4GB") as db:
+            db.create_topic("bid", nexmark.BID_COLUMNS)
+            for i in range(count):
+                db.sql(
+                    f"CREATE MATERIALIZED VIEW v{i} AS SELECT auction, count(*) AS n, max(price) AS high FROM bid "
+                    f"WHERE bidder % {MANY} = {i} GROUP BY auction"
+                )
+            _maintained(db, nexmark.bids(0, MANY_EVENTS, rate=RATE))
+            taken[count] = _maintained(db, nexmark.bids(MANY_EVENTS, MANY_EVENTS, rate=RATE))
+        print(f"{count:>5} views: {taken[count] / MANY_EVENTS * 1e6:.2f} us of CPU per event")
+    print(f"ratio {taken[MANY] / taken[1]:.0f} (bar 100)")
+
+
+_READ = """
+import sys, time, eventdb
+started = time.perf_counter()
+with eventdb.open(sys.argv[1], memory_limit="4GB") as db:
+    found = db.sql("SELECT n FROM v WHERE k = 77").fetchall()
+    print(time.perf_counter() - started, found)
+"""
+
+
+def _restart(keys: int) -> None:
+    with scratch() as work:
+        with eventdb.open(work / "db", durability="interval:1s", memory_limit="4GB") as db:
+            db.create_topic("t", {"k": "BIGINT NOT NULL", "x": "BIGINT NOT NULL"})
+            numbers = pa.array(range(keys), pa.int64())
+            db.topic("t").append_batch(pa.table({"k": numbers, "x": numbers}))
+            db.sql("CREATE MATERIALIZED VIEW v AS SELECT k, count(*) AS n, sum(x) AS s FROM t GROUP BY k")
+            started = time.perf_counter()
+            while db.stats()["views"]["v"]["lag_rows"]:
+                time.sleep(0.05)
+            print(f"{keys} keys stored after {time.perf_counter() - started:.1f} s")
+        for _ in range(ROUNDS):
+            done = subprocess.run(
+                [sys.executable, "-c", _READ, work / "db"], capture_output=True, text=True, check=True
+            )
+            print(f"open and first answer: {done.stdout.strip()} s (bar 2)")
+
+
 def main(arguments: Sequence[str]) -> int:
+    if "many" in arguments:
+        _many()
+        return 0
+    if "restart" in arguments:
+        _restart(next((int(word) for word in arguments if word.isdigit()), RESTART_KEYS))
+        return 0
     words = [word for word in arguments if not word.isdigit() and word not in nexmark.QUERIES] or [
         "catch_up", "refresh", "push",
     ]  # fmt: skip

@@ -309,6 +309,33 @@ def _coded_from_arrow(
     return Column(target, _codes(coded), validity, Dictionary(values or [empty]))
 
 
+def _known_codes(source: Any, target: DataType, dictionary: Dictionary | None) -> Column | None:
+    """A column of strings in the codes of a dictionary, with no look at any string but Arrow's; None if it has others,
+    or too few rows for it to pay."""
+    if dictionary is None or target.name != "VARCHAR" or source.type != pa.string():
+        return None
+    count = len(dictionary)
+    if 2 * count > len(source):
+        return None
+    values = dictionary.arrow
+    if values is None or len(values) < count:
+        try:
+            values = dictionary.arrow = pa.array(dictionary.values[:count], pa.string())
+        except UnicodeEncodeError:  # lone surrogates, which Arrow does not know
+            return None
+    array = source
+    if isinstance(source, pa.ChunkedArray):
+        array = source.chunk(0) if source.num_chunks == 1 else source.combine_chunks()
+    found = pc.index_in(array, value_set=values)
+    if found.null_count != array.null_count:
+        return None
+    codes = _numbers(found, np.dtype(np.int32))
+    if not found.null_count:
+        return Column(target, codes, None, dictionary)
+    validity = _flags(found.is_valid())
+    return Column(target, np.where(validity, codes, np.int32(0)), validity, dictionary)
+
+
 def _codes(coded: pa.DictionaryArray) -> Array:
     """The codes of the values, 0 for null."""
     indices = coded.indices
@@ -413,8 +440,9 @@ def _table_from_mapping(data: Mapping[str, Any]) -> pa.Table:
     return pa.table(dict(zip(names, arrays, strict=True)))
 
 
-def columns_for(data: Any, schema: Schema) -> list[Column]:
+def columns_for(data: Any, schema: Schema, known: Sequence[Dictionary | None] = ()) -> list[Column]:
     """Columns in the order of `schema` from any table-like object: names match without case, missing ones are NULL.
+    `known` are dictionaries that strings of each column may have their codes of, if it holds them all.
 
     SchemaMismatch for an unknown column, a missing or NULL value in a NOT NULL column, a type or value that does not
     fit.
@@ -440,9 +468,13 @@ def columns_for(data: Any, schema: Schema) -> list[Column]:
             source = pa.nulls(rows)
         if isinstance(source, Column) and source.type != field.type:
             source = column_to_arrow(source)
-        column = (
-            source if isinstance(source, Column) else column_from_arrow(source, field.type, field.name, repeats=True)
-        )
+        given = None if not known or isinstance(source, Column) else _known_codes(source, field.type, known[index])
+        if given is not None:
+            column = given
+        elif isinstance(source, Column):
+            column = source
+        else:
+            column = column_from_arrow(source, field.type, field.name, repeats=True)
         if not field.nullable and column.validity is not None and not column.validity.all():
             row = int(np.argmin(column.validity))
             raise SchemaMismatch(

@@ -186,6 +186,7 @@ def _cut(
         from eventdb.storage.care.recovery import forget_keys
         from eventdb.storage.format import partition_key
         from eventdb.storage.segment.log import PartitionState
+        from eventdb.stream.broken_rows import cut_marks
         from eventdb.stream.circuit.query import CircuitSpec
         from eventdb.stream.state import StateKeys
 
@@ -193,8 +194,11 @@ def _cut(
             return
         keys = _UserKeys(txn)
         for info, spec in views:
+            cut_marks(keys, info.id, ends)
             if isinstance(spec, CircuitSpec):
                 spec.keys.reset(keys)
+                if info.output_topic_id is not None:
+                    forget_keys(txn, info.output_topic_id)
                 continue
             topic_id = spec.program.facts.id
             state = StateKeys(info.id)

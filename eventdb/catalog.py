@@ -179,6 +179,7 @@ class Catalog:
         self._loaded = -1
         self._topics: list[TopicInfo] = []
         self._views: list[ViewInfo] = []
+        self._rebuilds: list[ViewInfo] = []
         self._plain: dict[str, ViewInfo] = {}
         self._topics_by_id: dict[int, TopicInfo] = {}
         self._topics_by_name: dict[str, TopicInfo] = {}
@@ -287,11 +288,12 @@ class Catalog:
             )
         self._topics = [_topic_of(row) for row in topics]
         every = [_view_of(row) for row in views]
-        self._views = [info for info in every if not info.is_plain]
+        self._views = [info for info in every if not info.is_plain and not info.is_rebuild]
+        self._rebuilds = [info for info in every if info.is_rebuild]
         self._plain = {info.name.lower(): info for info in every if info.is_plain}
         self._topics_by_id = {info.id: info for info in self._topics}
         self._topics_by_name = {info.name.lower(): info for info in self._topics if info.kind != "view"}
-        self._views_by_id = {info.id: info for info in self._views}
+        self._views_by_id = {info.id: info for info in [*self._views, *self._rebuilds]}
         self._loaded = generation
 
     def topics(self) -> list[TopicInfo]:
@@ -305,6 +307,12 @@ class Catalog:
         with self._lock:
             self._load()
             return list(self._views)
+
+    def rebuilds(self) -> list[ViewInfo]:
+        """The materialized views that will take the places of others."""
+        with self._lock:
+            self._load()
+            return list(self._rebuilds)
 
     def plain_views(self) -> dict[str, ViewInfo]:
         """The views that are not materialized, by lower-case name."""
@@ -510,37 +518,42 @@ class Catalog:
 
         def work() -> int:
             self._refuse_taken(name)
-            text, now = schema.to_text(), _now_us()
-            view = {"name": name, "sql": sql, "schema": text, "created_us": now, "state": "running"}
-            id = self._insert("views", view)
-            if stores_rows:
-                # '/' keeps the hidden name out of every namespace a user can reach.
-                hidden = {"name": f"view/{id}", "kind": "view", "schema": text, "options": "", "created_us": now}
-                output = self._insert("topics", hidden)
-                self._connection.execute("UPDATE views SET output_topic_id = ? WHERE id = ?", (output, id))
-            return id
+            return self._insert_view(name, sql, schema, stores_rows=stores_rows)
 
         info = self.view_by_id(self._change(work))
         if info is None:
             raise CatalogError(f"view {name!r} was dropped by another process at the moment it was created")
         return info
 
+    def _insert_view(self, name: str, sql: str, schema: Schema, *, stores_rows: bool) -> int:
+        text, now = schema.to_text(), _now_us()
+        view = {"name": name, "sql": sql, "schema": text, "created_us": now, "state": "running"}
+        id = self._insert("views", view)
+        if stores_rows:
+            # '/' keeps the hidden name out of every namespace a user can reach.
+            hidden = {"name": f"view/{id}", "kind": "view", "schema": text, "options": "", "created_us": now}
+            output = self._insert("topics", hidden)
+            self._connection.execute("UPDATE views SET output_topic_id = ? WHERE id = ?", (output, id))
+        return id
+
     def drop_view(self, name: str) -> None:
-        """Removes a view and its output topic. TopicNotFound if there is none."""
+        """Removes a view, what would take its place, and their output topics. TopicNotFound if there is none."""
         info = self.view(name)
 
         def work() -> None:
-            self._connection.execute("DELETE FROM views WHERE id = ?", (info.id,))
-            self._connection.execute("DELETE FROM topics WHERE id = ?", (info.output_topic_id,))
+            for view in [info, *(other for other in self.rebuilds() if other.replaces[0] == info.id)]:
+                self._remove_view(view)
 
         self._change(work)
 
-    def fail_view(self, name: str, error: str) -> None:
+    def _remove_view(self, info: ViewInfo) -> None:
+        self._connection.execute("DELETE FROM views WHERE id = ?", (info.id,))
+        self._connection.execute("DELETE FROM topics WHERE id = ?", (info.output_topic_id,))
+
+    def fail_view(self, id: int, error: str) -> None:
         """Notes that a view has stopped, and why."""
         self._change(
-            lambda: self._connection.execute(
-                "UPDATE views SET state = 'failed', error = ? WHERE name = ?", (error, name)
-            )
+            lambda: self._connection.execute("UPDATE views SET state = 'failed', error = ? WHERE id = ?", (error, id))
         )
 
 

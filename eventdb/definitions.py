@@ -16,6 +16,7 @@ HIDDEN = "making/"  # begins the name of what is being made: '/' keeps it out of
 PRIMARY_KEY = "primary_key"  # the option that holds a table's key: positions of columns
 ROW_ID = "_row"  # the hidden column, the last one, that is the key of a table without a primary key
 PLAIN = "plain"  # the state of a view that is not materialized
+REBUILD = HIDDEN + "view/"  # begins the name of a view that is made to take another one's place
 DEFAULT = "default."  # begins the option that holds the default of a table's column: its position, then JSON
 
 
@@ -99,6 +100,9 @@ def stored_default(text: str) -> Any:
 class ViewInfo:
     """A view's definition: its whole CREATE statement, its columns, and whether it runs or why it stopped.
 
+    `state` is 'running', 'failed' (`error` says why), 'paused', or 'pausing' until its maintainer has stored all there
+    is.
+
     `output_topic_id` names the hidden topic of a view whose rows are append-only, None for one that revises its rows.
     """
 
@@ -121,6 +125,17 @@ class ViewInfo:
     def is_plain(self) -> bool:
         """Whether it is a name for a query, which is run when it is read."""
         return self.state == PLAIN
+
+    @property
+    def is_rebuild(self) -> bool:
+        """Whether it takes the place of another view once it has caught up, and has no name of its own until then."""
+        return self.name.startswith(REBUILD)
+
+    @property
+    def replaces(self) -> tuple[int, int]:
+        """Of a rebuild: the id of the view whose place it takes, and the first offset it takes into account."""
+        id, start = self.name.removeprefix(REBUILD).split("/")
+        return int(id), int(start)
 
     def __repr__(self) -> str:
         return f"ViewInfo({self.id}, {self.name!r}, {self.state})"

@@ -24,6 +24,12 @@ class Names:
 
     def table(self, name: str) -> st.TableInfo:
         catalog = self._database._catalog
+        if name.lower().startswith("eventdb."):
+            from eventdb.system_tables import system_table
+
+            self.read_files = True
+            system = system_table(self._database, name)
+            return st.TableInfo("system", 0, system.name, system.schema, source=system)
         for view in catalog.views():
             if view.name.lower() == name.lower():
                 return st.TableInfo("view", view.id, view.name, view.schema)

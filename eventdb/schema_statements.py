@@ -18,6 +18,7 @@ from eventdb.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Field
 from eventdb.sql import statements as st
 from eventdb.transaction import refuse_beside
 from eventdb.values import decode_value
+from eventdb.view_changes import pause, refresh, replace, resume
 
 if TYPE_CHECKING:
     from eventdb.database import Database
@@ -128,8 +129,45 @@ class SchemaStatements:
 
     def create_view(self, statement: st.CreateView, snapshot: Any, timeout: float | None) -> Result:
         self._database._check_writable()
-        self._database._views_of().create(statement)
+        if statement.or_replace:
+            replace(self._database, statement)
+        else:
+            self._database._views_of().create(statement)
         return Result([], [], [])
+
+    def alter_view(self, statement: st.AlterView, snapshot: Any, timeout: float | None) -> Result:
+        self._database._check_writable()
+        self._check_materialized(statement.name)
+        if statement.action == "pause":
+            pause(self._database, statement.name, timeout)
+        else:
+            resume(self._database, statement.name)
+        return Result([], [], [])
+
+    def refresh_view(self, statement: st.RefreshView, snapshot: Any, timeout: float | None) -> Result:
+        self._database._check_writable()
+        self._check_materialized(statement.name)
+        refresh(self._database, statement.name, timeout)
+        return Result([], [], [])
+
+    def verify_view(self, statement: st.VerifyView, snapshot: Any, timeout: float | None) -> Result:
+        from eventdb.view_verification import verify
+
+        self._check_materialized(statement.name)
+        with self._session.context(snapshot, timeout) as context:
+            view, rows, ok, difference = verify(self._database, statement.name, context)
+        return text_result(
+            {
+                "view": (VARCHAR, [view]),
+                "rows": (BIGINT, [rows]),
+                "ok": (BOOLEAN, [ok]),
+                "difference": (VARCHAR, [difference]),
+            }
+        )
+
+    def _check_materialized(self, name: str) -> None:
+        if name.lower() in self._database._catalog.plain_views():
+            raise UsageError(f"view {name!r} is not materialized: it is its query, run when it is read")
 
     def drop_view(self, statement: st.DropView, snapshot: Any, timeout: float | None) -> Result:
         drop_view(self._database, statement.name, statement.if_exists, statement.cascade)

@@ -42,6 +42,7 @@ from eventdb.sql import statements as st
 from eventdb.sql.parser import has_parameters
 from eventdb.transaction import refuse_beside
 from eventdb.values import parse_duration_us, parse_size_bytes
+from eventdb.view_changes import ViewGone
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 CLOSE_WAIT_S = 5.0
 LEFT_WAIT_S = 0.02  # between two looks at the time
-_READING = (st.Query, st.CopyTo, st.Explain, st.Describe, st.ShowTopics)
+_READING = (st.Query, st.CopyTo, st.Explain, st.Describe, st.ShowTopics, st.VerifyView)
 EXECUTIONS = ("auto", "interpreted", "compiled")
 
 
@@ -97,6 +98,9 @@ class Session:
             st.Explain: self._explain,
             st.CreateView: self._schema.create_view,
             st.DropView: self._schema.drop_view,
+            st.AlterView: self._schema.alter_view,
+            st.RefreshView: self._schema.refresh_view,
+            st.VerifyView: self._schema.verify_view,
             st.CreateAs: self._schema.create_as,
             st.CreatePlainView: self._schema.create_plain_view,
             st.Rename: self._schema.rename,
@@ -124,8 +128,13 @@ class Session:
             raise UsageError(f"a snapshot is read-only: {type(statement).__name__} needs db.sql")
         execute = None if owner is None else owner.takes(statement)
         execute = execute or self._execute[type(statement)]
+        timeout = timeout or self.settings["timeout"]
         try:
-            return execute(statement, snapshot, timeout or self.settings["timeout"])
+            try:
+                return execute(statement, snapshot, timeout)
+            except ViewGone:  # another one has its place by now, or the binder says that it is gone
+                self._database._refresh_catalog()
+                return execute(self.bind(text, parameters), snapshot, timeout)
         except BaseException as error:
             if isinstance(error, QueryError) and not error.sql:
                 error.sql = text
@@ -234,7 +243,7 @@ class Session:
                 threads=self.settings["threads"],
                 cancel=token,
                 execution=self.settings["execution"],
-                orders_joins="order_joins" not in self.settings["disabled_optimizers"],
+                disabled_rules=self.settings["disabled_optimizers"],
                 recursion_limit=self.settings["recursion_limit"],
                 budget=self._budget,
                 spill_folder=None if database.read_only else os.path.join(database.path, "spill"),

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PASSIVE = (st.Describe, st.ShowTopics, st.Explain, st.SetOption, st.ShowSetting, st.Prepare, st.Deallocate)
+_PASSIVE = (
+    st.Describe, st.ShowTopics, st.Explain, st.SetOption, st.ShowSetting, st.Prepare, st.Deallocate, st.VerifyView,
+)  # fmt: skip
 _BARE_INSERT = re.compile(
     r"\s*INSERT\s+INTO\s+[^()'?$]+(\([^()'?$]*\))?\s*VALUES\s*\(\s*(\?|\$\w+)(\s*,\s*(\?|\$\w+))*\s*\)\s*;?\s*",
     re.IGNORECASE,

@@ -221,6 +221,8 @@ def open_subscription(
         feed = CircuitSubscriber(database._store, spec, start, options)
     else:
         feed = Subscriber(database._store, spec, start, options)
+    if spec.id >= 0:
+        feed.is_held = lambda: database._views_of().is_paused(spec.name)
     return Subscription(database, feed, feed.names, statement.limit)
 
 
@@ -251,10 +253,12 @@ def _spec(database: Database, statement: st.Subscribe) -> Spec:
         return database._views_of().spec(view)
     topic = statement.topic
     if topic is None:
-        return database._views_of().circuit(statement.query)
+        return database._views_of().circuit(statement.query, emit=statement.emit, grace_us=statement.grace_us)
     info = catalog.topic_by_id(topic.id)
     if info is None:
         raise TopicNotFound(f"topic {topic.name!r} was dropped", name=topic.name)
+    if table is None and info.partitions > 1 and statement.emit == "window_close" and statement.query is not None:
+        return database._views_of().circuit(statement.query, emit=statement.emit, grace_us=statement.grace_us)
     facts = TopicFacts.of(info)
     if table is not None:
         fields = tuple(OutputField(field.name, field.type, field.nullable) for field in info.schema)

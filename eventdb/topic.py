@@ -185,12 +185,13 @@ class Topic:
         `reset_index()` makes it one. Columns are matched by name; missing ones are NULL. SchemaMismatch stores nothing.
         """
         from eventdb.arrow import columns_for
+        from eventdb.storage.segment.columns import shared_dictionaries
 
         self._check_write()
         self._check_live()
         if partition is not None:
             check_partition(partition, len(self._logs), self.name)
-        columns = columns_for(data, self._info.schema)
+        columns = columns_for(data, self._info.schema, shared_dictionaries(self._log))
         encoded = self._encoded(headers, len(columns[0]))
         if not len(columns[0]):
             return range(0, 0) if len(self._logs) > 1 else range(end := self.offsets()[1], end)

@@ -101,9 +101,10 @@ class Transaction:
     ) -> None:  # fmt: skip
         """Adds a table, as Topic.append_batch takes it."""
         from eventdb.arrow import columns_for
+        from eventdb.storage.segment.columns import shared_dictionaries
 
         handle = self._topic(topic)
-        columns = columns_for(data, handle.schema)
+        columns = columns_for(data, handle.schema, shared_dictionaries(handle._log))
         if partition is not None:
             check_partition(partition, handle.partitions, handle.name)
         if len(columns[0]):

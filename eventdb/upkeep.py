@@ -120,6 +120,18 @@ class Upkeep:
         found = check_apart(os.path.abspath(self.path), True)
         return self._store.check(deep=True) if found is None else found
 
+    def on(self, event: str, callback: Callable[[str, str | None], object]) -> Callable[[], None]:
+        """Calls `callback(view, error)` when a view has "failed", or is "restarted" after that (`error` is None then),
+        whichever process maintains it; in a thread of its own. Returns a function that ends this. What happens is also
+        logged, as `eventdb.views` of the standard library's logging.
+        """
+        self._check_writable()
+        self._refresh_catalog()
+        views = self._views_of()
+        views.start()
+        views.events.notice(self._catalog.views())
+        return views.events.on(event, callback)
+
     def stats(self) -> dict[str, object]:
         """Counters of storage, rows and bytes of each topic and table, the progress of each view, and who reads.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Mapping
 
@@ -114,6 +116,15 @@ def _format_counter(value: object) -> str:
     return format_value(value) if value not in ({}, "") else "none"
 
 
+def tell_service_manager(text: str) -> None:
+    """What systemd expects of a service of Type=notify; nothing where it does not ask (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wire, contextlib.suppress(OSError):
+        wire.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
 def run(streams: Streams, path: str, durability: str) -> int:
     """Keep the views of a database going until SIGTERM or SIGINT, then close it cleanly."""
     require(path)
@@ -121,11 +132,15 @@ def run(streams: Streams, path: str, durability: str) -> int:
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with eventdb.open(path, durability=durability) as db:
+            db.on("failed", lambda view, error: streams.note(f"view {view} failed: {error}"))
+            db.on("restarted", lambda view, error: streams.note(f"view {view} goes on"))
             views = [str(row[0]) for row in db.sql("SHOW VIEWS").fetchall()]
             named = ", ".join(views) or "none"
             streams.note(f"running {path}: views {named}; stop with SIGTERM or Ctrl-C")
+            tell_service_manager("READY=1")
             while not stop.wait(1.0):
-                pass
+                db.topics()  # looks for views that others have created
+            tell_service_manager("STOPPING=1")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

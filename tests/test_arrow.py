@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import subprocess
 import sys
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
@@ -176,3 +177,29 @@ def test_few_rows_of_a_large_dictionary_are_the_same_however_often_they_are_aske
             topic.append({"n": 1_000 + turn, "word": f"new-{turn}" if turn % 3 else None})
             found = db.sql("SELECT word FROM t WHERE n >= 1000").arrow()
             assert found["word"].to_pylist() == [f"new-{n}" if n % 3 else None for n in range(turn + 1)]
+
+
+def test_strings_of_a_batch_take_the_codes_the_topic_knows_or_get_new_ones(tmp_path: Path) -> None:
+    known = [f"device {i}" for i in range(40)]
+    batches = [
+        known,
+        [known[i * 7 % 40] for i in range(500)],
+        [None if i % 5 == 0 else known[i * 11 % 40] for i in range(500)],
+        [None] * 100,
+        [known[i % 40] for i in range(499)] + ["one more"],
+        [("one more", "device 3", None)[i % 3] for i in range(200)],
+    ]
+    wanted: list[str | None] = []
+    for durability in ("commit", "os"):
+        with eventdb.open(tmp_path / durability, durability=durability) as db:
+            topic = db.create_topic("t", {"device": "VARCHAR", "n": "BIGINT"})
+            wanted = []
+            for batch in batches:
+                for array in (pa.array(batch, pa.string()), pa.chunked_array([batch[:90], batch[90:]], pa.string())):
+                    topic.append_batch(pa.table({"device": array, "n": range(len(batch))}))
+                    wanted += batch
+            assert [event["device"] for event in topic.read()] == wanted
+        with eventdb.open(tmp_path / durability) as db:
+            assert [event["device"] for event in db.topic("t").read()] == wanted
+            found = db.sql("SELECT device, count(*) FROM t GROUP BY device").fetchall()
+            assert dict(found) == Counter(wanted)

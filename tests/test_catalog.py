@@ -153,9 +153,9 @@ def test_a_view_without_rows_has_no_topic(catalog: Catalog) -> None:
 
 
 def test_a_view_that_fails_says_why_to_everybody(catalog: Catalog, path: str) -> None:
-    catalog.create_view("v", "CREATE VIEW v", SCHEMA, stores_rows=False)
+    view = catalog.create_view("v", "CREATE VIEW v", SCHEMA, stores_rows=False)
     other = Catalog(path)
-    catalog.fail_view("v", "division by zero at offset 7")
+    catalog.fail_view(view.id, "division by zero at offset 7")
     for found in (catalog.view("V"), other.view("v")):
         assert (found.state, found.error) == ("failed", "division by zero at offset 7")
     other.close()

@@ -16,6 +16,7 @@ INSTALLED = Path(os.environ.get("EVENTDB_BENCH_PEERS") or Path(__file__).resolve
 CLIENTS = INSTALLED / "python"  # Python clients of the rivals, apart from everybody's environment
 BINARIES = INSTALLED / "bin"
 JARS = INSTALLED / "kafka" / "jars"
+FLINK, SPARK = INSTALLED / "flink", INSTALLED / "spark"  # an environment each; Flink's has a folder `jars`
 HINT = "run `python -m bench setup`"
 START_TIMEOUT_S = 60.0
 _PR_SET_PDEATHSIG = 1

@@ -45,8 +45,12 @@ _REPEATED: tuple[Rule, ...] = (
 _LAST: tuple[Rule, ...] = (push_limit, scan_ranges, key_lookups, prune_columns, merge_projects)
 _OF_VALUES: tuple[Rule, ...] = (scan_ranges, key_lookups)
 """Rules of _LAST that ask what a literal's value is. They change filters right above scans and nothing else."""
-RULES: tuple[str, ...] = (*dict.fromkeys(rule.__name__ for rule in (*_REPEATED, *_LAST)), "order_joins")
-"""`order_joins` runs when a query starts: what it asks about the rows is asked of the query's snapshot."""
+RULES: tuple[str, ...] = (
+    *dict.fromkeys(rule.__name__ for rule in (*_REPEATED, *_LAST)), "order_joins", "common_subplans",
+    "block_statistics",
+)  # fmt: skip
+"""The last ones run when a query starts: `order_joins` asks its snapshot about the rows, the others
+need to know which rows of a table are current."""
 _MAX_ROUNDS = 4
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from eventdb.logical.expressions import Expression
+from eventdb.logical.expressions import Aggregation, Expression
 from eventdb.logical.plan import Fields, Plan, Unary
 
 
@@ -114,3 +114,31 @@ class LimitBy(Unary):
         return (
             f"LimitBy {', '.join(map(str, self.keys))}: {'all' if self.row_count is None else self.row_count}{skipped}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BlockAggregate(Unary):
+    """An Aggregate without keys that the statistics of blocks may answer: of count(*), and count, min and max of
+    columns. Its input is a Scan, or a Filter of a Scan whose terms are `terms`: (field, eq | lt | le | gt | ge,
+    physical value of its type), or (field, is_not_null, None)."""
+
+    aggregations: tuple[Aggregation, ...]
+    output: Fields
+    terms: tuple[tuple[int, str, object], ...] = ()
+
+    @property
+    def fields(self) -> Fields:
+        return self.output
+
+    def label(self) -> str:
+        return f"BlockAggregate {', '.join(map(str, self.aggregations))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared(Unary):
+    """A part of a plan that stands in it `use_count` times, and is to be run once."""
+
+    use_count: int
+
+    def label(self) -> str:
+        return f"Shared {self.use_count} uses"

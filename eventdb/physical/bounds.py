@@ -18,7 +18,7 @@ from eventdb.logical.plan import (
     UnionAll,
     Values,
 )
-from eventdb.logical.relational import LimitBy, WorkingTable
+from eventdb.logical.relational import LimitBy, Shared, WorkingTable
 from eventdb.physical.context import QueryContext
 from eventdb.physical.fused import scanned_rows
 
@@ -73,6 +73,7 @@ _BOUNDS: dict[type[Plan], Callable[[Any, QueryContext], int | None]] = {
     Filter: _of_input,
     Project: _of_input,
     Sort: _of_input,
+    Shared: _of_input,
     Distinct: _of_input,
     LimitBy: _of_input,
     Aggregate: lambda plan, context: _of_input(plan, context) if plan.keys else 1,

@@ -122,9 +122,11 @@ class QueryContext:
     threads: int = 1
     cancel: CancelToken = field(default_factory=CancelToken)
     execution: str = "auto"
-    orders_joins: bool = True  # False: the rule order_joins is disabled
+    disabled_rules: frozenset[str] = frozenset()  # of those that run when a query starts
     metrics: dict[int, OperatorMetrics] | None = None
     counted: tuple[Any, Any] | None = None  # a scan whose slices were looked up to count them, and what was found
+    shared: dict[Any, Any] = field(default_factory=dict)  # Shared -> what its places read (SharedSource)
+    scanned: dict[int, tuple[Any, int]] = field(default_factory=dict)  # id of a scan -> it, and how many rows it has
     recursion_limit: int = DEFAULT_RECURSION_ROUNDS
     working: dict[int, list[RecordBatch]] = field(default_factory=dict)  # of each RecursiveUnion: its last round's rows
     budget: MemoryBudget | None = None  # shared with the database's other queries; None: this query has its own
@@ -171,6 +173,7 @@ class QueryContext:
 
     def release_all(self) -> None:
         """The query is over: whatever it held is free."""
+        self.shared.clear()
         self._held.clear()
         self._held_bytes()
 

@@ -40,6 +40,11 @@ class OutputValues:
             self.codes[value] = found
         return found
 
+    def codes_of(self, values: list[Any]) -> list[int]:
+        """The code of each of the values, 0 for None."""
+        found = {value: 0 if value is None else self.code(value) for value in dict.fromkeys(values)}
+        return [found[value] for value in values]
+
 
 class _Table:
     """What is known of one source dictionary."""
@@ -66,7 +71,7 @@ class DictionaryMemo:
 
     `absent` is the (string) result of NULL rows; without it they stay NULL. `of_all` gives the results of a list of
     values, where that is faster than calling `function` for each; `of_spelled` those of a dictionary whose values are
-    no Python objects yet.
+    no Python objects yet, as an array of the type, none of them NULL.
 
     The result has `type`: codes of an output dictionary for VARCHAR and BLOB, physical values otherwise. Safe to share
     between threads.
@@ -77,7 +82,7 @@ class DictionaryMemo:
     def __init__(
         self, function: Callable[[Any], Any], type: DataType, absent: Any = None,
         of_all: Callable[[list[Any]], list[Any]] | None = None,
-        of_spelled: Callable[[SpelledDictionary], list[Any]] | None = None,
+        of_spelled: Callable[[SpelledDictionary], Array] | None = None,
     ) -> None:  # fmt: skip
         self.type = type
         self._of_spelled = of_spelled
@@ -126,24 +131,23 @@ class DictionaryMemo:
 
     def _learn(self, table: _Table, codes: Array) -> None:
         used = distinct_integers(codes, len(table.known))
-        results = self._results(table.source, used)
+        source = table.source
+        if self._of_spelled is not None and isinstance(source, SpelledDictionary) and 2 * len(used) > len(source):
+            found = self._of_spelled(source)
+            table.values[: len(found)] = found
+            table.known[: len(found)] = True
+            return
+        results = self._of_all(source.pick(used.tolist()))
         if None in results:
             if table.missing is None:
                 table.missing = np.zeros(len(table.known), dtype=bool)
             table.missing[used] = [result is None for result in results]
         if table.output is not None:
-            add = table.output.code
-            results = [0 if result is None else add(result) for result in results]
+            results = table.output.codes_of(results)
         else:
             results = [0 if result is None else result for result in results]
         table.values[used] = results
         table.known[used] = True
-
-    def _results(self, source: Dictionary, used: Array) -> list[Any]:
-        if self._of_spelled is not None and isinstance(source, SpelledDictionary) and 2 * len(used) > len(source):
-            results = self._of_spelled(source)
-            return results if len(used) == len(source) else [results[code] for code in used.tolist()]
-        return self._of_all(source.pick(used.tolist()))
 
 
 class DictionaryUnion:

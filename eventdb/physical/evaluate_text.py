@@ -17,8 +17,12 @@ from eventdb.physical.operands import Kernel, KernelBuilder, constant, map_disti
 TextFunction = Callable[..., Any]
 
 
-def text_kernel(function: TextFunction, *, strict: bool = True) -> KernelBuilder:
-    """The kernel of a Python function of physical values.
+def text_kernel(
+    function: TextFunction, *, strict: bool = True,
+    of_all: Callable[[list[Any]], Callable[[list[Any]], list[Any]] | None] | None = None,
+) -> KernelBuilder:  # fmt: skip
+    """The kernel of a Python function of physical values. `of_all`, given its arguments with None for the one that
+    varies, gives what does the same to a list of values at once, or None where there is no such thing.
 
     With one argument that varies and is a string, the function runs once per value of its dictionary, remembered over
     batches; otherwise once per distinct combination of the arguments in the batch.
@@ -34,7 +38,8 @@ def text_kernel(function: TextFunction, *, strict: bool = True) -> KernelBuilder
             return lambda args: map_distinct(function, args, type, strict=strict)
         position = varying[0]
         fixed = [arg.value if isinstance(arg, Literal) else None for arg in call.args]
-        memo = DictionaryMemo(_bind(function, fixed, position), type, None if strict else function(*fixed))
+        whole = None if of_all is None or position else of_all(fixed)
+        memo = DictionaryMemo(_bind(function, fixed, position), type, None if strict else function(*fixed), whole)
         return lambda args: memo(args[position])
 
     return build
@@ -60,6 +65,14 @@ def _substr(text: str, start: int, count: int | None = None) -> str:
         raise EvaluationError(f"substr: the count must not be negative, it is {count}")
     stop = start - 1 + count
     return text[max(start - 1, 0) : max(stop, 0)]
+
+
+def _substr_of_all(fixed: list[Any]) -> Callable[[list[Any]], list[Any]] | None:
+    start, count = fixed[1], fixed[2] if len(fixed) > 2 else None
+    if count is not None and count < 0:
+        return None
+    first, stop = max(start - 1, 0), None if count is None else max(start - 1 + count, 0)
+    return lambda texts: [text[first:stop] for text in texts]
 
 
 def _trim(text: str, characters: str = " ") -> str:
@@ -208,7 +221,7 @@ TEXT: dict[str, KernelBuilder] = {
     "concat_op": text_kernel(str.__add__), "concat": text_kernel(_concat, strict=False),
     "concat_ws": text_kernel(_concat_ws, strict=False),
     "upper": text_kernel(str.upper), "lower": text_kernel(str.lower), "length": text_kernel(len),
-    "substr": text_kernel(_substr), "trim": text_kernel(_trim), "ltrim": text_kernel(_ltrim),
+    "substr": text_kernel(_substr, of_all=_substr_of_all), "trim": text_kernel(_trim), "ltrim": text_kernel(_ltrim),
     "rtrim": text_kernel(_rtrim), "replace": text_kernel(_replace), "starts_with": text_kernel(_starts_with),
     "ends_with": text_kernel(_ends_with), "contains": text_kernel(_contains), "strpos": text_kernel(_strpos),
     "left": text_kernel(_left), "right": text_kernel(_right), "lpad": text_kernel(_lpad), "rpad": text_kernel(_rpad),

@@ -176,7 +176,15 @@ def scanned_below(plan: Plan, rows: Callable[[Scan], int]) -> int:
 
 
 def scanned_rows(scan: Scan, context: QueryContext) -> int:
-    """How many rows a scan has at most. Cost: one look-up in the index, and those of the key or the time range."""
+    """How many rows a scan has at most. Cost: one look-up in the index, and those of the key or the time range; none
+    when it is asked again."""
+    found = context.scanned.get(id(scan))  # by identity: equality compares whole hints
+    if found is None:
+        found = context.scanned[id(scan)] = scan, _scanned_rows(scan, context)
+    return found[1]
+
+
+def _scanned_rows(scan: Scan, context: QueryContext) -> int:
     if scan.keys is not None:
         return len(scan.keys)
     if scan.time_range != (None, None) or any(function == "eq" for _, function, _ in scan.hints):

@@ -17,6 +17,7 @@ import numpy as np
 
 from eventdb.batch import Array, SpelledDictionary
 from eventdb.errors import EvaluationError
+from eventdb.physical.like_bytes import match_bytes
 
 Matcher = Callable[[str], bool]
 _LEAST_TEXTS = 64
@@ -94,8 +95,11 @@ def like_matcher(pattern: str) -> Matcher:
 
 def match_all(pattern: str, texts: Sequence[str]) -> list[bool]:
     """like_matcher(pattern) of each text. The longest run of literal characters is looked for in all texts at once,
-    and the matcher asked where it is."""
+    and the matcher asked where it is; a pattern that says no more than how texts begin, or end, needs no search."""
     match, run = like_matcher(pattern), _longest_run(pattern)
+    pieces = _pieces(pattern)
+    if len(pieces) == 2 and len(run) == len(pieces[0]) + len(pieces[1]):
+        return [text.startswith(run) for text in texts] if pieces[0] else [text.endswith(run) for text in texts]
     if len(texts) < _LEAST_TEXTS or not run:
         return list(map(match, texts))
     found = [False] * len(texts)
@@ -104,14 +108,18 @@ def match_all(pattern: str, texts: Sequence[str]) -> list[bool]:
     return found
 
 
-def match_spelled(pattern: str, texts: SpelledDictionary) -> list[bool]:
-    """The same for the texts of a dictionary: their bytes are searched, and only texts with the longest run in them
-    become str."""
+def match_spelled(pattern: str, texts: SpelledDictionary) -> Array:
+    """The same for the texts of a dictionary. Their bytes are searched; where the pattern has a `_`, the texts that
+    hold its longest run of literal characters become str."""
+    pieces = _pieces(pattern)
+    if not any(None in piece for piece in pieces):
+        spelled = ["".join(s for s in piece if s is not None).encode("utf-8", "surrogatepass") for piece in pieces]
+        return match_bytes(spelled, texts.heap, texts.starts)
     match, run = like_matcher(pattern), _longest_run(pattern).encode("utf-8", "surrogatepass")
     if not run:
-        return match_all(pattern, texts.values)
+        return np.array(match_all(pattern, texts.values), dtype=bool)
     first, stop = int(texts.starts[0]), int(texts.starts[-1])
-    found = [False] * len(texts)
+    found = np.zeros(len(texts), dtype=bool)
     for number in _holders(run, texts.heap[first:stop].tobytes(), texts.starts - first):
         found[number] = match(texts.value(number))  # type: ignore[arg-type]
     return found

@@ -30,11 +30,22 @@ from eventdb.logical.plan import (
     ViewScan,
     transform_plan,
 )
-from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
+from eventdb.logical.relational import (
+    BlockAggregate,
+    LimitBy,
+    LimitValue,
+    RecursiveUnion,
+    SetOperation,
+    Shared,
+    WorkingTable,
+)
+from eventdb.logical.rules.block_statistics import block_statistics
+from eventdb.logical.rules.common_subplans import common_subplans
 from eventdb.logical.rules.order_joins import order_joins
 from eventdb.logical.rules.prune_columns import prune_columns
 from eventdb.logical.series import Series
 from eventdb.physical.aggregate import GroupRows, GroupSetRows
+from eventdb.physical.block_statistics import BlockStatistics
 from eventdb.physical.built import Built, BuiltRows
 from eventdb.physical.context import QueryContext
 from eventdb.physical.distinct import DistinctRows, FirstRows
@@ -53,6 +64,7 @@ from eventdb.physical.scan import KeyLookup, LogScan
 from eventdb.physical.scan_statistics import ScanStatistics
 from eventdb.physical.series import SeriesRows
 from eventdb.physical.set_operation import SetRows
+from eventdb.physical.shared import SharedRows
 from eventdb.physical.short import short_rows
 from eventdb.physical.sort import SortRows, TopRows
 from eventdb.physical.spilled_join import Parted, PartedRows
@@ -73,12 +85,16 @@ _PIPELINE_ENDS = (Aggregate, Filter, Join, Project, TimeWindow)
 
 def plan_physical(plan: Plan, context: QueryContext) -> Operator:
     """The operators that give the plan's rows. Nothing is read before the first batch is asked for."""
-    return _build(fix_now(visible_rows(_ordered(plan, context), context)), context)
+    plan = fix_now(visible_rows(_ordered(plan, context), context))
+    for rule in (common_subplans, block_statistics):
+        if rule.__name__ not in context.disabled_rules:
+            plan = rule(plan)
+    return _build(plan, context)
 
 
 def _ordered(plan: Plan, context: QueryContext) -> Plan:
     """The plan with its joins ordered by what is known of the rows; as it is where few rows are read."""
-    if context.execution == "interpreted" or not context.orders_joins or not _has_join(plan):
+    if context.execution == "interpreted" or "order_joins" in context.disabled_rules or not _has_join(plan):
         return plan
     statistics = ScanStatistics(context)
     if context.execution == "auto" and scanned_below(plan, statistics.row_count) < LEAST_COMPILED_ROWS:
@@ -110,6 +126,10 @@ def _build_plain(plan: Plan, context: QueryContext) -> Operator:
         top = _top(plan, context)
         if top is not None:
             return top
+    if isinstance(plan, Shared):
+        return SharedRows(plan, _build, context)
+    if isinstance(plan, BlockAggregate):
+        return BlockStatistics(plan, _build, context)
     leaf = _LEAVES.get(type(plan))
     if leaf is not None:
         return leaf(plan, context)

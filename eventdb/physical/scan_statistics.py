@@ -20,14 +20,10 @@ class ScanStatistics:
 
     def __init__(self, context: QueryContext) -> None:
         self._context = context
-        self._rows: dict[int, tuple[Scan, int]] = {}  # by identity: equality compares whole hints
         self._counts: dict[tuple[int, str], int | None] = {}
 
     def row_count(self, scan: Scan) -> int:
-        found = self._rows.get(id(scan))
-        if found is None:
-            found = self._rows[id(scan)] = scan, scanned_rows(scan, self._context)
-        return found[1]
+        return scanned_rows(scan, self._context)
 
     def distinct_count(self, scan: Scan, column: int) -> int | None:
         name = scan.columns[column]

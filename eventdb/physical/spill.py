@@ -210,6 +210,10 @@ class SpilledRows(Sequence[RecordBatch]):
     def is_spilled(self) -> bool:
         return self._file is not None
 
+    @property
+    def spilled_bytes(self) -> int:
+        return 0 if self._file is None else self._file.size_bytes
+
     def append(self, batch: RecordBatch) -> None:
         """DiskFullError, StorageError if it has to be written and cannot."""
         own = self._own_bytes(batch) if self._file is None else 0

@@ -50,7 +50,8 @@ from eventdb.sql.statements import (
 )
 from eventdb.sql.tables import create_as, create_plain_view, create_table, is_query_next
 from eventdb.sql.tokens import TokenType
-from eventdb.sql.topics import alter_topic, create_topic
+from eventdb.sql.topics import alter_topic, create_topic, with_options
+from eventdb.sql.view_statements import alter_view, refresh, verify
 from eventdb.sql.words import Words
 from eventdb.values import decode_value, parse_size_bytes
 
@@ -60,8 +61,7 @@ _QUERIES = frozenset(("SELECT", "WITH", "FROM", "VALUES", "("))
 _ELSEWHERE = frozenset(
     """GRANT REVOKE ATTACH DETACH
     USE PRAGMA CALL VACUUM ANALYZE CHECKPOINT COMMENT LOCK DECLARE FETCH LISTEN NOTIFY
-    REFRESH
-    VERIFY PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
+    PIVOT UNPIVOT INSTALL LOAD EXPORT IMPORT SUMMARIZE TABLE KILL REPLACE UPSERT RESET""".split()
 )
 
 
@@ -211,8 +211,8 @@ def _create(words: Words, context: Context) -> Statement:
         return create_plain_view(words, context, or_replace)
     if words.accept("TABLE"):
         return create_table(words, context, or_replace)
-    if or_replace and words.word() in ("TOPIC", "MATERIALIZED"):
-        raise words.unsupported(f"CREATE OR REPLACE {words.word()}", "DROP it first", start)
+    if or_replace and words.word() == "TOPIC":
+        raise words.unsupported("CREATE OR REPLACE TOPIC", "DROP it first", start)
     if words.accept("TOPIC"):
         at = words.index
         if_not_exists = words.accept("IF", "NOT", "EXISTS")
@@ -222,7 +222,7 @@ def _create(words: Words, context: Context) -> Statement:
         words.index = at
         return create_topic(words, context)
     if words.accept("MATERIALIZED", "VIEW"):
-        return _create_view(words, context)
+        return _create_view(words, context, or_replace)
     word = words.word()
     if word in ("TEMP", "TEMPORARY"):
         raise words.unsupported("CREATE TEMPORARY TABLE", "write CREATE TABLE", start)
@@ -231,14 +231,26 @@ def _create(words: Words, context: Context) -> Statement:
     words.wrong("expected TOPIC, TABLE or MATERIALIZED VIEW")
 
 
-def _create_view(words: Words, context: Context) -> Statement:
+def _create_view(words: Words, context: Context, or_replace: bool) -> Statement:
+    at = words.index
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
+    if or_replace and if_not_exists:
+        raise words.error("OR REPLACE and IF NOT EXISTS exclude each other", at)
     name = words.name("the view's name")
+    at = words.index
+    keep_state = words.accept("KEEP", "STATE")
+    if keep_state and not or_replace:
+        raise words.error("KEEP STATE goes with CREATE OR REPLACE MATERIALIZED VIEW", at)
     start: str | int | None = None
     into = _into(words, context) if words.accept("INTO") else None
     if words.word() == "START":
         start = _start(words, context)
     limit = _state_limit(words) if words.word() == "STATE" else None
+    at = words.index
+    options = dict(with_options(words)) if words.accept("WITH") else {}
+    dead_letter = options.pop("dead_letter", None)
+    if options:
+        raise words.error(f"a view has no option {next(iter(options))!r}; it has dead_letter", at)
     words.expect("AS")
     begin = words.index
     cuts = [
@@ -270,6 +282,9 @@ def _create_view(words: Words, context: Context) -> Statement:
         if_not_exists,
         context.sql.strip(),
         limit,
+        or_replace=or_replace,
+        keep_state=keep_state,
+        dead_letter=dead_letter,
         every=every,
         into=into,
     )
@@ -350,8 +365,11 @@ def _start(words: Words, context: Context) -> str | int:
 
 def _alter(words: Words, context: Context) -> Statement:
     at, kind = words.index, words.word().lower()
+    if kind in ("view", "materialized"):
+        return alter_view(words, context)
     if kind not in ("table", "topic"):
-        raise words.unsupported(f"ALTER {words.word()}", "write ALTER TOPIC or ALTER TABLE", words.index - 1)
+        fix = "write ALTER TOPIC, ALTER TABLE or ALTER VIEW"
+        raise words.unsupported(f"ALTER {words.word()}", fix, words.index - 1)
     words.index += 1
     name = words.name(f"the {kind}'s name")
     if words.accept("RENAME", "TO"):
@@ -425,7 +443,12 @@ def _show(words: Words, context: Context) -> Statement:
         words.index += 1
         words.end()
         return ShowTopics(word.lower())
-    if word in ("GROUPS", "QUERIES", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
+    if word == "QUERIES":
+        words.index += 1
+        words.end()
+        table = context.resolver.table("eventdb.queries")
+        return Query(RelationBinder(context, {}, QueryBinder(context).bind).scan(table)[0])
+    if word in ("GROUPS", "SEGMENTS", "FUNCTIONS", "COLUMNS", "DATABASES", "SCHEMAS"):
         raise words.unsupported(f"SHOW {word}")
     name = words.name("TOPICS, VIEWS, TABLES or a setting")
     if not words.ended:
@@ -528,4 +551,5 @@ _STATEMENTS: dict[str, Callable[[Words, Context], Statement]] = {
     "DELETE": delete, "MERGE": merge, "TRUNCATE": truncate, "PREPARE": prepare, "EXECUTE": execute,
     "DEALLOCATE": deallocate, "BEGIN": transactions.begin, "START": transactions.start, "COMMIT": transactions.commit,
     "END": transactions.commit, "ROLLBACK": transactions.rollback, "ABORT": transactions.rollback,
+    "REFRESH": refresh, "VERIFY": verify,
 }  # fmt: skip

@@ -60,7 +60,7 @@ def check_continuous(context: Context, plan: Plan, emit: str | None, where: obje
     aggregates = [node for node in _nodes(plan) if isinstance(node, Aggregate)]
     topic = _only_topic(context, plan)
     if topic is None:
-        return Continuous(None, _revised(context, plan, aggregates, emit, where))
+        return Continuous(None, _revised(context, plan, aggregates, emit))
     if not aggregates:
         if emit == "window_close":
             context.fail("EMIT ON WINDOW CLOSE needs a GROUP BY over a window; this query has no aggregate", where)
@@ -135,22 +135,16 @@ def _only_topic(context: Context, plan: Plan) -> TableInfo | None:
     return topic if topic.kind == "topic" else None
 
 
-def _revised(context: Context, plan: Plan, aggregates: list[Aggregate], emit: str | None, where: object) -> str:
-    """The emission of a query whose rows are revised. Where rows could wait for a window to close, it must say that it
-    does not want that."""
-    if emit == "window_close":
-        context.unsupported(
-            "EMIT ON WINDOW CLOSE of a query with joins, subqueries or several GROUP BY", where, "write EMIT ON UPDATE"
-        )
+def _revised(context: Context, plan: Plan, aggregates: list[Aggregate], emit: str | None) -> str:
+    """The emission of a query of any shape: where it has windows over a topic with a watermark, rows wait for them to
+    close. Whether they can is found when the query is planned."""
+    if emit is not None:
+        return emit
     topics = [node for node in _nodes(plan) if isinstance(node, Scan)]
     waits = any(context.resolver.table(scan.name).watermark_delay_us is not None for scan in topics)
-    if emit is None and waits and any(window_of(aggregate) is not None for aggregate in aggregates):
-        context.fail(
-            "windows over a topic with a WATERMARK are emitted as they close, which a query with joins, subqueries or "
-            "several GROUP BY cannot do yet: write EMIT ON UPDATE",
-            where,
-        )
-    return "update"
+    windows = any(isinstance(node, TimeWindow) for node in _nodes(plan))
+    windows = windows or any(window_of(aggregate) is not None for aggregate in aggregates)
+    return "window_close" if waits and windows else "update"
 
 
 def _emission(context: Context, aggregate: Aggregate, topic: TableInfo, emit: str | None, where: object) -> str:

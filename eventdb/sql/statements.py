@@ -280,8 +280,8 @@ class CreateView(Statement):
 
     `emit`: 'window_close' (rows of a window appear once, when the watermark passes its end + grace_us), 'update' (the
     current row of every group, revised) or None (no aggregate: each event's row). `start`: 'beginning', 'now' or
-    event time in us. `every` is for its subscribers; its content is not touched.
-    `into`: a topic or table that its rows go to, too.
+    event time in us. `dead_letter` is the topic where rows that break an expression go.
+    `every` is for its subscribers; its content is not touched. `into`: a topic or table that its rows go to, too.
     """
 
     name: str
@@ -294,6 +294,9 @@ class CreateView(Statement):
     sql: str
     state_limit_bytes: int | None = None
     late: str = "drop"
+    or_replace: bool = False
+    keep_state: bool = False
+    dead_letter: str | None = None
     every: Every = Every()
     into: TableInfo | None = None
 
@@ -303,6 +306,28 @@ class DropView(Statement):
     name: str
     if_exists: bool = False
     cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterView(Statement):
+    """`action` is 'pause' or 'resume'."""
+
+    name: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshView(Statement):
+    """Compute the view anew from its inputs."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyView(Statement):
+    """Compare the view with its query."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

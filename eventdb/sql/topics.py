@@ -31,7 +31,7 @@ def create_topic(words: Words, context: Context) -> CreateTopic:
     name = words.name("the topic's name")
     parts = _Parts()
     words.elements(lambda: _element(words, parts, context))
-    options = _options(words) if words.accept("WITH") else ()
+    options = with_options(words) if words.accept("WITH") else ()
     words.end()
     return _build(words, context, name, if_not_exists, parts, options)
 
@@ -43,7 +43,7 @@ def alter_topic(words: Words, context: Context) -> AlterTopic:
         construct = f"ALTER TOPIC ... {words.word() or words.text()}"
         place = words.error(f"{construct} is not supported; write ALTER TOPIC t SET (...)", words.index)
         raise UnsupportedSQL(place.message, construct=construct, sql=place.sql, line=place.line, column=place.column)
-    options = _options(words)
+    options = with_options(words)
     words.end()
     return AlterTopic(name, options)
 
@@ -171,8 +171,8 @@ def _delay(words: Words, context: Context, schema: Schema, column: str, start: i
     return delay
 
 
-def _options(words: Words) -> tuple[tuple[str, str], ...]:
-    """WITH (name = value, ...)."""
+def with_options(words: Words) -> tuple[tuple[str, str], ...]:
+    """(name = value, ...), behind WITH or SET."""
     words.expect("(")
     options: dict[str, str] = {}
     while not words.accept(")"):

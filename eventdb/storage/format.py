@@ -211,6 +211,7 @@ HEAD = Struct(
 HEAD_ENTRY_BYTES = PARTITION_KEY.size + 1 + PARTITION.size
 SHARED_LOCK = 24
 LOCK_SEEN = Struct("<QQ")  # inode of LOCK, as whoever opened the database first saw it, and of `shared` itself
+SHARED_NEWEST = 40  # i64: the newest append time, in us; rows of a later commit have a later one
 SHARED_SLOTS = 64  # one byte per waiter slot: 1 = armed
 SLOT_COUNT = 64
 

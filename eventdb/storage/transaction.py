@@ -115,7 +115,7 @@ class WriteTransaction:
             guard.__class__ = _Guard  # type: ignore[assignment]
             writer.token, self._guard = mark, guard
             self._thread = threading.get_ident()
-            self._now_us = writer.clock.time_us()
+            self._now_us = writer.commit_time_us()
         except BaseException:  # Ctrl-C, too, leaves nothing locked
             writer.leave(self._txn)
             self._txn = None
@@ -250,7 +250,7 @@ class WriteTransaction:
                 state.flags |= PARTITION_DERIVED
             elif state.derived:
                 raise UsageError(f"topic {log.topic_id} holds unjournaled rows: it cannot take journaled ones")
-            state.append_us = max(state.append_us, self._now_us)
+            state.append_us = self._writer.newest_us[0] = self._now_us
             self._staged[log] = staged
         self._changed = True
         return staged

@@ -7,12 +7,13 @@ when a call has passed its end, ordered by window end and group key, which is th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from eventdb.batch import Array, RecordBatch
 from eventdb.errors import EvaluationError, InternalError
+from eventdb.stream.broken_rows import broken_positions
 from eventdb.stream.groups import GroupSet
 from eventdb.stream.program import APPEND, UPDATE, WINDOW_CLOSE, Program
 from eventdb.stream.source import InputRows
@@ -45,6 +46,8 @@ class ContinuousQuery:
         self.late_row_count = progress.late_row_count
         self.output_end = progress.output_end
         self._watermark = Watermark(delay_us, facts.max_future_us, progress.watermark_us)
+        self.notes_broken = False
+        self._broken: list[tuple[int, str]] = []
         self._before = Steps(program.before)
         self._after = Steps(program.after)
         self.groups: GroupSet | None = None
@@ -85,6 +88,11 @@ class ContinuousQuery:
         self.input_offset = rows.end_offset
         return output
 
+    def take_broken(self) -> list[tuple[int, str]]:
+        """Offsets of the rows that were skipped since the last call, if it `notes_broken`, and why."""
+        found, self._broken = self._broken, []
+        return found
+
     def skip_to(self, offset: int) -> None:
         """Goes on at `offset`: rows before it are gone from the topic, or of no interest."""
         self.input_offset = max(self.input_offset, offset)
@@ -113,8 +121,30 @@ class ContinuousQuery:
         high = rows.row_count if scan.stop_offset is None else max(scan.stop_offset - rows.first_offset, low)
         if low or high < rows.row_count:
             batch = batch.slice(low, high)
+        kept = self._sound(batch, rows.first_offset + low) if self.program.skips_broken_rows else None
+        if kept is not None:
+            batch = batch.take(kept)
         batch, origin = self._before.run(batch)
+        if kept is not None:
+            origin = kept[_positions(origin, batch)]
         return batch, _positions(origin, batch) + low if low else origin
+
+    def _sound(self, batch: RecordBatch, first_offset: int) -> Array | None:
+        """The positions of the rows that break no expression; None if that is all of them."""
+
+        def run(part: RecordBatch) -> None:
+            reached, _ = self._before.run(part)
+            if self.groups is not None and reached.row_count:
+                self.groups.check(reached)
+
+        broken = [(position, error.message) for position, error in broken_positions(run, batch)]
+        if not broken:
+            return None
+        if self.notes_broken:
+            self._broken += [(first_offset + position, text) for position, text in broken]
+        kept = np.ones(batch.row_count, dtype=bool)
+        kept[[position for position, _ in broken]] = False
+        return np.flatnonzero(kept)
 
     def _group(self, batch: RecordBatch, origin: Array | None, marks: Array | None) -> None:
         groups, window = self.groups, self.program.window
@@ -172,7 +202,7 @@ def breaking_position(program: Program, rows: InputRows) -> int:
 
     Evaluates halves of the rows without touching any state: rows x log(rows) at worst.
     """
-    query = ContinuousQuery(program, Progress(rows.first_offset))
+    query = ContinuousQuery(replace(program, skips_broken_rows=False), Progress(rows.first_offset))
 
     def breaks(start: int, stop: int) -> bool:
         try:

@@ -10,7 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,7 @@ class Feed(ABC):
         self._options = options
         self._ready: deque[tuple[Changes, Place]] = deque()
         self._closed = threading.Event()
+        self.is_held: Callable[[], bool] = lambda: False  # nothing is taken in then
         self._place: Place | None = options.after  # before the batch handed out last; None: `_reached` says it
         self._count: int | None = None  # of that batch
         self._told: Place | None = None
@@ -115,8 +116,11 @@ class Feed(ABC):
                 continue
             commit_id = self._store.commit_id()
             try:
-                moved = self._look(first)
-                first = False
+                if self.is_held():
+                    moved = False
+                else:
+                    moved = self._look(first)
+                    first = False
             except BaseException:  # Ctrl-C too: some of the changes may be lost
                 self.close()
                 raise

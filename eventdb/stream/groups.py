@@ -42,6 +42,7 @@ class GroupSet:
         self._released: list[int] = []
         self._stored_end = next_number  # only groups numbered below it can have a record in the store
         self.next_number = next_number
+        self.changed_count = 0  # groups that were saved, each time counted
         if not aggregate.keys and not next_number:
             self._add_whole(aggregate)
 
@@ -172,6 +173,7 @@ class GroupSet:
         """Writes the groups that changed since the last save and deletes the records of those that were forgotten."""
         state = self._state
         touched = self.take_touched()
+        self.changed_count += len(touched)
         for group, number in zip(touched.tolist(), self._numbers[touched].tolist(), strict=True):
             key = encode_key(state.key_of(group))
             keys.put_group(store, number, _KEY_BYTES.pack(len(key)) + key + state.dump(group))

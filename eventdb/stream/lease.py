@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import weakref
+from contextlib import suppress
 
 from eventdb.errors import StorageError
 
@@ -34,6 +35,7 @@ class Lease:
                 self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
+            self._sign()
         return True
 
     def share(self) -> None:
@@ -55,12 +57,37 @@ class Lease:
             raise StorageError(f"cannot take the lease {self._path}: {error.strerror}", path=self._path) from error
         self._held = True
 
+    def _sign(self) -> None:
+        """Writes into the file who holds it. What cannot be written is left out: the lease holds all the same."""
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+
     def release(self) -> None:
         """Gives the lease back; allowed at any time."""
         self._held = False
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def holder(path: str) -> int | None:
+    """The process id, in its own namespace, of who holds a lease alone; None if nobody does, or it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 32, 0)
+        return int(text) if text.isdigit() else None
+    except OSError:
+        return None
+    else:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _close_in_child() -> None:

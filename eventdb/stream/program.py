@@ -137,7 +137,8 @@ class Program:
     """`before` and `after` run first to last. Without `aggregate`, `after` is empty.
 
     `window` is set when the topic has a watermark and every group lies in one event-time window; only then can rows be
-    late. `emission` is 'append' (each row's own output), 'window_close' or 'update'.
+    late. `emission` is 'append' (each row's own output), 'window_close' or 'update'. With `skips_broken_rows` rows that
+    break an expression are left out; only their event times count.
     """
 
     scan: Scan
@@ -149,6 +150,7 @@ class Program:
     emission: str
     grace_us: int
     window: WindowKey | None
+    skips_broken_rows: bool = False
     names: tuple[str, ...] = field(init=False)
     picked: tuple[int, ...] | None = field(init=False)
     """Positions in the topic's schema when every row is handed on as these columns and nothing else is done."""
@@ -253,6 +255,13 @@ def _origin_of(expression: Expression, columns: list[_Origin | None]) -> _Origin
     if not isinstance(expression, Call) or len(expression.args) != 2:
         return None
     width, time = expression.args
+    if expression.function == "add" and isinstance(time, Literal):  # the end of TUMBLE: its start plus its size
+        source = _origin_of(width, columns)
+        if source is None or not source.size_us or source.to_end_months:
+            return None
+        if not isinstance(time.value, IntervalValue) or time.value.months:
+            return None
+        return _Origin(source.to_end_us - time.value.microseconds, source.size_us)
     source = _origin_of(time, columns)
     if source is None or source.size_us or not isinstance(width, Literal) or width.value is None:
         return None

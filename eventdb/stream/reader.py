@@ -39,12 +39,22 @@ class ViewReader:
         """
         with self._lock:
             kept = self._views.get(spec.id)
-            if kept is None:
+            if kept is None or kept.spec is not spec:
                 kept = self._views[spec.id] = _KeptView(spec)
         names = [name.lower() for name in spec.program.names]
         positions = [names.index(column.lower()) for column in columns]
         stored_end, batches = kept.content(snapshot)
         return self._batches(spec, snapshot, stored_end, batches, positions, columns)
+
+    def stored(self, spec: ViewSpec, snapshot: StoreSnapshot, columns: Sequence[str]) -> Iterator[RecordBatch]:
+        """The rows that are stored, without those nobody has maintained yet."""
+        progress = spec.keys.progress(snapshot)
+        query = ContinuousQuery(spec.program, progress)
+        if query.groups is not None:
+            query.groups.restore(spec.keys.groups(snapshot))
+        names = [name.lower() for name in spec.program.names]
+        positions = [names.index(column.lower()) for column in columns]
+        return self._batches(spec, snapshot, progress.output_end, _finish(query, []), positions, columns)
 
     def forget(self, view_id: int) -> None:
         """Frees what is kept of a dropped view."""
@@ -80,11 +90,11 @@ class _KeptView:
         self._tail: list[OutputRows] = []
         self._tail_start = 0
         self._content: tuple[int, RecordBatch] | None = None
-        self._spec = spec
+        self.spec = spec
 
     def content(self, snapshot: StoreSnapshot) -> tuple[int, list[RecordBatch]]:
         """(output rows of the store that count, batches that follow them)."""
-        spec = self._spec
+        spec = self.spec
         stored = spec.keys.progress(snapshot)
         first, end = snapshot.offsets(spec.input_log)
         with self._lock:
@@ -120,6 +130,14 @@ class _KeptView:
         if batches and self._tail_start < output_end:
             batches[0] = batches[0].slice(output_end - self._tail_start, batches[0].row_count)
         return batches
+
+
+def brought_up(spec: ViewSpec, snapshot: StoreSnapshot) -> ContinuousQuery:
+    """The view's stored state with all that the snapshot has. ViewFailed as `content`."""
+    first, end = snapshot.offsets(spec.input_log)
+    query = load_query(spec, snapshot, first)
+    _advance(spec, query, snapshot, end)
+    return query
 
 
 def _advance(spec: ViewSpec, query: ContinuousQuery, snapshot: StoreSnapshot, end: int) -> list[OutputRows]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,9 @@ class Runner:
     """Maintains the running views of a database on a thread of its own, from `start` to `close`.
 
     `specs` gives the running views and is asked again whenever `generation` returns another number. `on_failure` is
-    told once of a view, by name, that stopped on a row; the rows before it are stored. `problems` holds, by view name,
+    told once of a view, by id, that stopped on a row; the rows before it are stored. `on_current` is told, after each
+    pass, of the views among `awaited` whose stored state has all that the pass could see; `on_change` that `generation`
+    has changed while another process maintains. `problems` holds, by view id,
     the last error that keeps a view from being maintained without being its own fault (a full disk).
     """
 
@@ -53,19 +55,25 @@ class Runner:
         lease_path: str,
         specs: Callable[[], Sequence[ViewSpec | CircuitSpec]],
         generation: Callable[[], int],
-        on_failure: Callable[[str, ViewFailed], None],
+        on_failure: Callable[[int, ViewFailed], None],
+        on_current: Callable[[int], None] = lambda view_id: None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._lease = Lease(lease_path)
         self._specs = specs
         self._generation = generation
         self._on_failure = on_failure
+        self._on_current = on_current
+        self._on_change = on_change
+        self.awaited: Collection[int] = ()
         self._tasks: dict[int, Task] = {}
         self._seen_generation: int | None = None
+        self._looked_generation: int | None = None
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._thread: threading.Thread | None = None
-        self.problems: dict[str, EventDBError] = {}
+        self.problems: dict[int, EventDBError] = {}
         self.error: BaseException | None = None
 
     @property
@@ -98,12 +106,15 @@ class Runner:
                     if self._lease.acquire():
                         self._step()
                     else:
+                        self._look()
                         self._stop.wait(VIEW_TAKEOVER_MS / 1000)
                 except (ClosedError, ForkError, PoisonedError):
                     return
                 except EventDBError as error:
                     for task in self._tasks.values():
-                        self.problems[task.name] = error
+                        self.problems[task.id] = error
+                        task.meter.restarts += task.is_loaded
+                        task.meter.error = str(error)
                         task.reload()
                     self._stop.wait(RETRY_S)
         except BaseException as error:  # a bug must be visible, and must not take the process down
@@ -112,11 +123,19 @@ class Runner:
             self._lease.release()
             self._tasks.clear()
 
+    def _look(self) -> None:
+        """Another process maintains: what that has changed is told here, too."""
+        generation = self._generation()
+        if generation != self._looked_generation:
+            self._looked_generation = generation
+            self._on_change()
+
     def _step(self) -> None:
         commit_id = self._store.commit_id()
         self._refresh()
         if self.run_pass():
             return
+        self._tell([task for task in self._tasks.values() if task.meter.is_due()])
         if self._store.wait(commit_id, IDLE_S) != commit_id and not self._stop.is_set():
             self._hurry.wait(GATHER_S)
             self._hurry.clear()
@@ -127,9 +146,9 @@ class Runner:
             return
         specs = {spec.id: spec for spec in self._specs()}
         self._seen_generation = generation
-        for view_id in [view_id for view_id in self._tasks if view_id not in specs]:
-            task = self._tasks.pop(view_id)
-            self.problems.pop(task.name, None)
+        for view_id in [view_id for view_id, task in self._tasks.items() if specs.get(view_id) is not task.of]:
+            del self._tasks[view_id]
+            self.problems.pop(view_id, None)
         for view_id, spec in specs.items():
             if view_id not in self._tasks:
                 self._tasks[view_id] = ViewTask(spec) if isinstance(spec, ViewSpec) else CircuitTask(spec)
@@ -147,8 +166,11 @@ class Runner:
         again = self._commit(moved)
         for task in self._tasks.values():
             if task.failure is not None and not task.reported:
-                self._on_failure(task.name, task.failure)
+                self._on_failure(task.id, task.failure)
                 task.reported = True
+        for task in tasks:
+            if task.id in self.awaited and task.is_current and task.is_loaded:
+                self._on_current(task.id)
         for task in tasks:
             again = again or task.failure is not None or (not task.is_loaded and task.retry_at_s <= time.monotonic())
         return again
@@ -167,7 +189,9 @@ class Runner:
 
     def _postpone(self, task: Task, error: Exception) -> None:
         known = error if isinstance(error, EventDBError) else InternalError(f"view {task.name}: {error!r}")
-        self.problems[task.name] = known
+        self.problems[task.id] = known
+        task.meter.restarts += 1
+        task.meter.error = str(known)
         task.retry_at_s = time.monotonic() + RETRY_S
         task.reload()
 
@@ -175,23 +199,36 @@ class Runner:
         """Commits what the tasks have; True when there may be more to do at once."""
         if not tasks:
             return False
-        alone = [task for task in tasks if task.has_sink]
+        if any(task.broken for task in tasks):
+            with self._store.write() as transaction:
+                for task in tasks:
+                    task.note_broken(transaction)
         together = [task for task in tasks if not task.has_sink]
         if together:
             with self._store.write(journaled=False) as transaction:
                 saved = [self._save(task, transaction) for task in together]
             for task, was_saved in zip(together, saved, strict=True):
                 self._saved(task, was_saved)
-        for task in alone:
-            with self._isolated(task):
-                with self._store.write() as transaction:
-                    was_saved = task.save(transaction)
-                self._saved(task, was_saved)
+        for task in tasks:
+            if task.has_sink:
+                with self._isolated(task):
+                    with self._store.write() as transaction:
+                        was_saved = task.save(transaction)
+                    self._saved(task, was_saved)
+        self._tell([task for task in tasks if task.meter.is_due()])
         return True
 
     def _saved(self, task: Task, was_saved: bool) -> None:
-        self.problems.pop(task.name, None)
+        self.problems.pop(task.id, None)
+        task.meter.error = ""
         task.saved(was_saved)
+
+    def _tell(self, tasks: Sequence[Task]) -> None:
+        """Stores the figures of the tasks."""
+        if tasks:
+            with self._store.write(journaled=False) as transaction:
+                for task in tasks:
+                    task.meter.tell(transaction, task.state_rows)
 
     def _save(self, task: Task, transaction: WriteTransaction) -> bool:
         try:

@@ -149,6 +149,10 @@ class StateKeys:
     def is_dropped(self, store: Reading) -> bool:
         return store.get(self._dropped) is not None
 
+    def is_left(self, store: Reading) -> bool:
+        """Whether anything is stored of the view but the mark that it was dropped."""
+        return any(bytes(key) != self._dropped for key, _ in store.range(self._prefix))
+
     def drop(self, store: Writing) -> None:
         """Deletes the view's state and marks it as dropped."""
         for key in [bytes(key) for key, _ in store.range(self._prefix)]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +31,8 @@ class ViewSpec:
     """A continuous query over one topic. `id` is the view's, -1 for a query nobody stores (a subscription's own).
 
     `output_log` is the log of the hidden output topic: set for a stored view exactly when its rows are append-only.
-    `sink` is where such rows go, too.
+    `sink` is where such rows go, too. `dead_letter` is the log of the topic where rows are noted that it goes on
+    without.
     """
 
     id: int
@@ -39,6 +40,7 @@ class ViewSpec:
     program: Program
     input_log: PartitionLog
     output_log: PartitionLog | None = None
+    dead_letter: PartitionLog | None = None
     sink: Sink | None = None
     reader: RowReader = field(init=False, repr=False)
 
@@ -75,14 +77,17 @@ def view_spec(
     emit: str | None = None,
     grace_us: int = 0,
     output_topic_id: int | None = None,
+    dead_letter: PartitionLog | None = None,
     sink: Sink | None = None,
 ) -> ViewSpec:
     """The spec of a bound plan. `logs` gives the log of a topic id. UnsupportedSQL as `analyse`."""
     program = analyse(plan, facts, emit, grace_us)
+    if dead_letter is not None:
+        program = replace(program, skips_broken_rows=True)
     output_log = None if output_topic_id is None else logs(output_topic_id)
     if id >= 0 and (output_log is None) != (program.emission == UPDATE):
         raise InternalError(f"view {name} emits {program.emission!r} and its output topic is {output_topic_id}")
-    return ViewSpec(id, name, program, logs(facts.id), output_log, sink)
+    return ViewSpec(id, name, program, logs(facts.id), output_log, dead_letter, sink)
 
 
 def output_schema(program: Program) -> Schema | None:

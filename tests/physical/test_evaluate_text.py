@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from eventdb.batch import SpelledDictionary
 from eventdb.errors import EvaluationError
 from eventdb.logical.expressions import Expression, Literal
+from eventdb.physical import like_bytes
 from eventdb.physical.dictionary_memo import DictionaryMemo, OutputValues
 from eventdb.physical.like import like_matcher, match_all, match_spelled
 from eventdb.physical.operands import from_values
@@ -192,7 +193,11 @@ def test_a_pattern_matches_many_texts_as_it_matches_each(pattern: str, texts: li
     heap = ["xa", *texts]  # the first one belongs to nobody, as in a slice
     starts = np.cumsum([0, *(len(text.encode()) for text in heap)]).astype(np.int32)
     data = np.frombuffer("".join(heap).encode(), dtype=np.uint8)
-    assert match_spelled(pattern, SpelledDictionary(starts[1:], data, text=True, distinct=True)) == expected
+    spelled = SpelledDictionary(starts[1:], data, text=True, distinct=True)
+    assert match_spelled(pattern, spelled).tolist() == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(like_bytes, "_AT_A_TIME_BYTES", 3)
+        assert match_spelled(pattern, spelled).tolist() == expected
 
 
 @pytest.mark.parametrize(("text", "run"), [("e" * 400, "e"), ("e" * 400, "e" * 300), ("e" * 3, "e" * 4)])
@@ -213,7 +218,7 @@ def test_texts_are_searched_once_each_however_often_the_run_is_in_them(text: str
             found = search()
         finally:
             sys.setprofile(None)
-        assert found == [False] * 100
+        assert list(found) == [False] * 100
         assert finds <= (101 if len(text) >= len(run) else 0)
 
 
@@ -234,3 +239,24 @@ def test_threads_that_share_an_expression_give_each_string_one_code(monkeypatch:
     with ThreadPoolExecutor(4) as pool:
         found = [column.to_pylist() for column in pool.map(memo, columns)]
     assert found == [["none", *(f"{number} {i}" for i in range(5))] for number in range(20)]
+
+
+@given(
+    st.lists(st.one_of(st.none(), TEXTS), min_size=1, max_size=40),
+    st.integers(-3, 5), st.one_of(st.none(), st.integers(-1, 5)),
+)  # fmt: skip
+def test_a_part_of_many_texts_is_that_of_each(texts: list[str | None], start: int, count: int | None) -> None:
+    batch = batch_of({"s": ("VARCHAR", texts)})
+    bounds = [lit("BIGINT", start), *([] if count is None else [lit("BIGINT", count)])]
+    expression = call("substr", col(batch, "s"), *bounds)
+    if count is not None and count < 0:
+        if any(text is not None for text in texts):
+            with pytest.raises(EvaluationError, match="negative"):
+                value_of(expression, batch)
+        return
+
+    def part(text: str) -> str:  # the characters at start, start + 1 ... of those at 1, 2 ...
+        last = len(text) if count is None else start + count - 1
+        return "".join(c for i, c in enumerate(text, 1) if start <= i <= last)
+
+    assert value_of(expression, batch) == [None if text is None else part(text) for text in texts]

@@ -43,6 +43,27 @@ def test_a_block_is_kept_when_it_is_decoded_again() -> None:
     assert cache.get((1, 2, 3)) is None
 
 
+def test_who_comes_round_to_more_blocks_than_there_is_room_for_finds_most_of_what_fits() -> None:
+    cache = blocks.BlockCache(20 * 320)
+
+    def turn() -> int:
+        found = 0
+        for number in range(25):
+            if cache.get((1, 2, number)) is None:
+                cache.put((1, 2, number), decoded())
+            else:
+                found += 1
+        assert cache.held_bytes <= 20 * 320
+        return found
+
+    assert sum(turn() for _ in range(40)) >= 30 * 14
+    for _ in range(30):  # others take the place of those in the end
+        for number in range(10):
+            if cache.get((3, 2, number)) is None:
+                cache.put((3, 2, number), decoded())
+    assert all(cache.get((3, 2, number)) is not None for number in range(10))
+
+
 def test_a_block_used_again_is_worth_keeping_while_there_is_room() -> None:
     cache = blocks.BlockCache(1_000)
     for number in range(5):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eventdb.storage.format import NODE
 from eventdb.storage.sealed import nodes
 from eventdb.storage.sealed.encode import encode
-from eventdb.storage.sealed.point import NoPoint, value_at
+from eventdb.storage.sealed.point import NoPoint, reader_of
 
 Array = Any
 INTEGERS = {1: "<i1", 2: "<i2", 4: "<i4", 8: "<i8"}
@@ -36,9 +36,10 @@ def check(values: Array) -> bytes:
         assert found.dtype == expected.dtype
         assert np.array_equal(found, expected), (values.dtype, values[:20], data[0])
     assert nodes.length_of(memoryview(data)) == len(data)
-    for row in {0, 1, len(values) // 3, len(values) // 2, len(values) - 1} & set(range(len(values))):
-        with contextlib.suppress(NoPoint):
-            assert value_at(memoryview(data), row, len(values), item) == int(expected[row]), (data[0], row)
+    with contextlib.suppress(NoPoint):
+        read = reader_of(memoryview(data), len(values), item)
+        for row in {0, 1, len(values) // 3, len(values) // 2, len(values) - 1} & set(range(len(values))):
+            assert read(row) == int(expected[row]), (data[0], row)
     return data
 
 
@@ -157,12 +158,13 @@ def test_damaged_nodes_are_refused_or_have_the_right_size(values: Array, seed: i
             continue
         assert len(found) == len(values)
         assert found.dtype.itemsize == values.dtype.itemsize
-    for row in range(0, len(values), 97):
-        with contextlib.suppress(NoPoint, nodes.DamagedNode):
-            value_at(memoryview(bytes(data)), row, len(values), values.dtype.itemsize)
+    with contextlib.suppress(NoPoint, nodes.DamagedNode):
+        read = reader_of(memoryview(bytes(data)), len(values), values.dtype.itemsize)
+        for row in range(0, len(values), 97):
+            read(row)
 
 
-def test_one_value_is_read_from_all_encodings_but_sums_and_compressed_ones() -> None:
+def test_one_value_is_read_from_all_encodings_but_compressed_ones() -> None:
     random = np.random.default_rng(3)
     rows = 1 << 15
     n = np.arange(rows)
@@ -171,21 +173,25 @@ def test_one_value_is_read_from_all_encodings_but_sums_and_compressed_ones() -> 
         "decimal": random.integers(0, 1000, rows) / 100,
         "outliers": np.where(n % 401 == 7, 1 << 50, random.integers(0, 100, rows)),
         "few": random.choice(random.integers(0, 1 << 60, 12), rows), "runs": np.repeat(random.integers(0, 99, 64), 512),
+        "keys in turn": n % 9_973, "keys in turn, backwards": n * 9_972 % 9_973,
+        "times of batches": n // 613 * 1_000_003 + 9, "times": np.cumsum(random.integers(0, 100, rows)),
+        "times that go back": np.cumsum(random.integers(-90, 100, rows)) - (1 << 62),
+        "rare times": np.cumsum(random.integers(0, 1 << 45, rows)),
     }  # fmt: skip
     for name, values in cases.items():
-        data = memoryview(encode(values))
-        found = [value_at(data, row, rows, 8) for row in range(0, rows, 37)]
-        assert found == values.view("<u8")[::37].tolist(), name
+        read = reader_of(memoryview(encode(values)), rows, 8)
+        assert [read(row) for row in range(0, rows, 37)] == values.view("<u8")[::37].tolist(), name
     with pytest.raises(NoPoint):
-        value_at(memoryview(encode(np.cumsum(random.integers(0, 100, rows)))), 5, rows, 8)
+        reader_of(memoryview(encode(n * 40_503 % 977 * 1_000_003)), rows, 8)
 
 
 def test_compiled_decoders_have_one_signature_per_type() -> None:
-    from eventdb.kernels import decimals, jit, lookup, packing, prefix, runs
+    from eventdb.kernels import decimals, jit, lookup, packing, planes, prefix, runs
 
     kernels()
     wanted = {
         packing.unpack: 2,
+        planes.join_planes: 2,
         prefix.accumulate: 1,
         prefix.steps: 1,
         decimals.divide: 1,

@@ -45,8 +45,8 @@ def main(path: str) -> None:
     store = open_store(path)
     specs = specs_of(store)
 
-    def failed(spec: ViewSpec, error: Exception) -> None:
-        print("failed", spec.name, error, flush=True)
+    def failed(view_id: int, error: Exception) -> None:
+        print("failed", view_id, error, flush=True)
 
     runner = Runner(store, path + "/VIEWS", lambda: specs, lambda: 1, failed)
     runner.start()

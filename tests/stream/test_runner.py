@@ -45,12 +45,12 @@ class Maintained:
 
     def __init__(self, directory: Path, store: MemoryStore, specs: list[ViewSpec]) -> None:
         self.store, self.specs, self.generation = store, specs, 0
-        self.failures: list[tuple[str, ViewFailed]] = []
+        self.failures: list[tuple[int, ViewFailed]] = []
         self.lease = str(directory / "VIEWS")
         self.runners: list[Runner] = []
 
-    def failed(self, name: str, error: ViewFailed) -> None:
-        self.failures.append((name, error))
+    def failed(self, view_id: int, error: ViewFailed) -> None:
+        self.failures.append((view_id, error))
 
     def runner(self) -> Runner:
         made = Runner(self.store, self.lease, lambda: self.specs, lambda: self.generation, self.failed)
@@ -181,8 +181,8 @@ def test_a_row_that_breaks_an_expression_stops_only_its_view_at_that_row(maintai
     store.append(windowed.input_log, rows)
     maintained.start()
     _until(lambda: bool(maintained.failures) and maintained.progress(windowed) == 1000)
-    [(name, error)] = maintained.failures
-    assert (name, error.view, error.topic, error.offset) == ("quotients", "quotients", "readings", 617)
+    [(view_id, error)] = maintained.failures
+    assert (view_id, error.view, error.topic, error.offset) == (dividing.id, "quotients", "readings", 617)
     assert "v = 0" in str(error)
     assert "zero" in str(error)
     assert maintained.progress(dividing) == 617
@@ -219,7 +219,7 @@ def test_a_full_disk_is_reported_and_maintenance_goes_on_when_there_is_room(main
     monkeypatch.setattr(store, "write", guarded)
     store.append(spec.input_log, _rows(0, 50))
     runner = maintained.start()
-    _until(lambda: isinstance(runner.problems.get("v"), DiskFullError))
+    _until(lambda: isinstance(runner.problems.get(spec.id), DiskFullError))
     full.clear()
     _until(lambda: maintained.progress(spec) == 50)
     assert not runner.problems
@@ -237,7 +237,7 @@ def test_damaged_state_of_one_view_does_not_hold_up_the_others(maintained):
     store.append(windowed.input_log, _rows(0, 30))
     runner = maintained.start()
     _until(lambda: maintained.progress(windowed) == 30)
-    assert isinstance(runner.problems["by_device"], CorruptionError)
+    assert isinstance(runner.problems[5], CorruptionError)
 
 
 def _plan(case: Case) -> Plan:

@@ -30,9 +30,17 @@ from eventdb.storage.device.directory import (
     require_writable,
 )
 from eventdb.storage.device.files import storage_error
-from eventdb.storage.format import LOCK_SEEN, SHARED_BYTES, SHARED_HOLDER, SHARED_LOCK, SHARED_POISON, U32
+from eventdb.storage.format import (
+    LOCK_SEEN,
+    PARTITION,
+    SHARED_BYTES,
+    SHARED_HOLDER,
+    SHARED_LOCK,
+    SHARED_POISON,
+    U32,
+)
 from eventdb.storage.index.head import Head
-from eventdb.storage.index.kv import Index
+from eventdb.storage.index.kv import Index, scan
 from eventdb.storage.sealed.sealer import Sealer
 
 TYPE_CHECKING = False
@@ -196,6 +204,8 @@ class Opening:
                 ensure_reserve(files, path)
             elif poisoned:
                 page[SHARED_POISON] = 0  # before anything was written: there is nothing to replay
+            if alone:
+                self._find_newest(writer)
             files.flock(self._alive_fd, fcntl.LOCK_SH)
         finally:
             files.flock(lock_fd, fcntl.LOCK_UN)
@@ -203,6 +213,13 @@ class Opening:
             interval_ms = interval_ms if mode == "interval" else None
             self._maintenance = Maintenance(writer, interval_ms, self.retention, self._sealer)
             writer.on_first_commit = self._maintenance.start
+
+    def _find_newest(self, writer: Writer) -> None:
+        """Append times go on from the newest there is: after a power loss, or in a copy, the page does not know it."""
+        with self._index.begin_read() as txn:
+            for _, value in scan(txn, b"p"):
+                *_, append_us, _ = PARTITION.unpack(value)
+                writer.newest_us[0] = max(writer.newest_us[0], append_us)
 
     def _check_lock_file(self, page: mmap.mmap, lock_fd: int, alone: bool) -> None:
         """Everybody locks the same file: had LOCK been replaced, two processes could write at once."""

@@ -203,9 +203,10 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes |
         if mark is None:
             return DECLINED
         if mark is NO_ROW:
-            return insert_row(writer, log, row, key, max(now, state.append_us))
-    if now < state.append_us:
-        now = state.append_us
+            return insert_row(writer, log, row, key, writer.commit_time_us())
+    newest = writer.newest_us
+    if now <= newest[0]:
+        now = newest[0] + 1
     try:
         data, low, high = encode(row, i, state.log_start, state.min_time, state.max_time, now, state.flags)
     except UNFIT:
@@ -215,6 +216,7 @@ def _store(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: bytes |
     after = position + ((RECORD_BYTES + len(data) + 7) & -8)
     if after + ROLL_BYTES > tail.size:
         return DECLINED
+    newest[0] = now
     writer.sequence = -1  # from here on, anything unexpected makes the next commit reload
     writer.ahead[log.key] = data[STATE]
     commit_record(writer, tail, data, after, () if mark is None else (mark,))

@@ -154,6 +154,7 @@ def insert_row(writer: Writer, log: PartitionLog, row: tuple[Any, ...], key: byt
             if writer.index.is_full:
                 return DECLINED  # the long way begins with a larger map
             raise index_error(error, writer.index.path) from error
+        writer.newest_us[0] = now
         operations = [OP_KEY.pack(OP_PUT, len(name), len(held)) + name + held for name, held in entries]
         writer.commit(txn, b"".join((data, *operations)))
         done = True

@@ -83,7 +83,7 @@ class _Batch:
         self._marks: list[Mark] = []
         self._keys: set[tuple[PartitionLog, bytes]] = set()
         self.logs: set[PartitionLog] = set()  # those whose state is ahead of what is committed
-        self._now_us = writer.clock.time_us()
+        self._now_us = writer.commit_time_us()
 
     def add(self, log: PartitionLog, row: tuple[Any, ...], key: bytes | None) -> int:
         """The offset of the row, in its segment; DECLINED, nothing done, if it does not fit."""
@@ -104,7 +104,7 @@ class _Batch:
             mark = superseded(writer, log, key)
             if mark is None or mark is NO_ROW:
                 return DECLINED
-        now = max(self._now_us, state.append_us)
+        now = self._now_us
         try:
             data, low, high = log.encoder(row, i, state.log_start, state.min_time, state.max_time, now, state.flags)
         except UNFIT:
@@ -126,6 +126,7 @@ class _Batch:
     def commit(self) -> None:
         if not self._parts:
             return
+        self._writer.newest_us[0] = self._now_us
         tail, data = self._writer.tail, b"".join(self._parts)
         after = tail.position + ((RECORD_BYTES + len(data) + 7) & -8)
         self._writer.sequence = -1

@@ -22,7 +22,7 @@ import threading
 from eventdb.config import LOCK_TIMEOUT_MS
 from eventdb.errors import ClosedError, DatabaseLocked, ForkError, OutcomeUnknown, PoisonedError, UsageError
 from eventdb.storage.device.files import keeping_flock, storage_error
-from eventdb.storage.format import SHARED_HOLDER, SHARED_POISON, SHARED_WAITING, U32
+from eventdb.storage.format import SHARED_HOLDER, SHARED_NEWEST, SHARED_POISON, SHARED_WAITING, U32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class WriterLock:
         self.clock = clock
         self.path = path
         self.shared = shared
+        self.newest_us = memoryview(shared)[SHARED_NEWEST : SHARED_NEWEST + 8].cast("q")  # one item
         self.lock_fd = lock_fd
         self.lock_path = f"{path}/LOCK"
         self.pid = os.getpid()
@@ -69,6 +70,11 @@ class WriterLock:
         along, and would be woken for nothing at each lock."""
         if self.flock is fcntl.flock:
             self.flock = keeping_flock()
+
+    def commit_time_us(self) -> int:
+        """The append time of all rows of the next commit: the clock's, but later than that of every commit before it,
+        of any process and whatever the clock does. Lock held; a commit of rows puts it into `newest_us` first."""
+        return max(self.clock.time_us(), self.newest_us[0] + 1)
 
     def check_usable(self) -> None:
         if os.getpid() != self.pid:

@@ -12,6 +12,7 @@ key and next to nothing for frequent ones; of raw segments it is made in memory,
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from zlib import crc32
 
 from eventdb.storage.format import HASH_INDEX
@@ -29,6 +30,7 @@ FREQUENT_ROWS = 32  # of a key in a block: with more, the block is read as a who
 MAX_ROWS = 1 << 20
 _BUCKET_ENTRIES = 8
 _PLACE_BITS = 21  # the highest one: a block, not a row
+_PLACE = (1 << _PLACE_BITS) - 1
 _BLOCK = 1 << 20
 _AT_ONCE = 2_048  # values that are hashed before another thread may have the interpreter
 _MIX = 0x9E3779B97F4A7C15  # Fibonacci hashing (Knuth, TAOCP 6.4)
@@ -78,8 +80,12 @@ class HashIndex:
         bucket = hash * self._buckets >> 32
         mark = hash & 0x7FF
         held = self._entries[self._starts[bucket] : self._starts[bucket + 1]].tolist()
-        places = sorted(entry & (1 << _PLACE_BITS) - 1 for entry in held if entry >> _PLACE_BITS == mark)
-        return [p for p in places if p < _BLOCK], [p - _BLOCK for p in places if p >= _BLOCK]
+        places = [entry & _PLACE for entry in held if entry >> _PLACE_BITS == mark]
+        places.sort()
+        if not places or places[-1] < _BLOCK:
+            return places, []
+        first = bisect_left(places, _BLOCK)
+        return places[:first], [place - _BLOCK for place in places[first:]]
 
 
 def build(hashes: Array, rows: Array) -> HashIndex:

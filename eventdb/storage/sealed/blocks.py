@@ -7,7 +7,6 @@ that has decoded KERNELS_AFTER_BYTES.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +14,10 @@ import numpy as np
 from eventdb.batch import Array, Column, Dictionary, SpelledDictionary
 from eventdb.config import MIB, SEALED_CACHE_BYTES
 from eventdb.storage.format import BLOCK_NAN, BLOCK_RANGED, NODE
+from eventdb.storage.sealed.block_cache import BlockCache, Decoded
 from eventdb.storage.sealed.buffers import BUFFERS
 from eventdb.storage.sealed.nodes import UNSIGNED, DamagedNode, Kernels, checksum_of, decode, length_of, packed_parts
-from eventdb.storage.sealed.point import NoPoint, value_at
+from eventdb.storage.sealed.point import NoPoint, Reader, reader_of
 
 if TYPE_CHECKING:
     from eventdb.storage.sealed.sealed import SealedSegment
@@ -27,81 +27,10 @@ if TYPE_CHECKING:
 
 KERNELS_AFTER_BYTES = 64 * MIB
 FEW_ROWS = 16  # of a block: they are read without decoding it, where its encoding allows it
-_SEEN_COUNT = 1 << 16
-_Key = tuple[int, int, int]  # segment, column, block
+ROOMY_BYTES = MIB
+READERS = 128  # of blocks of a segment that are kept, a kilobyte each
+_UNKNOWN: Any = object()
 _BIAS = 1 << 63
-
-
-class Decoded:
-    """A decoded block. `dictionary` is set for plain columns: `values` are its codes."""
-
-    __slots__ = ("dictionary", "size_bytes", "validity", "values")
-
-    def __init__(self, values: Array, validity: Array | None, dictionary: Dictionary | None, size_bytes: int) -> None:
-        self.values = values
-        self.validity = validity
-        self.dictionary = dictionary
-        self.size_bytes = size_bytes
-
-
-class BlockCache:
-    """The blocks decoded last, at most `limit_bytes` of them. For all threads of the process.
-
-    A block is kept when it is decoded for the second time: a scan that passes once keeps none, and its blocks are
-    decoded into memory that the processor has at hand.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-        self._blocks: OrderedDict[_Key, Decoded] = OrderedDict()
-        self._seen: OrderedDict[_Key, None] = OrderedDict()  # decoded once of late, not kept
-        self._lock = threading.Lock()
-
-    def get(self, key: _Key) -> Decoded | None:
-        with self._lock:
-            found = self._blocks.get(key)
-            if found is not None:
-                self._blocks.move_to_end(key)
-            return found
-
-    def put(self, key: _Key, block: Decoded, *, at_once: bool = False) -> None:
-        """The block is kept if it was here before, or `at_once`."""
-        with self._lock:
-            if key in self._blocks or block.size_bytes > self.limit_bytes:
-                return
-            if not at_once and key not in self._seen:
-                self._note(key)
-                return
-            self._seen.pop(key, None)
-            self._blocks[key] = block
-            self.held_bytes += block.size_bytes
-            while self.held_bytes > self.limit_bytes:
-                _, oldest = self._blocks.popitem(last=False)
-                self.held_bytes -= oldest.size_bytes
-                del oldest  # now there is room for its memory to wait
-
-    def room_bytes(self) -> int:
-        return self.limit_bytes - self.held_bytes
-
-    def is_worth_keeping(self, key: _Key, size_bytes: int) -> bool:
-        """Whether the block was used before and there is room for it. Says for the next time that it is used now."""
-        with self._lock:
-            if key in self._seen and self.held_bytes + size_bytes <= self.limit_bytes:
-                return True
-            self._note(key)
-            return False
-
-    def _note(self, key: _Key) -> None:
-        self._seen[key] = None
-        if len(self._seen) > _SEEN_COUNT:
-            self._seen.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self.held_bytes = 0
-            self._blocks.clear()
-            self._seen.clear()
 
 
 CACHE = BlockCache(SEALED_CACHE_BYTES)
@@ -143,6 +72,11 @@ def block(segment: SealedSegment, column: int, number: int, *, keep: bool = True
         CACHE.put(key, found, at_once=keep)
         ENGINE.count(found.size_bytes)
     return found
+
+
+def picked_block(segment: SealedSegment, column: int, number: int) -> Decoded:
+    """The decoded block, of which a few rows are wanted: kept at once as long as no other has to go for it."""
+    return block(segment, column, number, keep=CACHE.room_bytes() > ROOMY_BYTES)
 
 
 def _decode(segment: SealedSegment, column: int, number: int) -> Decoded:
@@ -212,7 +146,7 @@ def _dictionary(heap: Array, bounds: Array, text: bool) -> Dictionary:
 def plain_values(segment: SealedSegment, column: int, number: int, rows: list[int]) -> list[Any]:
     """str or bytes, None where NULL, of some rows of a block of a plain column, counted from its first. The others do
     not become objects."""
-    decoded = block(segment, column, number)
+    decoded = picked_block(segment, column, number)
     dictionary = decoded.dictionary
     assert dictionary is not None
     value = dictionary.value if isinstance(dictionary, SpelledDictionary) else dictionary.values.__getitem__
@@ -228,17 +162,31 @@ def points(
     decoded."""
     if len(rows) > FEW_ROWS:
         return None
+    place = index * segment.block_count + number
+    kept = segment.readers.get(place, _UNKNOWN)
+    if kept is _UNKNOWN:
+        kept = _readers(segment, index, number, item)
+        if len(segment.readers) < READERS:
+            segment.readers[place] = kept
+    if kept is None:
+        return None
+    read, is_valid = kept
+    try:
+        return [read(row) for row in rows], [is_valid is None or is_valid(row) != 0 for row in rows]
+    except DamagedNode as error:
+        raise segment.damaged(index, number, str(error)) from error
+
+
+def _readers(segment: SealedSegment, index: int, number: int, item: int) -> tuple[Reader, Reader | None] | None:
+    """What reads a value of a block, and its validity if there are NULLs; None if it is better decoded."""
     entry, data = segment.block_bytes(index, number, checksum_of(ENGINE.kernels))
     count = segment.block_rows_of(number)
-    valid = [True] * len(rows)
     try:
-        if entry.nulls:
-            valid = [value_at(data, row, count, 1) != 0 for row in rows]
-            data = data[length_of(data) :]
-        return [value_at(data, row, count, item) for row in rows], valid
+        is_valid = reader_of(data, count, 1) if entry.nulls else None
+        return reader_of(data[length_of(data) :] if entry.nulls else data, count, item), is_valid
     except NoPoint:
         return None
-    except DamagedNode as error:
+    except (ValueError, IndexError, OverflowError, DamagedNode) as error:
         raise segment.damaged(index, number, str(error)) from error
 
 
@@ -375,6 +323,22 @@ class SealedSlice:
         if type.is_float or self.is_plain(index) or not entry.flags & BLOCK_RANGED:
             return None
         return entry.least, entry.greatest
+
+    def exact_statistics(self, index: int) -> tuple[int, tuple[Any, Any] | None] | None:
+        """(NULLs, least and greatest physical value) of the slice's rows in a column. None if the slice is not the
+        whole block; no range for strings, for NaN or zeros among doubles, and if all is NULL. Decodes nothing."""
+        if self.row_count != self._segment.block_rows_of(self._number):
+            return None
+        type = self._log.schema.fields[index].type
+        entry = self._segment.entry(index, self._number)
+        if type.is_coded or not entry.flags & BLOCK_RANGED or entry.flags & BLOCK_NAN:
+            return entry.nulls, None
+        held: tuple[Any, Any] = entry.least, entry.greatest
+        if type.is_float:
+            held = tuple(np.array(held, np.int64).view(np.float64).tolist())
+            if held[0] <= 0.0 <= held[1]:
+                return entry.nulls, None
+        return entry.nulls, held
 
     def may_match(self, index: int, op: str, constant: Any) -> bool:
         """Whether some row of the block may satisfy `column op constant`; op is eq, lt, le, gt or ge, the constant a

@@ -38,15 +38,15 @@ class Kernels:
     """The compiled decoders. Making one imports Numba and compiles or loads them."""
 
     def __init__(self) -> None:
-        from eventdb.kernels import checksum, decimals, lookup, packing, prefix, runs
+        from eventdb.kernels import checksum, decimals, lookup, packing, planes, prefix, runs
 
-        for family in (decimals, lookup, packing, prefix, runs):
+        for family in (decimals, lookup, packing, planes, prefix, runs):
             family.warm()
         self.checksum: Callable[[memoryview], int] = crc32
         if checksum.is_supported():
             checksum.warm()
             self.checksum = checksum.checksum
-        self.unpack = packing.unpack
+        self.unpack, self.join_planes = packing.unpack, planes.join_planes
         self.accumulate, self.steps = prefix.accumulate, prefix.steps
         self.expand = runs.expand
         self.divide, self.rescale = decimals.divide, decimals.rescale
@@ -253,17 +253,21 @@ class _Decoder:
         count, item, size = node.rows, node.item, node.width // 8
         if not 0 < size <= item or node.width % 8:
             raise DamagedNode(f"{size} bytes of values of {item}")
-        planes = np.frombuffer(decompress(node.body, size * count), np.uint8).reshape(size, count)
+        flat = np.frombuffer(decompress(node.body, size * count), np.uint8)
         if item == 1 and not node.base:
-            whole: Array = planes[0]
-            return whole
+            return flat
         out = BUFFERS.empty(count, UNSIGNED[item])
+        number = UNSIGNED[item].type
+        if self.kernels is not None and item >= 4:
+            self.kernels.join_planes(flat, size, number(node.low(8 * item)), out)
+            return out
+        planes = flat.reshape(size, count)
         out[:] = planes[size - 1]
         for plane in planes[-2::-1]:
-            out <<= UNSIGNED[item].type(8)
+            out <<= number(8)
             out |= plane
         if node.base:
-            out += UNSIGNED[item].type(node.low(8 * item))
+            out += number(node.low(8 * item))
         return out
 
     def patched(self, node: _Node) -> Array:

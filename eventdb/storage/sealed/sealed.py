@@ -127,6 +127,7 @@ class SealedSegment:
         self._index: HashIndex | None = None
         self._blocks: list[Block | None] = [None] * (len(directory) // SEALED_BLOCK.size)
         self._verified = bytearray(len(self._blocks))
+        self.readers: dict[int, Any] = {}  # of single values of blocks, by place in the directory, for blocks.py
 
     def block_rows_of(self, number: int) -> int:
         return min(self.layout.block_rows, self.layout.rows - number * self.layout.block_rows)

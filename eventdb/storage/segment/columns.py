@@ -32,6 +32,9 @@ _ZERO = np.zeros(1, np.int64)
 FEW_VALUES = 4_096
 _MANY_VALUES = 1_024  # from here on Arrow gives plain strings their codes, if the process has it loaded
 PWRITE_BYTES = 16_384  # a column's part of at least this size is written by pwrite
+HINTED_BYTES = (
+    262_144  # the device may begin with a part this large; of smaller ones the hint takes longer than it saves
+)
 # At a time: the kernel caches what one call writes in pages as large, and to find one of 2 MB costs several times the
 # copy where memory is not at hand; and the device begins with the first part while the next one is copied.
 WRITE_BYTES = MIB
@@ -164,6 +167,11 @@ def _region(segment: Segment, position: int, dtype: np.dtype[Any] | str) -> Arra
         array.flags.writeable = False
         segment.arrays[position] = array
     return array
+
+
+def shared_dictionaries(log: PartitionLog) -> list[Dictionary | None]:
+    """Of each column of the log, as far as this process knows them: rows in their codes need no others."""
+    return [None if cache is None else cache.shared() for cache in log.dictionaries]
 
 
 def store_columns(transaction: WriteTransaction, staged: Staged, columns: Sequence[Column]) -> None:
@@ -316,7 +324,8 @@ def _write(files: Files, segment: Segment, pieces: list[tuple[int, memoryview]])
             for start in range(0, len(data), WRITE_BYTES):
                 part = data[start : start + WRITE_BYTES]
                 files.write_fully(fd, part, position + start)
-                files.start_writing(fd, position + start, len(part))
+                if len(data) >= HINTED_BYTES:
+                    files.start_writing(fd, position + start, len(part))
     except OSError as error:
         raise storage_error(error, "writing", segment.path) from error
     finally:

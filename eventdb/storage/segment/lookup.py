@@ -46,19 +46,24 @@ def matching_slices(log: PartitionLog, parts: Iterable[_Part], times: _Times, ke
             picked.clear()
 
     size = hash_index.BLOCK_ROWS
+    hash = 0 if key is None else hash_index.hash_of(key)
     for segment, row, end, held in parts:
         places = None
         if key is not None and isinstance(segment, SealedSegment):
             index = segment.hash_index()
-            places = None if index is None else index.find(hash_index.hash_of(key))
+            places = None if index is None else index.find(hash)
         elif key is not None and isinstance(segment, Segment) and end <= hash_index.MAX_ROWS:
-            places = _raw_places(log, segment, end, key)
+            places = _raw_places(log, segment, end, key, hash)
         if places is None:
             flush()
             found += _slices(log, segment, row, end, held, times)
             continue
-        whole = [number for number in places[1] if number * size < end and (number + 1) * size > row]
-        rows = [at for at in places[0] if row <= at < end and at // size not in whole]
+        rows, whole = places
+        if whole:
+            whole = [number for number in whole if number * size < end and (number + 1) * size > row]
+            rows = [at for at in rows if at // size not in whole]
+        if rows and (rows[0] < row or rows[-1] >= end):
+            rows = [at for at in rows if row <= at < end]
         for number in whole:
             first = number * size
             before = [at for at in rows if at < first]
@@ -123,25 +128,23 @@ def _extremes(values: Any) -> tuple[int, int]:
     return int(array.min()), int(array.max())
 
 
-def _raw_places(log: PartitionLog, segment: Segment, end: int, key: Any) -> tuple[list[int], list[int]]:
-    """(rows, blocks) that may hold the key among the rows before `end`. What the index does not cover is looked
-    through; if that is much, a longer index is asked for."""
+def _raw_places(log: PartitionLog, segment: Segment, end: int, key: Any, hash: int) -> tuple[list[int], list[int]]:
+    """(rows, blocks) that may hold the key, which has the hash, among the rows before `end`. What the index does not
+    cover is looked through; if that is much, a longer index is asked for."""
     kept = log.hash_indexes.get(segment.base)
     if kept is not None and kept[0] is not segment:
         kept = None
     covered = 0 if kept is None else kept[1]
     if end - covered > max(hash_index.BLOCK_ROWS, covered // 4):
         INDEXER.ask(log, segment, end)
-    rows, whole = kept[2].find(hash_index.hash_of(key)) if kept is not None else ([], [])
-    return rows + _found_in(log, segment, covered, end, key), whole
+    rows, whole = kept[2].find(hash) if kept is not None else ([], [])
+    return rows if covered >= end else rows + _found_in(log, segment, covered, end, key), whole
 
 
 def _found_in(log: PartitionLog, segment: Segment, row: int, end: int, key: Any) -> list[int]:
-    """The rows of [row, end) that hold the key (or, of NULLs, the stored value)."""
+    """The rows of [row, end), not none, that hold the key (or, of NULLs, the stored value)."""
     index = log.schema.key
     assert index is not None
-    if row >= end:
-        return []
     layout = segment.layout.columns[index]
     if layout.plain:
         return _found_in_heap(segment, index, row, end, key.encode("utf-8", "surrogatepass") if layout.text else key)

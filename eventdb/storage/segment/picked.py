@@ -22,9 +22,9 @@ _Groups = list[tuple[int, list[int]]]  # (block of a sealed segment, rows in it,
 
 
 class PickedRows:
-    """Rows in offset order, at least one; what SegmentSlice is for neighbouring ones. `offsets` is int64."""
+    """Rows in offset order, at least one; what SegmentSlice is for neighbouring ones."""
 
-    __slots__ = ("_log", "_parts", "first_offset", "offsets", "row_count", "time_range")
+    __slots__ = ("_log", "_parts", "first_offset", "row_count", "time_range")
 
     def __init__(self, log: PartitionLog, parts: Sequence[tuple[Segment | SealedSegment, list[int]]]) -> None:
         self._log = log
@@ -32,10 +32,14 @@ class PickedRows:
             _Sealed(segment, rows) if isinstance(segment, SealedSegment) else _Raw(segment, rows)
             for segment, rows in parts
         ]
-        self.offsets = np.array([segment.base + row for segment, rows in parts for row in rows], np.int64)
-        self.first_offset = int(self.offsets[0])
-        self.row_count = len(self.offsets)
+        self.first_offset = parts[0][0].base + parts[0][1][0]
+        self.row_count = sum(len(rows) for _, rows in parts)
         self.time_range: tuple[int, int] | None = None
+
+    @property
+    def offsets(self) -> Array:
+        """int64."""
+        return np.array([part.segment.base + row for part in self._parts for row in part.rows], np.int64)
 
     def is_plain(self, index: int) -> bool:
         """Whether `column` has a dictionary of its own."""
@@ -94,35 +98,42 @@ def _joined(arrays: list[Array]) -> Array:
 class _Raw:
     """Rows of a raw segment."""
 
+    __slots__ = ("_places", "rows", "segment")
+
     def __init__(self, segment: Segment, rows: list[int]) -> None:
         self.segment = segment
-        self._rows = rows
+        self.rows = rows
+        self._places = np.array(rows, np.intp)
 
     def stored(self, index: int) -> tuple[Array, Array | None]:
         """(bit patterns, validity) of a column that is not stored plainly."""
         layout, nulls = self.segment.layout.columns[index], self.segment.null_views[index]
-        values = np.frombuffer(self.segment.value_views[index], UNSIGNED[layout.width])[self._rows]
-        validity = None if nulls is None else ~np.frombuffer(nulls, np.bool_)[self._rows]
+        values = np.frombuffer(self.segment.value_views[index], UNSIGNED[layout.width])[self._places]
+        validity = None if nulls is None else ~np.frombuffer(nulls, np.bool_)[self._places]
         return values, None if validity is None or validity.all() else validity
 
     def plain(self, index: int) -> list[Any]:
         """str or bytes, None where NULL."""
-        return [self.segment.plain_value(index, row) for row in self._rows]
+        return [self.segment.plain_value(index, row) for row in self.rows]
 
     def append_times(self) -> Array:
-        return np.array([self.segment.append_times(row, row + 1)[0] for row in self._rows], np.int64)
+        return np.array([self.segment.append_times(row, row + 1)[0] for row in self.rows], np.int64)
 
 
 class _Sealed:
     """Rows of a sealed segment."""
 
+    __slots__ = ("_groups", "rows", "segment")
+
     def __init__(self, segment: SealedSegment, rows: list[int]) -> None:
         self.segment = segment
+        self.rows = rows
         size = segment.layout.block_rows
-        self._groups: _Groups = [
-            (number, [row - number * size for row in group])
-            for number, group in itertools.groupby(rows, lambda row: row // size)
-        ]
+        groups: dict[int, list[int]] = {}
+        for row in rows:
+            number, at = divmod(row, size)
+            groups.setdefault(number, []).append(at)
+        self._groups: _Groups = list(groups.items())
 
     def stored(self, index: int) -> tuple[Array, Array | None]:
         """See _Raw; the column after the last one holds the append times."""
@@ -131,17 +142,20 @@ class _Sealed:
         item = 8 if index == len(columns) else columns[index].width
         values: list[int] = []
         valid: list[bool] = []
-        for number, rows in self._groups:
-            block = blocks.CACHE.get((segment.number, index, number))
+        kept = blocks.CACHE.get_all([(segment.number, index, number) for number, _ in self._groups])
+        for (number, rows), block in zip(self._groups, kept, strict=True):
             found = blocks.points(segment, index, number, rows, item) if block is None else None
             if found is None:
-                block = blocks.block(segment, index, number)
-                values += block.values.view(UNSIGNED[item])[rows].tolist()
+                if block is None:
+                    block = blocks.picked_block(segment, index, number)
+                one = block.values.item
+                values += [one(row) for row in rows]
                 valid += [True] * len(rows) if block.validity is None else block.validity[rows].tolist()
             else:
                 values += found[0]
                 valid += found[1]
-        return np.array(values, UNSIGNED[item]), None if all(valid) else np.array(valid, bool)
+        form = UNSIGNED[item] if index == len(columns) or not columns[index].coded else np.dtype(np.int32)
+        return np.array(values, form).view(UNSIGNED[item]), None if all(valid) else np.array(valid, bool)
 
     def plain(self, index: int) -> list[Any]:
         """See _Raw. Costs decompressing the values of each block: a millisecond for a megabyte."""

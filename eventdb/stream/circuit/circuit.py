@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from eventdb.batch import RecordBatch
 from eventdb.errors import UnsupportedSQL
+from eventdb.logical.closing import Closed, Ended, Late, has_closed
 from eventdb.logical.expressions import ColumnRef, Expression, transform
 from eventdb.logical.over import Over
 from eventdb.logical.plan import (
@@ -30,9 +31,20 @@ from eventdb.logical.plan import (
 from eventdb.logical.relational import LimitBy, LimitValue, RecursiveUnion, SetOperation, WorkingTable
 from eventdb.logical.series import Series
 from eventdb.physical.context import QueryContext
+from eventdb.stream.circuit.closing import (
+    ClosedGroups,
+    ClosedRows,
+    EndedRows,
+    Finished,
+    Gate,
+    LateRows,
+    groups_of,
+    window_steps,
+)
 from eventdb.stream.circuit.distinct import Distincts
 from eventdb.stream.circuit.grouped import Grouped, can_group
 from eventdb.stream.circuit.lanes import Interner, RowCodec
+from eventdb.stream.circuit.leading import is_top, leading_rows
 from eventdb.stream.circuit.linear import Constant, Expanded, Mapped, United
 from eventdb.stream.circuit.node import Change, Node, difference
 from eventdb.stream.circuit.pair_join import KINDS, PairJoin
@@ -75,6 +87,7 @@ class Circuit:
         self.codec = RowCodec([field.type for field in plan.fields], self.interner)
         self._root = self._build(plan)
         self._begun = False
+        self._working: _Place | None = None  # the last place that took in a change
 
     @property
     def grows(self) -> bool:
@@ -82,14 +95,35 @@ class Circuit:
         return self._is_growing(self._root)
 
     @property
+    def has_failed_for_good(self) -> bool:
+        """After an error: whether it was a row's, or that of a pair of rows, that can never go."""
+        place = self._working
+        if place is None or isinstance(place.node, Grouped | Recomputed):
+            return False
+        return all(map(self._is_growing, place.inputs))
+
+    @property
     def nbytes(self) -> int:
         """About how much memory the state holds."""
         return self.interner.nbytes + sum(place.node.nbytes for place in self._places if place.node is not None)
 
     @property
+    def late_row_count(self) -> int:
+        """How many rows were dropped because their windows had closed."""
+        return sum(place.node.late_row_count for place in self._places if isinstance(place.node, LateRows))
+
+    @property
     def parts(self) -> list[Part]:
         """Its state, to be stored, in an order that the plan decides."""
         return [part for place in self._places if place.node is not None for part in place.node.parts]
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """What each node with state is called, how many rows it keeps and how many bytes that takes."""
+        nodes = [place.node for place in self._places if place.node is not None and place.node.parts]
+        return [
+            (f"{number} {node.name}", sum(getattr(part, "row_count", 0) for part in node.parts), node.nbytes)
+            for number, node in enumerate(nodes, 1)
+        ]
 
     def settle(self) -> None:
         """All parts were restored: the circuit goes on from there."""
@@ -98,9 +132,10 @@ class Circuit:
                 place.node.settle()
         self._begun = True
 
-    def step(self, changes: Mapping[int, RecordBatch]) -> Change:
+    def step(self, changes: Mapping[int, RecordBatch], closed_us: int | None = None) -> Change:
         """The change of the result that changes of the inputs make, by their positions in `inputs`; with the first call
-        come the rows that are there before any input is. EvaluationError when a value breaks an expression."""
+        come the rows that are there before any input is. Windows that end at `closed_us` or before are closed then.
+        EvaluationError when a value breaks an expression."""
         found: list[Change] = []
         scans = iter(range(len(self.inputs)))
         for place in self._places:
@@ -110,9 +145,14 @@ class Circuit:
             parts = [] if self._begun else [part for part in (place.node.begin(),) if part is not None]
             inputs = [found[number] for number in place.inputs]
             if any(change is not None for change in inputs):
+                self._working = place
                 made = place.node.step(inputs)
                 if made is not None:
                     parts.append(made)
+            if closed_us is not None and isinstance(place.node, Gate):
+                closed = place.node.close(closed_us)
+                if closed is not None:
+                    parts.append(closed)
             if len(parts) > 1:  # what was there before may have gone at once
                 codec = RowCodec([field.type for field in place.node.fields], self.interner)
                 found.append(difference(place.node.names, codec, [], parts))
@@ -148,8 +188,12 @@ class Circuit:
         return isinstance(scan, Scan) and self._grows(scan.topic_id)
 
     def _inner(self, plan: Plan) -> int:
+        if isinstance(plan, Late | Closed | Ended):
+            return self._at_window_end(plan)
         if isinstance(plan, Sort):
             return self._build(plan.input)  # a set of rows has no order; where one counts, `_unit` takes it in
+        if is_top(plan):
+            return self._unit(plan)
         if isinstance(plan, Filter | Project | TimeWindow):
             below = self._build(plan.input)
             return self._add(Mapped(plan, grows=self._is_growing(below)), (below,))
@@ -162,6 +206,8 @@ class Circuit:
             leaf, below = self._leaf(plan.input)
             node = Expanded(replace(plan, input=leaf), leaf.number, self._context, grows=self._is_growing(below))
             return self._add(node, (below,))
+        if has_closed(plan):
+            return self._finished(plan)
         if isinstance(plan, Distinct):
             below = self._build(plan.input)
             return self._add(Distincts(plan.fields, self.interner, grows=self._is_growing(below)), (below,))
@@ -175,6 +221,36 @@ class Circuit:
             grows = plan.kind in ("inner", "semi") and all(map(self._is_growing, inputs))
             return self._add(PairJoin(plan, self.interner, grows=grows), inputs)
         return self._unit(plan)
+
+    # --- windows that close -------------------------------------------------------------------------------------------
+
+    def _at_window_end(self, plan: Late | Closed | Ended) -> int:
+        if isinstance(plan, Ended):
+            return self._add(EndedRows(plan), (self._build(plan.input),))
+        if isinstance(plan, Late):
+            return self._add(LateRows(plan), (self._build(window_steps(plan)[1]),))
+        groups = groups_of(plan)
+        if groups is None:
+            return self._add(ClosedRows(plan, self.interner), (self._build(plan.input),))
+        aggregate, position = groups
+        node = ClosedGroups(aggregate, plan.end, position, self.interner)
+        return self._add(node, (self._build(aggregate.input),))
+
+    def _finished(self, plan: Plan) -> int:
+        """What is between the gates below and the node, answered as one."""
+        leaves: dict[Plan, WorkingTable] = {}
+        inputs: list[int] = []
+
+        def cut(part: Plan) -> Plan:
+            if not isinstance(part, Closed):
+                return part.with_children(tuple(map(cut, part.children)))
+            if part not in leaves:
+                leaves[part], number = self._leaf(part)
+                inputs.append(number)
+            return leaves[part]
+
+        template = cut(plan)
+        return self._add(Finished(template, list(leaves.values()), self._context), inputs)
 
     # --- what the batch engine recomputes -----------------------------------------------------------------------------
 
@@ -204,6 +280,9 @@ class Circuit:
             template = self._recursion(plan, lambda child: cut(child, None))
         elif isinstance(plan, Aggregate | DistinctOn | LimitBy):
             template = plan.with_children((cut(plan.input, plan.keys),))
+        elif isinstance(plan, Filter) and isinstance(plan.input, Over):
+            over = plan.input
+            template = plan.with_children((over.with_children((cut(over.input, _partition(over)),)),))
         elif isinstance(plan, Over):
             template = plan.with_children((cut(plan.input, _partition(plan)),))
         elif isinstance(plan, Limit | LimitValue | GroupSets):
@@ -220,7 +299,8 @@ class Circuit:
         own_keys = _own_keys(plan)
         if any(len(own) != len(own_keys) for own in keys):
             own_keys, keys = (), [() for _ in keys]
-        return self._add(Recomputed(template, leaves, keys, own_keys, self.interner, self._context), inputs)
+        kept = leading_rows(template) if self._is_growing(inputs[0]) else None
+        return self._add(Recomputed(template, leaves, keys, own_keys, self.interner, self._context, kept), inputs)
 
     def _leaf(self, plan: Plan) -> tuple[WorkingTable, int]:
         """What stands for a part of the plan in a template, and the number of the node that gives its rows."""
@@ -257,6 +337,8 @@ def _own_keys(plan: Plan) -> tuple[Expression, ...]:
         return plan.left_keys
     if isinstance(plan, DistinctOn | LimitBy):
         return plan.keys
+    if isinstance(plan, Filter):
+        return _own_keys(plan.input)
     return (_partition(plan) or ()) if isinstance(plan, Over) else ()
 
 

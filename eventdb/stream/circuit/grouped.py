@@ -61,6 +61,10 @@ class Grouped(Node):
     def nbytes(self) -> int:
         return self._groups.nbytes + sum(accumulator.nbytes for accumulator in self._accumulators)
 
+    @property
+    def row_count(self) -> int:
+        return len(self._groups)
+
     def begin(self) -> Change:
         return self._rows(np.zeros(1, dtype=np.int64))[0] if self._is_whole else None
 

@@ -76,6 +76,12 @@ class TopicInput(Input):
         super().__init__(scan, logs)
         self._scan = scan
         self._readers = [LogScan(scan, context).readers(log) for log in self.logs]
+        self._place: tuple[int, Any, int] = (0, None, 0)  # of the last change: partition, slice, row of it
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Partition and offset of a row of the last change."""
+        partition, part, at = self._place
+        return partition, int(offset_at(part, at + row))
 
     def is_cut_off(self, snapshot: Any) -> bool:
         return any(0 <= position < snapshot.offsets(log)[0] for position, log in self._reached())
@@ -96,6 +102,7 @@ class TopicInput(Input):
                 for part in snapshot.slices(log, max(start, low), until):
                     batch = RecordBatch(self.names, [read(part) for read in readers], part.row_count)
                     for at in range(0, part.row_count, MORSEL_ROWS):
+                        self._place = (log.partition, part, at)
                         self.positions[i] = int(offset_at(part, min(at + MORSEL_ROWS, part.row_count) - 1)) + 1
                         yield batch.slice(at, at + MORSEL_ROWS)
             self.positions[i] = end

@@ -29,6 +29,11 @@ class Node(ABC):
     parts: Sequence[Part] = ()
     """Its state, to be stored."""
 
+    @property
+    def name(self) -> str:
+        """What it is called where its state is shown."""
+        return type(self).__name__
+
     def __init__(self, fields: Fields, *, grows: bool) -> None:
         self.fields = fields
         self.names = tuple(field.name for field in fields)

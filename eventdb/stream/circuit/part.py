@@ -90,6 +90,10 @@ class RowsPart:
         self._rows = rows
         self._notes = rows.notes = WeightNotes(codec, keys)
 
+    @property
+    def row_count(self) -> int:
+        return len(self._rows)
+
     def record(self) -> None:
         self._notes.begin()
 
@@ -119,6 +123,10 @@ class Counted:
     @property
     def nbytes(self) -> int:
         return self._table.nbytes + int(self._counts.nbytes)
+
+    @property
+    def row_count(self) -> int:
+        return len(self._table)
 
     def add(self, lanes: Array, weights: Array) -> tuple[Array, Array]:
         """Adds weighted rows. Returns the distinct numbers of the rows and how often each was there before; `sweep`

@@ -18,12 +18,17 @@ from eventdb.config import MIB, MORSEL_ROWS
 from eventdb.errors import EvaluationError, InternalError, MemoryLimitExceeded, OffsetOutOfRange, ViewFailed
 from eventdb.logical.plan import Fields, Plan, Scan
 from eventdb.physical.context import QueryContext
+from eventdb.stream.broken_rows import BrokenRow
+from eventdb.stream.circuit.broken import SkippingInput, tests_of
 from eventdb.stream.circuit.circuit import Circuit
+from eventdb.stream.circuit.closed_rows import NO_OUTPUT, ClosedTail, Closing, Output, in_order, stored_rows
 from eventdb.stream.circuit.content import Content
 from eventdb.stream.circuit.inputs import Input, TableInput, TopicInput
+from eventdb.stream.circuit.marked_inputs import MarkedInput, MarkedInputs
 from eventdb.stream.circuit.node import Change, merged
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.circuit.stored import CircuitKeys, Progress, fingerprint, scans
+from eventdb.stream.watermark import LOWEST_US
 
 _FEW_STRINGS = 1 << 16  # are kept, whether a row has them or not
 
@@ -33,7 +38,9 @@ _CHECK_ROWS = 512  # looking at the size of the state takes longer than taking i
 @dataclass(frozen=True, slots=True, eq=False)
 class CircuitSpec:
     """`id` is the view's, -1 for a query nobody stores. `logs` gives the logs of a topic's partitions, `topic_key` the
-    name of its key column. The state may hold `limit_bytes`. `sink`: where changes of the rows go, too."""
+    name of its key column. The state may hold `limit_bytes`. `dead_letter` is the log of the topic where rows are noted
+    that it goes on without, `sink` where changes of its rows go, too. With `closing` the plan is one of
+    close_windows."""
 
     id: int
     name: str
@@ -41,21 +48,29 @@ class CircuitSpec:
     logs: Callable[[int], Sequence[Any]]
     topic_key: Callable[[int], str | None]
     limit_bytes: int
+    dead_letter: Any = None
     sink: Any = None
+    closing: Closing | None = None
 
     @property
     def fields(self) -> Fields:
-        return self.plan.fields
+        return self.plan.fields if self.closing is None else self.plan.fields[:-1]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(field.name for field in self.plan.fields)
+        return tuple(field.name for field in self.fields)
 
     @property
     def keys(self) -> CircuitKeys:
         if self.id < 0:
             raise InternalError(f"{self.name} is not a stored view")
-        return CircuitKeys(self.id, fingerprint(self.plan))
+        settings = () if self.closing is None else (self.closing.settings,)
+        return CircuitKeys(self.id, fingerprint(self.plan, *settings))
+
+    def output(self, snapshot: Any) -> Output:
+        """What a snapshot has stored of the rows of closed windows."""
+        progress = self.keys.progress(snapshot) if self.id >= 0 else None
+        return NO_OUTPUT if progress is None else progress.output
 
     @property
     def inputs(self) -> dict[int, str]:
@@ -87,7 +102,15 @@ class CircuitQuery:
         self._context = QueryContext(topic_key=spec.topic_key)
         self.inputs = [self._input(scan) for scan in self.circuit.inputs]
         self._string_limit = self._least_strings = min(_FEW_STRINGS, spec.limit_bytes // 400)
-        self._content: Content | None = Content(self.circuit.names, self.circuit.codec)
+        self._content: Content | None = None
+        self._marked: MarkedInputs | None = None
+        self._tail: ClosedTail | None = None
+        if spec.closing is None:
+            self._content = Content(self.circuit.names, self.circuit.codec)
+        else:
+            marked = [one for one in self.inputs if isinstance(one, MarkedInput)]
+            self._marked = MarkedInputs(marked, spec.closing.event_times)
+            self._tail = ClosedTail()
         self._begun = False
         self._unchecked = 0  # rows taken in since the size of the state was looked at
 
@@ -95,14 +118,44 @@ class CircuitQuery:
         if not isinstance(scan, Scan):
             raise InternalError(f"{scan} cannot be an input")
         logs = self._spec.logs(scan.topic_id)
+        if self._spec.closing is not None:
+            return MarkedInput(scan, logs, self._context)
         if self._spec.primary_key(scan.topic_id):
             return TableInput(scan, logs[0], self._context, self.circuit.interner)
+        if self._spec.dead_letter is not None:
+            return SkippingInput(scan, logs, self._context, tests_of(self._spec.plan, scan))
         return TopicInput(scan, logs, self._context)
+
+    def note_broken(self) -> None:
+        """From here on rows that are left out are noted, for `take_broken`."""
+        for one in self.inputs:
+            if isinstance(one, SkippingInput):
+                one.is_noting = True
+
+    def take_broken(self) -> list[BrokenRow]:
+        """The rows that were left out since the last call."""
+        found: list[BrokenRow] = []
+        for one in self.inputs:
+            if isinstance(one, SkippingInput):
+                found += one.broken
+                one.broken = []
+        return found
 
     @property
     def nbytes(self) -> int:
         own = self.circuit.nbytes + sum(one.nbytes for one in self.inputs)
-        return own if self._content is None else own + self._content.nbytes
+        own += sum(part.nbytes for part in (self._content, self._tail) if part is not None)
+        return own
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """What keeps state, how many rows, and how many bytes that takes in memory."""
+        found = self.circuit.sizes()
+        for one in self.inputs:
+            if one.parts:
+                found.append((f"table {one.name}", sum(getattr(p, "row_count", 0) for p in one.parts), one.nbytes))
+        if self._content is not None:
+            found.append(("content", self._content.rows.row_count, self._content.nbytes))
+        return [*found, ("strings", len(self.circuit.interner), self.circuit.interner.nbytes)]
 
     @property
     def has_begun(self) -> bool:
@@ -117,8 +170,14 @@ class CircuitQuery:
     @property
     def parts(self) -> list[Part]:
         """Its state, to be stored, beside the positions."""
-        own = [] if self._content is None else [self._content.rows]
+        own: Sequence[Part] = [] if self._content is None else [self._content.rows]
+        own = own if self._marked is None else self._marked.parts
         return [*self.circuit.parts, *(part for one in self.inputs for part in one.parts), *own]
+
+    @property
+    def mark_us(self) -> int:
+        """How far event time has come, for windows that close."""
+        return LOWEST_US if self._marked is None else self._marked.timeline.mark_us
 
     @staticmethod
     def load(spec: CircuitSpec, snapshot: Any) -> CircuitQuery:
@@ -129,6 +188,8 @@ class CircuitQuery:
             return query
         spec.keys.load(snapshot, query.parts)
         query.go_on(progress.positions)
+        if query._tail is not None:
+            query._tail = ClosedTail(progress.output.closed_us)
         return CircuitQuery(spec) if query.is_past(snapshot) else query
 
     def is_past(self, snapshot: Any) -> bool:
@@ -155,6 +216,9 @@ class CircuitQuery:
         would be larger than it may be. A state on the way may break what that of the snapshot does not, such as a
         division by a count; it is not passed if all is taken in at once.
         """
+        if self._marked is not None:
+            yield from self._advance_marked(self._marked, snapshot, row_limit, at_once=at_once)
+            return
         behind = [(i, one) for i, one in enumerate(self.inputs) if one.is_behind(snapshot)]
         if at_once or sum(one.lag_rows(snapshot) for _, one in behind) <= MORSEL_ROWS:
             with self._failing([one for _, one in behind]):
@@ -175,6 +239,27 @@ class CircuitQuery:
                     if row_limit is not None and taken >= row_limit and one.can_stop:
                         return
 
+    def _advance_marked(
+        self, marked: MarkedInputs, snapshot: Any, row_limit: int | None, *, at_once: bool
+    ) -> Iterator[RecordBatch]:
+        """`advance` where windows close: the inputs are read together, in the order of their rows."""
+        self._begun = True
+        taken = 0
+        with self._failing(self.inputs):
+            held: dict[int, list[RecordBatch]] = {}
+            for changes in marked.rounds(snapshot):
+                if at_once:
+                    for i, rows in changes.items():
+                        held.setdefault(i, []).append(rows)
+                    continue
+                yield from self._step(changes)
+                taken += sum(rows.row_count for rows in changes.values())
+                if row_limit is not None and taken >= row_limit:
+                    return
+            if held:
+                whole = {i: merged(self.inputs[i].names, parts) for i, parts in held.items()}
+                yield from self._step({i: change for i, change in whole.items() if change is not None})
+
     @contextmanager
     def _failing(self, inputs: Sequence[Input]) -> Iterator[None]:
         """Turns errors while the inputs are taken in into ViewFailed."""
@@ -190,8 +275,15 @@ class CircuitQuery:
             ) from error  # fmt: skip
 
     def _step(self, changes: dict[int, RecordBatch]) -> Iterator[RecordBatch]:
-        change: Change = self.circuit.step(changes)
-        if change is not None:
+        closing = self._spec.closing
+        closed_us = None if closing is None else closing.closed_us(self.mark_us)
+        change: Change = self.circuit.step(changes, closed_us)
+        if change is not None and closing is not None:
+            batch, ends = in_order(change)
+            if self._tail is not None:
+                self._tail.add(batch, ends)
+            yield batch
+        elif change is not None:
             if self._content is not None:
                 self._content.apply(change)
             yield change
@@ -219,6 +311,7 @@ class CircuitQuery:
         query = CircuitQuery(self._spec)
         if self._content is None:
             query.drop_content()
+        query._tail = self._tail
         for own, part in zip(self.parts, query.parts, strict=True):
             data = own.whole()
             if data is not None:
@@ -236,12 +329,30 @@ class CircuitQuery:
 
     def drop_content(self) -> None:
         """Nobody will ask for it any more."""
-        self._content = None
+        self._content = self._tail = None
 
-    def content(self) -> RecordBatch:
-        """All rows of the result."""
-        assert self._content is not None
-        return self._content.batch()
+    def can_serve(self, snapshot: Any) -> bool:
+        """Whether it has the rows of closed windows that are not stored in a snapshot."""
+        return self._tail is None or self._tail.after_us <= self._spec.output(snapshot).closed_us
+
+    def content(self, snapshot: Any) -> Sequence[RecordBatch]:
+        """All rows of the result, at a snapshot that was taken in."""
+        spec = self._spec
+        if spec.closing is None or self._tail is None:
+            assert self._content is not None
+            return [self._content.batch()]
+        output = spec.output(snapshot)
+        self._tail.trim(output.closed_us)
+        stored = stored_rows(spec.closing, output, snapshot, spec.names)
+        return [*stored, *self._tail.batches(output.closed_us)]
+
+    def output(self, base: Output, added_rows: int) -> Output:
+        """What is stored of the result once `added_rows` are added to `base`."""
+        closed_us = None if self._spec.closing is None else self._spec.closing.closed_us(self.mark_us)
+        return Output(
+            base.start, base.end + added_rows, LOWEST_US if closed_us is None else closed_us, self.mark_us,
+            self.circuit.late_row_count,
+        )  # fmt: skip
 
 
 class CircuitReader:
@@ -257,11 +368,23 @@ class CircuitReader:
             kept = self._views.get(spec.id)
             if kept is None or kept.spec is not spec:
                 kept = self._views[spec.id] = _Kept(spec)
+        return self._batches(spec, kept.content(snapshot), columns)
+
+    def stored(self, spec: CircuitSpec, snapshot: Any, columns: Sequence[str]) -> Iterator[RecordBatch]:
+        """The rows that are stored, without what nobody has maintained yet. ViewFailed if nothing is."""
+        query = CircuitQuery.load(spec, snapshot)
+        if not query.has_begun:
+            raise ViewFailed(f"nothing is stored of view {spec.name!r}: REFRESH VIEW {spec.name}", view=spec.name)
+        return self._batches(spec, query.content(snapshot), columns)
+
+    @staticmethod
+    def _batches(spec: CircuitSpec, content: Sequence[RecordBatch], columns: Sequence[str]) -> Iterator[RecordBatch]:
         names = [name.lower() for name in spec.names]
         positions = [names.index(column.lower()) for column in columns]
-        batch = kept.content(snapshot).select(positions, columns)
-        for start in range(0, batch.row_count, MORSEL_ROWS):
-            yield batch.slice(start, start + MORSEL_ROWS)
+        for whole in content:
+            batch = whole.select(positions, columns)
+            for start in range(0, batch.row_count, MORSEL_ROWS):
+                yield batch.slice(start, start + MORSEL_ROWS)
 
     def state_bytes(self, view_id: int) -> int:
         """What is kept of a view in this process."""
@@ -288,17 +411,17 @@ class _Kept:
         query = self._query
         return 0 if query is None else query.nbytes
 
-    def content(self, snapshot: Any) -> RecordBatch:
+    def content(self, snapshot: Any) -> Sequence[RecordBatch]:
         with self._lock:
             query = self._query
-            if query is not None and query.is_past(snapshot):
+            if query is not None and (query.is_past(snapshot) or not query.can_serve(snapshot)):
                 # An older snapshot than what is kept: it is answered from its own state, what there is stays.
-                return caught_up(self.spec, None, snapshot).content()
+                return caught_up(self.spec, None, snapshot).content(snapshot)
             self._query = None  # if it fails it is gone
             if query is not None and query.is_cut_off(snapshot):
                 query = None  # what is stored may be further on
             query = self._query = caught_up(self.spec, query, snapshot).without_lost_strings()
-            return query.content()
+            return query.content(snapshot)
 
 
 def caught_up(spec: CircuitSpec, query: CircuitQuery | None, snapshot: Any) -> CircuitQuery:

@@ -61,14 +61,16 @@ class _Keyed:
 
 class Recomputed(Node):
     """`leaves` are the WorkingTables of `template`, `keys` what each is arranged by: as many, of the same types.
-    `own_keys` are those keys as expressions over its output."""
+    `own_keys` are those keys as expressions over its output. `kept`, for one leaf whose rows only come, gives those of
+    its rows that can still be in an answer: the others are forgotten."""
 
     def __init__(
         self, template: Plan, leaves: Sequence[WorkingTable], keys: Sequence[Sequence[Expression]],
-        own_keys: Sequence[Expression], interner: Interner, context: QueryContext,
+        own_keys: Sequence[Expression], interner: Interner, context: QueryContext, kept: Plan | None = None,
     ) -> None:  # fmt: skip
         super().__init__(template.fields, grows=False)
         self._template = template
+        self._kept = kept
         self._context = context
         self._numbers = [leaf.number for leaf in leaves]
         self._inputs = [_Keyed(leaf.fields, own, interner) for leaf, own in zip(leaves, keys, strict=True)]
@@ -90,7 +92,11 @@ class Recomputed(Node):
                 keys = own.keys_of(change)
                 own.add(change, keys)
                 touched.append(keys)
-        return self._turned(distinct_lanes(np.concatenate(touched)))
+        keys = distinct_lanes(np.concatenate(touched))
+        made = self._turned(keys)
+        if self._kept is not None:
+            self._prune(self._inputs[0], keys)
+        return made
 
     def _turned(self, keys: Array) -> Change:
         """What the rows of some keys have become, less what they were."""
@@ -104,6 +110,18 @@ class Recomputed(Node):
         if change is not None:
             output.add(change, output.keys_of(change))
         return change
+
+    def _prune(self, own: _Keyed, keys: Array) -> None:
+        """Forgets the rows of some keys that no answer will have."""
+        assert self._kept is not None
+        slots = own.slots_of(keys)
+        lanes, weights = [own.rows.lanes(slots)], [-own.rows.weights[slots]]
+        for batch in plan_physical(self._kept, self._context).batches():
+            lanes.append(own.codec.encode(batch.columns, batch.row_count))
+            weights.append(np.ones(batch.row_count, dtype=np.int64))
+        lost = summed(own.names, own.codec, np.concatenate(lanes), np.concatenate(weights))
+        if lost is not None:
+            own.add(lost, own.keys_of(lost))
 
     def _answer(self, inputs: Sequence[list[RecordBatch]]) -> list[RecordBatch]:
         if not self._is_whole and not any(inputs):

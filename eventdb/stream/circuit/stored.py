@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import sha256
 
 from eventdb.errors import CorruptionError
 from eventdb.logical.plan import Plan, Scan, explain_lines
 from eventdb.physical.state_bytes import decode, encode
+from eventdb.stream.circuit.closed_rows import NO_OUTPUT, Output
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.state import Reading, Writing, view_prefix
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 LEAST_BYTES = 1 << 16  # pieces are left alone until there are so many bytes of them
 _PIECE = struct.Struct(">HQ")
 
@@ -32,18 +33,20 @@ _PIECE = struct.Struct(">HQ")
 class Progress:
     """`positions`: per input, per partition, the offset of the next row to take in; -1 before the first. `next_piece`
     is the number of the next piece; `added_bytes` are in pieces of changes, `whole_bytes` in those they are added to.
+    `output` is what there is of the rows of windows that have closed.
     """
 
     positions: tuple[tuple[int, ...], ...]
     next_piece: int = 0
     added_bytes: int = 0
     whole_bytes: int = 0
+    output: Output = NO_OUTPUT
 
 
-def fingerprint(plan: Plan) -> bytes:
+def fingerprint(plan: Plan, *settings: str) -> bytes:
     """Of what the pieces mean: another plan has other parts, and another topic of the same name other rows."""
     read = [str(scan.topic_id) for scan in scans(plan)]
-    return sha256("\n".join((str(STATE_VERSION), *read, *explain_lines(plan))).encode()).digest()
+    return sha256("\n".join((str(STATE_VERSION), *settings, *read, *explain_lines(plan))).encode()).digest()
 
 
 def scans(plan: Plan) -> Iterator[Scan]:
@@ -69,10 +72,13 @@ class CircuitKeys:
         if data is None:
             return None
         try:
-            mark, positions, next_piece, added_bytes, whole_bytes = decode(data)
-        except ValueError as error:
+            mark, *rest = decode(data)
+            if mark != self._mark:
+                return None
+            positions, next_piece, added_bytes, whole_bytes, output = rest
+            return Progress(positions, next_piece, added_bytes, whole_bytes, Output(*output))
+        except (ValueError, TypeError) as error:
             raise CorruptionError("a view's progress record does not decode") from error
-        return Progress(positions, next_piece, added_bytes, whole_bytes) if mark == self._mark else None
 
     def load(self, store: Reading, parts: Sequence[Part]) -> None:
         """Restores the parts from their pieces."""
@@ -82,25 +88,34 @@ class CircuitKeys:
 
     def save(
         self, store: Writing, base: Progress | None, parts: Sequence[Part], positions: tuple[tuple[int, ...], ...],
-        *, anew: bool,
+        output: Output = NO_OUTPUT, *, anew: bool,
     ) -> Progress:  # fmt: skip
         """Adds what changed since `base`, or writes all there is; returns the new progress. `anew`: the parts do not go
         on from what is stored."""
         pieces = [part.delta() for part in parts]
         added = sum(len(piece) for piece in pieces if piece is not None)
         if base is not None and not anew and base.added_bytes + added <= max(base.whole_bytes, LEAST_BYTES):
-            progress = Progress(positions, base.next_piece + 1, base.added_bytes + added, base.whole_bytes)
+            progress = Progress(positions, base.next_piece + 1, base.added_bytes + added, base.whole_bytes, output)
         else:
             self._clear(store)
             pieces = [part.whole() for part in parts]
             whole = sum(len(piece) for piece in pieces if piece is not None)
-            progress = Progress(positions, 0 if base is None else base.next_piece + 1, 0, whole)
+            progress = Progress(positions, 0 if base is None else base.next_piece + 1, 0, whole, output)
         for i, piece in enumerate(pieces):
             if piece is not None:
                 store.put(self._pieces + _PIECE.pack(i, progress.next_piece), piece)
         store.put(
             self._progress,
-            encode((self._mark, positions, progress.next_piece, progress.added_bytes, progress.whole_bytes)),
+            encode(
+                (
+                    self._mark,
+                    positions,
+                    progress.next_piece,
+                    progress.added_bytes,
+                    progress.whole_bytes,
+                    astuple(output),
+                )
+            ),
         )
         return progress
 

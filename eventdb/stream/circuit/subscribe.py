@@ -15,7 +15,7 @@ from eventdb.logical.expressions import ColumnRef
 from eventdb.logical.plan import Aggregate, Distinct, Filter, Plan, Project, Scan
 from eventdb.stream.circuit.arrangement import LaneTable
 from eventdb.stream.circuit.lanes import Interner, RowCodec
-from eventdb.stream.circuit.node import difference, weights_of
+from eventdb.stream.circuit.node import difference, merged, weights_of
 from eventdb.stream.circuit.past import begin_of, past_snapshot, query_at
 from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec, caught_up
 from eventdb.stream.emission import DELETE, INSERT, UPDATE_AFTER, UPDATE_BEFORE, Changes
@@ -53,6 +53,7 @@ class CircuitSubscriber(Feed):
         self._begin: Positions = ()
         self._start = start
         self._query: CircuitQuery | None = None
+        self._given = 0  # rows of closed windows
         self._key = unique_columns(spec.plan, spec.primary_key)
         self._make_codecs()
 
@@ -70,6 +71,8 @@ class CircuitSubscriber(Feed):
         return True  # each look takes in all there is
 
     def _reached(self) -> Place | None:
+        if self._query is not None and self._spec.closing is not None:
+            return Place(self._begin, None, self._query.positions, output=self._given)
         return None if self._query is None else Place(self._begin, self._query.positions, self._query.positions)
 
     def in_order(self, changes: Changes) -> Changes:
@@ -86,7 +89,7 @@ class CircuitSubscriber(Feed):
                 made = self._advanced(self._query, snapshot)
                 self._query = query = self._query.without_lost_strings()
                 if self._options.repeat and self._summed(made):
-                    self._queue([query.content()], None, query.positions, snapshot.commit_id)
+                    self._queue(query.content(snapshot), None, query.positions, snapshot.commit_id)
                 else:
                     self._queue(made, before, query.positions, snapshot.commit_id)
         return True
@@ -94,7 +97,7 @@ class CircuitSubscriber(Feed):
     def _advanced(self, query: CircuitQuery, snapshot: Any) -> list[RecordBatch]:
         """The changes up to the snapshot. Many rows are taken in a morsel at a time, and what they change is summed up
         meanwhile: whoever comes late needs no more memory. `_query` takes in the rest."""
-        if query.lag_rows(snapshot) <= AT_ONCE_ROWS:
+        if self._spec.closing is not None or query.lag_rows(snapshot) <= AT_ONCE_ROWS:
             return list(query.advance(snapshot, at_once=True))
         before = query.positions
         made: list[RecordBatch] = []
@@ -130,18 +133,22 @@ class CircuitSubscriber(Feed):
         loaded = CircuitQuery.load(self._spec, snapshot)
         self._begin = begin_of(loaded, snapshot)
         query = caught_up(self._spec, loaded, snapshot)
-        content = query.content()
+        content = list(query.content(snapshot))
         self._let_go_of_content(query)
-        if self._start != "latest":
-            self._queue([content], None, query.positions, snapshot.commit_id)
+        if self._spec.closing is not None and self._start == "latest":
+            self._given = sum(batch.row_count for batch in content)
+        elif self._start != "latest":
+            self._queue(content, None, query.positions, snapshot.commit_id)
         return query
 
     def _resumed(self, place: Place, snapshot: Any) -> CircuitQuery:
         """The query at a token's place; queues what is left of the changes the token lies in."""
         self._begin, spec = place.begin, self._spec
+        if spec.closing is not None:
+            return self._resumed_windows(place, snapshot)
         if place.before is None:
             query = query_at(spec, snapshot, place.begin, place.after, content=True)
-            made = [query.content()]
+            made = list(query.content(snapshot))
             self._let_go_of_content(query)
         else:
             query = query_at(spec, snapshot, place.begin, place.before, content=self._options.repeat)
@@ -151,10 +158,39 @@ class CircuitSubscriber(Feed):
         self._queue(made, place.before, query.positions, snapshot.commit_id, place.taken)
         return query
 
+    def _resumed_windows(self, place: Place, snapshot: Any) -> CircuitQuery:
+        """Rows of closed windows have one order, in which the token counts them."""
+        loaded = CircuitQuery.load(self._spec, snapshot)
+        if begin_of(loaded, snapshot) != place.begin and self._spec.id < 0:
+            raise TokenExpired(
+                "rows of the topics were removed that the changes before the token followed from: subscribe again with "
+                "SNAPSHOT"
+            )
+        query = caught_up(self._spec, loaded, snapshot)
+        content = list(query.content(snapshot))
+        self._let_go_of_content(query)
+        count = sum(batch.row_count for batch in content)
+        if count < place.output:
+            raise TokenExpired(
+                f"the token has seen {place.output} rows, and there are {count}: what was not yet on the disk when the "
+                "power failed is gone; subscribe again with SNAPSHOT"
+            )
+        self._queue(content, None, query.positions, snapshot.commit_id, place.output)
+        return query
+
     def _queue(
         self, made: Sequence[RecordBatch], before: Positions | None, after: Positions, commit_id: int, taken: int = 0
     ) -> None:
         """Queues the sum of some changes, but for those that were handed out before."""
+        if self._spec.closing is not None:
+            closed = merged(self.names, made)  # in the order of their windows' ends
+            self._given += taken
+            if closed is not None and closed.row_count > taken:
+                rows = closed.slice(taken, closed.row_count)
+                changes = Changes.inserted(rows, [commit_id] * rows.row_count)
+                self._ready.append((changes, Place(self._begin, None, after, output=self._given)))
+                self._given += rows.row_count
+            return
         change = difference(self.names, self._codec, [], made)
         if change is None:
             return

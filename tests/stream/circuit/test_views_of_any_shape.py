@@ -365,4 +365,4 @@ def test_stored_state_that_is_ahead_of_its_topic_is_written_anew(db: Any) -> Non
         stored = CircuitQuery.load(spec, snapshot)
         assert stored.has_begun
         assert not stored.is_behind(snapshot)
-        assert stored.content().to_pylist() == [("a", 35)]
+        assert [row for batch in stored.content(snapshot) for row in batch.to_pylist()] == [("a", 35)]
