@@ -16,7 +16,7 @@ from eventdb.stream.circuit.broken import lasting_failure
 from eventdb.stream.circuit.closed_rows import NO_OUTPUT, Output
 from eventdb.stream.circuit.lanes import Interner, RowCodec
 from eventdb.stream.circuit.node import difference
-from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec
+from eventdb.stream.circuit.query import CircuitQuery, CircuitSpec, is_stored
 from eventdb.stream.continuous_query import ContinuousQuery, OutputRows
 from eventdb.stream.figures import Meter
 from eventdb.stream.sink import require_state
@@ -56,7 +56,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def is_loaded(self) -> bool:
-        """Whether it goes on from memory."""
+        """Whether it goes on from memory, or need not."""
 
     @abstractmethod
     def reload(self) -> None:
@@ -98,6 +98,7 @@ class ViewTask(Task):
         self.outputs: list[OutputRows] = []
         self.row_limit = STEP_ROWS
         self.careful_until = -1
+        self._rests = False  # all is stored: nothing need be loaded
 
     @property
     def has_sink(self) -> bool:
@@ -105,10 +106,10 @@ class ViewTask(Task):
 
     @property
     def is_loaded(self) -> bool:
-        return self.query is not None
+        return self.query is not None or self._rests
 
     def reload(self) -> None:
-        self.query = None
+        self.query, self._rests = None, False
         self.outputs, self.broken = [], []
         self.moved_rows = 0
 
@@ -135,6 +136,10 @@ class ViewTask(Task):
                 keys = spec.keys
                 require_state(spec.sink, spec.id, spec.name, snapshot, has_state=keys.has_progress(snapshot))
                 self.base = keys.progress(snapshot)
+                self._rests = keys.has_progress(snapshot) and first <= end == self.base.input_offset
+                if self._rests:
+                    self.is_current = True
+                    return False
                 self.query = load_query(spec, snapshot, first)
                 self.query.notes_broken = True
             require_rows(spec, self.query, first)
@@ -203,6 +208,7 @@ class CircuitTask(Task):
         self.query: CircuitQuery | None = None
         self._given = 0  # rows of changes since the last commit
         self._stuck: list[int] | None = None  # the ends of the inputs that it cannot take in
+        self._rested: list[int] | None = None  # those that all is stored of: nothing need be loaded
         self._next: stored.Progress | None = None
         self._anew = False  # `query` does not go on from what is stored
         self._made: list[RecordBatch] = []  # changes that are to be stored: for a sink, or of windows that close
@@ -213,10 +219,10 @@ class CircuitTask(Task):
 
     @property
     def is_loaded(self) -> bool:
-        return self.query is not None or self._stuck is not None
+        return self.query is not None or self._stuck is not None or self._rested is not None
 
     def reload(self) -> None:
-        self.query = None
+        self.query = self._rested = None
         self.broken, self._made = [], []
         self.moved_rows = self._given = 0
 
@@ -230,6 +236,12 @@ class CircuitTask(Task):
             if self._stuck == self._ends(snapshot):
                 return False
             self._stuck = None
+        if self.query is None:
+            ends = self._ends(snapshot)
+            if ends == self._rested or is_stored(self.spec, snapshot):
+                self._rested, self.is_current = ends, True
+                return False
+            self._rested = None
         query, self.query = self.query, None  # if it fails it is gone
         try:
             query = query or self._loaded(snapshot)

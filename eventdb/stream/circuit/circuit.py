@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from eventdb.batch import RecordBatch
 from eventdb.errors import UnsupportedSQL
 from eventdb.logical.closing import Closed, Ended, Late, has_closed
@@ -160,6 +162,32 @@ class Circuit:
                 found.append(parts[0] if parts else None)
         self._begun = True
         return found[self._root]
+
+    @property
+    def tells_content(self) -> bool:
+        """Whether `content` can be asked."""
+        node = self._teller()[0]
+        return node is not None and node.tells_rows
+
+    def content(self) -> RecordBatch:
+        """All rows of the result, from the state of the node that has them."""
+        node, above = self._teller()
+        assert node is not None
+        rows: Change = node.rows()
+        for step in above:
+            rows = None if rows is None or not rows.row_count else step.step([rows])
+        if rows is None:
+            return RecordBatch(self.names, self.codec.decode(np.empty((0, self.codec.lane_count), dtype=np.int64)), 0)
+        return RecordBatch(self.names, rows.columns, rows.row_count)
+
+    def _teller(self) -> tuple[Node | None, list[Mapped]]:
+        """The node whose rows the result is made of row by row, and what makes it, first to last."""
+        above: list[Mapped] = []
+        place = self._places[self._root]
+        while isinstance(place.node, Mapped):
+            above.insert(0, place.node)
+            place = self._places[place.inputs[0]]
+        return place.node, above
 
     # --- building -------------------------------------------------------------------------------------------------
 

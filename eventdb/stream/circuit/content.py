@@ -1,4 +1,4 @@
-"""Content: the rows a query has now, and how often each: the sum of its changes."""
+"""Content: the rows a query has now, and how often each: the sum of its changes, where no node keeps them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ class Content:
         self._names = tuple(names)
         self._codec = codec
         self.rows = Counted(codec)
-        self._batch: RecordBatch | None = None
 
     @property
     def nbytes(self) -> int:
@@ -26,14 +25,11 @@ class Content:
     def apply(self, change: RecordBatch) -> None:
         touched, _ = self.rows.add(self._codec.encode(change.columns, change.row_count), weights_of(change))
         self.rows.sweep(touched)
-        self._batch = None
 
     def batch(self) -> RecordBatch:
         """All rows, each as often as it is there."""
-        if self._batch is None:
-            numbers = self.rows.numbers()
-            counts = self.rows.counts(numbers)
-            if (counts != 1).any():
-                numbers = np.repeat(numbers, counts)
-            self._batch = RecordBatch(self._names, self._codec.decode(self.rows.lanes(numbers)), len(numbers))
-        return self._batch
+        numbers = self.rows.numbers()
+        counts = self.rows.counts(numbers)
+        if (counts != 1).any():
+            numbers = np.repeat(numbers, counts)
+        return RecordBatch(self._names, self._codec.decode(self.rows.lanes(numbers)), len(numbers))

@@ -14,6 +14,8 @@ from eventdb.stream.circuit.part import Counted
 
 
 class Distincts(Node):
+    tells_rows = True
+
     def __init__(self, fields: Fields, interner: Interner, *, grows: bool) -> None:
         super().__init__(fields, grows=grows)
         self._codec = RowCodec([field.type for field in fields], interner)
@@ -34,3 +36,7 @@ class Distincts(Node):
         columns = self._codec.decode(self._rows.lanes(touched[moved]))
         self._rows.sweep(touched)
         return RecordBatch(self.names, columns, len(moved), weights[moved]) if len(moved) else None
+
+    def rows(self) -> RecordBatch:
+        numbers = self._rows.numbers()
+        return RecordBatch(self.names, self._codec.decode(self._rows.lanes(numbers)), len(numbers))

@@ -41,6 +41,8 @@ def _accumulator(aggregation: Aggregation, *, grows: bool) -> Accumulator:
 
 
 class Grouped(Node):
+    tells_rows = True
+
     def __init__(self, plan: Aggregate, interner: Interner, *, over_growing: bool) -> None:
         """`over_growing`: whether the rows of the input only come."""
         super().__init__(plan.fields, grows=False)
@@ -90,6 +92,9 @@ class Grouped(Node):
         after, gone = self._rows(touched)
         self._forget(gone)
         return difference(self.names, self._codec, [before], [after])
+
+    def rows(self) -> RecordBatch:
+        return self._rows(self._groups.numbers())[0]
 
     def _make_room(self) -> None:
         capacity = self._groups.capacity

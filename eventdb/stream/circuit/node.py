@@ -47,6 +47,13 @@ class Node(ABC):
         """The rows that are there before any input is."""
         return None
 
+    tells_rows = False
+    """Whether `rows` can be asked."""
+
+    def rows(self) -> RecordBatch:
+        """All rows it has given out, each as often as it is there."""
+        raise AssertionError("its state does not tell")
+
     def settle(self) -> None:
         """All parts were restored: what follows from them is computed."""
         return

@@ -102,11 +102,13 @@ class CircuitQuery:
         self._context = QueryContext(topic_key=spec.topic_key)
         self.inputs = [self._input(scan) for scan in self.circuit.inputs]
         self._string_limit = self._least_strings = min(_FEW_STRINGS, spec.limit_bytes // 400)
-        self._content: Content | None = None
+        self._content: Content | None = None  # where the circuit cannot tell it
+        self._told: RecordBatch | None = None
         self._marked: MarkedInputs | None = None
         self._tail: ClosedTail | None = None
         if spec.closing is None:
-            self._content = Content(self.circuit.names, self.circuit.codec)
+            if not self.circuit.tells_content:
+                self._content = Content(self.circuit.names, self.circuit.codec)
         else:
             marked = [one for one in self.inputs if isinstance(one, MarkedInput)]
             self._marked = MarkedInputs(marked, spec.closing.event_times)
@@ -288,6 +290,7 @@ class CircuitQuery:
                 self._tail.add(batch, ends)
             yield batch
         elif change is not None:
+            self._told = None
             if self._content is not None:
                 self._content.apply(change)
             yield change
@@ -343,8 +346,9 @@ class CircuitQuery:
         """All rows of the result, at a snapshot that was taken in."""
         spec = self._spec
         if spec.closing is None or self._tail is None:
-            assert self._content is not None
-            return [self._content.batch()]
+            if self._told is None:
+                self._told = self.circuit.content() if self._content is None else self._content.batch()
+            return [self._told]
         output = spec.output(snapshot)
         self._tail.trim(output.closed_us)
         stored = stored_rows(spec.closing, output, snapshot, spec.names)
@@ -357,6 +361,17 @@ class CircuitQuery:
             base.start, base.end + added_rows, LOWEST_US if closed_us is None else closed_us, self.mark_us,
             self.circuit.late_row_count,
         )  # fmt: skip
+
+
+def is_stored(spec: CircuitSpec, snapshot: Any) -> bool:
+    """Whether the stored state has taken in all that the snapshot has, and no more."""
+    progress = spec.keys.progress(snapshot)
+    query = CircuitQuery(spec)
+    if progress is None or list(map(len, progress.positions)) != list(map(len, query.positions)):
+        return False
+    for one, reached in zip(query.inputs, progress.positions, strict=True):
+        one.positions = list(reached)
+    return not any(one.is_behind(snapshot) or one.is_past(snapshot) for one in query.inputs)
 
 
 class CircuitReader:

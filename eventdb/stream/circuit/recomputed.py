@@ -53,16 +53,22 @@ class _Keyed:
     def rows_of(self, keys: Array) -> list[RecordBatch]:
         """The rows of some keys, each as often as it is there."""
         slots = self.slots_of(keys)
+        return [self.batch_of(slots)] if len(slots) else []
+
+    def batch_of(self, slots: Array) -> RecordBatch:
+        """The rows in some slots, each as often as it is there."""
         weights = self.rows.weights[slots]
         if (weights != 1).any():
             slots = np.repeat(slots, weights)
-        return [RecordBatch(self.names, self.rows.columns(slots), len(slots))] if len(slots) else []
+        return RecordBatch(self.names, self.rows.columns(slots), len(slots))
 
 
 class Recomputed(Node):
     """`leaves` are the WorkingTables of `template`, `keys` what each is arranged by: as many, of the same types.
     `own_keys` are those keys as expressions over its output. `kept`, for one leaf whose rows only come, gives those of
     its rows that can still be in an answer: the others are forgotten."""
+
+    tells_rows = True
 
     def __init__(
         self, template: Plan, leaves: Sequence[WorkingTable], keys: Sequence[Sequence[Expression]],
@@ -84,6 +90,9 @@ class Recomputed(Node):
 
     def begin(self) -> Change:
         return self._turned(np.empty((1, 0), dtype=np.int64)) if self._is_whole else None
+
+    def rows(self) -> RecordBatch:
+        return self._output.batch_of(self._output.rows.all_slots())
 
     def step(self, changes: Sequence[Change]) -> Change:
         touched = []

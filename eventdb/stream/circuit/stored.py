@@ -24,7 +24,7 @@ from eventdb.stream.circuit.closed_rows import NO_OUTPUT, Output
 from eventdb.stream.circuit.part import Part
 from eventdb.stream.state import Reading, Writing, view_prefix
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 LEAST_BYTES = 1 << 16  # pieces are left alone until there are so many bytes of them
 _PIECE = struct.Struct(">HQ")
 

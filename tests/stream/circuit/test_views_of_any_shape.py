@@ -339,11 +339,11 @@ def _interrupt(*args: object) -> None:
 def test_stored_state_that_is_ahead_of_its_topic_is_written_anew(db: Any) -> None:
     """Its pieces must not be added to: what they hold is of rows that are not there."""
     db.sql(f"CREATE MATERIALIZED VIEW totals AS {JOINED}")
+    db._views_of().stop()
     db.sql("INSERT INTO items VALUES (1, 'a')")
     db.sql("INSERT INTO bids VALUES (1, 10), (1, 20)")
     info = next(info for info in db._catalog.views() if info.name == "totals")
     spec = db._views_of().spec(info)
-    db._views_of().stop()
 
     def maintain() -> None:
         task = CircuitTask(spec)
