@@ -17,8 +17,6 @@ from eventdb.storage.commit.commit import Writer
 from eventdb.storage.device.files import Clock
 from eventdb.storage.snapshot import StoreSnapshot
 from eventdb.storage.store import Store
-from eventdb.stream.runner import Runner
-from eventdb.stream.task import Task, ViewTask
 from eventdb.transaction import Transaction
 
 
@@ -142,6 +140,9 @@ def stale_reader() -> None:
 
 def sink_apart() -> None:
     """A view's rows go to its sink in a commit of their own, before the state they followed from."""
+    from eventdb.stream.runner import Runner
+    from eventdb.stream.task import Task, ViewTask
+
     whole = Runner._commit
 
     def commit(self: Runner, tasks: list[Task]) -> bool:
@@ -170,7 +171,7 @@ def _with_sink(whole: Callable[..., bool]) -> Callable[..., bool]:
     """Gives each view its sink back before it goes on."""
     sinks: dict[int, Any] = {}
 
-    def advance(self: ViewTask, *arguments: Any) -> bool:
+    def advance(self: Any, *arguments: Any) -> bool:
         sink = sinks.setdefault(self.spec.id, self.spec.sink)
         object.__setattr__(self.spec, "sink", sink)
         return whole(self, *arguments)
