@@ -230,12 +230,7 @@ class ClosedGroups(Gate, Grouped):
         return self._ends.after(self._groups.lanes[groups, self._position])
 
     def _take_in(self, change: RecordBatch) -> None:
-        keys = self._key_codec.encode(self._inputs.keys(change), change.row_count)
-        if self._noted is not None:
-            self._noted.append(keys)
-        numbers = self._groups.enter(keys)
-        self._make_room()
-        touched, local = self._groups.localized(numbers)
+        touched, local = self._groups.localized(self._entered(change))
         self._accumulate(change, touched, local, taken=False)
         self._first_end_us = min(self._first_end_us, int(self._ends_of(touched).min()))
 

@@ -73,11 +73,7 @@ class Grouped(Node):
     def step(self, changes: Sequence[Change]) -> Change:
         (change,) = changes
         assert change is not None
-        keys = self._key_codec.encode(self._inputs.keys(change), change.row_count)
-        if self._noted is not None:
-            self._noted.append(keys)
-        numbers = self._groups.enter(keys)
-        self._make_room()
+        numbers = self._entered(change)
         touched, local = self._groups.localized(numbers)
         before, _ = self._rows(touched)
         weights = change.weight
@@ -95,6 +91,15 @@ class Grouped(Node):
 
     def rows(self) -> RecordBatch:
         return self._rows(self._groups.numbers())[0]
+
+    def _entered(self, change: RecordBatch) -> Array:
+        """The numbers of the groups of the rows, which are there afterwards."""
+        keys = self._key_codec.encode(self._inputs.keys(change), change.row_count)
+        if self._noted is not None:
+            self._noted.append(keys)
+        numbers = self._groups.enter(keys)
+        self._make_room()
+        return numbers
 
     def _make_room(self) -> None:
         capacity = self._groups.capacity
