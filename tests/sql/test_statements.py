@@ -207,15 +207,6 @@ def test_a_view_reads_its_clauses_in_any_order() -> None:
         ("SELECT n FROM readings LIMIT 5", "say by ORDER BY which rows it keeps"),
         ("SELECT n FROM readings WHERE n > (SELECT x FROM plain LIMIT 1)", "say by ORDER BY which rows it keeps"),
         ("SELECT n FROM readings WHERE n > (SELECT 1 WHERE now() > ts)", "now() in a continuous query"),
-        (
-            "SELECT window_start, max(c) AS m FROM (SELECT window_start, n, count(*) AS c FROM "
-            "TUMBLE(readings, ts, '1m') GROUP BY 1, 2) GROUP BY 1",
-            "write EMIT ON UPDATE",
-        ),
-        (
-            "SELECT n, count(*) AS c FROM readings JOIN devices ON device = id GROUP BY n EMIT ON WINDOW CLOSE",
-            "EMIT ON WINDOW CLOSE of a query with joins",
-        ),
         ("SELECT a FROM 'x.csv'", "load its rows into a topic first"),
         ("SELECT 1 AS x", "a continuous query without a topic"),
         ("SELECT n, n FROM readings", "two columns are called 'n'"),
