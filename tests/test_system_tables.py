@@ -126,7 +126,7 @@ def test_state_is_told_for_each_node(made: eventdb.Database) -> None:
     caught_up(made, "one", "joined")
     rows = made.sql("SELECT view, node, rows FROM eventdb.state WHERE bytes > 0").fetchall()
     assert ("one", "GROUP BY", 3) in rows
-    assert ("joined", "content", len(content(made, "joined"))) in rows
+    assert all(node != "content" for _, node, _ in rows), "what a GROUP BY gives is not kept twice"
     assert ("joined", "table names", 2) in rows
     nodes = {node: count for view, node, count in rows if view == "joined"}
     assert nodes["2 Grouped"] == len(content(made, "joined"))

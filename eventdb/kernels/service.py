@@ -122,8 +122,13 @@ class KernelService:
                     return found
                 self._queue.put(found)
                 if not self._running:
-                    self._running = True
-                    threading.Thread(target=self._serve, name="eventdb-kernels", daemon=True).start()
+                    try:
+                        threading.Thread(target=self._serve, name="eventdb-kernels", daemon=True).start()
+                        self._running = True
+                    except RuntimeError as error:  # no memory for a thread: the query interprets, another one may ask
+                        del self._requests[key]
+                        self._queue = queue.SimpleQueue()
+                        found.settle(None, str(error))
             return found
 
     def is_in_memory(self, source: str, tokens: tuple[str, ...]) -> bool:

@@ -185,6 +185,13 @@ def test_one_value_is_read_from_all_encodings_but_compressed_ones() -> None:
         reader_of(memoryview(encode(n * 40_503 % 977 * 1_000_003)), rows, 8)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_even_steps_at_the_end_of_the_data_are_read_singly(dtype: type) -> None:
+    values = np.arange(250, dtype=dtype)
+    read = reader_of(memoryview(bytes(encode(values))), len(values), values.dtype.itemsize)
+    assert [read(row) for row in range(250)] == list(range(250))
+
+
 def test_compiled_decoders_have_one_signature_per_type() -> None:
     from eventdb.kernels import decimals, jit, lookup, packing, planes, prefix, runs
 

@@ -139,14 +139,14 @@ def _runs(data: memoryview, start: int, count: int, item: int, runs: int, depth:
 
 def _sums(data: memoryview, at: int, count: int, first: int, mask: int, depth: int) -> Reader:
     """Reads `first` and the sum of the steps up to a row, where a sum does not take all steps before."""
-    if at + 2 * NODE.size > len(data):
+    if at + NODE.size > len(data):
         raise DamagedNode("an encoded array is cut")
     kind, _, width, _, _, base, length, _ = NODE.unpack_from(data, at)
     body = at + NODE.size
     if kind == Kind.CONSTANT:
         step = _reader(data, at, count, 8, depth)(0)
         return lambda row: (first + (row + 1) * step) & mask
-    if kind == Kind.PATCHED and data[body] == Kind.CONSTANT and 0 < base <= _FEW:
+    if kind == Kind.PATCHED and body < len(data) and data[body] == Kind.CONSTANT and 0 < base <= _FEW:
         step = _reader(data, body, count, 8, depth + 1)(0)
         rows_at = body + length_of(data[body:])
         rows: list[int] = decode(data[rows_at:], base, 4).tolist()
