@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
         for peer, found in peers.items():
             seconds = found[name]
             if isinstance(seconds, str):
-                line += f"{'cannot':>14}{'':>7}"
+                line += f"{'-':>14}{'':>7}"
             else:
                 ratios[peer].append(seconds / own[name])
                 line += f"{events / seconds:>14,.0f}{seconds / own[name]:>6.1f}x"
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     for peer, all_ratios in ratios.items():
         if all_ratios:
             print(f"{peer}: geometric mean {geometric_mean(all_ratios):.1f}x, least {min(all_ratios):.1f}x")
-        for name, found in peers[peer].items():
-            if isinstance(found, str):
-                print(f"{peer} cannot {name}: {found}")
+        for name, answer in peers[peer].items():
+            if isinstance(answer, str):
+                print(f"{peer}, {name}: {answer}")
     return 0

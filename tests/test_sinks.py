@@ -15,11 +15,6 @@ from eventdb.stream.runner import Runner
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "db"
-
-
-@pytest.fixture
 def db(path: Path) -> Iterator[eventdb.Database]:
     with eventdb.open(path, durability="os") as db:
         db.sql("CREATE TOPIC t (k VARCHAR, x BIGINT, at TIMESTAMP, TIMESTAMP (at), WATERMARK FOR at AS at)")
